@@ -1,0 +1,58 @@
+# make run    set everything up and show live classification
+# make test   set everything up and run the tests
+# make check  format, lint, types, architecture
+# make bench  measure speed; HEMASCOPE_REAL_FIELDS=folder adds real 640x480 fields
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# The Pythons of JetPack 6 and 7, for the device part.
+DEVICE_PYTHONS ?= python3.10 python3.12
+# Without CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cpu make setup
+TORCH_INDEX ?=
+
+# Debian and Ubuntu packages: broker, OpenCV's libraries, GStreamer and what its Python
+# bindings are built from, a browser for the test of the page.
+APT := python3-venv python3-dev gcc pkg-config mosquitto libgl1 libglib2.0-0 \
+	libcairo2-dev libgirepository1.0-dev gir1.2-gstreamer-1.0 \
+	gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
+	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
+
+.PHONY: run setup test device-test check bench clean
+
+run: setup
+	$(BIN)/hemascope demo
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt setup-system.sh Makefile
+	./setup-system.sh $(APT)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	@echo "setup: installing Python packages into $(VENV), this takes a few minutes"
+	$(PIP) --constraint constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		--editable ".[demo,workstation,bench,dev]"
+	$(PIP) --editable ".[gstreamer]" || \
+		echo "setup: PyGObject could not be built; GStreamer sources are left out" >&2
+	touch $@
+
+test: setup
+	$(BIN)/pytest
+	./device-test.sh $(DEVICE_PYTHONS)
+
+device-test:
+	./device-test.sh $(DEVICE_PYTHONS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/hemascope bench
+
+clean:
+	rm -rf $(VENV) .venv-device-* build *.egg-info

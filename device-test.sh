@@ -1,0 +1,35 @@
+#!/bin/sh
+# Prove the device part alone, without torch, on the Pythons of JetPack 6 and 7.
+# usage: device-test.sh PYTHON…   those that are not installed are left out, loudly
+set -eu
+
+# Print a working interpreter of that name: from the PATH, or one that pyenv keeps.
+find_python() {
+    for candidate in "$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${1#python}".*/bin/"$1"; do
+        if "$candidate" -c 'import venv' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+tested=0
+for name in "$@"; do
+    python=$(find_python "$name")
+    if [ -z "$python" ]; then
+        echo "device-test: $name is not installed, left out" >&2
+        continue
+    fi
+    venv=".venv-device-$name"
+    [ -x "$venv/bin/pytest" ] || "$python" -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+        --editable ".[demo,device-test]"
+    if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+        echo "device-test: torch is installed in $venv, it should not be" >&2
+        exit 1
+    fi
+    echo "device-test: $("$venv/bin/python" --version)"
+    "$venv/bin/pytest" -q tests/edge tests/flow/test_demo.py
+    tested=$((tested + 1))
+done
+[ "$tested" -gt 0 ] || echo "device-test: none of $* is installed, nothing proved" >&2
