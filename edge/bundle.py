@@ -1,0 +1,224 @@
+"""The bundle: a model and everything a device must know to trust and run it.
+
+A folder with `bundle.json`, `model.onnx` and `golden.npz`. Nothing in it is executable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from edge.codec import encode, read_json
+from edge.errors import HemascopeError
+
+SHIPPED = Path(__file__).parent / "bundles"
+CLASSIFIER, LOCATOR = SHIPPED / "inception-cells4", SHIPPED / "locator"
+MODEL, GOLDEN = "model.onnx", "golden.npz"
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class BundleRefused(HemascopeError):
+    """The bundle is incomplete, altered, or not what it says; it will not run."""
+
+    exit_code = 78
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class CellClass(_Record, frozen=True, kw_only=True):
+    """One class: its name and its Cell Ontology id, None if it is no cell."""
+
+    name: str
+    ontology: str | None
+
+
+class InputSpec(_Record, frozen=True, kw_only=True):
+    """What the graph takes: (N, size, size, 3) uint8 RGB; None is any size.
+
+    `context` is the side of the window a crop shows over the longer side of the box.
+    """
+
+    size_px: Annotated[int, Meta(gt=0)] | None
+    context: Annotated[float, Meta(gt=0)] = 1.0
+
+
+class LocationSpec(_Record, frozen=True, kw_only=True):
+    """How a locator is used.
+
+    `diameter_px`: the red-cell diameter that frames are reduced to; `stride_px`: frame
+    pixels per output cell; `thresholds`: the least probability of each class;
+    `overlap`: boxes of a larger intersection over union are the same cell; `fill`: the
+    RGB that the model takes for nothing, put where a frame is filled up to whole cells;
+    `trust`: how much its word on a cell's class counts beside the classifier's, 1 as
+    that of an independent witness, 0 not at all.
+    """
+
+    diameter_px: Annotated[float, Meta(gt=0)]
+    stride_px: Annotated[int, Meta(gt=0)]
+    thresholds: tuple[Share, ...]
+    overlap: Share
+    fill: tuple[int, int, int]
+    trust: Annotated[float, Meta(ge=0)]
+
+
+class Metric(_Record, frozen=True, kw_only=True):
+    """A figure with its 95 % interval and the number of rows it was measured on."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+
+
+class TrainingSummary(_Record, frozen=True, kw_only=True):
+    """What the weights were fitted to. `licences` and `domains` count rows."""
+
+    rows: int
+    licences: dict[str, int]
+    domains: dict[str, int]
+    data_sha256: str
+    split_rule: str
+    command: str
+    seed: int
+    epochs: int
+    seconds: float
+    software: dict[str, str]
+
+
+class BundleRecord(_Record, frozen=True, kw_only=True):
+    """`bundle.json`. `files` maps each file of the bundle to its sha256."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$(?!\n)")]
+    family: str
+    task: str
+    created_at: datetime
+    files: dict[str, str]
+    classes: tuple[CellClass, ...]
+    input: InputSpec
+    outputs: tuple[str, ...]
+    state_size: Annotated[int, Meta(gt=0)] | None = None
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    abstain_below: Share = 0.0
+    location: LocationSpec | None = None
+    training: TrainingSummary
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A bundle whose files are what `bundle.json` says.
+
+    `model` holds the bytes of the ONNX file; `golden` the arrays of the self-test,
+    `image` and one per output. `id` is the name and the first digits of the sha256 of
+    `bundle.json`, which covers every file.
+    """
+
+    record: BundleRecord
+    id: str
+    model: bytes
+    golden: Mapping[str, NDArray[np.generic]]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names in the order of the model's outputs."""
+        return tuple(c.name for c in self.record.classes)
+
+
+def crop_size(bundle: Bundle) -> int:
+    """Return the side (px) of the crops that a classifier takes.
+
+    Raises
+    ------
+    BundleRefused
+        The model takes no crops: it is no classifier.
+    """
+    size_px = bundle.record.input.size_px
+    if size_px is None:
+        raise BundleRefused(f"{bundle.id}: has no crop size; it is no classifier")
+    return size_px
+
+
+def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
+    """Load a bundle and check every file against its hash.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    task
+        The task it must be for; None accepts any.
+
+    Raises
+    ------
+    ConfigurationInvalid
+        `bundle.json` is missing or does not say what a bundle says.
+    BundleRefused
+        A file is missing, altered or unknown, or the task is another.
+    """
+    record = read_json(folder / "bundle.json", BundleRecord)
+    if set(record.files) != {MODEL, GOLDEN}:
+        raise BundleRefused(
+            f"{folder}: bundle.json lists {sorted(record.files)}, expected "
+            f"{[GOLDEN, MODEL]}; export it again"
+        )
+    if task is not None and record.task != task:
+        raise BundleRefused(
+            f"{folder}: its task is {record.task!r}, expected {task!r}; choose another "
+            "bundle"
+        )
+    content = {
+        name: _verified(folder / name, record.files[name]) for name in record.files
+    }
+    with np.load(io.BytesIO(content[GOLDEN]), allow_pickle=False) as arrays:
+        golden = {name: arrays[name] for name in arrays.files}
+    digest = hashlib.sha256(encode(record)).hexdigest()
+    return Bundle(record, f"{record.name}@{digest[:12]}", content[MODEL], golden)
+
+
+def save_bundle(
+    folder: Path,
+    record: BundleRecord,
+    model: bytes,
+    golden: Mapping[str, NDArray[np.generic]],
+) -> Bundle:
+    """Write a bundle, `bundle.json` last, and return it as loaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).write_bytes(model)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
+    files = {
+        n: hashlib.sha256((folder / n).read_bytes()).hexdigest()
+        for n in (GOLDEN, MODEL)
+    }
+    record = msgspec.structs.replace(record, files=files)
+    (folder / "bundle.json").write_bytes(msgspec.json.format(encode(record)) + b"\n")
+    return load_bundle(folder)
+
+
+def _verified(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleRefused(
+            f"{path}: {error.strerror}; copy the bundle again"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise BundleRefused(
+            f"{path}: sha256 is {found[:12]}…, bundle.json says {sha256[:12]}…; the "
+            "file was altered or damaged, copy the bundle again"
+        )
+    return data

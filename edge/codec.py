@@ -1,0 +1,151 @@
+"""Bytes to types and back, strictly: the one place where text is parsed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from edge.errors import ConfigurationInvalid, HemascopeError
+
+T = TypeVar("T")
+
+
+class PayloadInvalid(HemascopeError):
+    """Bytes from outside that do not say exactly what their type allows."""
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """Encode as JSON, UTF-8, in the order of the fields, and prove it reads back.
+
+    Raises
+    ------
+    PayloadInvalid
+        The value holds what JSON cannot carry, such as NaN.
+    """
+    data = msgspec.json.encode(value)
+    try:
+        msgspec.json.decode(data, type=type(value))
+    except msgspec.ValidationError as error:
+        raise PayloadInvalid(
+            f"{type(value).__name__} cannot be written as JSON: {error}; "
+            "a number is NaN or infinite, or a field is out of its range"
+        ) from error
+    return data
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Decode one JSON document of type `kind`.
+
+    Raises
+    ------
+    PayloadInvalid
+        Not UTF-8 JSON, an unknown field, a wrong type or a value out of range.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        seen = bytes(data[:60])
+        raise PayloadInvalid(
+            f"not a valid {kind.__name__}: {error}; it starts {seen!r}"
+        ) from error
+
+
+def decode_canonical(data: bytes, kind: type[T]) -> T:
+    """Decode what only our own programs write: the bytes must be what we would write.
+
+    So duplicate keys, odd spacing and ignored characters are refused too.
+    """
+    value = decode(data, kind)
+    if msgspec.json.encode(value) != data:
+        raise PayloadInvalid(
+            f"a {kind.__name__} must be written as we write it; it starts "
+            f"{bytes(data[:60])!r}"
+        )
+    return value
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """Read a JSON file of type `kind`; errors name the file."""
+    try:
+        return decode(path.read_bytes(), kind)
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"{path}: cannot be read: {error.strerror}"
+        ) from error
+    except PayloadInvalid as error:
+        raise ConfigurationInvalid(f"{path}: {error}") from error
+
+
+def read_toml(path: Path, kind: type[T]) -> T:
+    """Read a TOML file of type `kind`; errors name the file and the line.
+
+    Relative paths in it are meant from its own folder.
+    """
+
+    def path_from_here(wanted: type[Any], value: Any) -> Any:
+        if wanted is Path and isinstance(value, str):
+            return path.parent / value
+        raise TypeError(f"expected a path, got {value!r}")
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationInvalid(f"{path}: cannot be read: {error}") from error
+    try:
+        return msgspec.toml.decode(text, type=kind, dec_hook=path_from_here)
+    except msgspec.ValidationError as error:
+        line = _line_of(text, str(error))
+        raise ConfigurationInvalid(f"{path}:{line}: {error}") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        found = re.search(r"line (\d+)", str(error))
+        line = int(found[1]) if found else len(text.splitlines())
+        raise ConfigurationInvalid(f"{path}:{line}: not TOML: {error}") from error
+
+
+def write_toml(path: Path, settings: msgspec.Struct) -> None:
+    """Write settings so that `read_toml` gives them back; what is None is left out."""
+    plain = msgspec.to_builtins(settings, enc_hook=str)
+    path.write_bytes(msgspec.toml.encode(_without_none(plain)))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def _line_of(text: str, message: str) -> int:
+    """Line of the setting that a validation message speaks of, 1 if it has none."""
+    place = re.search(r"at `\$\.?([^`]*)`", message)
+    unknown = re.search(r"unknown field `([^`]+)`", message)
+    parts = [p for p in (place[1] if place else "").split(".") if p]
+    table, key = (parts, unknown[1]) if unknown else (parts[:-1], (parts or [""])[-1])
+    current: list[str] = []
+    nearest = 1
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            current = header[1].split(".")
+            nearest = (
+                number if current == [*table, key] or current == table else nearest
+            )
+        elif current == table and re.match(rf"\s*{re.escape(key)}\s*=", line):
+            return number
+    return nearest
+
+
+def schema_of(kind: type[Any]) -> dict[str, Any]:
+    """JSON Schema (2020-12) of `kind`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **msgspec.json.schema(kind, schema_hook=_schema_of_path),
+    }
+
+
+def _schema_of_path(kind: type[Any]) -> dict[str, Any]:
+    if kind is Path:
+        return {"type": "string", "description": "A path, from the file's folder."}
+    raise NotImplementedError(kind)

@@ -1,0 +1,160 @@
+"""What is said of a frame, as it travels: ledger row, MQTT payload, archive row.
+
+The JSON Schema in `docs/schema` is generated from these types.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+# `$` alone would let a newline follow in Python; the look-ahead forbids it everywhere.
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+Name = Annotated[str, Meta(pattern=r"^(?!archive$)[a-z0-9][a-z0-9-]{0,31}$(?!\n)")]
+Status = Literal["ok", "degraded", "rejected", "gap"]
+
+FIRST_PREVIOUS = "0" * 64
+
+
+class _Said(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Cell(_Said, frozen=True, kw_only=True):
+    """One region and what it holds.
+
+    `box` is x0, y0, x1, y1 in pixels of the frame, x1 and y1 exclusive. `label` is
+    "unidentified" where the model abstained; `confidence` is the highest probability.
+    `ontology` is a Cell Ontology id. `track_id` names the same cell in other frames,
+    null where cells are not followed.
+    """
+
+    id: Count
+    track_id: Count | None = None
+    box: tuple[int, int, int, int]
+    label: str
+    ontology: str | None
+    confidence: Share
+    probabilities: dict[str, Share]
+    abstained: bool
+
+
+class FrameRange(_Said, frozen=True, kw_only=True):
+    """The driver's numbers of the frames a row speaks of.
+
+    `passed_over` counts frames that came before `first` and were not looked at because
+    everybody was busy; `missed` those that never came, null where nobody can know.
+    """
+
+    first: Count
+    last: Count
+    passed_over: Count = 0
+    missed: Count | None = 0
+
+
+class Quality(_Said, frozen=True, kw_only=True):
+    """How good the exposure is.
+
+    `focus`: variance of the Laplacian over the variance of the reduced green channel,
+    unitless, higher is sharper; `saturated`: share of pixels at full scale;
+    `background`: RGB of the brightest tenth after correction; `background_delta_e`: its
+    CIE76 distance from the calibrated white, null without a calibration.
+    """
+
+    focus: Annotated[float, Meta(ge=0)]
+    saturated: Share
+    background: tuple[float, float, float]
+    background_delta_e: Annotated[float, Meta(ge=0)] | None
+
+
+class Examination(_Said, frozen=True, kw_only=True):
+    """What one frame showed, or why it showed nothing."""
+
+    status: Status
+    reason: str | None = None
+    utc: datetime
+    monotonic_ns: int
+    boot_id: str
+    clock_synchronised: bool
+    source: str
+    frame: FrameRange
+    width_px: Count = 0
+    height_px: Count = 0
+    pixel_size_um: Annotated[float, Meta(gt=0)] | None = None
+    pixel_size_origin: Literal["profile", "source", "estimated"] | None = None
+    quality: Quality | None = None
+    model: str | None = None
+    locator: str | None = None
+    calibration_id: str | None = None
+    software: str
+    cells: tuple[Cell, ...] = ()
+    counts: dict[str, Count] = {}
+    timings_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}
+
+
+class Result(Examination, frozen=True, kw_only=True):
+    """One immutable row of a device's ledger.
+
+    `epoch` names the ledger, `seq` counts its rows from 1, `prev` is the sha256 of the
+    bytes of the row before, so a missing or altered row shows.
+    """
+
+    v: Literal[1] = 1
+    device: Name
+    epoch: str
+    seq: Annotated[int, Meta(ge=1)]
+    prev: Sha256
+
+
+class ResultHead(Struct, frozen=True):
+    """The fields of a result that its delivery depends on; the others are not read."""
+
+    v: Literal[1]
+    device: Name
+    epoch: str
+    seq: Annotated[int, Meta(ge=1)]
+    prev: Sha256
+
+
+class Ack(_Said, frozen=True, kw_only=True):
+    """From the archive: rows up to `upto` are stored, `hash` is that of row `upto`.
+
+    `resume` asks the device to send from `upto` + 1 on. `upto` 0 has stored nothing;
+    its hash is then 64 zeros.
+    """
+
+    v: Literal[1] = 1
+    epoch: str
+    upto: Count
+    hash: Sha256
+    resume: bool
+
+
+class DeviceState(_Said, frozen=True, kw_only=True):
+    """Retained: whether a device is there. The last will says `offline`.
+
+    `connection` counts the connections of this device: a late will of an earlier
+    connection carries a lower number and is ignored. `oldest` is the first row the
+    device still holds: earlier ones were acknowledged and deleted.
+    """
+
+    v: Literal[1] = 1
+    state: Literal["online", "offline", "stopped"]
+    device: Name
+    epoch: str
+    connection: Count
+    oldest: Annotated[int, Meta(ge=1)]
+    seq: Count
+    acknowledged: Count
+    software: str
+
+
+class ArchiveState(_Said, frozen=True, kw_only=True):
+    """Retained: whether an archive is listening. The last will says `offline`."""
+
+    v: Literal[1] = 1
+    state: Literal["online", "offline", "stopped"]

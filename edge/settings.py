@@ -1,0 +1,179 @@
+"""Settings of the programs: strict TOML, no unknown keys."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge.results import Name
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Pixels = Annotated[int, Meta(ge=16, le=16384)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated"):
+    """The simulated microscope. `rate_hz` 0 gives frames as fast as they are read.
+
+    `lamp`: light per channel, 1 is full scale; `lamp_drift_per_h`: share of it;
+    `defocus_um`: how far the stage wanders out of focus; `noise`: standard deviation in
+    counts; `unplug_every_s`: seconds between losses of the camera, 0 for none.
+    """
+
+    width_px: Pixels = 1920
+    height_px: Pixels = 1200
+    rate_hz: NotNegative = 30.0
+    pixel_size_um: Positive = 0.07
+    stain: Literal["may-grunwald-giemsa", "wright", "giemsa"] = "may-grunwald-giemsa"
+    cells_per_mm2: NotNegative = 6500.0
+    drift_um_per_s: float = 1.5
+    hand_move_every_s: NotNegative = 8.0
+    defocus_um: NotNegative = 0.3
+    vignetting: Share = 0.25
+    lamp: tuple[Share, Share, Share] = (0.97, 0.95, 0.92)
+    lamp_drift_per_h: float = 0.0
+    noise: NotNegative = 2.0
+    drop_share: Share = 0.0
+    unplug_every_s: NotNegative = 0.0
+    unplug_for_s: NotNegative = 5.0
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+class OpenCVSettings(_Settings, frozen=True, tag_field="kind", tag="opencv"):
+    """A camera or stream that OpenCV reads.
+
+    `device`: a V4L2 path such as /dev/v4l/by-id/…, an rtsp:// or http:// address, or a
+    video file. `width_px`, `height_px`, `rate_hz` and `fourcc` are asked of a V4L2
+    camera, which must then deliver that size. `stall_s`: so long without a frame is a
+    loss.
+    """
+
+    device: str
+    width_px: Pixels | None = None
+    height_px: Pixels | None = None
+    rate_hz: Positive | None = None
+    fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
+    stall_s: Positive = 5.0
+    pixel_size_um: Positive | None = None
+
+
+class GStreamerSettings(_Settings, frozen=True, tag_field="kind", tag="gstreamer"):
+    """A GStreamer pipeline, written as for gst-launch-1.0 without its sink.
+
+    `is_live` false makes a file wait for us instead of dropping frames.
+    """
+
+    pipeline: str
+    is_live: bool = True
+    stall_s: Positive = 5.0
+    pixel_size_um: Positive | None = None
+
+
+class FolderSettings(_Settings, frozen=True, tag_field="kind", tag="folder"):
+    """A folder of images in the order of their names, at a pace; 0 is without pause."""
+
+    path: Path
+    rate_hz: NotNegative = 0.0
+    is_repeated: bool = False
+    pixel_size_um: Positive | None = None
+
+
+SourceSettings = SimulatedSettings | OpenCVSettings | GStreamerSettings | FolderSettings
+
+
+class BrokerSettings(_Settings, frozen=True, kw_only=True):
+    """The MQTT 5 broker. `ca` turns TLS on; `cert` and `key` prove who we are.
+
+    `password_file` holds the password alone, so that it never stands in the settings.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 1883
+    keepalive_s: Annotated[int, Meta(ge=2, le=600)] = 10
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+
+
+class PublishSettings(_Settings, frozen=True):
+    """`window`: rows sent beyond the last acknowledged; `ack_timeout_s`: then again."""
+
+    window: Annotated[int, Meta(ge=1, le=5000)] = 200
+    ack_timeout_s: Positive = 10.0
+
+
+class ModelSettings(_Settings, frozen=True):
+    """`bundle`: the classifier, the shipped one if absent; `threads` per worker."""
+
+    bundle: Path | None = None
+    engine: Literal["onnxruntime"] = "onnxruntime"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class LocationSettings(_Settings, frozen=True):
+    """`mode`: find cells, or take the whole field as one region."""
+
+    mode: Literal["cells", "whole-field"] = "cells"
+    bundle: Path | None = None
+
+
+class LedgerSettings(_Settings, frozen=True):
+    """`folder`: on a local disk; `keep_rows`: acknowledged rows that are kept."""
+
+    folder: Path
+    keep_rows: Annotated[int, Meta(ge=1)] = 200_000
+
+
+class RunSettings(_Settings, frozen=True):
+    """`workers`: frames in flight, one per core is best; `most_failures`: in a row.
+
+    `frozen_after`: identical frames before a live image counts as frozen; `preview_hz`:
+    annotated pictures per second for MQTT, 0 sends none: a picture may show a patient's
+    cells.
+    """
+
+    workers: Annotated[int, Meta(ge=1, le=64)] = os.cpu_count() or 1
+    most_failures: Annotated[int, Meta(ge=1)] = 10
+    frozen_after: Annotated[int, Meta(ge=2)] = 5
+    preview_hz: Annotated[float, Meta(ge=0, le=30)] = 0.0
+    preview_width_px: Pixels = 960
+
+
+class DeviceFile(_Settings, frozen=True, kw_only=True):
+    """The settings file of a device, for `run` and `publish`."""
+
+    device: Name
+    source: SourceSettings
+    profile: Path | None = None
+    model: ModelSettings = ModelSettings()
+    location: LocationSettings = LocationSettings()
+    ledger: LedgerSettings
+    run: RunSettings = RunSettings()
+    broker: BrokerSettings = BrokerSettings()
+    publish: PublishSettings = PublishSettings()
+
+
+class ArchiveSettings(_Settings, frozen=True):
+    """`file`: the archive's database; `client_id`: its name at the broker."""
+
+    file: Path
+    client_id: str = "archive"
+
+
+class ArchiveFile(_Settings, frozen=True, kw_only=True):
+    """The settings file of the lab server, for `archive`."""
+
+    archive: ArchiveSettings
+    broker: BrokerSettings = BrokerSettings()

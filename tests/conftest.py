@@ -1,0 +1,129 @@
+"""What tests share: a real broker, simulated frames, the shipped bundles."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge import clock
+from edge.assembly import Parts, read_parts
+from edge.broker import Mosquitto, start_broker
+from edge.frames import Exposure, RawFrame, Shot
+from edge.mqtt import Link, Message
+from edge.results import Cell, Examination, FrameRange
+from edge.settings import BrokerSettings, SimulatedSettings
+from edge.sources.simulated import SimulatedMicroscope
+
+SMALL = SimulatedSettings(width_px=640, height_px=480, rate_hz=0, seed=3)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_per_frame() -> None:
+    cv2.setNumThreads(1)
+
+
+@pytest.fixture(scope="session")
+def microscope() -> SimulatedMicroscope:
+    """A small, still, sharp simulated microscope."""
+    return SimulatedMicroscope(SMALL)
+
+
+@pytest.fixture(scope="session")
+def parts() -> Parts:
+    """The shipped bundles, read and verified."""
+    return read_parts()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A mosquitto of this test's own."""
+    started = start_broker(tmp_path)
+    assert isinstance(started, Mosquitto), "mosquitto is not installed: run make setup"
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def address(broker: Mosquitto) -> BrokerSettings:
+    return BrokerSettings(port=broker.port, keepalive_s=2)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def shot(sequence: int = 0, pixel_size_um: float | None = 0.07) -> Shot:
+    return Shot(
+        sequence,
+        sequence,
+        datetime(2026, 1, 1, tzinfo=timezone.utc),
+        "test",
+        None,
+        None,
+        pixel_size_um,
+    )
+
+
+def exposure_of(
+    pixels: NDArray[np.uint8], sequence: int = 0, pixel_size_um: float | None = 0.07
+) -> Exposure:
+    taken = shot(sequence, pixel_size_um)
+    return Exposure(taken, lambda: RawFrame(taken, pixels))
+
+
+def examination(cells: int = 3, **changes: object) -> Examination:
+    """What a frame with so many red cells would say."""
+    fields: dict[str, object] = {
+        "status": "ok",
+        "utc": datetime(2026, 1, 1, tzinfo=timezone.utc),
+        "monotonic_ns": 1,
+        "boot_id": clock.boot_id(),
+        "clock_synchronised": True,
+        "source": "test",
+        "frame": FrameRange(first=0, last=0),
+        "software": "0",
+        "cells": tuple(
+            Cell(
+                id=i,
+                box=(i, 0, i + 10, 10),
+                label="RBC",
+                ontology="CL:0000232",
+                confidence=0.9,
+                probabilities={
+                    "RBC": 0.9,
+                    "WBC": 0.05,
+                    "Platelet": 0.03,
+                    "Plasma": 0.02,
+                },
+                abstained=False,
+            )
+            for i in range(cells)
+        ),
+        "counts": {"RBC": cells},
+    }
+    return Examination(**(fields | changes))  # type: ignore[arg-type]
+
+
+def receive(link: Link, count: int, within_s: float = 5.0) -> list[Message]:
+    """What arrives until `count` messages have, or the time is over."""
+    messages: list[Message] = []
+    deadline = time.monotonic() + within_s
+    while len(messages) < count and time.monotonic() < deadline:
+        messages += [e for e in link.poll(0.05) if isinstance(e, Message)]
+    return messages

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.codec import read_toml
+from edge.errors import ConfigurationInvalid
+from edge.settings import ArchiveFile, DeviceFile
+
+ROOT = Path(__file__).parents[2]
+LEAST = 'device = "scope-01"\n[source]\nkind = "simulated"\n[ledger]\nfolder = "l"\n'
+
+
+def read(tmp_path: Path, text: str) -> DeviceFile:
+    file = tmp_path / "device.toml"
+    file.write_text(text)
+    return read_toml(file, DeviceFile)
+
+
+def test_the_examples_are_valid_and_name_every_setting() -> None:
+    device = ROOT / "examples" / "device.toml"
+    read_toml(device, DeviceFile)
+    read_toml(ROOT / "examples" / "archive.toml", ArchiveFile)
+
+    text = device.read_text()
+    for field in DeviceFile.__struct_fields__:
+        assert field in text
+    for section in ("model", "location", "run", "publish", "broker", "ledger"):
+        kind = type(getattr(read_toml(device, DeviceFile), section))
+        for field in kind.__struct_fields__:
+            assert f"{field} =" in text, f"[{section}] {field}"
+
+
+def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
+    settings = read(tmp_path, LEAST)
+
+    assert settings.location.mode == "cells"
+    assert settings.run.preview_hz == 0  # no picture leaves a device unasked
+    assert settings.ledger.folder == tmp_path / "l"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (LEAST.replace("scope-01", "Scope 1"), "device"),
+        (LEAST.replace("scope-01", "archive"), "archive"),
+        (LEAST.replace("simulated", "webcam"), "webcam"),
+        (LEAST + "[run]\nworkers = 0\n", "workers"),
+        (LEAST + "[run]\nworker = 2\n", "worker"),
+        (LEAST + "[broker]\nport = 70000\n", "port"),
+        (
+            LEAST.replace('kind = "simulated"', 'kind = "simulated"\nrate_hz = -1'),
+            "rate",
+        ),
+        (LEAST.replace('[ledger]\nfolder = "l"\n', ""), "ledger"),
+        (LEAST + '[model]\nengine = "magic"\n', "engine"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(ConfigurationInvalid, match=says):
+        read(tmp_path, text)

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from edge.taxonomy import ONTOLOGY, TASKS, as_task
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "named"),
+    [
+        ("RBC", "cells4", "RBC"),
+        ("neutrophil", "cells4", "WBC"),
+        ("neutrophil", "wbc_subtype", "neutrophil"),
+        ("RBC", "wbc_subtype", None),
+        ("tank_treading", "cells4", None),
+    ],
+)
+def test_a_kind_of_white_cell_is_a_white_cell(
+    label: str, task: str, named: str | None
+) -> None:
+    assert as_task(label, task) == named
+
+
+def test_every_class_has_its_place_in_the_ontology() -> None:
+    classes = {name for names in TASKS.values() for name in names}
+
+    assert classes == set(ONTOLOGY)
+    assert [name for name, term in ONTOLOGY.items() if term is None] == ["Plasma"]
