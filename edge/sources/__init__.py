@@ -1,0 +1,1 @@
+"""Sources of frames: the only part that knows cameras."""

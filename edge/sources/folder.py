@@ -1,0 +1,74 @@
+"""A folder of images: a recording that behaves like a camera, at its own pace."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from edge.clock import utc_of
+from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
+from edge.images import SUFFIXES, read_image
+from edge.settings import FolderSettings
+
+
+class FolderSource:
+    """Images of one folder, sorted by name. Waits for its reader, so none is lost."""
+
+    def __init__(self, settings: FolderSettings) -> None:
+        self._settings = settings
+        try:
+            found = sorted(
+                p for p in settings.path.iterdir() if p.suffix.lower() in SUFFIXES
+            )
+        except OSError as error:
+            raise SourceLost(
+                f"{settings.path}: {error.strerror}; name a folder"
+            ) from error
+        if not found:
+            raise SourceLost(
+                f"{settings.path}: holds no image; expected files ending in "
+                f"{', '.join(sorted(SUFFIXES))}"
+            )
+        self._files = found
+        self._next = 0
+        self._due_s = time.monotonic()
+
+    @property
+    def is_live(self) -> bool:
+        """A recording waits."""
+        return False
+
+    def read(self, timeout_s: float) -> Exposure | Gap | None:
+        """Return the next image when its time has come; see `Source.read`."""
+        if self._next >= len(self._files) and not self._settings.is_repeated:
+            raise SourceEnded(
+                f"{self._settings.path}: all {len(self._files)} images read"
+            )
+        wait_s = self._due_s - time.monotonic()
+        if wait_s > timeout_s:
+            time.sleep(timeout_s)
+            return None
+        if wait_s > 0:
+            time.sleep(wait_s)
+        path = self._files[self._next % len(self._files)]
+        now_ns = time.monotonic_ns()
+        shot = Shot(
+            sequence=self._next,
+            monotonic_ns=now_ns,
+            utc=utc_of(now_ns),
+            source_id=f"folder:{self._settings.path.name}/{path.name}",
+            pixel_size_um=self._settings.pixel_size_um,
+        )
+        self._next += 1
+        if self._settings.rate_hz > 0:
+            self._due_s = (
+                max(self._due_s, time.monotonic() - 1) + 1 / self._settings.rate_hz
+            )
+        return Exposure(shot, lambda: _develop(path, shot))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _develop(path: Path, shot: Shot) -> RawFrame:
+    return RawFrame(shot, read_image(path))

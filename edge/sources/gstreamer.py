@@ -1,0 +1,145 @@
+"""Any GStreamer pipeline, through an appsink, with the buffers' own timestamps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.clock import utc_of
+from edge.errors import ConfigurationInvalid, FrameRejected
+from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
+from edge.settings import GStreamerSettings
+from edge.sources.numbering import number_by_time
+
+_OPEN_S = 10.0
+
+
+def _gstreamer() -> Any:
+    """Import GStreamer's bindings; they come from the system or from PyGObject."""
+    try:
+        import gi
+
+        gi.require_version("Gst", "1.0")
+        gi.require_version("GstApp", "1.0")
+        from gi.repository import Gst, GstApp  # noqa: F401 GstApp types the appsink
+    except (ImportError, ValueError) as error:
+        raise ConfigurationInvalid(
+            f"GStreamer is not available to Python ({error}); install the packages "
+            "gstreamer1.0-plugins-good and python3-gi, or `pip install "
+            "hemascope[gstreamer]`"
+        ) from error
+    Gst.init(None)
+    return Gst
+
+
+class GStreamerSource:
+    """One pipeline that ends in RGB frames.
+
+    The sink holds two frames and drops the older when live. Numbers are the driver's
+    where the source sets the buffer offset (v4l2src does), else counted by timestamp.
+    """
+
+    def __init__(self, settings: GStreamerSettings) -> None:
+        self._gst = _gstreamer()
+        self._settings = settings
+        drop = "true" if settings.is_live else "false"
+        text = (
+            f"{settings.pipeline} ! videoconvert ! video/x-raw,format=RGB ! "
+            f"appsink name=hemascope max-buffers=2 drop={drop} sync=false"
+        )
+        try:
+            self._pipeline = self._gst.parse_launch(text)
+        except Exception as error:
+            raise ConfigurationInvalid(
+                f"pipeline {settings.pipeline!r}: {error}; try it with gst-launch-1.0"
+            ) from error
+        self._sink = self._pipeline.get_by_name("hemascope")
+        self._last: tuple[int, float] | None = None
+        self._heard_s = time.monotonic() + _OPEN_S
+        self._pipeline.set_state(self._gst.State.PLAYING)
+        self._raise_if_broken()
+
+    @property
+    def is_live(self) -> bool:
+        """As the settings say."""
+        return self._settings.is_live
+
+    def read(self, timeout_s: float) -> Exposure | Gap | None:
+        """Return the next frame; see `Source.read`."""
+        sample = self._sink.emit("try-pull-sample", int(timeout_s * self._gst.SECOND))
+        if sample is None:
+            self._raise_if_broken()
+            if self._sink.get_property("eos"):
+                raise SourceEnded(f"pipeline {self._settings.pipeline!r} is over")
+            if time.monotonic() - self._heard_s > self._settings.stall_s:
+                raise SourceLost(
+                    f"pipeline {self._settings.pipeline!r}: no frame for "
+                    f"{self._settings.stall_s} s; check the camera"
+                )
+            return None
+        self._heard_s = time.monotonic()
+        taken_ns = self._taken_ns(sample.get_buffer())
+        shot = Shot(
+            sequence=self._number(sample, taken_ns),
+            monotonic_ns=taken_ns,
+            utc=utc_of(taken_ns),
+            source_id=f"gstreamer:{self._settings.pipeline.split('!')[0].strip()}",
+            pixel_size_um=self._settings.pixel_size_um,
+        )
+        return Exposure(shot, lambda: RawFrame(shot, self._pixels(sample)))
+
+    def close(self) -> None:
+        """Stop the pipeline."""
+        self._pipeline.set_state(self._gst.State.NULL)
+
+    def _taken_ns(self, buffer: Any) -> int:
+        """Start of exposure on the monotonic clock, which is the pipeline's own."""
+        now_ns = time.monotonic_ns()
+        if not self.is_live or buffer.pts == self._gst.CLOCK_TIME_NONE:
+            return now_ns
+        taken_ns: int = self._pipeline.get_base_time() + buffer.pts
+        return min(taken_ns, now_ns)
+
+    def _number(self, sample: Any, taken_ns: int) -> int:
+        buffer = sample.get_buffer()
+        fresh = buffer.offset != self._gst.BUFFER_OFFSET_NONE
+        if fresh and (self._last is None or buffer.offset > self._last[0]):
+            number = int(buffer.offset)
+        else:
+            known, rate, over = (
+                sample.get_caps().get_structure(0).get_fraction("framerate")
+            )
+            period_s = over / rate if known and rate else None
+            number = number_by_time(self._last, taken_ns * 1e-9, period_s)
+        self._last = (number, taken_ns * 1e-9)
+        return number
+
+    def _pixels(self, sample: Any) -> NDArray[np.uint8]:
+        shape = sample.get_caps().get_structure(0)
+        width, height = shape.get_value("width"), shape.get_value("height")
+        buffer = sample.get_buffer()
+        mapped, info = buffer.map(self._gst.MapFlags.READ)
+        if not mapped or info.size < height * width * 3:
+            raise FrameRejected(
+                f"buffer of {info.size if mapped else 0} bytes for {width}x{height} "
+                "RGB; the pipeline delivers less than it promises"
+            )
+        try:
+            rows = np.frombuffer(info.data, np.uint8).reshape(height, -1)
+            pixels = rows[:, : width * 3].reshape(height, width, 3)
+            return np.array(pixels)
+        finally:
+            buffer.unmap(info)
+
+    def _raise_if_broken(self) -> None:
+        message = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
+        if message is not None:
+            error, detail = message.parse_error()
+            self.close()
+            raise SourceLost(
+                f"pipeline {self._settings.pipeline!r}: {error.message}; "
+                f"{(detail or '').splitlines()[-1] if detail else 'check the camera'}"
+            )

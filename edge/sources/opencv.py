@@ -1,0 +1,147 @@
+"""Cameras, network streams and video files through OpenCV."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.clock import utc_of
+from edge.errors import FrameRejected
+from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
+from edge.images import decode_image
+from edge.settings import OpenCVSettings
+from edge.sources.numbering import number_by_time
+
+_ADDRESS = "://"
+
+
+class OpenCVSource:
+    """One `cv2.VideoCapture`.
+
+    OpenCV does not pass on the driver's frame numbers, so frames of a camera or stream
+    are numbered by their timestamps: a pause of n periods is a jump of n. Motion JPEG
+    of a V4L2 camera is decoded only for frames that somebody looks at.
+    """
+
+    def __init__(self, settings: OpenCVSettings) -> None:
+        self._settings = settings
+        self._is_stream = _ADDRESS in settings.device
+        self._is_camera = not self._is_stream and _is_device(settings.device)
+        self._capture = self._open()
+        self._period_s = self._period()
+        self._last: tuple[int, float] | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Cameras and streams go on without us, a file waits."""
+        return self._is_camera or self._is_stream
+
+    def read(self, timeout_s: float) -> Exposure | Gap | None:
+        """Return the next frame; waits up to `stall_s` for it. See `Source.read`."""
+        arrived, data = self._capture.read()
+        if not arrived:
+            if not self.is_live:
+                raise SourceEnded(f"{self._settings.device}: the video is over")
+            raise SourceLost(
+                f"{self._settings.device}: no frame for {self._settings.stall_s} s; "
+                "check cable, power and whether another program uses the camera"
+            )
+        now_ns = time.monotonic_ns()
+        taken_ns = self._taken_ns(now_ns)
+        sequence = self._number(taken_ns)
+        shot = Shot(
+            sequence=sequence,
+            monotonic_ns=taken_ns if self._is_camera else now_ns,
+            utc=utc_of(taken_ns if self._is_camera else now_ns),
+            source_id=f"opencv:{self._settings.device}",
+            pixel_size_um=self._settings.pixel_size_um,
+        )
+        return Exposure(shot, lambda: self._develop(data, shot))
+
+    def close(self) -> None:
+        """Release the device."""
+        self._capture.release()
+
+    def _open(self) -> cv2.VideoCapture:
+        settings = self._settings
+        stall_ms = int(settings.stall_s * 1000)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, stall_ms]
+        limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, stall_ms]
+        if self._is_camera:
+            capture = cv2.VideoCapture(settings.device, cv2.CAP_V4L2)
+        elif self._is_stream:
+            capture = cv2.VideoCapture(settings.device, cv2.CAP_FFMPEG, limits)
+        else:
+            if not Path(settings.device).is_file():
+                raise SourceLost(
+                    f"{settings.device}: no such camera or file; list cameras with "
+                    "`ls /dev/v4l/by-id`"
+                )
+            capture = cv2.VideoCapture(settings.device, cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise SourceLost(
+                f"{settings.device}: cannot be opened; check that it is connected, "
+                "that you may read it (group video) and that no other program uses it"
+            )
+        if self._is_camera:
+            self._configure(capture)
+        return capture
+
+    def _configure(self, capture: cv2.VideoCapture) -> None:
+        """Ask the camera for size, rate and coding, and insist on the size."""
+        settings = self._settings
+        if settings.fourcc is not None:
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.fourcc))
+        asked = {
+            cv2.CAP_PROP_FRAME_WIDTH: settings.width_px,
+            cv2.CAP_PROP_FRAME_HEIGHT: settings.height_px,
+            cv2.CAP_PROP_FPS: settings.rate_hz,
+        }
+        for key, value in asked.items():
+            if value is not None:
+                capture.set(key, value)
+        given = [int(capture.get(k)) for k in list(asked)[:2]]
+        wanted = [settings.width_px or given[0], settings.height_px or given[1]]
+        if given != wanted:
+            capture.release()
+            raise SourceLost(
+                f"{settings.device}: delivers {given[0]}x{given[1]} px, asked for "
+                f"{wanted[0]}x{wanted[1]}; choose a size that `v4l2-ctl "
+                "--list-formats-ext` lists"
+            )
+        if settings.fourcc == "MJPG":
+            capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+
+    def _period(self) -> float | None:
+        rate = self._settings.rate_hz or self._capture.get(cv2.CAP_PROP_FPS)
+        return 1 / rate if rate and 0 < rate < 1000 else None
+
+    def _taken_ns(self, now_ns: int) -> int:
+        """Return the driver's stamp; that of a stream is on a clock of its own."""
+        stamp_ns = int(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+        if self._is_camera and not 0 <= now_ns - stamp_ns < 5_000_000_000:
+            return now_ns
+        return stamp_ns
+
+    def _number(self, taken_ns: int) -> int:
+        taken_s = taken_ns * 1e-9
+        sequence = number_by_time(self._last, taken_s, self._period_s)
+        self._last = (sequence, taken_s)
+        return sequence
+
+    def _develop(self, data: NDArray[np.uint8], shot: Shot) -> RawFrame:
+        if data.ndim == 3 and data.shape[2] == 3:
+            return RawFrame(shot, cv2.cvtColor(data, cv2.COLOR_BGR2RGB))
+        if min(data.shape[:2]) == 1:  # undecoded Motion JPEG, one long row
+            return RawFrame(shot, decode_image(data.tobytes(), shot.source_id))
+        raise FrameRejected(
+            f"{shot.source_id}: frame of shape {data.shape}; expected colour (H, W, 3)"
+        )
+
+
+def _is_device(device: str) -> bool:
+    return Path(device).is_char_device()

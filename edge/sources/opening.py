@@ -1,0 +1,42 @@
+"""Open the source that the settings name."""
+
+from __future__ import annotations
+
+from edge.frames import Source
+from edge.settings import (
+    FolderSettings,
+    GStreamerSettings,
+    OpenCVSettings,
+    SimulatedSettings,
+    SourceSettings,
+)
+from edge.sources.watched import Watched
+
+
+def open_source(settings: SourceSettings) -> Source:
+    """Open a source that survives the loss of its device.
+
+    Raises
+    ------
+    SourceLost
+        It cannot be opened now, at the start.
+    ConfigurationInvalid
+        It can never be opened as written.
+    """
+    match settings:
+        case SimulatedSettings():
+            from edge.sources.simulated import SimulatedMicroscope
+
+            return Watched(SimulatedMicroscope(settings).connect)
+        case OpenCVSettings():
+            from edge.sources.opencv import OpenCVSource
+
+            return Watched(lambda: OpenCVSource(settings))
+        case GStreamerSettings():
+            from edge.sources.gstreamer import GStreamerSource
+
+            return Watched(lambda: GStreamerSource(settings))
+        case FolderSettings():
+            from edge.sources.folder import FolderSource
+
+            return Watched(lambda: FolderSource(settings))

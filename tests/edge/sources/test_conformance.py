@@ -1,0 +1,357 @@
+"""One suite for everything that behaves like a camera."""
+
+from __future__ import annotations
+
+import http.server
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.broker import free_port
+from edge.errors import HemascopeError
+from edge.frames import Exposure, Gap, Source, SourceEnded
+from edge.settings import (
+    FolderSettings,
+    GStreamerSettings,
+    OpenCVSettings,
+    SimulatedSettings,
+    SourceSettings,
+)
+from edge.sources.opening import open_source
+
+FRAMES = 12
+SIZE = (320, 240)
+
+
+def moving_pattern(number: int) -> NDArray[np.uint8]:
+    """A red field with a blue bar that moves: shows channel order and progress."""
+    picture = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    picture[..., 0] = 200
+    picture[:, 20 * number : 20 * number + 20] = (0, 0, 200)
+    return picture
+
+
+def write_images(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(FRAMES):
+        bgr = cv2.cvtColor(moving_pattern(number), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(folder / f"{number:03d}.png"), bgr)
+
+
+def write_video(path: Path) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, SIZE)
+    for number in range(FRAMES):
+        writer.write(cv2.cvtColor(moving_pattern(number), cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+class NetworkCamera(http.server.ThreadingHTTPServer):
+    """A network camera: Motion JPEG over HTTP, until it is switched off."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _MotionJpeg)
+        self.is_on = True
+        self.port = self.server_address[1]
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def switch_off(self) -> None:
+        self.is_on = False
+        self.shutdown()
+        self.server_close()
+
+
+class _MotionJpeg(http.server.BaseHTTPRequestHandler):
+    server: NetworkCamera
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        number = 0
+        while self.server.is_on:
+            bgr = cv2.cvtColor(moving_pattern(number % FRAMES), cv2.COLOR_RGB2BGR)
+            _, data = cv2.imencode(".jpg", bgr)
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}"
+            try:
+                self.wfile.write(head.encode() + b"\r\n\r\n" + data.tobytes() + b"\r\n")
+            except OSError:
+                return
+            number += 1
+            time.sleep(0.04)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def network_camera() -> Iterator[str]:
+    camera = NetworkCamera()
+    yield f"http://127.0.0.1:{camera.port}/stream.mjpg"
+    camera.switch_off()
+
+
+_RTSP_SERVER = """
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+server = GstRtspServer.RTSPServer(service="{port}", address="127.0.0.1")
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch(
+    "( videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,"
+    "framerate=25/1 ! jpegenc ! rtpjpegpay name=pay0 pt=26 )"
+)
+server.get_mount_points().add_factory("/camera", factory)
+server.attach(None)
+print("ready", flush=True)
+GLib.MainLoop().run()
+"""
+
+
+@pytest.fixture
+def rtsp_camera(tmp_path: Path) -> Iterator[str]:
+    pytest.importorskip("gi")
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-c", _RTSP_SERVER.format(port=port)], stdout=subprocess.PIPE
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n", "install gir1.2-gst-rtsp-server-1.0"
+    yield f"rtsp://127.0.0.1:{port}/camera"
+    server.kill()
+    server.wait()
+    server.stdout.close()
+
+
+@pytest.fixture(
+    params=[
+        "simulated",
+        "simulated-live",
+        "folder",
+        "folder-paced",
+        "video",
+        "http",
+        "rtsp",
+        "gstreamer",
+        "gstreamer-file",
+    ]
+)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+    name = request.param
+    settings: SourceSettings
+    if name.startswith("simulated"):
+        rate_hz = 60.0 if name == "simulated-live" else 0.0
+        settings = SimulatedSettings(width_px=320, height_px=240, rate_hz=rate_hz)
+    elif name.startswith("folder"):
+        write_images(tmp_path / "images")
+        rate_hz = 50.0 if name == "folder-paced" else 0.0
+        settings = FolderSettings(tmp_path / "images", rate_hz=rate_hz)
+    elif name == "video":
+        write_video(tmp_path / "x.avi")
+        settings = OpenCVSettings(str(tmp_path / "x.avi"))
+    elif name == "http":
+        settings = OpenCVSettings(request.getfixturevalue("network_camera"))
+    elif name == "rtsp":
+        settings = OpenCVSettings(request.getfixturevalue("rtsp_camera"))
+    elif name == "gstreamer":
+        pytest.importorskip("gi")
+        caps = "video/x-raw,width=322,height=240,framerate=50/1"  # 966 bytes per row
+        settings = GStreamerSettings(f"videotestsrc is-live=true pattern=ball ! {caps}")
+    else:
+        pytest.importorskip("gi")
+        write_video(tmp_path / "x.avi")
+        pipeline = f"filesrc location={tmp_path}/x.avi ! avidemux ! jpegdec"
+        settings = GStreamerSettings(pipeline, is_live=False)
+    with closing(open_source(settings)) as opened:
+        yield opened
+
+
+def next_exposures(
+    source: Source, count: int, within_s: float = 15.0
+) -> list[Exposure]:
+    """The next exposures; gaps are passed over, they are tested below."""
+    taken: list[Exposure] = []
+    deadline = time.monotonic() + within_s
+    while len(taken) < count and time.monotonic() < deadline:
+        item = source.read(0.5)
+        if isinstance(item, Exposure):
+            taken.append(item)
+    return taken
+
+
+def test_frames_are_colour_counts_with_rising_numbers_and_times(source: Source) -> None:
+    exposures = next_exposures(source, 8)
+
+    frames = [exposure.develop() for exposure in exposures]
+    assert len(frames) == 8
+    for frame in frames:
+        assert frame.pixels.dtype == np.uint8
+        assert frame.pixels.ndim == 3
+        assert frame.pixels.shape[2] == 3
+        assert frame.pixels.flags.c_contiguous
+    numbers = [frame.shot.sequence for frame in frames]
+    assert numbers == sorted(set(numbers))
+    times = [frame.shot.monotonic_ns for frame in frames]
+    assert times == sorted(times)
+    assert times[-1] <= time.monotonic_ns()
+    for frame in frames:
+        assert frame.shot.utc.tzinfo is not None
+        assert frame.shot.source_id
+    assert len({frame.pixels.tobytes() for frame in frames}) > 1
+
+
+def test_an_exposure_may_be_developed_in_another_thread_and_later(
+    source: Source,
+) -> None:
+    first, *_ = next_exposures(source, 6)
+    developed: list[int] = []
+
+    worker = threading.Thread(
+        target=lambda: developed.append(first.develop().shot.sequence)
+    )
+    worker.start()
+    worker.join()
+
+    assert developed == [first.shot.sequence]
+
+
+def test_a_read_returns_within_its_time(source: Source) -> None:
+    next_exposures(source, 1)
+    start = time.monotonic()
+
+    source.read(0.2)
+
+    assert time.monotonic() - start < 1.5
+
+
+def test_closing_twice_is_safe(source: Source) -> None:
+    source.close()
+    source.close()
+
+
+def test_a_recording_ends_and_says_so(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    write_video(tmp_path / "x.avi")
+    recordings: list[SourceSettings] = [
+        FolderSettings(tmp_path / "images"),
+        OpenCVSettings(str(tmp_path / "x.avi")),
+    ]
+    for settings in recordings:
+        with closing(open_source(settings)) as source:
+            assert not source.is_live
+            assert len(next_exposures(source, FRAMES)) == FRAMES
+            with pytest.raises(SourceEnded):
+                source.read(0.5)
+
+
+@pytest.mark.parametrize("kind", ["folder", "video", "http"])
+def test_red_stays_red(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    write_images(tmp_path / "images")
+    write_video(tmp_path / "x.avi")
+    settings: SourceSettings = FolderSettings(tmp_path / "images")
+    if kind == "video":
+        settings = OpenCVSettings(str(tmp_path / "x.avi"))
+    elif kind == "http":
+        settings = OpenCVSettings(request.getfixturevalue("network_camera"))
+    with closing(open_source(settings)) as source:
+        pixels = next_exposures(source, 1)[0].develop().pixels
+    red, green, blue = pixels[:, 260:].reshape(-1, 3).mean(axis=0)
+
+    assert red > 150
+    assert green < 60
+    assert blue < 60
+
+
+MISSING: list[tuple[Callable[[Path], SourceSettings], str]] = [
+    (lambda p: OpenCVSettings("/dev/video99"), "no such camera"),
+    (lambda p: OpenCVSettings(str(p / "none.avi")), "no such camera or file"),
+    (lambda p: OpenCVSettings("rtsp://127.0.0.1:9/x", stall_s=1.0), "cannot be opened"),
+    (lambda p: FolderSettings(p / "none"), "name a folder"),
+    (lambda p: FolderSettings(p), "holds no image"),
+    (lambda p: GStreamerSettings("nosuchelement"), "gst-launch"),
+    (lambda p: GStreamerSettings("v4l2src device=/dev/video99"), "video99"),
+]
+
+
+@pytest.mark.parametrize(("settings", "says"), MISSING)
+def test_a_source_that_is_not_there_is_said_at_once(
+    tmp_path: Path, settings: Callable[[Path], SourceSettings], says: str
+) -> None:
+    chosen = settings(tmp_path)
+    if isinstance(chosen, GStreamerSettings):
+        pytest.importorskip("gi")
+    with pytest.raises(HemascopeError, match=says):
+        open_source(chosen).read(3.0)
+
+
+def test_a_damaged_image_is_rejected_and_the_next_one_comes(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    path = tmp_path / "images" / "001.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    with closing(open_source(FolderSettings(tmp_path / "images"))) as source:
+        exposures = next_exposures(source, 3)
+
+    with pytest.raises(HemascopeError, match="ends after"):
+        exposures[1].develop()
+    assert exposures[2].develop().pixels.shape == (SIZE[1], SIZE[0], 3)
+
+
+def test_a_network_camera_that_goes_away_is_a_gap_and_comes_back() -> None:
+    camera = NetworkCamera()
+    address = f"http://127.0.0.1:{camera.port}/stream.mjpg"
+    with closing(open_source(OpenCVSettings(address, stall_s=1.0))) as source:
+        before = next_exposures(source, 3)
+        camera.switch_off()
+        lost = _read_until(source, lambda item: isinstance(item, Gap), 10.0)[-1]
+        assert isinstance(lost, Gap)
+        assert "camera lost" in lost.reason
+        camera = NetworkCamera(camera.port)
+        items = _read_until(source, lambda item: isinstance(item, Exposure), 20.0)
+        back, after = items[-2:]
+        assert isinstance(back, Gap)
+        assert "camera back after" in back.reason
+        assert isinstance(after, Exposure)
+        assert after.shot.sequence > before[-1].shot.sequence
+    camera.switch_off()
+
+
+def _read_until(
+    source: Source, found: Callable[[object], bool], within_s: float
+) -> list[Exposure | Gap]:
+    items: list[Exposure | Gap] = []
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        item = source.read(0.3)
+        if item is not None:
+            items.append(item)
+            if found(item):
+                break
+    return items
+
+
+def test_losing_a_source_is_no_error_of_a_watched_one(tmp_path: Path) -> None:
+    settings = SimulatedSettings(
+        width_px=320, height_px=240, rate_hz=50, unplug_every_s=0.3, unplug_for_s=0.4
+    )
+    with closing(open_source(settings)) as source:
+        items = _read_until(source, lambda item: False, 3.5)
+
+    reasons = [item.reason for item in items if isinstance(item, Gap)]
+    assert any("camera lost" in reason for reason in reasons)
+    assert any("camera back after" in reason for reason in reasons)
+    numbers = [item.shot.sequence for item in items if isinstance(item, Exposure)]
+    assert numbers == sorted(set(numbers))
