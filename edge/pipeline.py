@@ -1,0 +1,237 @@
+"""The way of one frame, from exposure to what is said of it.
+
+This is the table of contents: develop, reduce and correct, locate, cut and correct,
+infer, decide, say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge import __version__, clock
+from edge.bundle import Bundle, crop_size
+from edge.correction import ColourMap, correct, correct_crops, prepare
+from edge.crops import cut_crops, windows
+from edge.decision import Decisions, decide, second_opinion
+from edge.engines import Engine
+from edge.frames import Counts, Exposure, RawFrame
+from edge.location import (
+    Regions,
+    find_regions,
+    locator_spec,
+    reduce,
+    reduction,
+    whole_field,
+)
+from edge.profile import Profile
+from edge.quality import measure_quality
+from edge.results import Cell, Examination, FrameRange
+from edge.scale import Scale, estimate_pixel_size
+from edge.taxonomy import UNIDENTIFIED
+
+MOST_CELLS = 1000  # said of one frame; a crowded field holds about 300
+_BLIND_PX = 480  # longest side of the reduced frame where the scale is unknown
+
+
+class Stopwatch:
+    """Milliseconds per stage of one frame."""
+
+    def __init__(self) -> None:
+        self.spent_ms: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Measure the block as `stage`."""
+        start = time.perf_counter()
+        yield
+        self.spent_ms[stage] = round((time.perf_counter() - start) * 1e3, 3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A frame and what was found on it."""
+
+    raw: RawFrame
+    examination: Examination
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pipeline:
+    """Everything a frame needs on its way; built once, used from one thread.
+
+    Without a locator the whole field is one region.
+    """
+
+    profile: Profile
+    classifier: Bundle
+    classifier_engine: Engine
+    locator: Bundle | None
+    locator_engine: Engine | None
+    scale: Scale
+
+    def examine(self, exposure: Exposure) -> Seen:
+        """Say what is on one exposure.
+
+        Raises
+        ------
+        FrameRejected
+            The frame arrived damaged.
+        ProfileMismatch
+            The profile was measured for other frames.
+        EngineFailed
+            The engine refused the batch or returned what cannot be true.
+        """
+        stage = Stopwatch()
+        with stage("develop"):
+            raw = exposure.develop()
+            self.profile.check(_width(raw), _height(raw), raw.shot.source_id)
+        with stage("reduce"):
+            pixel_size_um, origin = self.scale.of(
+                raw.shot.pixel_size_um, lambda: self._estimate_scale(raw)
+            )
+            counts = reduce(raw.pixels, self._reduction(raw, pixel_size_um))
+        with stage("correct"):
+            field = correct(counts, self._colours(counts))
+        with stage("locate"):
+            regions = self._locate(field, raw)
+        with stage("crop"):
+            batch = self._cut(raw, regions)
+        with stage("infer"):
+            logits = self.classifier_engine.infer(batch).tensors["logits"]
+        with stage("decide"):
+            rule = self.classifier.record
+            logits = logits + self._second_opinion(regions)
+            decisions = decide(logits, rule.temperature, rule.abstain_below)
+            cells = self._name(regions, decisions)
+        with stage("quality"):
+            quality = measure_quality(counts, field, self._white())
+        said, reason = cells[:MOST_CELLS], None
+        if len(cells) > len(said):
+            reason = f"{len(cells)} cells, the likeliest {len(said)} are said"
+        return Seen(
+            raw,
+            Examination(
+                status="ok" if reason is None else "degraded",
+                reason=reason,
+                utc=raw.shot.utc,
+                monotonic_ns=raw.shot.monotonic_ns,
+                boot_id=clock.boot_id(),
+                clock_synchronised=clock.is_synchronised(),
+                source=raw.shot.source_id,
+                frame=FrameRange(first=raw.shot.sequence, last=raw.shot.sequence),
+                width_px=_width(raw),
+                height_px=_height(raw),
+                pixel_size_um=pixel_size_um,
+                pixel_size_origin=origin,
+                quality=quality,
+                model=self.classifier.id,
+                locator=None if self.locator is None else self.locator.id,
+                calibration_id=self.profile.calibration_id,
+                software=__version__,
+                cells=said,
+                counts=Counter(cell.label for cell in said),
+                timings_ms=stage.spent_ms,
+            ),
+        )
+
+    def close(self) -> None:
+        """Release the engines."""
+        self.classifier_engine.close()
+        if self.locator_engine is not None:
+            self.locator_engine.close()
+
+    def _reduction(self, raw: RawFrame, pixel_size_um: float | None) -> float:
+        """Return the factor of the reduced frame; a guess while nobody knows it."""
+        if self.locator is not None and pixel_size_um is not None:
+            return reduction(pixel_size_um, locator_spec(self.locator))
+        return min(1.0, _BLIND_PX / max(_width(raw), _height(raw)))
+
+    def _colours(self, pixels: Counts) -> ColourMap:
+        return prepare(self.profile, pixels.shape[1], pixels.shape[0], pixels.dtype)
+
+    def _locate(self, field: NDArray[np.uint8], raw: RawFrame) -> Regions:
+        frame_px = (_width(raw), _height(raw))
+        if self.locator is None or self.locator_engine is None:
+            return whole_field(*frame_px)
+        spec = locator_spec(self.locator)
+        return find_regions(field, self.locator_engine, spec, frame_px)
+
+    def _estimate_scale(self, raw: RawFrame) -> float | None:
+        """Micrometres per pixel from the red cells of this frame."""
+        if self.locator is None:
+            return None
+
+        def locate(pixel_size_um: float) -> Regions:
+            counts = reduce(raw.pixels, self._reduction(raw, pixel_size_um))
+            return self._locate(correct(counts, self._colours(counts)), raw)
+
+        spec = locator_spec(self.locator)
+        return estimate_pixel_size(_width(raw), _height(raw), spec, locate)
+
+    def _cut(self, raw: RawFrame, regions: Regions) -> NDArray[np.uint8]:
+        """Crops at full resolution, corrected by the map that the locator saw."""
+        colours = self._colours(raw.pixels)
+        context = self.classifier.record.input.context if self.locator else 1.0
+        places, size_px = windows(regions.boxes, context), crop_size(self.classifier)
+        crops = cut_crops(raw.pixels, places, size_px)
+        flat = colours.log_flat
+        if flat is not None:
+            flat = cut_crops(flat, places, size_px)
+        return correct_crops(crops, flat, colours)
+
+    def _second_opinion(self, regions: Regions) -> NDArray[np.float32] | float:
+        """Return what the locator adds to the logits; 0 where it has no say."""
+        if self.locator is None:
+            return 0.0
+        opinion = second_opinion(
+            regions.evidence, self.locator.labels, self.classifier.labels
+        )
+        return 0.0 if opinion is None else locator_spec(self.locator).trust * opinion
+
+    def _white(self) -> NDArray[np.uint8] | None:
+        """Return what an empty field looks like corrected, if somebody measured it."""
+        if self.profile.calibration_id is None:
+            return None
+        offset = np.array(self.profile.record.matrix)[:, 3]
+        return np.asarray(np.clip(255 * 10**-offset, 0, 255), np.uint8)
+
+    def _name(self, regions: Regions, decisions: Decisions) -> tuple[Cell, ...]:
+        classes = self.classifier.record.classes
+        labels = self.classifier.labels
+        boxes = np.rint(regions.boxes).astype(int).tolist()
+        shares = decisions.probabilities.astype(float).round(4).tolist()
+        return tuple(
+            Cell(
+                id=number,
+                box=(box[0], box[1], box[2], box[3]),
+                label=UNIDENTIFIED if abstained else labels[winner],
+                ontology=None if abstained else classes[winner].ontology,
+                confidence=share[winner],
+                probabilities=dict(zip(labels, share, strict=True)),
+                abstained=abstained,
+            )
+            for number, (box, winner, share, abstained) in enumerate(
+                zip(
+                    boxes,
+                    decisions.classes.tolist(),
+                    shares,
+                    decisions.abstained.tolist(),
+                    strict=True,
+                )
+            )
+        )
+
+
+def _width(raw: RawFrame) -> int:
+    return int(raw.pixels.shape[1])
+
+
+def _height(raw: RawFrame) -> int:
+    return int(raw.pixels.shape[0])
