@@ -1,0 +1,275 @@
+"""The ledger: every result, in order, on disk before anything else happens to it.
+
+SQLite in WAL mode with `synchronous=FULL`: one transaction per frame, so a power cut
+loses nothing that was committed. Each row carries the sha256 of the row before. A row
+stays until the archive has acknowledged it with its hash.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.codec import PayloadInvalid, decode, encode
+from edge.cursor import hold, read_cursor
+from edge.errors import HemascopeError
+from edge.results import FIRST_PREVIOUS, Examination, Result, ResultHead
+
+MAX_ROW_BYTES = 200_000  # brokers are set to refuse 256 kB
+_SCHEMA_VERSION = 1
+_RESERVE_BYTES = 4 << 20
+_PRUNED_AT_ONCE = 5000  # rows: a longer deletion would hold up the next result
+_FILE, _LOCK, _RESERVE = "ledger.sqlite", "ledger.lock", "reserve"
+
+
+class LedgerDamaged(HemascopeError):
+    """The ledger's rows do not follow from each other."""
+
+
+class LedgerFull(HemascopeError):
+    """The disk has no room: results can no longer be kept, so none may be made."""
+
+
+class RowRefused(HemascopeError):
+    """A result cannot be a row: too large, or not writable as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """A stored row: its number, the bytes that are sent, and their sha256 in hex."""
+
+    seq: int
+    data: bytes
+    sha256: str
+
+
+class Ledger:
+    """The writer of one ledger folder. Used from one thread; only one may exist."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Open or create the ledger in `folder`.
+
+        Raises
+        ------
+        LedgerBusy
+            Another process has it open for writing.
+        LedgerDamaged
+            The file is no ledger of ours, or its end is not what was written.
+        LedgerFull
+            There is no room to create it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self.device = folder, device
+        self._lock = hold(folder / _LOCK, "writes")
+        try:
+            _reserve(folder / _RESERVE)
+            self._db = _connect(folder / _FILE)
+            self._create()
+        except (sqlite3.Error, OSError) as error:
+            self._lock.close()
+            raise _explain(folder, error) from error
+        self.epoch = self._meta("epoch")
+        owner = self._meta("device")
+        if owner != device:
+            self.close()
+            raise LedgerDamaged(
+                f"{folder}: is the ledger of device {owner!r}, not of {device!r}; give "
+                "each device a folder of its own"
+            )
+        last = self._verify_tail()
+        self.seq, self._previous = last.seq, last.sha256
+
+    def append(self, examination: Examination) -> LedgerRow:
+        """Store what was said of one frame, durably, and return its row.
+
+        Raises
+        ------
+        RowRefused
+            It is too large or cannot be written; nothing was stored.
+        LedgerFull
+            The disk is full; nothing was stored, and acquisition must stop.
+        """
+        fields = {f: getattr(examination, f) for f in examination.__struct_fields__}
+        result = Result(
+            **fields,
+            device=self.device,
+            epoch=self.epoch,
+            seq=self.seq + 1,
+            prev=self._previous,
+        )
+        try:
+            data = encode(result)
+        except PayloadInvalid as error:
+            raise RowRefused(str(error)) from error
+        if len(data) > MAX_ROW_BYTES:
+            raise RowRefused(
+                f"the result of {len(result.cells)} cells is {len(data)} bytes, more "
+                f"than the {MAX_ROW_BYTES} that brokers take; look at a smaller field"
+            )
+        row = LedgerRow(result.seq, data, hashlib.sha256(data).hexdigest())
+        try:
+            with self._db:
+                self._db.execute(
+                    "INSERT INTO rows VALUES (?, ?, ?)", (row.seq, row.data, row.sha256)
+                )
+        except sqlite3.Error as error:
+            raise _explain(self._folder, error) from error
+        self.seq, self._previous = row.seq, row.sha256
+        return row
+
+    def prune(self, keep: int) -> int:
+        """Delete acknowledged rows but the last `keep`; return how many went.
+
+        What the archive has not acknowledged with the right hash is never deleted.
+        """
+        cursor = read_cursor(self._folder)
+        if cursor is None or cursor.epoch != self.epoch:
+            return 0
+        found = self._db.execute(
+            "SELECT 1 FROM rows WHERE seq = ? AND sha256 = ?",
+            (cursor.upto, cursor.hash),
+        ).fetchone()
+        if found is None:
+            return 0
+        upto = min(cursor.upto, self.seq - keep)
+        with self._db:
+            return self._db.execute(
+                "DELETE FROM rows WHERE seq IN "
+                "(SELECT seq FROM rows WHERE seq <= ? ORDER BY seq LIMIT ?)",
+                (upto, _PRUNED_AT_ONCE),
+            ).rowcount
+
+    def release_reserve(self) -> None:
+        """Give up the reserved room, for the last rows on a full disk."""
+        (self._folder / _RESERVE).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file and let others write. Safe to call twice."""
+        self._db.close()
+        self._lock.close()
+
+    def _create(self) -> None:
+        with self._db:
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS rows (seq INTEGER PRIMARY KEY, "
+                "data BLOB NOT NULL, sha256 TEXT NOT NULL) STRICT"
+            )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, "
+                "value TEXT NOT NULL) STRICT"
+            )
+            for key, value in (
+                ("schema", str(_SCHEMA_VERSION)),
+                ("device", self.device),
+                ("epoch", str(uuid.uuid4())),
+            ):
+                self._db.execute(
+                    "INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value)
+                )
+
+    def _meta(self, key: str) -> str:
+        row = self._db.execute(
+            "SELECT value FROM meta WHERE key = ?", (key,)
+        ).fetchone()
+        return str(row[0])
+
+    def _verify_tail(self, rows: int = 200) -> LedgerRow:
+        """Check the last rows against their hashes and each other; return the last."""
+        tail = self._db.execute(
+            "SELECT seq, data, sha256 FROM rows ORDER BY seq DESC LIMIT ?", (rows,)
+        ).fetchall()
+        stored = [LedgerRow(*row) for row in reversed(tail)]
+        broken = first_broken(stored)
+        if broken is not None:
+            self.close()
+            raise LedgerDamaged(
+                f"{self._folder}: row {broken} does not follow from the row before; "
+                "move the folder aside (do not delete it) and start with a new one"
+            )
+        return stored[-1] if stored else LedgerRow(0, b"", FIRST_PREVIOUS)
+
+
+class LedgerReader:
+    """Reads a ledger that another process writes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the ledger in `folder`; raises `LedgerDamaged` where there is none."""
+        path = folder / _FILE
+        if not path.exists():
+            raise LedgerDamaged(f"{folder}: holds no ledger yet; start `hemascope run`")
+        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+        meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+        self.device, self.epoch = meta["device"], meta["epoch"]
+
+    def span(self) -> tuple[int, int]:
+        """Numbers of the oldest and the newest row; (1, 0) if there is none."""
+        low, high = self._db.execute("SELECT min(seq), max(seq) FROM rows").fetchone()
+        return int(low or 1), int(high or 0)
+
+    def rows(self, after: int, limit: int) -> list[LedgerRow]:
+        """Up to `limit` rows that follow row `after`, oldest first."""
+        found = self._db.execute(
+            "SELECT seq, data, sha256 FROM rows WHERE seq > ? ORDER BY seq LIMIT ?",
+            (after, limit),
+        )
+        return [LedgerRow(*row) for row in found.fetchall()]
+
+    def sha256(self, seq: int) -> str | None:
+        """Hash of row `seq`; None if there is no such row (any more)."""
+        if seq == 0:
+            return FIRST_PREVIOUS
+        found = self._db.execute(
+            "SELECT sha256 FROM rows WHERE seq = ?", (seq,)
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def first_broken(rows: Iterable[LedgerRow]) -> int | None:
+    """Return the first row that is altered or does not follow; None if all do."""
+    before: LedgerRow | None = None
+    for row in rows:
+        head = decode(row.data, ResultHead)
+        follows = before is None or (
+            head.prev == before.sha256 and row.seq == before.seq + 1
+        )
+        is_intact = hashlib.sha256(row.data).hexdigest() == row.sha256
+        if not (follows and is_intact and head.seq == row.seq):
+            return row.seq
+        before = row
+    return None
+
+
+def _reserve(path: Path) -> None:
+    """Keep room for when the disk is full: even deleting needs some."""
+    if not path.exists() or path.stat().st_size != _RESERVE_BYTES:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _RESERVE_BYTES)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=10)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _explain(folder: Path, error: Exception) -> HemascopeError:
+    """Say what a database or disk error means for the operator."""
+    text = str(error)
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "full" in text:
+        return LedgerFull(
+            f"{folder}: the disk is full; nothing acknowledged is lost. Free some "
+            "space, or bring the archive back so that rows may be deleted, then start "
+            "again"
+        )
+    return LedgerDamaged(f"{folder}: {text}; check the disk and the folder's rights")

@@ -1,0 +1,65 @@
+"""Hand the newest annotated picture from the run process to the publisher.
+
+A picture is shown once or never: it lies in a small file beside the ledger, replaced by
+the next, named by the row that it belongs to.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_NAME = "preview-{seq}.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """JPEG bytes of the annotated frame of row `seq`."""
+
+    seq: int
+    jpeg: bytes
+
+
+class PreviewWriter:
+    """Writes at most `rate_hz` previews per second; 0 writes none."""
+
+    def __init__(self, folder: Path, rate_hz: float) -> None:
+        self._folder, self._rate_hz = folder, rate_hz
+        self._due_s = 0.0
+        clear_previews(folder)
+
+    def is_due(self) -> bool:
+        """Whether the next frame shall be shown."""
+        return self._rate_hz > 0 and time.monotonic() >= self._due_s
+
+    def write(self, preview: Preview) -> None:
+        """Replace the preview."""
+        self._due_s = time.monotonic() + 1 / self._rate_hz
+        draft = self._folder / "preview.new"
+        draft.write_bytes(preview.jpeg)
+        old = list(self._folder.glob(_NAME.format(seq="*")))
+        draft.replace(self._folder / _NAME.format(seq=preview.seq))
+        for path in old:
+            path.unlink(missing_ok=True)
+
+
+def newest_preview(folder: Path, after: int = 0) -> Preview | None:
+    """Return the newest preview of a row later than `after`; None if there is none."""
+    newest = max(folder.glob(_NAME.format(seq="*")), key=_seq, default=None)
+    if newest is None or _seq(newest) <= after:
+        return None
+    try:
+        return Preview(_seq(newest), newest.read_bytes())
+    except FileNotFoundError:  # just being replaced
+        return None
+
+
+def clear_previews(folder: Path) -> None:
+    """Delete what an earlier run left."""
+    for path in folder.glob(_NAME.format(seq="*")):
+        path.unlink(missing_ok=True)
+
+
+def _seq(path: Path) -> int:
+    return int(path.stem.split("-")[1])

@@ -1,0 +1,226 @@
+"""Publish the ledger, and forget nothing before the archive has acknowledged it.
+
+A broker's PUBACK is not delivery: it says that the broker has the message, not that
+anybody stored it. So rows are sent in order, as the very bytes of the ledger, within a
+window; the cursor moves only when the archive acknowledges a row with its hash. Without
+news for `ack_timeout_s`, or when the archive asks, sending starts again at the cursor.
+While no archive listens, only the newest rows are sent, for those who watch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from threading import Event
+from typing import Literal
+
+import msgspec
+
+from edge import __version__
+from edge.codec import PayloadInvalid, decode_canonical, encode
+from edge.cursor import Cursor, LedgerBusy, hold, read_cursor, write_cursor
+from edge.ledger import LedgerReader, LedgerRow
+from edge.mqtt import (
+    ARCHIVE_STATE,
+    Link,
+    Message,
+    Published,
+    Will,
+    keep_serving,
+    topic,
+)
+from edge.preview import newest_preview
+from edge.results import FIRST_PREVIOUS, Ack, ArchiveState, DeviceState
+from edge.settings import BrokerSettings, PublishSettings
+
+log = logging.getLogger(__name__)
+
+_FAILURE = 0x80  # reason codes from here on say that a message was not taken
+_BURST_ROWS = 50
+_NEWEST_ROWS = 5  # sent without waiting for an archive that is away
+_POLL_S = 0.005
+_LOCK = "publish.lock"
+_CURSOR_PERIOD_S = 1.0
+
+
+class Publisher:
+    """The publishing process. One thread; everything happens in `run`."""
+
+    def __init__(
+        self, folder: Path, broker: BrokerSettings, settings: PublishSettings
+    ) -> None:
+        """Open the ledger in `folder`.
+
+        Raises
+        ------
+        LedgerDamaged
+            There is no ledger.
+        LedgerBusy
+            Another process publishes it.
+        """
+        self._folder, self._broker, self._settings = folder, broker, settings
+        self._ledger = LedgerReader(folder)
+        try:
+            self._lock = hold(folder / _LOCK, "publishes")
+        except LedgerBusy:
+            self._ledger.close()
+            raise
+        self.device = self._ledger.device
+        cursor = read_cursor(folder)
+        if cursor is None or cursor.epoch != self._ledger.epoch:
+            connections = 0 if cursor is None else cursor.connections
+            cursor = Cursor(self._ledger.epoch, 0, FIRST_PREVIOUS, connections)
+        self._cursor = cursor
+        self._sent = cursor.upto
+        self._archive_is_there = False
+        self._heard_s = self._stored_s = time.monotonic()
+        self._preview_seq = 0
+        self.published = 0
+
+    @property
+    def acknowledged(self) -> int:
+        """Number of the last row that the archive has stored."""
+        return self._cursor.upto
+
+    def run(self, stop: Event) -> None:
+        """Publish until `stop`; connections come and go.
+
+        Raises
+        ------
+        ConfigurationInvalid
+            A certificate or password file cannot be read.
+        """
+        keep_serving(self._connect, self._serve, stop)
+        self._store()
+        self._ledger.close()
+        self._lock.close()
+
+    def _connect(self) -> Link:
+        self._cursor = msgspec.structs.replace(
+            self._cursor, connections=self._cursor.connections + 1
+        )
+        self._store()
+        own_state = topic(self.device, "state")
+        link = Link(
+            self._broker,
+            client_id=self.device,
+            subscriptions=[topic(self.device, "ack"), ARCHIVE_STATE],
+            will=Will(own_state, self._state("offline")),
+        )
+        self._sent = self._cursor.upto
+        self._archive_is_there = False
+        self._heard_s = time.monotonic()
+        link.publish(own_state, self._state("online"), is_retained=True)
+        log.info("device=%s connection=%d up", self.device, self._cursor.connections)
+        return link
+
+    def _serve(self, link: Link, stop: Event) -> None:
+        while not stop.is_set():
+            for event in link.poll(_POLL_S):
+                self._take(event)
+            self._send(link)
+            self._send_preview(link)
+            if time.monotonic() - self._stored_s > _CURSOR_PERIOD_S:
+                self._store()
+        link.publish(
+            topic(self.device, "state"), self._state("stopped"), is_retained=True
+        )
+        link.close()
+
+    def _send(self, link: Link) -> None:
+        """Send what follows, as far as the window allows."""
+        acknowledged, now_s = self._cursor.upto, time.monotonic()
+        if self._sent <= acknowledged:
+            self._heard_s = now_s
+        elif (
+            self._archive_is_there
+            and now_s - self._heard_s > self._settings.ack_timeout_s
+        ):
+            log.warning("no acknowledgement of row %d, sending again", acknowledged + 1)
+            self._sent, self._heard_s = acknowledged, now_s
+        for row in self._due_rows():
+            link.publish(topic(self.device, "result"), row.data)
+            self._sent = row.seq
+            self.published = max(self.published, row.seq)
+
+    def _due_rows(self) -> list[LedgerRow]:
+        """Read what follows the last row sent; without an archive, only what is new."""
+        if self._archive_is_there:
+            room = self._settings.window - (self._sent - self._cursor.upto)
+            return self._ledger.rows(self._sent, max(0, min(room, _BURST_ROWS)))
+        _, newest = self._ledger.span()
+        return self._ledger.rows(max(self._sent, newest - _NEWEST_ROWS), _NEWEST_ROWS)
+
+    def _send_preview(self, link: Link) -> None:
+        """Send the newest preview once, if one is being made."""
+        found = newest_preview(self._folder, after=self._preview_seq)
+        if found is not None:
+            self._preview_seq = found.seq
+            link.publish(
+                topic(self.device, "preview"),
+                found.jpeg,
+                qos=0,
+                properties=(("seq", str(found.seq)),),
+            )
+
+    def _take(self, event: Message | Published) -> None:
+        """Believe only what is written exactly as our archive writes it."""
+        if isinstance(event, Published):
+            if event.reason_code >= _FAILURE:
+                log.error(
+                    "device=%s the broker refuses results reason=0x%02x; check its "
+                    "access list",
+                    self.device,
+                    event.reason_code,
+                )
+            return
+        try:
+            if event.topic == ARCHIVE_STATE:
+                state = decode_canonical(event.payload, ArchiveState).state
+                self._archive_is_there = state == "online"
+                self._sent = self._cursor.upto
+            elif not event.is_retained:
+                self._apply(decode_canonical(event.payload, Ack))
+        except PayloadInvalid as error:
+            log.warning("topic=%s ignored: %s", event.topic, error)
+
+    def _apply(self, ack: Ack) -> None:
+        """Move the cursor if the archive holds the very row that we hold."""
+        oldest, newest = self._ledger.span()
+        own_hash = self._ledger.sha256(ack.upto)
+        lies_before = ack.resume and ack.upto < oldest
+        if ack.epoch != self._ledger.epoch or ack.upto > newest:
+            log.warning("acknowledgement of row %d of %s ignored", ack.upto, ack.epoch)
+        elif own_hash != ack.hash and not lies_before:
+            log.error(
+                "the archive holds another row %d than we do; it will be sent again",
+                ack.upto,
+            )
+        elif ack.resume or ack.upto > self._cursor.upto:
+            self._cursor = msgspec.structs.replace(
+                self._cursor, upto=ack.upto, hash=ack.hash
+            )
+            self._heard_s = time.monotonic()
+            if ack.resume:
+                self._archive_is_there = True
+                self._sent = ack.upto
+
+    def _state(self, state: Literal["online", "offline", "stopped"]) -> bytes:
+        oldest, newest = self._ledger.span()
+        return encode(
+            DeviceState(
+                state=state,
+                device=self.device,
+                epoch=self._ledger.epoch,
+                connection=self._cursor.connections,
+                oldest=oldest,
+                seq=newest,
+                acknowledged=self._cursor.upto,
+                software=__version__,
+            )
+        )
+
+    def _store(self) -> None:
+        self._stored_s = time.monotonic()
+        write_cursor(self._folder, self._cursor)

@@ -1,0 +1,223 @@
+"""The archive's file: the rows of all devices, each ledger one unbroken chain.
+
+A device's rows follow from each other: row n carries the sha256 of row n - 1. A row is
+accepted if it is the next one and follows; a row already stored is dropped; a later
+one is answered with where to resume. Rows that do not follow are kept aside, never
+mixed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from edge.clock import utc_now
+from edge.codec import PayloadInvalid, decode
+from edge.errors import HemascopeError
+from edge.ledger import LedgerRow, first_broken
+from edge.mqtt import Message, device_of
+from edge.results import FIRST_PREVIOUS, DeviceState, ResultHead
+
+log = logging.getLogger(__name__)
+
+
+class ArchiveFailed(HemascopeError):
+    """The archive's disk or file does not take rows; nothing was acknowledged."""
+
+
+class Verdict(Enum):
+    """What became of a message."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    AHEAD = "ahead"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One ledger of one device."""
+
+    device: str
+    epoch: str
+
+
+class Store:
+    """The archive's file. Used from one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the archive.
+
+        Raises
+        ------
+        ArchiveFailed
+            The file cannot be opened.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=10)
+            self._db.executescript(_TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise ArchiveFailed(
+                f"{path}: {error}; check the disk and its rights"
+            ) from error
+        self._oldest: dict[Chain, int] = {}
+
+    def take(self, messages: Iterable[Message]) -> dict[Chain, Verdict]:
+        """Store messages of result topics in one transaction; return the last verdicts.
+
+        Raises
+        ------
+        ArchiveFailed
+            The disk does not take them: none of them is stored.
+        """
+        verdicts: dict[Chain, Verdict] = {}
+        try:
+            with self._db:
+                for message in messages:
+                    chain, verdict = self._judge(message)
+                    if chain is not None:
+                        verdicts[chain] = verdict
+        except sqlite3.Error as error:
+            raise ArchiveFailed(f"the archive takes no rows: {error}") from error
+        return verdicts
+
+    def expect(self, state: DeviceState) -> Chain:
+        """Note the oldest row that a device still has, so that a hole can be seen."""
+        chain = Chain(state.device, state.epoch)
+        self._oldest[chain] = state.oldest
+        return chain
+
+    def cursor(self, chain: Chain) -> tuple[int, str]:
+        """Return number and hash of the last row stored; (0, zeros) without any."""
+        found = self._db.execute(
+            "SELECT seq, sha256 FROM rows WHERE device = ? AND epoch = ? "
+            "ORDER BY seq DESC LIMIT 1",
+            (chain.device, chain.epoch),
+        ).fetchone()
+        return (int(found[0]), str(found[1])) if found else (0, FIRST_PREVIOUS)
+
+    def chains(self) -> list[Chain]:
+        """Every ledger of which something is stored."""
+        found = self._db.execute("SELECT DISTINCT device, epoch FROM rows").fetchall()
+        return [Chain(*row) for row in found]
+
+    def rows(self, chain: Chain) -> Iterator[LedgerRow]:
+        """Return the stored rows of one ledger, in order."""
+        for row in self._db.execute(
+            "SELECT seq, data, sha256 FROM rows WHERE device = ? AND epoch = ? "
+            "ORDER BY seq",
+            (chain.device, chain.epoch),
+        ):
+            yield LedgerRow(*row)
+
+    def holes(self) -> list[tuple[str, str, int, int]]:
+        """Device, epoch, first and last number of rows that can never come."""
+        return self._db.execute(
+            "SELECT device, epoch, first, last FROM holes"
+        ).fetchall()
+
+    def verify(self, chain: Chain) -> int | None:
+        """Return the first stored row that is altered or out of order, else None."""
+        return first_broken(self.rows(chain))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _judge(self, message: Message) -> tuple[Chain | None, Verdict]:
+        device, _ = device_of(message.topic)
+        try:
+            head = decode(message.payload, ResultHead)
+        except PayloadInvalid as error:
+            self._put_aside(device, message.payload, str(error))
+            return None, Verdict.QUARANTINED
+        if head.device != device:
+            self._put_aside(device, message.payload, f"says it is of {head.device!r}")
+            return None, Verdict.QUARANTINED
+        chain = Chain(device, head.epoch)
+        return chain, self._file(chain, head, message.payload)
+
+    def _file(self, chain: Chain, head: ResultHead, data: bytes) -> Verdict:
+        """Decide about one well-formed row, and store it if it follows."""
+        last, last_hash = self.cursor(chain)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if head.seq == last and sha256 != last_hash:
+            return self._replace_last(chain, head, data)
+        if head.seq <= last:
+            return Verdict.DUPLICATE
+        oldest = max(self._oldest.get(chain, 1), last + 1)
+        if head.seq > oldest:
+            return Verdict.AHEAD
+        if head.seq > last + 1:
+            hole = (chain.device, chain.epoch, last + 1, head.seq - 1)
+            self._db.execute("INSERT INTO holes VALUES (?, ?, ?, ?)", hole)
+            log.error(
+                "device=%s rows %d to %d are gone for good", chain.device, *hole[2:]
+            )
+        elif head.prev != last_hash:
+            self._put_aside(
+                chain.device, data, f"row {head.seq} does not follow {last}"
+            )
+            return Verdict.QUARANTINED
+        self._insert(chain, head.seq, data, sha256)
+        return Verdict.STORED
+
+    def _replace_last(self, chain: Chain, head: ResultHead, data: bytes) -> Verdict:
+        """Take the device's word against what came for the same row before.
+
+        The last row is the only one that no later row vouches for. A device sends it
+        again with other bytes when our acknowledgement showed it that what came here
+        was altered on the way.
+        """
+        before = self._db.execute(
+            "SELECT sha256 FROM rows WHERE device = ? AND epoch = ? AND seq = ?",
+            (chain.device, chain.epoch, head.seq - 1),
+        ).fetchone()
+        if head.prev != (before[0] if before else FIRST_PREVIOUS):
+            self._put_aside(
+                chain.device, data, f"another row {head.seq}, not following"
+            )
+            return Verdict.QUARANTINED
+        key = (chain.device, chain.epoch, head.seq)
+        where = "WHERE device = ? AND epoch = ? AND seq = ?"
+        (old,) = self._db.execute(f"SELECT data FROM rows {where}", key).fetchone()  # noqa: S608
+        self._put_aside(chain.device, old, f"row {head.seq} came altered")
+        self._db.execute(f"DELETE FROM rows {where}", key)  # noqa: S608
+        self._insert(chain, head.seq, data, hashlib.sha256(data).hexdigest())
+        return Verdict.STORED
+
+    def _insert(self, chain: Chain, seq: int, data: bytes, sha256: str) -> None:
+        row = (chain.device, chain.epoch, seq, data, sha256, utc_now().isoformat())
+        self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def _put_aside(self, device: str, data: bytes, reason: str) -> None:
+        log.error("device=%s quarantined: %s", device, reason)
+        self._db.execute(
+            "INSERT INTO quarantine VALUES (?, ?, ?, ?)",
+            (device, data, reason, utc_now().isoformat()),
+        )
+
+
+_TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+CREATE TABLE IF NOT EXISTS rows (
+    device TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL,
+    data BLOB NOT NULL, sha256 TEXT NOT NULL, received TEXT NOT NULL,
+    PRIMARY KEY (device, epoch, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS holes (
+    device TEXT NOT NULL, epoch TEXT NOT NULL, first INTEGER NOT NULL,
+    last INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS quarantine (
+    device TEXT NOT NULL, data BLOB NOT NULL, reason TEXT NOT NULL,
+    received TEXT NOT NULL
+) STRICT;
+"""

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edge.broker import Mosquitto, free_port
+from edge.errors import ConfigurationInvalid
+from edge.mqtt import (
+    MAX_PAYLOAD_BYTES,
+    BrokerRefused,
+    BrokerUnreachable,
+    Link,
+    Message,
+    PayloadRefused,
+    Published,
+    Will,
+    device_of,
+    keep_serving,
+    topic,
+)
+from edge.settings import BrokerSettings
+from tests.conftest import receive
+
+
+def test_a_message_arrives_as_it_was_sent(address: BrokerSettings) -> None:
+    listener = Link(address, "listener", ["cells/v1/+/result"])
+    speaker = Link(address, "speaker", [])
+
+    speaker.publish(
+        topic("scope-01", "result"), b"\x00\xff", properties=(("seq", "7"),)
+    )
+
+    (message,) = receive(listener, 1)
+    assert message.payload == b"\x00\xff"
+    assert device_of(message.topic) == ("scope-01", "result")
+    assert message.properties == (("seq", "7"),)
+    assert not message.is_retained
+
+
+def test_the_broker_says_when_nobody_listens(address: BrokerSettings) -> None:
+    link = Link(address, "speaker", [])
+
+    number = link.publish(topic("scope-01", "result"), b"x")
+
+    deadline = time.monotonic() + 5
+    events: list[Message | Published] = []
+    while not events and time.monotonic() < deadline:
+        events += link.poll(0.05)
+    assert events == [Published(number, 0x10)]
+
+
+def test_the_will_is_published_when_we_vanish_and_not_when_we_leave(
+    address: BrokerSettings,
+) -> None:
+    listener = Link(address, "listener", ["cells/v1/+/state"])
+    will = Will(topic("scope-01", "state"), b"gone")
+    Link(address, "scope-01", [], will).close()
+    assert receive(listener, 1, within_s=0.7) == []
+
+    vanishing = Link(address, "scope-01", [], will)
+    vanishing._client.socket().close()
+
+    (message,) = receive(listener, 1, within_s=8)
+    assert message.payload == b"gone"
+
+
+def test_a_message_too_large_for_any_broker_is_not_sent(
+    address: BrokerSettings,
+) -> None:
+    link = Link(address, "speaker", [])
+
+    with pytest.raises(PayloadRefused, match=str(MAX_PAYLOAD_BYTES)):
+        link.publish(topic("a", "result"), b"x" * (MAX_PAYLOAD_BYTES + 1))
+    link.publish(topic("a", "result"), b"x" * MAX_PAYLOAD_BYTES)
+
+
+def test_a_broker_that_dies_is_noticed(
+    broker: Mosquitto, address: BrokerSettings
+) -> None:
+    link = Link(address, "scope-01", [])
+    broker.kill()
+
+    with pytest.raises(BrokerUnreachable):
+        receive(link, 1)
+
+
+def test_a_broker_that_is_not_there_is_said() -> None:
+    with pytest.raises(BrokerUnreachable, match="is it running"):
+        Link(BrokerSettings(port=free_port()), "scope-01", [])
+
+
+def test_a_server_that_speaks_no_mqtt_is_said() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(BrokerUnreachable, match="MQTT 5"):
+            Link(BrokerSettings(port=port), "scope-01", [])
+
+
+def test_a_wrong_password_is_told_from_a_broker_that_is_away(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "strict.conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous false\n"
+    )
+    broker = subprocess.Popen(
+        ["/usr/sbin/mosquitto", "-c", str(tmp_path / "strict.conf")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(0.5)
+    (tmp_path / "password").write_text("wrong\n")
+    settings = BrokerSettings(
+        port=port, username="scope-01", password_file=tmp_path / "password"
+    )
+
+    with pytest.raises(BrokerRefused, match="password"):
+        Link(settings, "scope-01", [])
+    broker.terminate()
+    broker.wait()
+
+
+@pytest.mark.parametrize("setting", ["password_file", "ca"])
+def test_a_missing_file_is_a_wrong_setting(
+    address: BrokerSettings, tmp_path: Path, setting: str
+) -> None:
+    settings = BrokerSettings(
+        port=address.port, username="x", **{setting: tmp_path / "none"}
+    )
+
+    with pytest.raises(ConfigurationInvalid, match="none"):
+        Link(settings, "scope-01", [])
+
+
+def test_serving_goes_on_with_a_new_connection_after_a_broken_one() -> None:
+    stop = threading.Event()
+    served: list[int] = []
+
+    def serve(link: Link, stop: threading.Event) -> None:
+        served.append(len(served))
+        if len(served) == 2:
+            stop.set()
+            return
+        raise BrokerUnreachable("gone")
+
+    keep_serving(lambda: None, serve, stop)  # type: ignore[arg-type,return-value]
+
+    assert served == [0, 1]
