@@ -1,0 +1,109 @@
+"""What people look at: watch, and the demonstration."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from edge.commands.signals import until_signalled
+from edge.dashboard import Dashboard
+from edge.demo import demonstrate
+from edge.observing import Observer
+from edge.settings import BrokerSettings, SimulatedSettings
+from edge.watch import table, watch
+
+
+@click.command("watch")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The broker.")
+@click.option("--port", default=1883, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--ca", type=click.Path(path_type=Path), help="CA file; turns TLS on.")
+@click.option("--username", help="Our name at the broker.")
+@click.option("--password-file", type=click.Path(path_type=Path))
+@click.option("--page", type=click.IntRange(0, 65535), help="Serve the page on a port.")
+def watch_command(
+    host: str,
+    port: int,
+    ca: Path | None,
+    username: str | None,
+    password_file: Path | None,
+    page: int | None,
+) -> None:
+    """Show all devices live, from MQTT alone."""
+    broker = BrokerSettings(
+        host=host, port=port, ca=ca, username=username, password_file=password_file
+    )
+    client_id = username or f"watch-{threading.get_native_id()}"
+    with until_signalled() as stop, _shown(page, Console()) as show:
+        watch(broker, stop, show, client_id)
+
+
+@click.command("demo")
+@click.option("--frames", type=click.IntRange(1), help="End after so many frames.")
+@click.option("--page", default=8765, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--open/--no-open", "opens", default=True, help="Open the page.")
+@click.option(
+    "--stain",
+    default="may-grunwald-giemsa",
+    show_default=True,
+    type=click.Choice(["may-grunwald-giemsa", "wright", "giemsa"]),
+)
+@click.option(
+    "--seed", default=0, show_default=True, help="Another seed, another slide."
+)
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep the files here.")
+def demo_command(
+    frames: int | None,
+    page: int,
+    opens: bool,
+    stain: Literal["may-grunwald-giemsa", "wright", "giemsa"],
+    seed: int,
+    folder: Path | None,
+) -> None:
+    """Show everything at work on a simulated microscope."""
+    console = Console()
+    source = SimulatedSettings(stain=stain, seed=seed)
+    with ExitStack() as opened:
+        if folder is None:
+            made = tempfile.TemporaryDirectory(prefix="hemascope-")
+            folder = Path(opened.enter_context(made))
+        folder.mkdir(parents=True, exist_ok=True)
+        stop = opened.enter_context(until_signalled())
+        show = opened.enter_context(_shown(page, console, opens=opens))
+        summary = demonstrate(folder, source, frames, stop, show, console.print)
+    click.echo(str(summary))
+    if summary.lost:
+        sys.exit(1)
+
+
+@contextmanager
+def _shown(
+    page: int | None, console: Console, *, opens: bool = False
+) -> Iterator[Callable[[Observer], None]]:
+    """Show an observer as a live table, and as a page if a port is given."""
+    with ExitStack() as opened:
+        live = opened.enter_context(Live(console=console, refresh_per_second=4))
+        dashboard = None
+        if page is not None:
+            dashboard = Dashboard(page)
+            opened.callback(dashboard.close)
+            console.print(f"page: {dashboard.url}")
+            if opens and console.is_terminal:
+                threading.Thread(target=partial(webbrowser.open, dashboard.url)).start()
+
+        def show(observer: Observer) -> None:
+            live.update(table(observer))
+            if dashboard is not None:
+                dashboard.show(observer)
+
+        yield show

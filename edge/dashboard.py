@@ -1,0 +1,164 @@
+"""A page that shows the devices live; it knows only what `Observer` knows.
+
+Served on the loopback address with the standard library: a handful of people look at it
+through a reverse proxy that adds TLS and log-in, see `systemd/`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any
+
+from edge.drawing import legend
+from edge.errors import ConfigurationInvalid
+from edge.observing import DeviceView, Observer
+
+_PERIOD_S = 0.25
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+}
+
+
+class Dashboard:
+    """The page's server, in threads of its own. `show` gives it what to say."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        """Serve at once; port 0 takes a free one.
+
+        Raises
+        ------
+        ConfigurationInvalid
+            The port is taken.
+        """
+        self.view = b"{}"
+        self.previews: dict[str, bytes] = {}
+        self.stop = threading.Event()
+        try:
+            self._server = ThreadingHTTPServer((host, port), partial(_Handler, self))
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"page on {host}:{port}: {error.strerror}; choose another port"
+            ) from error
+        self._server.daemon_threads = True
+        self.url = f"http://{host}:{self._server.server_address[1]}/"
+        threading.Thread(
+            target=self._server.serve_forever, name="dashboard", daemon=True
+        ).start()
+
+    def show(self, observer: Observer) -> None:
+        """Show what the observer knows now."""
+        self.view = json.dumps(view_of(observer)).encode()
+        self.previews = {
+            name: view.preview
+            for name, view in observer.devices.items()
+            if view.preview is not None
+        }
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.stop.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def __init__(self, dashboard: Dashboard, *request: Any) -> None:
+        self._dashboard = dashboard
+        super().__init__(*request)
+
+    def do_GET(self) -> None:
+        path = self.path.split("?", 1)[0]
+        preview = re.fullmatch(r"/preview/([a-z0-9-]+)\.jpg", path)
+        if path in _FILES:
+            name, kind = _FILES[path]
+            self._send(files("edge.page").joinpath(name).read_bytes(), kind)
+        elif path == "/events":
+            self._stream()
+        elif preview and preview[1] in self._dashboard.previews:
+            self._send(self._dashboard.previews[preview[1]], "image/jpeg")
+        else:
+            self.send_error(404)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing of every request."""
+
+    def _send(self, content: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Security-Policy", _POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self) -> None:
+        """Server-sent events, a few per second, until the reader goes."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        with suppress(OSError):  # the reader has gone
+            while not self._dashboard.stop.wait(_PERIOD_S):
+                self.wfile.write(b"data: " + self._dashboard.view + b"\n\n")
+                self.wfile.flush()
+
+
+def view_of(observer: Observer) -> dict[str, Any]:
+    """Return what the page shows, as plain data."""
+    now_s = time.monotonic()
+    return {
+        "archive": observer.archive_state,
+        "colours": dict(legend()),
+        "devices": [_device(view, now_s) for view in observer.devices.values()],
+    }
+
+
+def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
+    last, age_s = view.last, view.age_s(now_s)
+    return {
+        "device": view.device,
+        "state": view.state,
+        "is_stale": view.is_stale(now_s),
+        "cells": dict(view.cells.most_common()),
+        "in_view": {} if last is None else last.counts,
+        "preview_seq": view.preview_seq,
+        "reason": view.reason,
+        "facts": {
+            "last result": "never" if age_s is None else f"{age_s:.1f} s ago",
+            "results": f"{view.rate_hz(now_s):.1f} per second",
+            "row": f"{view.seq:,} ({view.acknowledged:,} archived)",
+            "missing rows": f"{len(view.missing)}",
+            "model": "" if last is None else last.model or "",
+            "calibration": "none" if last is None else last.calibration_id or "none",
+            "pixel size": _pixel_size(view),
+            "per frame": _spent(view),
+        },
+    }
+
+
+def _pixel_size(view: DeviceView) -> str:
+    if view.last is None or view.last.pixel_size_um is None:
+        return "unknown"
+    return f"{view.last.pixel_size_um:.3f} µm ({view.last.pixel_size_origin})"
+
+
+def _spent(view: DeviceView) -> str:
+    if view.last is None:
+        return ""
+    spent = {k: v for k, v in view.last.timings_ms.items() if k != "wait"}
+    largest = max(spent, key=lambda stage: spent[stage], default="")
+    return f"{sum(spent.values()):.0f} ms, most of it {largest}" if spent else ""

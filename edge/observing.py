@@ -1,0 +1,108 @@
+"""What can be known of the devices from MQTT alone; shown by `watch` and the page."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge.codec import PayloadInvalid, decode
+from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
+from edge.results import Ack, ArchiveState, DeviceState, Result
+
+STALE_S = 10.0  # without a result for so long, what is shown is not live
+_RATE_OVER_S = 10.0
+_MOST_MISSING = 10_000
+
+SUBSCRIPTIONS = [topic("+", name) for name in ("result", "state", "ack", "preview")]
+
+
+@dataclass(slots=True)
+class DeviceView:
+    """One device as seen from outside. `missing` are rows that have not come yet."""
+
+    device: str
+    state: str = "unknown"
+    connection: int = -1
+    epoch: str = ""
+    seq: int = 0
+    acknowledged: int = 0
+    rows: int = 0
+    status: str = ""
+    reason: str | None = None
+    cells: Counter[str] = field(default_factory=Counter)
+    last: Result | None = None
+    heard_s: float | None = None
+    arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
+    missing: set[int] = field(default_factory=set)
+    preview: bytes | None = None
+    preview_seq: int = 0
+
+    def rate_hz(self, now_s: float) -> float:
+        """Results per second over the last ten seconds."""
+        recent = sum(1 for at in self.arrivals_s if now_s - at <= _RATE_OVER_S)
+        return recent / _RATE_OVER_S
+
+    def age_s(self, now_s: float) -> float | None:
+        """Seconds since the last new result came; None if none has."""
+        return None if self.heard_s is None else now_s - self.heard_s
+
+    def is_stale(self, now_s: float) -> bool:
+        """Whether what is shown may no longer be true."""
+        age_s = self.age_s(now_s)
+        return self.state != "online" or age_s is None or age_s > STALE_S
+
+
+class Observer:
+    """Keeps one view per device. Believes nothing that does not decode."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self.devices: dict[str, DeviceView] = {}
+        self.archive_state = "unknown"
+        self.ignored = 0
+
+    def take(self, message: Message) -> None:
+        """Take in one message of any of our topics."""
+        try:
+            if message.topic == ARCHIVE_STATE:
+                self.archive_state = decode(message.payload, ArchiveState).state
+            elif message.topic.startswith(ROOT):
+                self._take_device(message)
+        except PayloadInvalid:
+            self.ignored += 1
+
+    def _take_device(self, message: Message) -> None:
+        device, name = device_of(message.topic)
+        view = self.devices.setdefault(device, DeviceView(device))
+        match name:
+            case "result":
+                self._take_result(view, decode(message.payload, Result))
+            case "state":
+                state = decode(message.payload, DeviceState)
+                if state.connection >= view.connection:
+                    view.state, view.connection = state.state, state.connection
+                    view.acknowledged = max(view.acknowledged, state.acknowledged)
+            case "ack":
+                view.acknowledged = decode(message.payload, Ack).upto
+            case "preview":
+                view.preview = message.payload
+                view.preview_seq = int(dict(message.properties).get("seq", "0"))
+
+    def _take_result(self, view: DeviceView, result: Result) -> None:
+        if result.epoch != view.epoch:
+            view.epoch, view.seq, view.missing = result.epoch, result.seq - 1, set()
+        if result.seq <= view.seq:
+            if result.seq not in view.missing:
+                return  # sent again
+            view.missing.discard(result.seq)
+        else:
+            skipped = range(view.seq + 1, result.seq)
+            view.missing.update(skipped[-_MOST_MISSING:])
+            view.seq, view.last = result.seq, result
+            view.status, view.reason = result.status, result.reason
+            view.heard_s = self._monotonic()
+            view.arrivals_s.append(view.heard_s)
+        view.rows += 1
+        view.cells.update(result.counts)

@@ -1,0 +1,84 @@
+"use strict";
+// Shows what /events says. Text only ever enters the page as text.
+
+const cards = new Map();
+
+function cardOf(name) {
+  if (!cards.has(name)) {
+    const node = document.getElementById("device").content.cloneNode(true).firstElementChild;
+    node.querySelector("[data-name]").textContent = name;
+    document.getElementById("devices").append(node);
+    cards.set(name, node);
+  }
+  return cards.get(name);
+}
+
+function cell(text, className) {
+  const td = document.createElement("td");
+  if (className) td.className = className;
+  td.textContent = text;
+  return td;
+}
+
+function showCounts(body, device, colours) {
+  const total = Object.values(device.cells).reduce((a, b) => a + b, 0);
+  body.replaceChildren(...Object.entries(device.cells).map(([name, count]) => {
+    const row = document.createElement("tr");
+    const mark = cell("");
+    const swatch = document.createElement("span");
+    swatch.className = "swatch";
+    swatch.style.background = colours[name] || "#cc79a7";
+    mark.append(swatch);
+    row.append(mark, cell(name), cell(device.in_view[name] || 0),
+      cell(count.toLocaleString("en")), cell((100 * count / total).toFixed(1) + " %"));
+    return row;
+  }));
+}
+
+function showFacts(list, facts) {
+  list.replaceChildren(...Object.entries(facts).flatMap(([term, value]) => {
+    const dt = document.createElement("dt");
+    const dd = document.createElement("dd");
+    dt.textContent = term;
+    dd.textContent = value;
+    return [dt, dd];
+  }));
+}
+
+function showDevice(device, colours) {
+  const card = cardOf(device.device);
+  card.classList.toggle("stale", device.is_stale);
+  const state = card.querySelector("[data-state]");
+  state.textContent = device.is_stale ? device.state + ", not live" : "live";
+  state.className = device.is_stale ? "bad" : "good";
+  showCounts(card.querySelector("tbody"), device, colours);
+  showFacts(card.querySelector("[data-facts]"), device.facts);
+  card.querySelector("[data-reason]").textContent = device.reason || "";
+  const image = card.querySelector("[data-preview]");
+  if (device.preview_seq && image.dataset.seq !== String(device.preview_seq)) {
+    image.dataset.seq = device.preview_seq;
+    image.src = `preview/${encodeURIComponent(device.device)}.jpg?row=${device.preview_seq}`;
+    card.querySelector("[data-caption]").textContent =
+      `row ${device.preview_seq}, drawn on the frame that was examined`;
+  }
+}
+
+function show(view) {
+  document.getElementById("nothing").hidden = view.devices.length > 0;
+  const archive = document.getElementById("archive");
+  archive.textContent = "archive " + view.archive;
+  archive.className = view.archive === "online" ? "good" : "bad";
+  for (const device of view.devices) showDevice(device, view.colours);
+}
+
+const link = document.getElementById("link");
+const events = new EventSource("events");
+events.onmessage = (event) => {
+  link.textContent = "connected";
+  link.className = "good";
+  show(JSON.parse(event.data));
+};
+events.onerror = () => {
+  link.textContent = "connection lost: what is shown is not live";
+  link.className = "bad";
+};

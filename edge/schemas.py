@@ -1,0 +1,42 @@
+"""JSON Schemas of everything that leaves a device, generated from the types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edge.bundle import BundleRecord
+from edge.classify import ImageLine
+from edge.codec import schema_of
+from edge.profile import ProfileRecord
+from edge.results import Ack, ArchiveState, DeviceState, Result
+from edge.settings import ArchiveFile, DeviceFile
+
+PUBLISHED = {
+    "result": Result,
+    "ack": Ack,
+    "device-state": DeviceState,
+    "archive-state": ArchiveState,
+    "bundle": BundleRecord,
+    "profile": ProfileRecord,
+    "device-file": DeviceFile,
+    "archive-file": ArchiveFile,
+    "classify-line": ImageLine,
+}
+
+
+def schema_text(name: str) -> str:
+    """Return the schema of `name` as it is written to its file."""
+    return json.dumps(schema_of(PUBLISHED[name]), indent=2) + "\n"
+
+
+@click.command("schema")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def schema_command(folder: Path) -> None:
+    """Write the JSON Schemas of results, messages and files to FOLDER."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PUBLISHED:
+        (folder / f"{name}.json").write_text(schema_text(name), encoding="utf-8")
+    click.echo(f"{len(PUBLISHED)} schemas in {folder}")

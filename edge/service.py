@@ -1,0 +1,288 @@
+"""The run process: whole frames in parallel, results in order, nothing lost in silence.
+
+One thread reads the source and keeps only the newest exposure, undecoded. Each worker
+takes it when free and takes the frame the whole way. The main thread puts what they say
+back in order and into the ledger. It is the one place where everything is caught: a
+frame that fails becomes a rejected row, and only several in a row end the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from edge import __version__, clock
+from edge.desk import Desk, Ticket
+from edge.drawing import draw, to_jpeg
+from edge.errors import FrameRejected, HemascopeError
+from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
+from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
+from edge.pipeline import Pipeline
+from edge.preview import Preview, PreviewWriter
+from edge.results import Examination, FrameRange, Status
+from edge.settings import RunSettings
+
+log = logging.getLogger(__name__)
+
+_READ_S = 0.5
+_PRUNE_EVERY = 1000
+
+
+class RunFailed(HemascopeError):
+    """Frame after frame fails: something is broken, the next will fail too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a worker says of one ticket.
+
+    `digest` is of the frame's pixels, None without a frame. `failure` is set where the
+    fault was ours and not the frame's. `preview` is a JPEG when one was due.
+    """
+
+    number: int
+    examination: Examination
+    digest: int | None = None
+    failure: str | None = None
+    preview: bytes | None = None
+
+
+class Service:
+    """Runs a source through pipelines into a ledger. Used once, by the main thread."""
+
+    def __init__(
+        self,
+        source: Source,
+        open_pipeline: Callable[[], Pipeline],
+        ledger: Ledger,
+        previews: PreviewWriter,
+        settings: RunSettings,
+        *,
+        keep_rows: int,
+    ) -> None:
+        self._source, self._open_pipeline = source, open_pipeline
+        self._ledger, self._previews, self._settings = ledger, previews, settings
+        self._keep_rows = keep_rows
+        self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
+        self._last_digest: int | None = None
+        self._identical = self._failures = 0
+
+    def run(
+        self,
+        stop: threading.Event,
+        *,
+        frames: int | None = None,
+        on_row: Callable[[LedgerRow, Examination], None] = lambda row, said: None,
+    ) -> None:
+        """Work until the recording ends, `frames` were looked at, or `stop`.
+
+        Raises
+        ------
+        RunFailed
+            `most_failures` frames in a row failed, or a worker could not start.
+        LedgerFull
+            The disk is full.
+        """
+        desk = Desk(is_live=self._source.is_live, most_frames=frames)
+        camera = threading.Thread(
+            target=self._watch_camera, args=(desk, stop), name="camera", daemon=True
+        )
+        workers = [
+            threading.Thread(
+                target=self._work, args=(desk,), name=f"worker-{n}", daemon=True
+            )
+            for n in range(self._settings.workers)
+        ]
+        for thread in (camera, *workers):
+            thread.start()
+        try:
+            self._write_in_order(workers, on_row)
+        finally:
+            stop.set()
+            desk.close()
+            self._drain(workers)
+            camera.join()
+            self._source.close()
+
+    def _watch_camera(self, desk: Desk, stop: threading.Event) -> None:
+        """Read the source until it ends; the desk decides what is kept."""
+        try:
+            while not stop.is_set():
+                item = self._source.read(_READ_S)
+                if item is not None and not desk.put(item):
+                    break
+        except SourceEnded as end:
+            log.info("%s", end)
+        except Exception as error:
+            log.exception("the source failed")
+            self._outcomes.put(RunFailed(f"the source failed: {error!r}"))
+        finally:
+            desk.close()
+
+    def _work(self, desk: Desk) -> None:
+        """Take tickets the whole way until the desk closes."""
+        try:
+            pipeline = self._open_pipeline()
+            while (ticket := desk.take()) is not None:
+                self._outcomes.put(self._settle(pipeline, ticket))
+            pipeline.close()
+        except HemascopeError as error:
+            self._outcomes.put(error)
+        except Exception as error:
+            log.exception("a worker failed")
+            self._outcomes.put(RunFailed(f"a worker failed: {error!r}"))
+
+    def _settle(self, pipeline: Pipeline, ticket: Ticket) -> Outcome:
+        """Say something of a ticket, whatever happens."""
+        item = ticket.item
+        if isinstance(item, Gap):
+            return Outcome(ticket.number, _nothing("gap", item.reason, item))
+        try:
+            seen = pipeline.examine(item)
+        except FrameRejected as error:
+            said = _nothing("rejected", str(error), item, ticket.passed_over)
+            return Outcome(ticket.number, said)
+        except Exception as error:
+            log.exception("sequence=%d failed", item.shot.sequence)
+            said = _nothing(
+                "rejected", str(error) or repr(error), item, ticket.passed_over
+            )
+            return Outcome(ticket.number, said, failure=said.reason)
+        frame = msgspec.structs.replace(
+            seen.examination.frame, passed_over=ticket.passed_over
+        )
+        said = msgspec.structs.replace(
+            seen.examination,
+            frame=frame,
+            timings_ms={"wait": ticket.waited_ms, **seen.examination.timings_ms},
+        )
+        preview = None
+        if self._previews.is_due():
+            preview = to_jpeg(
+                draw(seen.raw.pixels, said, self._settings.preview_width_px)
+            )
+        return Outcome(ticket.number, said, _digest(seen.raw.pixels), None, preview)
+
+    def _write_in_order(
+        self,
+        workers: list[threading.Thread],
+        on_row: Callable[[LedgerRow, Examination], None],
+    ) -> None:
+        """Append outcomes by their numbers until all workers have gone home."""
+        waiting: dict[int, Outcome] = {}
+        due = 0
+        while any(w.is_alive() for w in workers) or not self._outcomes.empty():
+            try:
+                outcome = self._outcomes.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if isinstance(outcome, HemascopeError):
+                raise outcome
+            waiting[outcome.number] = outcome
+            while due in waiting:
+                self._write(waiting.pop(due), on_row)
+                due += 1
+
+    def _write(
+        self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
+    ) -> None:
+        said = self._reject_frozen(outcome)
+        try:
+            row = self._append(said)
+        except LedgerFull as full:
+            self._ledger.release_reserve()
+            self._append(_nothing("gap", f"acquisition stopped: {full}", None))
+            raise
+        if outcome.preview is not None:
+            self._previews.write(Preview(row.seq, outcome.preview))
+        if row.seq % _PRUNE_EVERY == 0:
+            self._ledger.prune(self._keep_rows)
+        on_row(row, said)
+        self._failures = self._failures + 1 if outcome.failure else 0
+        if self._failures >= self._settings.most_failures:
+            raise RunFailed(
+                f"{self._failures} frames in a row failed, the last one: "
+                f"{outcome.failure}"
+            )
+
+    def _append(self, said: Examination) -> LedgerRow:
+        try:
+            return self._ledger.append(said)
+        except RowRefused as error:
+            log.error("row refused: %s", error)
+            bare = msgspec.structs.replace(
+                said,
+                status="rejected",
+                reason=str(error),
+                cells=(),
+                counts={},
+                quality=None,
+            )
+            return self._ledger.append(bare)
+
+    def _reject_frozen(self, outcome: Outcome) -> Examination:
+        """Reject what cannot be live: a camera never sends the same noise twice."""
+        said = outcome.examination
+        if outcome.digest is None or not self._source.is_live:
+            return said
+        is_same = outcome.digest == self._last_digest
+        self._identical = self._identical + 1 if is_same else 1
+        self._last_digest = outcome.digest
+        if self._identical < self._settings.frozen_after:
+            return said
+        reason = (
+            f"frozen image: the last {self._identical} frames are identical; unplug "
+            "the camera and plug it in again"
+        )
+        return msgspec.structs.replace(
+            said, status="rejected", reason=reason, cells=(), counts={}
+        )
+
+    def _drain(self, workers: list[threading.Thread]) -> None:
+        """Let workers that wait to hand something over finish."""
+        while any(w.is_alive() for w in workers):
+            try:
+                self._outcomes.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+
+def _digest(pixels: Counts) -> int:
+    """Return a checksum over every eighth pixel of every eighth row."""
+    return zlib.crc32(pixels[::8, ::8].tobytes())
+
+
+def _nothing(
+    status: Status, reason: str, item: Exposure | Gap | None, passed_over: int = 0
+) -> Examination:
+    """Return what is said where nothing could be seen."""
+    mono = time.monotonic_ns()
+    utc, source, frame = clock.utc_of(mono), "", FrameRange(first=0, last=0)
+    if isinstance(item, Gap):
+        utc, mono = item.utc, item.monotonic_ns
+        last = item.first + max(item.missed or 1, 1) - 1
+        frame = FrameRange(first=item.first, last=last, missed=item.missed)
+    elif item is not None:
+        shot = item.shot
+        utc, mono, source = shot.utc, shot.monotonic_ns, shot.source_id
+        frame = FrameRange(
+            first=shot.sequence, last=shot.sequence, passed_over=passed_over
+        )
+    return Examination(
+        status=status,
+        reason=reason,
+        utc=utc,
+        monotonic_ns=mono,
+        boot_id=clock.boot_id(),
+        clock_synchronised=clock.is_synchronised(),
+        source=source,
+        frame=frame,
+        software=__version__,
+    )

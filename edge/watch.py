@@ -1,0 +1,81 @@
+"""A live table in the terminal, from MQTT alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Event
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edge.mqtt import Link, Message, keep_serving
+from edge.observing import SUBSCRIPTIONS, DeviceView, Observer
+from edge.settings import BrokerSettings
+
+_REFRESH_HZ = 4
+
+
+def watch(
+    broker: BrokerSettings,
+    stop: Event,
+    show: Callable[[Observer], None],
+    client_id: str = "watch",
+) -> None:
+    """Observe every device until `stop`; call `show` a few times per second."""
+    observer = Observer()
+
+    def connect() -> Link:
+        return Link(broker, client_id, SUBSCRIPTIONS)
+
+    def serve(link: Link, stop: Event) -> None:
+        shown_s = 0.0
+        while not stop.is_set():
+            for event in link.poll(1 / _REFRESH_HZ):
+                if isinstance(event, Message):
+                    observer.take(event)
+            if time.monotonic() - shown_s > 1 / _REFRESH_HZ:
+                shown_s = time.monotonic()
+                show(observer)
+        link.close()
+
+    keep_serving(connect, serve, stop)
+
+
+def table(observer: Observer) -> RenderableType:
+    """All devices, one row each, and what is wrong with them."""
+    now_s = time.monotonic()
+    grid = Table(title=f"archive: {observer.archive_state}", title_justify="left")
+    for column in ("device", "state", "results/s", "row", "archived", "missing", "age"):
+        grid.add_column(column, justify="right")
+    grid.add_column("cells", overflow="fold")
+    notes = []
+    for view in observer.devices.values():
+        grid.add_row(*_columns(view, now_s))
+        if view.reason is not None and view.status != "ok":
+            notes.append(Text(f"{view.device}: {view.status}: {view.reason}", "yellow"))
+    if not observer.devices:
+        notes.append(Text("no device has been heard of yet", "dim"))
+    return Group(grid, *notes)
+
+
+def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
+    age_s = view.age_s(now_s)
+    stale = view.is_stale(now_s)
+    total = sum(view.cells.values())
+    cells = "  ".join(
+        f"{name} {count} ({100 * count / total:.1f} %)"
+        for name, count in view.cells.most_common()
+    )
+    state = f"{view.state}, STALE" if stale else view.state
+    return (
+        view.device,
+        Text(state, "red" if stale else "green"),
+        f"{view.rate_hz(now_s):.1f}",
+        str(view.seq),
+        str(view.acknowledged),
+        Text(str(len(view.missing)), "red" if view.missing else ""),
+        "never" if age_s is None else f"{age_s:.1f} s",
+        Text(cells, "dim" if stale else ""),
+    )

@@ -1,0 +1,195 @@
+"""The page, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.codec import encode
+from edge.dashboard import Dashboard
+from edge.drawing import to_jpeg
+from edge.errors import ConfigurationInvalid
+from edge.ledger import Ledger, LedgerReader
+from edge.mqtt import Message, topic
+from edge.observing import Observer
+from edge.results import DeviceState
+from tests.conftest import examination
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+
+
+@pytest.fixture
+def observer(tmp_path: Path) -> Observer:
+    ledger = Ledger(tmp_path / "ledger", "scope-01")
+    for _ in range(3):
+        ledger.append(
+            examination(cells=4, reason="<b>not a tag</b>", status="degraded")
+        )
+    ledger.close()
+    reader = LedgerReader(tmp_path / "ledger")
+    observer = Observer()
+    online = DeviceState(
+        state="online",
+        device="scope-01",
+        epoch="e",
+        connection=1,
+        oldest=1,
+        seq=3,
+        acknowledged=2,
+        software="0",
+    )
+    observer.take(Message(topic("scope-01", "state"), encode(online), is_retained=True))
+    for row in reader.rows(0, 10):
+        observer.take(Message(topic("scope-01", "result"), row.data, is_retained=False))
+    reader.close()
+    picture = np.zeros((90, 160, 3), np.uint8)
+    picture[..., 1] = 200
+    preview = Message(
+        topic("scope-01", "preview"), to_jpeg(picture), False, (("seq", "3"),)
+    )
+    observer.take(preview)
+    return observer
+
+
+@pytest.fixture
+def dashboard(observer: Observer) -> Iterator[Dashboard]:
+    served = Dashboard(0)
+    served.show(observer)
+    yield served
+    served.close()
+
+
+def get(url: str) -> tuple[bytes, dict[str, str]]:
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 our own page
+        return answer.read(), dict(answer.headers)
+
+
+def test_the_page_lets_nothing_foreign_in(dashboard: Dashboard) -> None:
+    page, headers = get(dashboard.url)
+
+    assert b"http://" not in page
+    assert b"https://" not in page
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_events_carry_what_the_observer_knows(dashboard: Dashboard) -> None:
+    with urllib.request.urlopen(dashboard.url + "events", timeout=5) as answer:  # noqa: S310
+        line = answer.readline()
+
+    view = json.loads(line.removeprefix(b"data: "))
+    (device,) = view["devices"]
+    assert device["device"] == "scope-01"
+    assert device["cells"] == {"RBC": 12}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nothing",
+        "preview/other.jpg",
+        "preview/../page.js",
+        "../../etc/passwd",
+        "preview/%2e%2e%2fx.jpg",
+    ],
+)
+def test_nothing_else_is_served(dashboard: Dashboard, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        get(dashboard.url + path)
+    assert error.value.code == 404
+    error.value.close()
+
+
+def test_a_taken_port_is_said(dashboard: Dashboard) -> None:
+    port = int(dashboard.url.rstrip("/").rsplit(":", 1)[1])
+
+    with pytest.raises(ConfigurationInvalid, match="choose another port"):
+        Dashboard(port)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[WebDriver]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("no chromium: run make setup")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-sync",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+        "--window-size=1200,800",
+        f"--user-data-dir={tmp_path}/profile",
+    ):
+        options.add_argument(argument)
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+def await_text(browser: WebDriver, tag: str, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in browser.find_element("tag name", tag).text:
+        assert time.monotonic() < deadline, f"{text!r} is not shown"
+        time.sleep(0.1)
+
+
+def test_a_person_sees_picture_counts_and_state(
+    dashboard: Dashboard, browser: WebDriver, tmp_path: Path
+) -> None:
+    browser.get(dashboard.url)
+    await_text(browser, "main", "scope-01")
+    time.sleep(1.0)  # let the picture arrive
+    browser.save_screenshot(str(tmp_path / "page.png"))
+
+    picture = cv2.imread(str(tmp_path / "page.png"))
+    green = (picture[..., 1] > 150) & (picture[..., 0] < 90) & (picture[..., 2] < 90)
+    assert green.mean() > 0.1  # the preview is shown
+    text = browser.find_element("tag name", "body").text
+    assert "RBC 4 12 100.0 %" in text
+    assert "<b>not a tag</b>" in text
+    assert "3 (2 archived)" in text
+    assert "not live" not in text
+    assert browser.get_log("browser") == []  # nothing refused by the policy
+
+
+def test_what_is_not_live_is_shown_as_such(
+    observer: Observer, dashboard: Dashboard, browser: WebDriver
+) -> None:
+    observer.devices["scope-01"].state = "offline"
+    dashboard.show(observer)
+
+    browser.get(dashboard.url)
+
+    await_text(browser, "main", "offline, not live")
+    dashboard.close()
+    await_text(browser, "header", "not live")
+
+
+def test_closing_ends_the_streams(observer: Observer) -> None:
+    served = Dashboard(0)
+    served.show(observer)
+    with urllib.request.urlopen(served.url + "events", timeout=5) as answer:  # noqa: S310
+        answer.readline()
+        start = time.monotonic()
+        served.close()
+        answer.read()
+
+    assert time.monotonic() - start < 3

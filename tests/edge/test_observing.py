@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+
+from edge.codec import decode, encode
+from edge.ledger import Ledger, LedgerReader
+from edge.mqtt import ARCHIVE_STATE, Message, topic
+from edge.observing import STALE_S, Observer
+from edge.results import ArchiveState, DeviceState, Result
+from tests.conftest import examination
+
+DEVICE = "scope-01"
+
+
+@pytest.fixture
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("ledger")
+    ledger = Ledger(folder, DEVICE)
+    for _ in range(8):
+        ledger.append(examination(cells=2))
+    ledger.close()
+    reader = LedgerReader(folder)
+    rows = [row.data for row in reader.rows(0, 100)]
+    reader.close()
+    return rows
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def told(observer: Observer, name: str, payload: bytes) -> None:
+    observer.take(Message(topic(DEVICE, name), payload, is_retained=False))
+
+
+def state(connection: int, what: str) -> bytes:
+    return encode(
+        DeviceState(
+            state=what,
+            device=DEVICE,
+            epoch="e",
+            connection=connection,  # type: ignore[arg-type]
+            oldest=1,
+            seq=0,
+            acknowledged=0,
+            software="0",
+        )
+    )
+
+
+def test_cells_are_counted_once_however_often_a_row_comes(results: list[bytes]) -> None:
+    observer = Observer()
+    for data in [*results[:4], *results[1:4], *results[4:]]:
+        told(observer, "result", data)
+
+    view = observer.devices[DEVICE]
+    assert view.cells == {"RBC": 16}
+    assert (view.rows, view.seq) == (8, 8)
+
+
+def test_a_missing_row_shows_until_it_comes(results: list[bytes]) -> None:
+    observer = Observer()
+    for data in (results[0], results[1], results[4]):
+        told(observer, "result", data)
+    view = observer.devices[DEVICE]
+    assert view.missing == {3, 4}
+
+    for data in (results[2], results[3]):
+        told(observer, "result", data)
+    assert view.missing == set()
+    assert view.cells == {"RBC": 10}
+    assert view.last == decode(results[4], Result)  # what came late is not the newest
+
+
+def test_old_values_are_never_shown_as_live(results: list[bytes]) -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    told(observer, "state", state(1, "online"))
+    told(observer, "result", results[0])
+    view = observer.devices[DEVICE]
+    assert not view.is_stale(clock.now_s + STALE_S - 1)
+    assert view.is_stale(clock.now_s + STALE_S + 1)
+
+    told(observer, "state", state(1, "offline"))
+    assert view.is_stale(clock.now_s)
+
+
+def test_a_late_will_of_an_earlier_connection_is_ignored() -> None:
+    observer = Observer()
+    told(observer, "state", state(5, "online"))
+    told(observer, "state", state(4, "offline"))
+
+    assert observer.devices[DEVICE].state == "online"
+
+
+def test_the_archives_state_is_kept_apart_from_devices() -> None:
+    observer = Observer()
+    observer.take(
+        Message(ARCHIVE_STATE, encode(ArchiveState(state="online")), is_retained=True)
+    )
+
+    assert observer.archive_state == "online"
+    assert observer.devices == {}
+
+
+@pytest.mark.parametrize("name", ["result", "state", "ack"])
+@pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"seq":1e999}'])
+def test_nonsense_is_counted_and_changes_nothing(name: str, payload: bytes) -> None:
+    observer = Observer()
+
+    told(observer, name, payload)
+
+    assert observer.ignored == 1
+    assert observer.devices[DEVICE].rows == 0

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.codec import decode
+from edge.engines import EngineFailed
+from edge.errors import FrameRejected
+from edge.frames import Exposure, Gap, RawFrame, SourceEnded
+from edge.ledger import Ledger, LedgerFull, LedgerReader
+from edge.pipeline import Seen
+from edge.preview import PreviewWriter, newest_preview
+from edge.results import Result
+from edge.service import RunFailed, Service
+from edge.settings import RunSettings
+from tests.conftest import examination, shot
+
+FRAME = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+
+
+@dataclass
+class Recording:
+    """A source that gives what it was told; a callable is called for the pixels."""
+
+    items: list[Callable[[], NDArray[np.uint8]] | Gap | Exception]
+    is_live: bool = False
+    closed: bool = False
+    given: int = 0
+
+    def read(self, timeout_s: float) -> Exposure | Gap | None:
+        if self.given >= len(self.items):
+            raise SourceEnded("over")
+        item = self.items[self.given]
+        taken = shot(self.given)
+        self.given += 1
+        if isinstance(item, Exception):
+            raise item
+        if isinstance(item, Gap):
+            return item
+        return Exposure(taken, lambda: RawFrame(taken, item()))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Examining:
+    """A pipeline that takes a moment, longer for even frames, and may fail."""
+
+    failing: set[int] = field(default_factory=set)
+    threads: set[str] = field(default_factory=set)
+    cells: int = 1
+
+    def examine(self, exposure: Exposure) -> Seen:
+        raw = exposure.develop()
+        number = exposure.shot.sequence
+        self.threads.add(threading.current_thread().name)
+        time.sleep(0.004 if number % 2 == 0 else 0.001)
+        if number in self.failing:
+            raise EngineFailed(f"frame {number} does not fit")
+        said = examination(self.cells, monotonic_ns=number)
+        return Seen(raw, said)
+
+    def close(self) -> None:
+        pass
+
+
+def different(number: int) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: np.roll(FRAME, number, axis=0)
+
+
+def damaged() -> NDArray[np.uint8]:
+    raise FrameRejected("cut short; copy it again")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "ledger"
+
+
+def run(
+    folder: Path,
+    source: Recording,
+    pipeline: Examining,
+    frames: int | None = None,
+    **settings: object,
+) -> list[Result]:
+    ledger = Ledger(folder, "scope-01")
+    options = RunSettings(**({"workers": 2} | settings))  # type: ignore[arg-type]
+    service = Service(
+        source,
+        lambda: pipeline,  # type: ignore[arg-type,return-value]
+        ledger,
+        PreviewWriter(folder, options.preview_hz),
+        options,
+        keep_rows=1000,
+    )
+    try:
+        service.run(threading.Event(), frames=frames)
+    finally:
+        ledger.close()
+    return results(folder)
+
+
+def results(folder: Path) -> list[Result]:
+    reader = LedgerReader(folder)
+    rows = [decode(row.data, Result) for row in reader.rows(0, 10_000)]
+    reader.close()
+    return rows
+
+
+def test_results_are_in_order_although_frames_run_in_parallel(folder: Path) -> None:
+    pipeline = Examining()
+
+    rows = run(folder, Recording([different(n) for n in range(60)]), pipeline)
+
+    assert [row.monotonic_ns for row in rows] == list(range(60))
+    assert len(pipeline.threads) == 2
+
+
+def test_a_damaged_frame_is_a_rejected_row_in_its_place(folder: Path) -> None:
+    source = Recording([different(0), damaged, different(2)])
+
+    rows = run(folder, source, Examining())
+
+    assert [row.status for row in rows] == ["ok", "rejected", "ok"]
+    assert rows[1].reason == "cut short; copy it again"
+    assert rows[1].frame.first == 1
+    assert source.closed
+
+
+def test_a_gap_is_a_row_with_what_is_known_of_it(folder: Path) -> None:
+    missing = Gap(1, 3, "3 frames skipped by the camera", 5, shot().utc)
+
+    rows = run(folder, Recording([different(0), missing, different(4)]), Examining())
+
+    assert [row.status for row in rows] == ["ok", "gap", "ok"]
+    assert (rows[1].frame.first, rows[1].frame.last, rows[1].frame.missed) == (1, 3, 3)
+
+
+def test_a_failing_frame_is_a_row_and_the_next_one_goes_on(folder: Path) -> None:
+    rows = run(folder, Recording([different(n) for n in range(6)]), Examining({2, 3}))
+
+    assert [row.status for row in rows] == ["ok"] * 2 + ["rejected"] * 2 + ["ok"] * 2
+    assert rows[2].reason == "frame 2 does not fit"
+
+
+def test_failure_after_failure_ends_the_process_with_the_reason(folder: Path) -> None:
+    source = Recording([different(n) for n in range(50)])
+
+    with pytest.raises(RunFailed, match=r"5 frames in a row failed.*does not fit"):
+        run(folder, source, Examining(set(range(3, 50))), most_failures=5)
+
+    rows = results(folder)
+    assert [row.status for row in rows] == ["ok"] * 3 + ["rejected"] * 5
+    assert source.closed
+
+
+def test_bad_files_of_a_recording_do_not_end_it(folder: Path) -> None:
+    source = Recording([damaged] * 20 + [different(20)])
+
+    rows = run(folder, source, Examining(), most_failures=5)
+
+    assert [row.status for row in rows] == ["rejected"] * 20 + ["ok"]
+
+
+def test_a_frozen_live_picture_is_rejected_and_not_counted(folder: Path) -> None:
+    frozen: list[Callable[[], NDArray[np.uint8]] | Gap | Exception] = [different(0)]
+    source = _Paced([*frozen * 6, different(1)])
+
+    rows = run(folder, source, Examining(), workers=1, frozen_after=3)
+
+    assert [row.status for row in rows] == ["ok"] * 2 + ["rejected"] * 4 + ["ok"]
+    assert rows[3].cells == ()
+    assert rows[3].reason is not None
+    assert "identical" in rows[3].reason
+
+
+class _Paced(Recording):
+    """A live source slow enough that no frame is passed over."""
+
+    def __init__(
+        self, items: list[Callable[[], NDArray[np.uint8]] | Gap | Exception]
+    ) -> None:
+        super().__init__(items, is_live=True)
+
+    def read(self, timeout_s: float) -> Exposure | Gap | None:
+        time.sleep(0.02)
+        return super().read(timeout_s)
+
+
+def test_a_recording_may_repeat_a_picture(folder: Path) -> None:
+    rows = run(folder, Recording([different(0)] * 8), Examining(), frozen_after=3)
+
+    assert [row.status for row in rows] == ["ok"] * 8
+
+
+def test_live_frames_that_nobody_could_look_at_are_counted(folder: Path) -> None:
+    source = Recording([different(n) for n in range(300)], is_live=True)
+
+    rows = run(folder, source, Examining(), workers=1)
+
+    passed = sum(row.frame.passed_over for row in rows)
+    assert len(rows) < 300
+    assert passed + len(rows) == 300
+
+
+def test_it_ends_after_so_many_frames(folder: Path) -> None:
+    source = Recording([different(n) for n in range(100)])
+
+    rows = run(folder, source, Examining(), frames=7)
+
+    assert len(rows) == 7
+
+
+def test_a_result_that_cannot_be_a_row_is_replaced_by_a_row_that_says_so(
+    folder: Path,
+) -> None:
+    rows = run(folder, Recording([different(0)]), Examining(cells=2000))
+
+    assert [row.status for row in rows] == ["rejected"]
+    assert rows[0].reason is not None
+    assert "2000 cells" in rows[0].reason
+    assert rows[0].cells == ()
+
+
+def test_a_source_that_breaks_in_its_own_way_ends_the_run_loudly(folder: Path) -> None:
+    source = Recording([different(0), ZeroDivisionError("driver bug")])
+
+    with pytest.raises(RunFailed, match="driver bug"):
+        run(folder, source, Examining())
+
+
+def test_a_pipeline_that_cannot_be_opened_ends_the_run(folder: Path) -> None:
+    ledger = Ledger(folder, "scope-01")
+
+    def fail() -> None:
+        raise EngineFailed("no such model")
+
+    service = Service(
+        Recording([different(n) for n in range(9)]),
+        fail,  # type: ignore[arg-type]
+        ledger,
+        PreviewWriter(folder, 0),
+        RunSettings(workers=2),
+        keep_rows=10,
+    )
+    with pytest.raises(EngineFailed, match="no such model"):
+        service.run(threading.Event())
+    ledger.close()
+
+
+def test_a_preview_belongs_to_its_row(folder: Path) -> None:
+    rows = run(folder, Recording([different(0)]), Examining(), preview_hz=10.0)
+
+    preview = newest_preview(folder)
+    assert preview is not None
+    assert preview.seq == rows[0].seq
+    assert preview.jpeg.startswith(b"\xff\xd8")
+
+
+def test_no_preview_is_made_unless_asked_for(folder: Path) -> None:
+    run(folder, Recording([different(0)]), Examining())
+
+    assert newest_preview(folder) is None
+
+
+def test_a_full_disk_stops_acquisition_with_a_last_row_that_says_so(
+    small_disk: Path,
+) -> None:
+    source = Recording([different(n) for n in range(5000)])
+
+    with pytest.raises(LedgerFull):
+        run(small_disk, source, Examining(cells=700))
+
+    rows = results(small_disk)
+    assert rows[-1].status == "gap"
+    assert rows[-1].reason is not None
+    assert "disk is full" in rows[-1].reason
+    assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
