@@ -1,0 +1,1 @@
+"""The workstation side: data, augmentation, models, fitting, evaluation."""

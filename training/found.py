@@ -1,0 +1,86 @@
+"""Red cells of laboratories that labelled only their white cells.
+
+A laboratory of which the classifier has seen nothing but white cells teaches it that
+this camera's colours mean "white cell". So the other cells of those images are found by
+the locator and used as red cells: whatever it takes for a whole red cell and nobody
+labelled as a white one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edge.bundle import Bundle
+from edge.engines import Engine
+from edge.location import RED_CELL_UM, Regions, find_regions, locator_spec, reduce
+from edge.location import reduction as reduction_at
+from edge.scale import estimate_pixel_size
+from edge.taxonomy import TASKS
+from training.data import Row, developed
+from training.matching import intersection_over_union
+
+_LEAST_SCORE = 0.5
+_SIZES = (0.7, 1.4)  # times the median red cell: fragments and clumps are left out
+_MOST_OVERLAP = 0.05
+
+
+def find_red_cells(rows: Iterable[Row], locator: Bundle, engine: Engine) -> list[Row]:
+    """Rows of red cells in images where only white-cell kinds are labelled.
+
+    Parameters
+    ----------
+    rows
+        All rows that may be used.
+    locator, engine
+        What finds cells.
+    """
+    by_path: dict[Path, list[Row]] = {}
+    for row in rows:
+        by_path.setdefault(row.path, []).append(row)
+    found = []
+    for members in by_path.values():
+        if all(row.task == "wbc_subtype" and _is_white(row) for row in members):
+            found += _others(members, locator, engine)
+    return found
+
+
+def _is_white(row: Row) -> bool:
+    return row.label in TASKS["wbc_subtype"]
+
+
+def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row]:
+    spec = locator_spec(locator)
+    pixels = developed(members[0].path)
+    height, width = pixels.shape[:2]
+
+    def locate(pixel_size_um: float) -> Regions:
+        small = reduce(pixels, reduction_at(pixel_size_um, spec))
+        return find_regions(small, engine, spec, (width, height))
+
+    pixel_size_um = estimate_pixel_size(width, height, spec, locate)
+    if pixel_size_um is None:
+        return []
+    regions = locate(pixel_size_um)
+    boxes = regions.boxes
+    diameter_px = RED_CELL_UM / pixel_size_um
+    size = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) / diameter_px
+    good = (regions.kinds == 0) & (regions.scores > _LEAST_SCORE)
+    good &= (size > _SIZES[0]) & (size < _SIZES[1])
+    good &= (boxes[:, :2] > 1).all(axis=1) & (
+        boxes[:, 2:] < (width - 1, height - 1)
+    ).all(1)
+    white = np.array([row.box or _middle(width, height) for row in members], np.float32)
+    good &= intersection_over_union(boxes, white).max(axis=1) < _MOST_OVERLAP
+    return [
+        replace(members[0], label="RBC", task="cells4", box=tuple(box))
+        for box in boxes[good].tolist()
+    ]
+
+
+def _middle(width: int, height: int) -> tuple[float, float, float, float]:
+    """Where the labelled cell of an image of one cell lies."""
+    return 0.22 * width, 0.22 * height, 0.78 * width, 0.78 * height

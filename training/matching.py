@@ -1,0 +1,75 @@
+"""Match found boxes to true ones, and count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MATCH_IOU = 0.5
+Boxes = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Cells found rightly, found without being there, and missed."""
+
+    right: int = 0
+    wrong: int = 0
+    missed: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        """Sum of two tallies."""
+        return Tally(
+            self.right + other.right,
+            self.wrong + other.wrong,
+            self.missed + other.missed,
+        )
+
+    @property
+    def precision(self) -> float:
+        """Share of what was found that is there; NaN if nothing was found."""
+        found = self.right + self.wrong
+        return self.right / found if found else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Share of what is there that was found; NaN if nothing is there."""
+        there = self.right + self.missed
+        return self.right / there if there else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; NaN if there is nothing to judge."""
+        judged = 2 * self.right + self.wrong + self.missed
+        return 2 * self.right / judged if judged else float("nan")
+
+
+def intersection_over_union(a: Boxes, b: Boxes) -> NDArray[np.float32]:
+    """(N, M) overlaps of boxes (N, 4) and (M, 4) x0, y0, x1, y1."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap = np.prod(np.clip(high - low, 0, None), axis=2)
+    area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)[:, None]
+    area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)[None, :]
+    return np.asarray(overlap / np.maximum(area_a + area_b - overlap, 1e-9), np.float32)
+
+
+def match(found: Boxes, true: Boxes) -> tuple[NDArray[np.intp], Tally]:
+    """Give each found box, likeliest first, the best true box still free.
+
+    Returns
+    -------
+    matched, tally
+        (N,) index of the true box or -1, and the counts at IoU 0.5.
+    """
+    matched = np.full(len(found), -1, np.intp)
+    overlaps = intersection_over_union(found, true)
+    for i in range(len(found) if len(true) else 0):
+        best = int(overlaps[i].argmax())
+        if overlaps[i, best] >= MATCH_IOU:
+            matched[i] = best
+            overlaps[:, best] = 0
+    right = int((matched >= 0).sum())
+    return matched, Tally(right, len(found) - right, len(true) - right)

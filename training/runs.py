@@ -1,0 +1,75 @@
+"""A training run on disk: what was fitted, to what, and the weights (safetensors)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edge.bundle import InputSpec, LocationSpec, Metric, TrainingSummary
+from edge.codec import encode, read_json
+
+_RECORD, _WEIGHTS, _HELD = "run.json", "weights.safetensors", "val.npz"
+
+
+class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`run.json`. `network` are the settings that the family builds it from."""
+
+    family: str
+    task: str
+    classes: tuple[str, ...]
+    network: dict[str, float]
+    input: InputSpec
+    location: LocationSpec | None
+    training: TrainingSummary
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What the model said of `val`: logits (N, K), true classes (N,), groups (N,)."""
+
+    logits: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    groups: NDArray[np.str_]
+
+
+def save_run(
+    folder: Path, record: RunRecord, graph: nn.Module, held: Held | None
+) -> None:
+    """Write a run; `run.json` last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(graph.state_dict(), folder / _WEIGHTS)
+    if held is not None:
+        np.savez_compressed(
+            folder / _HELD,
+            allow_pickle=False,
+            logits=held.logits,
+            classes=held.classes,
+            groups=held.groups,
+        )
+    (folder / _RECORD).write_bytes(msgspec.json.format(encode(record)) + b"\n")
+
+
+def load_record(folder: Path) -> RunRecord:
+    """Read `run.json`; raises `ConfigurationInvalid` where there is none."""
+    return read_json(folder / _RECORD, RunRecord)
+
+
+def load_weights(folder: Path, graph: nn.Module) -> None:
+    """Put the weights of a run into a graph of the same build."""
+    graph.load_state_dict(load_file(folder / _WEIGHTS))
+
+
+def load_held(folder: Path) -> Held | None:
+    """Read what the model said of `val`; None for a run without."""
+    path = folder / _HELD
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return Held(arrays["logits"], arrays["classes"], arrays["groups"])
