@@ -1,0 +1,1 @@
+"""Speed, measured as ratios of medians of things that are measured in turns."""

@@ -1,0 +1,168 @@
+"""The command `hemascope bench`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from edge.assembly import Parts, read_parts
+from edge.bundle import crop_size
+from edge.clock import utc_now, utc_of
+from edge.drawing import draw, to_jpeg
+from edge.frames import Exposure, RawFrame, Shot
+from edge.images import read_image
+from edge.settings import SimulatedSettings
+from edge.sources.simulated import SimulatedMicroscope
+from export.benchmark.delivery import measure_delivery
+from export.benchmark.running import measure_running
+from export.benchmark.stages import measure_stages
+from export.benchmark.timing import Figure, at_least, in_turns, spread
+
+Frame = NDArray[np.uint8]
+_PIXEL_UM = 0.07
+_REAL_PIXEL_UM = 0.075  # 7.5 µm over the median red cell of 100 px
+
+
+@click.command("bench")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Model; else the shipped."
+)
+@click.option(
+    "--real",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="HEMASCOPE_REAL_FIELDS",
+    help="Folder of real 640x480 fields; left out if absent.",
+)
+@click.option("--rounds", default=25, show_default=True, help="Turns per measurement.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write Markdown.")
+def bench_command(
+    bundle: Path | None, real: Path | None, rounds: int, out: Path | None
+) -> None:
+    """Measure stages, pipeline, delivery and a peer; print ratios taken in turns."""
+    cv2.setNumThreads(1)
+    parts = read_parts(classifier=bundle)
+    cores = os.cpu_count() or 1
+    simulated = _simulated_frames(12)
+    sections = {"simulated microscope": _measure_source(simulated, rounds)}
+    sections["stages, simulated field, one core"] = measure_stages(
+        simulated, parts, _PIXEL_UM, rounds
+    )
+    encoded = [to_jpeg(frame, 90) for frame in simulated]
+    sections["run process, JPEG frames of 60 Hz"] = measure_running(
+        encoded, parts, _PIXEL_UM, cores, frames=60
+    )
+    if real is not None:
+        fields = [read_image(path) for path in sorted(real.glob("*.jpg"))[:12]]
+        small = [np.asarray(f, np.uint8) for f in fields if f.shape == (480, 640, 3)]
+        sections["stages, real field, one core"] = measure_stages(
+            small, parts, _REAL_PIXEL_UM, rounds
+        )
+    said = parts.open_pipeline().examine(_exposure(simulated[0])).examination
+    sections["delivery, loopback"] = measure_delivery(said, rows=200)
+    sections["against a laboratory's own stack"] = _measure_peer(
+        simulated, parts, rounds
+    )
+    _show(sections, out)
+
+
+def _simulated_frames(count: int) -> list[Frame]:
+    microscope = SimulatedMicroscope(SimulatedSettings(rate_hz=0))
+    return [microscope.render(40 * number) for number in range(count)]
+
+
+def _measure_source(frames: Sequence[Frame], rounds: int) -> list[Figure]:
+    microscope = SimulatedMicroscope(SimulatedSettings(rate_hz=0))
+    numbers = iter(range(10**9))
+    taken = in_turns({"render": lambda: microscope.render(next(numbers))}, 4 * rounds)
+    this = spread(taken["render"])
+    size = f"{frames[0].shape[1]}x{frames[0].shape[0]}"
+    return [at_least("frames/s rendered", 1e3 / this.median, 30, f"{size}, {this} ms")]
+
+
+def _exposure(frame: Frame) -> Exposure:
+    shot = Shot(0, 0, utc_of(0), "bench", pixel_size_um=_PIXEL_UM)
+    return Exposure(shot, lambda: RawFrame(shot, frame))
+
+
+def _measure_peer(frames: Sequence[Frame], parts: Parts, rounds: int) -> list[Figure]:
+    try:
+        import torch
+
+        from export.benchmark.peer import Peer
+    except ImportError as error:
+        return [Figure("not measured", float("nan"), f"{error.name} is not installed")]
+    torch.set_num_threads(1)
+    record = parts.classifier.record
+    peer = Peer(
+        frames[0], record.family, len(record.classes), crop_size(parts.classifier)
+    )
+    pipeline = parts.open_pipeline()
+    frame = frames[0]
+
+    def ours() -> None:
+        seen = pipeline.examine(_exposure(frame))
+        to_jpeg(draw(frame, seen.examination, 960))
+
+    normal = peer.normalise(frame)
+    boxes = peer.locate(normal)
+    tasks = {
+        "ours": ours,
+        "peer": lambda: peer.examine(frame),
+        "normalise": lambda: peer.normalise(frame),
+        "locate": lambda: peer.locate(normal),
+        "classify": lambda: peer.classify(normal, boxes),
+    }
+    taken = {n: spread(v) for n, v in in_turns(tasks, max(3, rounds // 4)).items()}
+    ratio = taken["peer"].median / taken["ours"].median
+    parts_ms = ", ".join(f"{n} {taken[n].median:.0f}" for n in list(tasks)[2:])
+    return [
+        at_least(
+            "whole frame, peer over ours",
+            ratio,
+            7,
+            f"{taken['peer']} over {taken['ours']} ms; peer: {parts_ms} ms",
+        )
+    ]
+
+
+def _show(sections: dict[str, list[Figure]], out: Path | None) -> None:
+    console = Console()
+    where = (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, OpenCV {cv2.__version__}, ONNX Runtime "
+        f"{onnxruntime.__version__}, {utc_now():%Y-%m-%d}"
+    )
+    lines = [f"Measured on {where}. Medians, quartiles in brackets.", ""]
+    for title, figures in sections.items():
+        grid = Table("figure", "ratio or value", "goal", "measured", title=title)
+        lines += [
+            f"### {title}",
+            "",
+            "| figure | value | goal | measured |",
+            "|---|---|---|---|",
+        ]
+        for figure in figures:
+            mark = {None: "", True: " met", False: " MISSED"}[figure.is_met]
+            row = (
+                figure.name,
+                f"{figure.value:.2f}",
+                figure.goal + mark,
+                figure.detail,
+            )
+            grid.add_row(*row)
+            lines.append("| " + " | ".join(row) + " |")
+        console.print(grid)
+        lines.append("")
+    if out is not None:
+        out.write_text("\n".join(lines), encoding="utf-8")
+        console.print(f"written to {out}")

@@ -1,0 +1,75 @@
+"""From a result to its acknowledged row in the archive, on the loopback network."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.archive import Archive
+from edge.broker import start_broker
+from edge.codec import decode
+from edge.ledger import Ledger
+from edge.mqtt import Link, Message, topic
+from edge.publish import Publisher
+from edge.results import Ack, Examination
+from edge.settings import BrokerSettings, PublishSettings
+from edge.store import Store
+from export.benchmark.timing import Figure, at_most, spread
+
+_DEVICE, _RATE_HZ = "bench", 20
+
+
+def measure_delivery(examination: Examination, rows: int) -> list[Figure]:
+    """Write results as a camera would and wait for each acknowledgement."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, stop = Path(name), threading.Event()
+        broker = start_broker(folder)
+        address = BrokerSettings(port=broker.port)
+        ledger = Ledger(folder / "ledger", _DEVICE)
+        threads = [
+            threading.Thread(target=_archive, args=(folder, address, stop)),
+            threading.Thread(target=_publish, args=(folder, address, stop)),
+        ]
+        for thread in threads:
+            thread.start()
+        listener = Link(address, "bench-listener", [topic(_DEVICE, "ack")])
+        taken = [
+            _deliver(lambda: ledger.append(examination).seq, listener)
+            for _ in range(rows)
+        ]
+        stop.set()
+        listener.close()
+        for thread in threads:
+            thread.join()
+        ledger.close()
+        broker.close()
+    this = spread(taken[rows // 10 :])
+    detail = f"{this} ms with {len(examination.cells)} cells; {broker.description}"
+    return [
+        at_most("result to acknowledged archive row, p50 ms", this.median, 50, detail)
+    ]
+
+
+def _archive(folder: Path, address: BrokerSettings, stop: threading.Event) -> None:
+    store = Store(folder / "archive.sqlite")
+    Archive(store, address, "archive").run(stop)
+    store.close()
+
+
+def _publish(folder: Path, address: BrokerSettings, stop: threading.Event) -> None:
+    Publisher(folder / "ledger", address, PublishSettings()).run(stop)
+
+
+def _deliver(append: Callable[[], int], listener: Link) -> float:
+    """Milliseconds from handing a result to the ledger to its acknowledgement."""
+    start = time.perf_counter()
+    seq = append()
+    while True:
+        for event in listener.poll(0.02):
+            if isinstance(event, Message) and decode(event.payload, Ack).upto >= seq:
+                taken = time.perf_counter() - start
+                time.sleep(max(0.0, 1 / _RATE_HZ - taken))
+                return taken * 1e3

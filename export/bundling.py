@@ -1,0 +1,147 @@
+"""Turn a training run into a bundle."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calibration.confidence import (
+    abstention_threshold,
+    expected_calibration_error,
+    fit_temperature,
+)
+from edge.bundle import Bundle, BundleRecord, CellClass, Metric, save_bundle
+from edge.crops import cut_crops, windows
+from edge.engines.onnxruntime import OnnxRuntimeEngine
+from edge.engines.opening import self_test
+from edge.settings import SimulatedSettings
+from edge.sources.simulated import SimulatedMicroscope
+from edge.taxonomy import ONTOLOGY
+from export.onnx import to_onnx
+from training.families import CLASSIFIERS, LOCATOR
+from training.graphs import ClassifierGraph, LocatorGraph, Standardise, TorchEngine
+from training.locating import new_graph
+from training.runs import Held, RunRecord, load_held, load_record, load_weights
+from training.statistics import with_interval
+
+_GOLDEN_CROPS = 6
+_GOLDEN_FIELD_PX = (192, 256)
+_UNSET = (0.0,) * 3
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    name: str,
+    created_at: datetime,
+    *,
+    error_rate: float,
+    most_abstained: float,
+) -> Bundle:
+    """Export a run: calibrate confidence, write ONNX, golden data and `bundle.json`.
+
+    The golden input comes from the simulated microscope, so that no image of anybody
+    travels with a model.
+
+    Parameters
+    ----------
+    run, out
+        Folders.
+    name, created_at
+        Of the bundle.
+    error_rate, most_abstained
+        See `calibration.confidence.abstention_threshold`.
+
+    Raises
+    ------
+    ExportFailed
+        The file is not what the device takes.
+    BundleRefused
+        ONNX Runtime computes something else than torch.
+    """
+    record = load_record(run)
+    graph = _graph_of(record)
+    load_weights(run, graph)
+    graph.eval()
+    temperature, abstain_below, metrics = 1.0, 0.0, dict(record.metrics)
+    held = load_held(run)
+    if isinstance(graph, ClassifierGraph) and held is not None:
+        temperature, abstain_below, measured = _confidence(
+            held, error_rate, most_abstained
+        )
+        metrics |= measured
+        graph.temperature.fill_(temperature)
+    image = _golden_image(record)
+    outputs = TorchEngine(graph).infer(image).tensors
+    free = ("height", "width") if record.family == LOCATOR else ("batch",)
+    model = to_onnx(graph, torch.from_numpy(image), free)
+    bundle = save_bundle(
+        out,
+        BundleRecord(
+            name=name,
+            family=record.family,
+            task=record.task,
+            created_at=created_at,
+            files={},
+            classes=tuple(
+                CellClass(name=c, ontology=ONTOLOGY[c]) for c in record.classes
+            ),
+            input=record.input,
+            outputs=graph.names,
+            temperature=round(temperature, 4),
+            abstain_below=round(abstain_below, 4),
+            location=record.location,
+            training=record.training,
+            metrics=metrics,
+        ),
+        model,
+        {"image": image, **outputs},
+    )
+    self_test(OnnxRuntimeEngine(bundle.model), bundle)
+    return bundle
+
+
+def _graph_of(record: RunRecord) -> ClassifierGraph | LocatorGraph:
+    if record.family == LOCATOR:
+        return new_graph()
+    build = CLASSIFIERS[record.family].build
+    network = build(len(record.classes), **record.network)
+    return ClassifierGraph(Standardise(_UNSET, _UNSET), network)
+
+
+def _confidence(
+    held: Held, error_rate: float, most_abstained: float
+) -> tuple[float, float, dict[str, Metric]]:
+    """Temperature, abstention threshold, and how good they are on `val`."""
+    temperature = fit_temperature(held.logits, held.classes)
+    threshold = abstention_threshold(
+        held.logits, held.classes, temperature, error_rate, most_abstained
+    )
+    gap = with_interval(
+        lambda i: expected_calibration_error(
+            held.logits[i], held.classes[i], temperature
+        ),
+        held.groups.tolist(),
+        draws=200,
+    )
+    return temperature, threshold, {"val calibration error": gap}
+
+
+def _golden_image(record: RunRecord) -> NDArray[np.uint8]:
+    """Return what the self-test shows the model: simulated cells or a field."""
+    microscope = SimulatedMicroscope(
+        SimulatedSettings(width_px=1024, height_px=768, rate_hz=0, seed=7)
+    )
+    frame = microscope.render(0)
+    size_px = record.input.size_px
+    if size_px is None:
+        height, width = _GOLDEN_FIELD_PX
+        return np.ascontiguousarray(frame[::4, ::4][None, :height, :width])
+    cells = microscope.truth(0, least_visible=0.99)
+    cells.sort(key=lambda cell: cell.label != "WBC")
+    boxes = np.array([cell.box for cell in cells[:_GOLDEN_CROPS]], np.float32)
+    return cut_crops(frame, windows(boxes, record.input.context), size_px)
