@@ -172,8 +172,7 @@ class Pipeline:
             counts = reduce(raw.pixels, self._reduction(raw, pixel_size_um))
             return self._locate(correct(counts, self._colours(counts)), raw)
 
-        spec = locator_spec(self.locator)
-        return estimate_pixel_size(_width(raw), _height(raw), spec, locate)
+        return estimate_pixel_size((_width(raw), _height(raw)), self.locator, locate)
 
     def _cut(self, raw: RawFrame, regions: Regions) -> NDArray[np.uint8]:
         """Crops at full resolution, corrected by the map that the locator saw."""

@@ -14,14 +14,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import LocationSpec
-from edge.location import RED_CELL_UM, Regions
+from edge.bundle import Bundle
+from edge.location import RED_CELL_UM, Regions, locator_spec
 
 Origin = Literal["profile", "source", "estimated"]
 Locate = Callable[[float], Regions]
 
 _LADDER = 1.7  # step between tried scales; the locator stands up to +-60 %
-_ENOUGH_CELLS, _ENOUGH_WHOLE = 4, 3
+_TIMES_RED = {"RBC": 1.0, "WBC": 1.8, "Platelet": 0.35}  # widths, by class
+_ENOUGH_CELLS = 3
+_LEAST_COVERED = 0.02  # share of the frame that cells must cover to be believed
 
 
 class Scale:
@@ -58,56 +60,64 @@ class Scale:
 
 
 def estimate_pixel_size(
-    width_px: int, height_px: int, spec: LocationSpec, locate: Locate
+    frame_px: tuple[int, int], locator: Bundle, locate: Locate
 ) -> float | None:
     """Try scales from coarse to fine and keep the one where red cells fit best.
 
     Parameters
     ----------
-    width_px, height_px
-        Size of the frame.
-    spec
-        The locator's: it finds red cells best when they are `diameter_px` wide.
+    frame_px
+        Width and height of the frame.
+    locator
+        Finds red cells best when they are its `diameter_px` wide.
     locate
         Finds regions at a given pixel size (µm), boxes in full-resolution pixels.
 
     Returns
     -------
     float or None
-        Micrometres per pixel; None when no scale shows enough red cells.
+        Micrometres per pixel; None when no scale shows enough cells.
     """
     # A red cell may fill a third of the frame or be as small as the locator can see.
-    widest = max(width_px, height_px) / 3
+    widest = max(frame_px) / 3
+    least = locator_spec(locator).diameter_px / 3
+    expected = np.array([_TIMES_RED.get(name, np.nan) for name in locator.labels])
     tried = widest * _LADDER ** -np.arange(9.0)
-    tried = tried[tried > spec.diameter_px / 3]
+    tried = tried[tried > least]
     best, best_score = None, 0.0
     for diameter in tried:
         regions = locate(RED_CELL_UM / diameter)
-        found, score = _fit(regions, diameter, (width_px, height_px))
+        found, score = _fit(regions, expected, diameter, frame_px)
         if score > best_score:
             best, best_score = found, score
     if best is None:
         return None
-    refined, _ = _fit(locate(RED_CELL_UM / best), best, (width_px, height_px))
+    refined, _ = _fit(locate(RED_CELL_UM / best), expected, best, frame_px)
     return RED_CELL_UM / (refined or best)
 
 
 def _fit(
-    regions: Regions, diameter_px: float, frame_px: tuple[int, int]
+    regions: Regions,
+    expected: NDArray[np.float64],
+    diameter_px: float,
+    frame_px: tuple[int, int],
 ) -> tuple[float | None, float]:
-    """Median red-cell width and how well the field agrees that this is the scale.
+    """Red-cell width by the cells found, and how well they agree that it is this one.
 
     Cells that the border cuts look smaller than they are: the width is that of whole
     cells where there are enough of them.
     """
-    red, boxes = regions.kinds == 0, regions.boxes
-    whole = (boxes[red, :2] > 2).all(axis=1)
-    whole &= (boxes[red, 2:] < np.array(frame_px) - 2).all(axis=1)
-    sizes = np.sqrt(np.prod(boxes[red, 2:] - boxes[red, :2], axis=1))
-    likely: NDArray[np.float32] = regions.scores[red]
-    near = (sizes > 0.55 * diameter_px) & (sizes < 1.8 * diameter_px)
-    if near.sum() < _ENOUGH_CELLS:
+    boxes = regions.boxes
+    sizes = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    widths = sizes / expected[regions.kinds]  # of a red cell, if the class is right
+    near = (widths > 0.55 * diameter_px) & (widths < 1.8 * diameter_px)
+    covered = float((regions.scores[near] * sizes[near] ** 2).sum()) / np.prod(frame_px)
+    if covered < _LEAST_COVERED:
         return None, 0.0
-    covered = float((likely[near] * sizes[near] ** 2).sum()) / np.prod(frame_px)
-    judged = near & whole if (near & whole).sum() >= _ENOUGH_WHOLE else near
-    return float(np.median(sizes[judged])), float(covered * near.mean())
+    whole = (boxes[:, :2] > 2).all(axis=1)
+    whole &= (boxes[:, 2:] < np.array(frame_px) - 2).all(axis=1)
+    red = near & (expected[regions.kinds] == 1)
+    for judged in (red & whole, red, near):
+        if judged.sum() >= _ENOUGH_CELLS:
+            break
+    return float(np.median(widths[judged])), float(covered * near.mean())

@@ -61,7 +61,7 @@ def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row
         small = reduce(pixels, reduction_at(pixel_size_um, spec))
         return find_regions(small, engine, spec, (width, height))
 
-    pixel_size_um = estimate_pixel_size(width, height, spec, locate)
+    pixel_size_um = estimate_pixel_size((width, height), locator, locate)
     if pixel_size_um is None:
         return []
     regions = locate(pixel_size_um)

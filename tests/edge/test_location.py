@@ -194,7 +194,7 @@ def test_the_scale_is_read_off_the_red_cells(
         small = reduce(frame, reduction(pixel_size_um, spec))
         return find_regions(small, locator, spec, (960, 720))
 
-    estimate = estimate_pixel_size(960, 720, spec, locate)
+    estimate = estimate_pixel_size((960, 720), parts.locator, locate)
 
     assert estimate == pytest.approx(pixel_um, rel=0.12)
 
@@ -208,7 +208,7 @@ def test_a_field_without_red_cells_has_no_scale(parts: Parts, locator: Engine) -
         small = reduce(empty, reduction(pixel_size_um, spec))
         return find_regions(small, locator, spec, (640, 480))
 
-    assert estimate_pixel_size(640, 480, spec, locate) is None
+    assert estimate_pixel_size((640, 480), parts.locator, locate) is None
 
 
 def test_what_the_profile_says_goes_before_the_source_and_both_before_a_guess() -> None:
