@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import msgspec
 
 from edge.clock import utc_of
-from edge.errors import ConfigurationInvalid, FrameRejected, HemascopeError
+from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Exposure, RawFrame, Shot
-from edge.images import SUFFIXES, read_image
+from edge.images import SUFFIXES, printable, read_image
 from edge.pipeline import Pipeline, Seen
 from edge.results import Cell
 from edge.scale import Scale
@@ -55,15 +56,15 @@ class Classified:
 
     path: Path
     seen: Seen | None
-    error: HemascopeError | None
+    error: Exception | None
 
     def line(self) -> ImageLine | ErrorLine:
         """Return the JSON line of this file."""
         if self.seen is None:
-            return ErrorLine(str(self.path), str(self.error))
+            return ErrorLine(printable(self.path), str(self.error))
         said = self.seen.examination
         return ImageLine(
-            path=str(self.path),
+            path=printable(self.path),
             width=said.width_px,
             height=said.height_px,
             cells=[_cell_line(cell) for cell in said.cells],
@@ -71,8 +72,10 @@ class Classified:
         )
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
+def find_images(paths: Iterable[Path], leave_out: Path | None = None) -> list[Path]:
     """Files as they are named, and the images of folders by name.
+
+    What lies in the folder `leave_out`, such as our own pictures, is not meant.
 
     Raises
     ------
@@ -82,7 +85,11 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES and not _lies_in(p, leave_out)
+            )
             if not inside:
                 raise ConfigurationInvalid(
                     f"{path}: holds no image; name another folder"
@@ -95,18 +102,23 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def _lies_in(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
+
+
 def classify(
     paths: Iterable[Path], pipeline: Pipeline, pixel_size_um: float | None
 ) -> Iterator[Classified]:
     """Examine image files one by one, each at its own scale where nobody says it.
 
-    A file that cannot be read is reported in its place; the others go on.
+    A file that cannot be examined is reported in its place; the others go on.
     """
     for number, path in enumerate(paths):
-        own = replace(pipeline, scale=Scale(pipeline.profile.record.pixel_size_um))
+        scale = Scale(pipeline.profile.record.pixel_size_um, agreeing=1)
+        own = replace(pipeline, scale=scale)
         try:
             seen = own.examine(_exposure(path, number, pixel_size_um))
-        except FrameRejected as error:
+        except (HemascopeError, cv2.error) as error:
             yield Classified(path, None, error)
         else:
             yield Classified(path, seen, None)
@@ -114,7 +126,8 @@ def classify(
 
 def _exposure(path: Path, number: int, pixel_size_um: float | None) -> Exposure:
     now_ns = time.monotonic_ns()
-    shot = Shot(number, now_ns, utc_of(now_ns), str(path), pixel_size_um=pixel_size_um)
+    utc, name = utc_of(now_ns), printable(path)
+    shot = Shot(number, now_ns, utc, name, pixel_size_um=pixel_size_um)
     return Exposure(shot, lambda: RawFrame(shot, read_image(path)))
 
 

@@ -42,7 +42,11 @@ def _missing(name: str, error: ImportError) -> click.Command:
     """Return a command that says which part is not installed on this machine."""
     text = f"needs {error.name}: run `pip install hemascope[workstation]`"
 
-    @click.command(name, help=f"Not installed here: {text}.")
+    @click.command(
+        name,
+        help=f"Not installed here: {text}.",
+        context_settings={"ignore_unknown_options": True},
+    )
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
         raise click.ClickException(f"{name} {text}")

@@ -36,7 +36,7 @@ from edge.results import Cell, Examination, FrameRange
 from edge.scale import Scale, estimate_pixel_size
 from edge.taxonomy import UNIDENTIFIED
 
-MOST_CELLS = 1000  # said of one frame; a crowded field holds about 300
+MOST_CELLS = 800  # said of one frame, as a row can hold; a crowded field holds 300
 _BLIND_PX = 480  # longest side of the reduced frame where the scale is unknown
 
 
@@ -91,12 +91,12 @@ class Pipeline:
         stage = Stopwatch()
         with stage("develop"):
             raw = exposure.develop()
-            self.profile.check(_width(raw), _height(raw), raw.shot.source_id)
+            self.profile.check(_width(raw), _height(raw), raw.shot.camera)
         with stage("reduce"):
-            pixel_size_um, origin = self.scale.of(
+            scale = self.scale.of(
                 raw.shot.pixel_size_um, lambda: self._estimate_scale(raw)
             )
-            counts = reduce(raw.pixels, self._reduction(raw, pixel_size_um))
+            counts = reduce(raw.pixels, self._reduction(raw, scale.um))
         with stage("correct"):
             field = correct(counts, self._colours(counts))
         with stage("locate"):
@@ -107,19 +107,21 @@ class Pipeline:
             logits = self.classifier_engine.infer(batch).tensors["logits"]
         with stage("decide"):
             rule = self.classifier.record
-            logits = logits + self._second_opinion(regions)
-            decisions = decide(logits, rule.temperature, rule.abstain_below)
+            opinion = self._second_opinion(regions)
+            decisions = decide(logits, rule.temperature, rule.abstain_below, opinion)
             cells = self._name(regions, decisions)
         with stage("quality"):
             quality = measure_quality(counts, field, self._white())
-        said, reason = cells[:MOST_CELLS], None
+        said, doubts = cells[:MOST_CELLS], []
+        if self.locator is not None and scale.doubt is not None:
+            doubts.append(scale.doubt)
         if len(cells) > len(said):
-            reason = f"{len(cells)} cells, the likeliest {len(said)} are said"
+            doubts.append(f"{len(cells)} cells, the likeliest {len(said)} are said")
         return Seen(
             raw,
             Examination(
-                status="ok" if reason is None else "degraded",
-                reason=reason,
+                status="degraded" if doubts else "ok",
+                reason="; ".join(doubts) or None,
                 utc=raw.shot.utc,
                 monotonic_ns=raw.shot.monotonic_ns,
                 boot_id=clock.boot_id(),
@@ -128,8 +130,8 @@ class Pipeline:
                 frame=FrameRange(first=raw.shot.sequence, last=raw.shot.sequence),
                 width_px=_width(raw),
                 height_px=_height(raw),
-                pixel_size_um=pixel_size_um,
-                pixel_size_origin=origin,
+                pixel_size_um=scale.um,
+                pixel_size_origin=scale.origin,
                 quality=quality,
                 model=self.classifier.id,
                 locator=None if self.locator is None else self.locator.id,

@@ -1,14 +1,15 @@
 """How large a pixel is: told by the profile or the source, or read off the red cells.
 
 Human red cells are 7.5 µm wide, so their median width in pixels gives the scale.
-An estimate is made once per session and kept: a scale that followed every frame would
-change what the same cell looks like.
+Once frames agree the estimate is kept for the session: a scale that followed every
+frame would change what the same cell looks like.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -23,40 +24,74 @@ Locate = Callable[[float], Regions]
 _LADDER = 1.7  # step between tried scales; the locator stands up to +-60 %
 _TIMES_RED = {"RBC": 1.0, "WBC": 1.8, "Platelet": 0.35}  # widths, by class
 _ENOUGH_CELLS = 3
+_AGREEMENT = 1.1  # largest over smallest estimate
+_SAY = "set pixel_size_um of the source, or calibrate"
+_CHANCE_CELLS = 4  # so many cells count half of what a crowd does
 _LEAST_COVERED = 0.02  # share of the frame that cells must cover to be believed
 
 
-class Scale:
-    """The pixel size of a session. Shared between workers."""
+@dataclass(frozen=True, slots=True)
+class PixelSize:
+    """Micrometres per pixel, None if unknown, and where the figure comes from.
 
-    def __init__(self, profile_um: float | None) -> None:
+    `doubt` says why results at this scale are not to be trusted yet.
+    """
+
+    um: float | None
+    origin: Origin | None
+    doubt: str | None = None
+
+
+class Scale:
+    """The pixel size of a session. Shared between workers.
+
+    Where neither profile nor source knows it, each frame is estimated by itself until
+    `agreeing` frames in a row agree; their median is then the session's.
+    """
+
+    def __init__(self, profile_um: float | None, *, agreeing: int = 3) -> None:
         """Know what the profile says, which may be nothing."""
-        self._known: tuple[float | None, Origin | None] = (
-            profile_um,
-            None if profile_um is None else "profile",
-        )
+        self._settled: PixelSize | None = None
+        if profile_um is not None:
+            self._settled = PixelSize(profile_um, "profile")
+        self._agreeing = agreeing
+        self._estimates: list[float] = []
         self._lock = threading.Lock()
 
     def of(
         self, source_um: float | None, estimate: Callable[[], float | None]
-    ) -> tuple[float | None, Origin | None]:
-        """Return micrometres per pixel and where the figure comes from.
+    ) -> PixelSize:
+        """Return the pixel size of a frame.
 
         Parameters
         ----------
         source_um
             What the source says; the profile's word goes before it.
         estimate
-            Asked once where nobody knows, and again only while it finds too few cells.
+            Asked where nobody knows, until the session's scale is settled.
         """
         with self._lock:
-            if self._known[0] is None:
-                if source_um is not None:
-                    self._known = (source_um, "source")
-                else:
-                    found = estimate()
-                    self._known = (found, None if found is None else "estimated")
-            return self._known
+            if self._settled is None and source_um is not None:
+                self._settled = PixelSize(source_um, "source")
+            return self._settled or self._take(estimate())
+
+    def _take(self, estimate_um: float | None) -> PixelSize:
+        if estimate_um is None:
+            self._estimates.clear()
+            return PixelSize(
+                None, None, f"pixel size unknown: too few cells to read it off; {_SAY}"
+            )
+        self._estimates = [*self._estimates, estimate_um][-self._agreeing :]
+        low, high = min(self._estimates), max(self._estimates)
+        if len(self._estimates) < self._agreeing or high > low * _AGREEMENT:
+            doubt = (
+                f"pixel size not settled: {low:.3f} to {high:.3f} µm read off the "
+                f"last {len(self._estimates)} frames, {self._agreeing} must agree; "
+                f"{_SAY}"
+            )
+            return PixelSize(estimate_um, "estimated", doubt)
+        self._settled = PixelSize(float(np.median(self._estimates)), "estimated")
+        return self._settled
 
 
 def estimate_pixel_size(
@@ -120,4 +155,6 @@ def _fit(
     for judged in (red & whole, red, near):
         if judged.sum() >= _ENOUGH_CELLS:
             break
-    return float(np.median(widths[judged])), float(covered * near.mean())
+    found = int(near.sum())  # one chance find may cover as much as a hundred cells
+    believed = found / (found + _CHANCE_CELLS)
+    return float(np.median(widths[judged])), float(covered * near.mean() * believed)

@@ -127,7 +127,7 @@ def show(console: Console, table: Table) -> None:
 
 
 def _examine(field: Field, pipeline: Pipeline, true_scale: bool) -> Seen:
-    own = replace(pipeline, scale=Scale(None))
+    own = replace(pipeline, scale=Scale(None, agreeing=1))
     told = RED_CELL_UM / field.diameter_px if true_scale else None
     now_ns = time.monotonic_ns()
     shot = Shot(0, now_ns, utc_of(now_ns), field.path.name, pixel_size_um=told)

@@ -11,10 +11,12 @@ import msgspec
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from edge.assembly import read_parts
 from edge.classify import Classified, ImagesFailed, classify, find_images
 from edge.drawing import draw, to_jpeg
+from edge.images import printable
 
 
 @click.command("classify")
@@ -45,7 +47,7 @@ def classify_command(
     pictures: Path,
 ) -> None:
     """Say what is on image files, or on all images of folders."""
-    files = find_images(paths)
+    files = find_images(paths, leave_out=None if as_json else pictures)
     parts = read_parts(
         classifier=bundle, locator=locator, finds_cells=not crops, profile=profile
     )
@@ -64,6 +66,10 @@ def _print_line(result: Classified) -> bool:
     return result.error is not None
 
 
+def _name(result: Classified) -> Text:
+    return Text(printable(Path(result.path.name)))
+
+
 def _show_table(results: Iterator[Classified], files: int, pictures: Path) -> int:
     console = Console()
     grid = Table("image", "size", "µm/px", "cells", "ms")
@@ -72,17 +78,18 @@ def _show_table(results: Iterator[Classified], files: int, pictures: Path) -> in
     for number, result in enumerate(track(results, total=files, console=console)):
         if result.seen is None:
             failed += 1
-            grid.add_row(result.path.name, "", "", f"[red]{result.error}[/]", "")
+            error = Text(str(result.error), "red")
+            grid.add_row(_name(result), "", "", error, "")
             continue
         said = result.seen.examination
         counts = "  ".join(f"{name} {n}" for name, n in sorted(said.counts.items()))
         scale = "" if said.pixel_size_um is None else f"{said.pixel_size_um:.3f}"
         spent = f"{sum(said.timings_ms.values()):.0f}"
         size = f"{said.width_px}x{said.height_px}"
-        grid.add_row(result.path.name, size, scale, counts, spent)
+        grid.add_row(_name(result), size, scale, counts, spent)
         picture = draw(result.seen.raw.pixels, said, max(said.width_px, 960))
         name = f"{number:04d}-{result.path.stem}.jpg"
-        (pictures / name).write_bytes(to_jpeg(picture, 90))
+        (pictures / name).write_bytes(to_jpeg(picture))
     console.print(grid)
     console.print(f"annotated pictures: {pictures}")
     return failed

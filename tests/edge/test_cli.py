@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,36 @@ def test_classify_without_json_shows_a_table_and_draws_pictures(
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert len(pictures) == 2
     assert cv2.imread(str(pictures[0])) is not None
+
+
+def test_pictures_that_classify_drew_are_not_taken_for_fields(
+    images: Path, tmp_path: Path
+) -> None:
+    shutil.copy(images / "0.png", tmp_path)
+    for _ in range(2):
+        done = hemascope("classify", tmp_path, "--pictures", tmp_path / "annotated")
+        assert done.returncode == 0, done.stderr
+
+    assert len(list((tmp_path / "annotated").iterdir())) == 1
+
+
+def test_a_command_whose_packages_are_missing_says_which_to_install(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "edge", "train", "inception", "--data", "x.csv"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+
+    assert done.returncode == 1
+    assert "needs torch" in one_line(done)
+    assert "hemascope[workstation]" in one_line(done)
 
 
 def test_a_damaged_image_among_good_ones_is_said_and_the_others_are_examined(

@@ -17,7 +17,7 @@ from edge.location import (
     reduction,
     whole_field,
 )
-from edge.scale import Scale, estimate_pixel_size
+from edge.scale import PixelSize, Scale, estimate_pixel_size
 from edge.settings import SimulatedSettings
 from edge.sources.simulated import SimulatedMicroscope
 
@@ -211,16 +211,51 @@ def test_a_field_without_red_cells_has_no_scale(parts: Parts, locator: Engine) -
     assert estimate_pixel_size((640, 480), parts.locator, locate) is None
 
 
+def test_one_chance_find_does_not_outweigh_a_field_of_cells(parts: Parts) -> None:
+    assert parts.locator is not None
+    corners = np.stack(np.meshgrid(np.arange(8), np.arange(5)), axis=-1).reshape(-1, 2)
+    cells = np.hstack([corners * 75.0 + 20, corners * 75.0 + 64])  # 44 px wide
+
+    def locate(pixel_size_um: float) -> Regions:
+        diameter = RED_CELL_UM / pixel_size_um
+        if diameter > 150:  # seen so coarsely, the whole field is one white cell
+            return regions_of(np.array([[10.0, 10, 630, 470]]), kind=1)
+        boxes = cells if 25 < diameter < 75 else cells[:0]
+        return regions_of(boxes, kind=0)
+
+    estimate = estimate_pixel_size((640, 480), parts.locator, locate)
+
+    assert estimate == pytest.approx(RED_CELL_UM / 44, rel=0.01)
+
+
+def regions_of(boxes: NDArray[np.float64], kind: int) -> Regions:
+    count = len(boxes)
+    return Regions(
+        boxes=boxes.astype(np.float32),
+        scores=np.full(count, 0.95, np.float32),
+        kinds=np.full(count, kind),
+        evidence=np.zeros((count, 3), np.float32),
+    )
+
+
 def test_what_the_profile_says_goes_before_the_source_and_both_before_a_guess() -> None:
-    assert Scale(0.1).of(0.2, lambda: 0.3) == (0.1, "profile")
-    assert Scale(None).of(0.2, lambda: 0.3) == (0.2, "source")
-    assert Scale(None).of(None, lambda: 0.3) == (0.3, "estimated")
+    assert Scale(0.1).of(0.2, lambda: 0.3) == PixelSize(0.1, "profile")
+    assert Scale(None).of(0.2, lambda: 0.3) == PixelSize(0.2, "source")
+    assert Scale(None).of(None, lambda: 0.3).origin == "estimated"
 
 
-def test_an_estimate_is_made_once_and_again_only_until_it_succeeds() -> None:
-    guesses = iter([None, None, 0.07, 0.09])
+def test_a_session_has_one_scale_once_three_frames_agree() -> None:
+    guesses = iter([None, 0.07, 0.03, 0.070, 0.072, 0.071])
     scale = Scale(None)
 
-    told = [scale.of(None, lambda: next(guesses)) for _ in range(5)]
+    told = [scale.of(None, lambda: next(guesses)) for _ in range(8)]
 
-    assert told == [(None, None)] * 2 + [(0.07, "estimated")] * 3
+    assert [size.um for size in told[:5]] == [None, 0.07, 0.03, 0.070, 0.072]
+    assert all(size.doubt for size in told[:5])
+    assert told[5:] == [PixelSize(0.071, "estimated")] * 3
+
+
+def test_of_a_single_image_its_own_estimate_is_good_enough() -> None:
+    said = Scale(None, agreeing=1).of(None, lambda: 0.07)
+
+    assert said == PixelSize(0.07, "estimated")

@@ -11,8 +11,8 @@ from edge.assembly import Parts
 from edge.codec import decode, encode
 from edge.errors import FrameRejected
 from edge.frames import Exposure
-from edge.pipeline import MOST_CELLS, Pipeline
-from edge.profile import ProfileMismatch, ProfileRecord, save_profile
+from edge.pipeline import Pipeline
+from edge.profile import Profile, ProfileMismatch, ProfileRecord, save_profile
 from edge.results import Examination
 from edge.sources.simulated import SimulatedMicroscope
 from edge.taxonomy import ONTOLOGY, UNIDENTIFIED
@@ -95,8 +95,18 @@ def test_the_same_frame_gives_the_same_answer(
     assert one.cells == two.cells
 
 
-def test_an_empty_field_is_a_result_without_cells(pipeline: Pipeline) -> None:
-    empty = np.full((480, 640, 3), 235, np.uint8)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("is_calibrated", [False, True])
+def test_an_empty_field_is_a_result_without_cells(
+    pipeline: Pipeline, dtype: type[np.integer], is_calibrated: bool
+) -> None:
+    full = np.iinfo(dtype).max
+    empty = np.full((480, 640, 3), int(0.92 * full), dtype)
+    if is_calibrated:
+        white = (0.94 * full, 0.93 * full, 0.9 * full)
+        flat = np.full((30, 40, 3), 0.98, np.float32)
+        profile = Profile(ProfileRecord(white_point=white), flat, "0" * 64)
+        pipeline = replace(pipeline, profile=profile)
 
     said = pipeline.examine(exposure_of(empty)).examination
 
@@ -194,4 +204,3 @@ def test_more_cells_than_can_be_said_are_cut_loudly(
     assert said.status == "degraded"
     assert said.reason is not None
     assert "5 are said" in said.reason
-    assert MOST_CELLS == 1000
