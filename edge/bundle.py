@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,11 +85,16 @@ class Metric(_Record, frozen=True, kw_only=True):
 
 
 class TrainingSummary(_Record, frozen=True, kw_only=True):
-    """What the weights were fitted to. `licences` and `domains` count rows."""
+    """What the weights were fitted to.
+
+    `licences` and `domains` count labelled rows; `added` counts what nobody labelled:
+    simulated slides, cells that a locator found.
+    """
 
     rows: int
     licences: dict[str, int]
     domains: dict[str, int]
+    added: dict[str, int]
     data_sha256: str
     split_rule: str
     command: str
@@ -183,8 +189,14 @@ def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
     content = {
         name: _verified(folder / name, record.files[name]) for name in record.files
     }
-    with np.load(io.BytesIO(content[GOLDEN]), allow_pickle=False) as arrays:
-        golden = {name: arrays[name] for name in arrays.files}
+    try:
+        with np.load(io.BytesIO(content[GOLDEN]), allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise BundleRefused(
+            f"{folder / GOLDEN}: no NumPy archive of plain arrays ({error}); export "
+            "the bundle again"
+        ) from error
     digest = hashlib.sha256(encode(record)).hexdigest()
     return Bundle(record, f"{record.name}@{digest[:12]}", content[MODEL], golden)
 

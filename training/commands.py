@@ -40,7 +40,7 @@ from training.found import find_red_cells
 from training.graphs import ClassifierGraph, LocatorGraph
 from training.locating import CLASSES, SPEC, metrics_of, train_locator
 from training.runs import Held, RunRecord, save_run
-from training.simulated import DOMAIN, simulated_fields
+from training.simulated import simulated_fields
 from training.statistics import balanced_accuracy, with_interval
 
 CONTEXT = 1.25  # side of a crop over the longer side of the cell's box
@@ -112,9 +112,10 @@ def _train_classifier(
     )
     held = cut_task_crops(part["val"], spec.size_px, spec.context)
     test = cut_task_crops(part["test"], spec.size_px, spec.context)
-    summary = _summary([row for row, _ in part["train"]], plan, fitted)
-    summary.domains["of these found, not labelled"] = len(found)
-    summary.domains[f"{DOMAIN} slides"] = slides
+    found_rows = set(found)
+    labelled = [row for row, _ in part["train"] if row not in found_rows]
+    added = {"found red cells": len(found), "simulated slides": slides}
+    summary = _summary(labelled, added, plan, fitted)
     record = RunRecord(
         family=family,
         task=task,
@@ -149,7 +150,7 @@ def _found(rows: Sequence[Row]) -> list[Row]:
     """Red cells that the shipped locator finds where only white ones are labelled."""
     locator = load_bundle(LOCATOR_BUNDLE, task="location")
     engine = open_engine(locator)
-    found = find_red_cells([r for r in rows if r.split != "test"], locator, engine)
+    found = find_red_cells([r for r in rows if r.split == "train"], locator, engine)
     click.echo(
         f"{len(found)} red cells found by {locator.id} where nobody labelled them"
     )
@@ -165,8 +166,7 @@ def _train_locator(rows: Sequence[Row], plan: Plan, out: Path) -> None:
     invented = simulated_fields(SLIDES, CLASSES)
     fitted = train_locator([*part["train"], *invented], part["val"], plan)
     used = [r for r in boxed if r.split == "train" and r.label in CLASSES]
-    summary = _summary(used, plan, fitted)
-    summary.domains[DOMAIN] = sum(len(field.boxes) for field in invented)
+    summary = _summary(used, {"simulated slides": SLIDES}, plan, fitted)
     record = RunRecord(
         family=LOCATOR,
         task="location",
@@ -194,6 +194,7 @@ def _refuse_empty(train: Sequence[object], val: Sequence[object]) -> None:
 
 def _summary(
     rows: Sequence[Row],
+    added: dict[str, int],
     plan: Plan,
     fitted: Fitted[ClassifierGraph] | Fitted[LocatorGraph],
 ) -> TrainingSummary:
@@ -201,6 +202,7 @@ def _summary(
         rows=len(rows),
         licences=count(row.licence for row in rows),
         domains=count(row.domain for row in rows),
+        added=added,
         data_sha256=digest(rows),
         split_rule="by group: slide, sample or near-duplicate cluster",
         command=_command(),
