@@ -57,9 +57,15 @@ def second_opinion(
 
 
 def decide(
-    logits: NDArray[np.float32], temperature: float, abstain_below: float
+    logits: NDArray[np.float32],
+    temperature: float,
+    abstain_below: float,
+    opinion: NDArray[np.float32] | float = 0.0,
 ) -> Decisions:
     """Turn logits into calibrated probabilities and decisions.
+
+    softmax(logits / temperature + opinion): the classifier's calibrated word, times
+    what somebody else holds likely.
 
     Parameters
     ----------
@@ -70,13 +76,15 @@ def decide(
         arXiv 1706.04599).
     abstain_below
         Cells whose highest probability is lower are left unidentified.
+    opinion
+        (N, K) natural logarithms of a second, calibrated opinion; 0 for none.
     """
-    scaled = logits.astype(np.float64) / temperature
+    scaled = logits.astype(np.float64) / temperature + opinion
     scaled -= scaled.max(axis=1, keepdims=True)
     likely = np.exp(scaled)
     probabilities = (likely / likely.sum(axis=1, keepdims=True)).astype(np.float32)
     return Decisions(
-        logits.argmax(axis=1),
+        scaled.argmax(axis=1),
         probabilities,
         probabilities.max(axis=1) < abstain_below,
     )

@@ -70,16 +70,17 @@ def test_the_locators_word_changes_a_close_call_and_not_a_clear_one() -> None:
 
     assert opinion is not None
     assert decide(logits, 1.0, 0.0).classes.tolist() == [0, 0]
-    assert decide(logits + opinion, 1.0, 0.0).classes.tolist() == [1, 0]
+    assert decide(logits, 1.0, 0.0, opinion).classes.tolist() == [1, 0]
 
 
 def test_two_independent_witnesses_multiply() -> None:
     evidence = np.array([[0.6, 0.3]], np.float32)
-    logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32))
+    temperature = 2.0
+    logits = temperature * np.log(np.array([[0.5, 0.3, 0.2]], np.float32))
 
     opinion = second_opinion(evidence, SEEN, NAMED)
     assert opinion is not None
-    together = decide(logits + opinion, 1.0, 0.0).probabilities[0]
+    together = decide(logits, temperature, 0.0, opinion).probabilities[0]
 
     product = np.array([0.5 * 0.6, 0.3 * 0.3, 0.2 * 0.4])
     np.testing.assert_allclose(together, product / product.sum(), atol=2e-3)
