@@ -25,13 +25,13 @@ def encode(value: msgspec.Struct) -> bytes:
     PayloadInvalid
         The value holds what JSON cannot carry, such as NaN.
     """
-    data = msgspec.json.encode(value)
     try:
+        data = msgspec.json.encode(value)
         msgspec.json.decode(data, type=type(value))
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise PayloadInvalid(
             f"{type(value).__name__} cannot be written as JSON: {error}; "
-            "a number is NaN or infinite, or a field is out of its range"
+            "a number is NaN or infinite, a text no UTF-8, or a field out of its range"
         ) from error
     return data
 
@@ -42,11 +42,12 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises
     ------
     PayloadInvalid
-        Not UTF-8 JSON, an unknown field, a wrong type or a value out of range.
+        Not UTF-8 JSON, too deep, an unknown field, a wrong type or a value out of
+        range.
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         seen = bytes(data[:60])
         raise PayloadInvalid(
             f"not a valid {kind.__name__}: {error}; it starts {seen!r}"

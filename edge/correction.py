@@ -128,7 +128,7 @@ def _through(
         return np.asarray(counts, np.uint8)
     height, width, _ = counts.shape
     out = np.empty(counts.shape, np.uint8)
-    rows = min(_STRIP_ROWS, height)
+    rows = max(1, min(_STRIP_ROWS, height))
     light = np.empty((rows, width, 3), np.float32)
     mapped = np.empty_like(light)
     for top in range(0, height, rows):

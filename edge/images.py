@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -24,8 +25,8 @@ def read_image(path: Path) -> Counts:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise FrameRejected(f"{path}: {error.strerror}") from error
-    return decode_image(data, str(path))
+        raise FrameRejected(f"{printable(path)}: {error.strerror}") from error
+    return decode_image(data, printable(path))
 
 
 def decode_image(data: bytes, name: str) -> Counts:
@@ -42,7 +43,10 @@ def decode_image(data: bytes, name: str) -> Counts:
             "copy it again"
         )
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:  # such as more pixels than OpenCV reads
+        raise FrameRejected(f"{name}: cannot be decoded: {error.err}") from error
     if pixels is None:
         raise FrameRejected(
             f"{name}: not an image that can be read ({len(data)} bytes); expected one "
@@ -57,9 +61,16 @@ def decode_image(data: bytes, name: str) -> Counts:
 
 
 def _is_cut_short(data: bytes) -> bool:
-    """Look for the end marker: decoders fill what is missing with grey."""
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-64:]
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
+    """Look for the end marker: decoders fill what is missing with grey.
+
+    Cameras pad their buffers with zeros, so what follows the marker may be zeros.
+    """
+    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND")):
+        if data.startswith(start):
+            return end not in data.rstrip(b"\0")[-64:]
     return False
+
+
+def printable(path: Path) -> str:
+    """Return a path as text that can be written as UTF-8, whatever bytes it holds."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

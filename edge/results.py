@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON readers and SQL can hold
+Number = Annotated[int, Meta(ge=1, le=2**53)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 # `$` alone would let a newline follow in Python; the look-ahead forbids it everywhere.
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
@@ -106,7 +107,7 @@ class Result(Examination, frozen=True, kw_only=True):
     v: Literal[1] = 1
     device: Name
     epoch: str
-    seq: Annotated[int, Meta(ge=1)]
+    seq: Number
     prev: Sha256
 
 
@@ -116,7 +117,7 @@ class ResultHead(Struct, frozen=True):
     v: Literal[1]
     device: Name
     epoch: str
-    seq: Annotated[int, Meta(ge=1)]
+    seq: Number
     prev: Sha256
 
 
@@ -147,7 +148,7 @@ class DeviceState(_Said, frozen=True, kw_only=True):
     device: Name
     epoch: str
     connection: Count
-    oldest: Annotated[int, Meta(ge=1)]
+    oldest: Number
     seq: Count
     acknowledged: Count
     software: str

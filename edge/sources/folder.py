@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge.clock import utc_of
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
-from edge.images import SUFFIXES, read_image
+from edge.images import SUFFIXES, printable, read_image
 from edge.settings import FolderSettings
 
 
@@ -56,7 +56,7 @@ class FolderSource:
             sequence=self._next,
             monotonic_ns=now_ns,
             utc=utc_of(now_ns),
-            source_id=f"folder:{self._settings.path.name}/{path.name}",
+            source_id=f"folder:{printable(path.relative_to(self._settings.path.parent))}",
             pixel_size_um=self._settings.pixel_size_um,
         )
         self._next += 1

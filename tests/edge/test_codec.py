@@ -48,7 +48,14 @@ def test_a_number_that_json_cannot_carry_is_refused(value: float) -> None:
         encode(Number(value))
 
 
+def test_a_text_that_is_not_unicode_is_refused() -> None:
+    with pytest.raises(PayloadInvalid, match="UTF-8"):
+        encode(msgspec.structs.replace(ACK, epoch="\udcff"))
+
+
 HOSTILE = [
+    b'{"v":' + b"[" * 100_000,
+    b'{"x":' + b'{"x":' * 100_000,
     b"",
     b"[]",
     b"null",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.errors import FrameRejected
-from edge.images import decode_image, read_image
+from edge.images import decode_image, printable, read_image
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
 
@@ -65,6 +68,31 @@ def test_an_image_cut_short_is_refused_not_filled_with_grey(
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(FrameRejected, match="not an image"):
         decode_image(data, "x")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_buffer_padded_with_zeros_is_whole(suffix: str) -> None:
+    padded = encoded(suffix) + b"\0" * 4096
+
+    assert decode_image(padded, "x").shape == (60, 80, 3)
+
+
+def test_an_image_with_more_pixels_than_opencv_reads_is_refused() -> None:
+    size = struct.pack(">II", 60_000, 60_000)
+    data = bytearray(encoded(".png"))
+    data[16:24] = size
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+
+    with pytest.raises(FrameRejected, match="x: "):
+        decode_image(bytes(data), "x")
+
+
+def test_a_file_name_of_any_bytes_can_be_printed(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(b"cell-\xff.png"))
+
+    assert printable(odd) == "cell-\\xff.png"
+    with pytest.raises(FrameRejected, match="No such file"):
+        read_image(tmp_path / odd)
 
 
 def test_floating_point_images_are_refused() -> None:
