@@ -67,6 +67,11 @@ class Desk:
             self._changed.notify_all()
             return ticket
 
+    @property
+    def taken(self) -> int:
+        """How many tickets have been taken."""
+        return self._number
+
     def close(self) -> None:
         """Let workers finish what lies here and then go home."""
         with self._changed:

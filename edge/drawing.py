@@ -86,8 +86,11 @@ def legend() -> list[tuple[str, str]]:
     return [(name, f"#{bytes(colour).hex()}") for name, colour in colours.items()]
 
 
-def to_jpeg(picture: NDArray[np.uint8], quality: int = 80) -> bytes:
-    """Encode an RGB picture."""
+def to_jpeg(picture: NDArray[np.uint8], most_bytes: int | None = None) -> bytes:
+    """Encode an RGB picture, the coarser the less room there is."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    for quality in (80, 60, 40, 20):
+        _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if most_bytes is None or data.size <= most_bytes:
+            break
     return data.tobytes()

@@ -12,7 +12,7 @@ import hashlib
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,12 @@ class Ledger:
         LedgerFull
             There is no room to create it.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self.device = folder, device
-        self._lock = hold(folder / _LOCK, "writes")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = hold(folder / _LOCK, "writes")
+        except OSError as error:
+            raise _explain(folder, error) from error
         try:
             _reserve(folder / _RESERVE)
             self._db = _connect(folder / _FILE)
@@ -138,16 +141,26 @@ class Ledger:
         if found is None:
             return 0
         upto = min(cursor.upto, self.seq - keep)
-        with self._db:
-            return self._db.execute(
-                "DELETE FROM rows WHERE seq IN "
-                "(SELECT seq FROM rows WHERE seq <= ? ORDER BY seq LIMIT ?)",
-                (upto, _PRUNED_AT_ONCE),
-            ).rowcount
+        try:
+            with self._db:
+                return self._db.execute(
+                    "DELETE FROM rows WHERE seq IN "
+                    "(SELECT seq FROM rows WHERE seq <= ? ORDER BY seq LIMIT ?)",
+                    (upto, _PRUNED_AT_ONCE),
+                ).rowcount
+        except sqlite3.Error as error:
+            raise _explain(self._folder, error) from error
 
-    def release_reserve(self) -> None:
-        """Give up the reserved room, for the last rows on a full disk."""
+    def make_room(self) -> int:
+        """Give up the reserve and all acknowledged rows, on a full disk.
+
+        Returns how many rows went; their room is used again, by this ledger alone.
+        """
         (self._folder / _RESERVE).unlink(missing_ok=True)
+        gone = 0
+        while (now_gone := self.prune(keep=1)) > 0:
+            gone += now_gone
+        return gone
 
     def close(self) -> None:
         """Close the file and let others write. Safe to call twice."""
@@ -203,13 +216,20 @@ class LedgerReader:
         path = folder / _FILE
         if not path.exists():
             raise LedgerDamaged(f"{folder}: holds no ledger yet; start `hemascope run`")
-        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
-        meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
-        self.device, self.epoch = meta["device"], meta["epoch"]
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        self._db = sqlite3.connect(uri, uri=True, timeout=10)
+        try:
+            meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+            self.device, self.epoch = meta["device"], meta["epoch"]
+        except (sqlite3.Error, KeyError) as error:
+            self._db.close()
+            raise _explain(folder, error) from error
 
     def span(self) -> tuple[int, int]:
         """Numbers of the oldest and the newest row; (1, 0) if there is none."""
-        low, high = self._db.execute("SELECT min(seq), max(seq) FROM rows").fetchone()
+        low, high = self._db.execute(  # together, min and max would read every row
+            "SELECT (SELECT min(seq) FROM rows), (SELECT max(seq) FROM rows)"
+        ).fetchone()
         return int(low or 1), int(high or 0)
 
     def rows(self, after: int, limit: int) -> list[LedgerRow]:
@@ -234,13 +254,23 @@ class LedgerReader:
         self._db.close()
 
 
-def first_broken(rows: Iterable[LedgerRow]) -> int | None:
-    """Return the first row that is altered or does not follow; None if all do."""
+def first_broken(
+    rows: Iterable[LedgerRow], after_holes: Container[int] = ()
+) -> int | None:
+    """Return the first row that is altered or does not follow; None if all do.
+
+    Rows numbered in `after_holes` come after rows that are known to be gone.
+    """
     before: LedgerRow | None = None
     for row in rows:
-        head = decode(row.data, ResultHead)
-        follows = before is None or (
-            head.prev == before.sha256 and row.seq == before.seq + 1
+        try:
+            head = decode(row.data, ResultHead)
+        except PayloadInvalid:
+            return row.seq
+        follows = (
+            before is None
+            or row.seq in after_holes
+            or (head.prev == before.sha256 and row.seq == before.seq + 1)
         )
         is_intact = hashlib.sha256(row.data).hexdigest() == row.sha256
         if not (follows and is_intact and head.seq == row.seq):
@@ -260,6 +290,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = OFF")  # Debian's is on: deleting would need room
     return db
 
 

@@ -6,10 +6,14 @@ the next, named by the row that it belongs to.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+MAX_PREVIEW_BYTES = 240_000  # brokers are set to refuse 256 kB
 _NAME = "preview-{seq}.jpg"
 
 
@@ -34,14 +38,17 @@ class PreviewWriter:
         return self._rate_hz > 0 and time.monotonic() >= self._due_s
 
     def write(self, preview: Preview) -> None:
-        """Replace the preview."""
+        """Replace the preview; on a full disk there is none."""
         self._due_s = time.monotonic() + 1 / self._rate_hz
         draft = self._folder / "preview.new"
-        draft.write_bytes(preview.jpeg)
         old = list(self._folder.glob(_NAME.format(seq="*")))
-        draft.replace(self._folder / _NAME.format(seq=preview.seq))
-        for path in old:
-            path.unlink(missing_ok=True)
+        try:
+            draft.write_bytes(preview.jpeg)
+            draft.replace(self._folder / _NAME.format(seq=preview.seq))
+            for path in old:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("preview of row %d not kept: %s", preview.seq, error)
 
 
 def newest_preview(folder: Path, after: int = 0) -> Preview | None:

@@ -9,6 +9,7 @@ frame that fails becomes a rejected row, and only several in a row end the proce
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -25,7 +26,7 @@ from edge.errors import FrameRejected, HemascopeError
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
 from edge.pipeline import Pipeline
-from edge.preview import Preview, PreviewWriter
+from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.results import Examination, FrameRange, Status
 from edge.settings import RunSettings
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _READ_S = 0.5
 _PRUNE_EVERY = 1000
+_FAREWELL_S = 10.0
 
 
 class RunFailed(HemascopeError):
@@ -73,6 +75,7 @@ class Service:
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
         self._last_digest: int | None = None
         self._identical = self._failures = 0
+        self._failed: RunFailed | None = None
 
     def run(
         self,
@@ -98,18 +101,21 @@ class Service:
             threading.Thread(
                 target=self._work, args=(desk,), name=f"worker-{n}", daemon=True
             )
-            for n in range(self._settings.workers)
+            for n in range(self._settings.workers or os.cpu_count() or 1)
         ]
         for thread in (camera, *workers):
             thread.start()
         try:
-            self._write_in_order(workers, on_row)
+            self._write_in_order(desk, workers, on_row)
+        except HemascopeError as error:
+            self._say_why(error)
+            raise
         finally:
             stop.set()
             desk.close()
-            self._drain(workers)
-            camera.join()
-            self._source.close()
+            self._drain([camera, *workers])
+            if not camera.is_alive():
+                self._source.close()
 
     def _watch_camera(self, desk: Desk, stop: threading.Event) -> None:
         """Read the source until it ends; the desk decides what is kept."""
@@ -163,54 +169,106 @@ class Service:
             frame=frame,
             timings_ms={"wait": ticket.waited_ms, **seen.examination.timings_ms},
         )
-        preview = None
-        if self._previews.is_due():
-            preview = to_jpeg(
-                draw(seen.raw.pixels, said, self._settings.preview_width_px)
-            )
+        preview = self._draw(seen.raw.pixels, said) if self._previews.is_due() else None
         return Outcome(ticket.number, said, _digest(seen.raw.pixels), None, preview)
+
+    def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
+        """Draw a preview; a result never waits or fails for a picture of it."""
+        try:
+            picture = draw(pixels, said, self._settings.preview_width_px)
+            return to_jpeg(picture, MAX_PREVIEW_BYTES)
+        except Exception:
+            log.exception("sequence=%d preview not drawn", said.frame.first)
+            return None
 
     def _write_in_order(
         self,
+        desk: Desk,
         workers: list[threading.Thread],
         on_row: Callable[[LedgerRow, Examination], None],
     ) -> None:
-        """Append outcomes by their numbers until all workers have gone home."""
+        """Append outcomes by their numbers until all workers have gone home.
+
+        After a failure nothing new is taken, but what is in hand is still written.
+        """
         waiting: dict[int, Outcome] = {}
-        due = 0
+        failed: HemascopeError | None = None
+        due, moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
-            try:
-                outcome = self._outcomes.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if isinstance(outcome, HemascopeError):
-                raise outcome
-            waiting[outcome.number] = outcome
+            outcome = self._next_outcome()
+            if isinstance(outcome, Outcome):
+                waiting[outcome.number] = outcome
+            else:
+                failed = failed or outcome
             while due in waiting:
                 self._write(waiting.pop(due), on_row)
-                due += 1
+                due, moved_s = due + 1, time.monotonic()
+                failed = failed or self._failed
+            if failed is not None:
+                desk.close()
+            if desk.taken == due:
+                moved_s = time.monotonic()
+            elif time.monotonic() - moved_s > self._settings.most_frame_s:
+                failed = failed or self._hung()
+                break
+        for number in sorted(waiting):  # behind a frame that never came back
+            self._write(waiting[number], on_row)
+        if failed is not None:
+            raise failed
+
+    def _next_outcome(self) -> Outcome | HemascopeError | None:
+        try:
+            return self._outcomes.get(timeout=0.1)
+        except queue.Empty:
+            return None
+
+    def _hung(self) -> RunFailed:
+        return RunFailed(
+            f"a frame has been in work for {self._settings.most_frame_s:.0f} s without "
+            "a result; the engine or a driver hangs, start again"
+        )
+
+    def _say_why(self, error: HemascopeError) -> None:
+        """End the ledger with the reason why there are no more results."""
+        try:
+            self._append(_nothing("gap", f"acquisition stopped: {error}", None))
+        except HemascopeError as last:
+            log.error("the ledger does not say why acquisition stopped: %s", last)
 
     def _write(
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
         said = self._reject_frozen(outcome)
-        try:
-            row = self._append(said)
-        except LedgerFull as full:
-            self._ledger.release_reserve()
-            self._append(_nothing("gap", f"acquisition stopped: {full}", None))
-            raise
+        row = self._append_on_any_disk(said)
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
         if row.seq % _PRUNE_EVERY == 0:
             self._ledger.prune(self._keep_rows)
         on_row(row, said)
-        self._failures = self._failures + 1 if outcome.failure else 0
+        self._count_failures(outcome)
+
+    def _count_failures(self, outcome: Outcome) -> None:
+        """Give up after several in a row; what had no chance to fail counts nothing."""
+        if outcome.failure is not None:
+            self._failures += 1
+        elif outcome.digest is not None:
+            self._failures = 0
         if self._failures >= self._settings.most_failures:
-            raise RunFailed(
+            self._failed = RunFailed(
                 f"{self._failures} frames in a row failed, the last one: "
                 f"{outcome.failure}"
             )
+
+    def _append_on_any_disk(self, said: Examination) -> LedgerRow:
+        """Append; on a full disk make room once."""
+        try:
+            return self._append(said)
+        except LedgerFull:
+            gone = self._ledger.make_room()
+            if gone == 0:
+                raise
+            log.warning("disk full: %d acknowledged rows deleted early", gone)
+        return self._append(said)
 
     def _append(self, said: Examination) -> LedgerRow:
         try:
@@ -221,6 +279,7 @@ class Service:
                 said,
                 status="rejected",
                 reason=str(error),
+                source="",
                 cells=(),
                 counts={},
                 quality=None,
@@ -245,9 +304,10 @@ class Service:
             said, status="rejected", reason=reason, cells=(), counts={}
         )
 
-    def _drain(self, workers: list[threading.Thread]) -> None:
-        """Let workers that wait to hand something over finish."""
-        while any(w.is_alive() for w in workers):
+    def _drain(self, threads: list[threading.Thread]) -> None:
+        """Let threads that wait to hand something over finish; a hung one stays."""
+        deadline_s = time.monotonic() + _FAREWELL_S
+        while any(t.is_alive() for t in threads) and time.monotonic() < deadline_s:
             try:
                 self._outcomes.get(timeout=0.05)
             except queue.Empty:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,10 +51,9 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
 class OpenCVSettings(_Settings, frozen=True, tag_field="kind", tag="opencv"):
     """A camera or stream that OpenCV reads.
 
-    `device`: a V4L2 path such as /dev/v4l/by-id/…, an rtsp:// or http:// address, or a
-    video file. `width_px`, `height_px`, `rate_hz` and `fourcc` are asked of a V4L2
-    camera, which must then deliver that size. `stall_s`: so long without a frame is a
-    loss.
+    `device`: a V4L2 path such as /dev/v4l/by-id/…, or an rtsp:// or http:// address.
+    `width_px`, `height_px`, `rate_hz` and `fourcc` are asked of a V4L2 camera, which
+    must then deliver that size. `stall_s`: so long without a frame is a loss.
     """
 
     device: str
@@ -64,6 +62,13 @@ class OpenCVSettings(_Settings, frozen=True, tag_field="kind", tag="opencv"):
     rate_hz: Positive | None = None
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
     stall_s: Positive = 5.0
+    pixel_size_um: Positive | None = None
+
+
+class VideoSettings(_Settings, frozen=True, tag_field="kind", tag="video"):
+    """A video file, a recording that waits for its reader."""
+
+    path: Path
     pixel_size_um: Positive | None = None
 
 
@@ -88,16 +93,22 @@ class FolderSettings(_Settings, frozen=True, tag_field="kind", tag="folder"):
     pixel_size_um: Positive | None = None
 
 
-SourceSettings = SimulatedSettings | OpenCVSettings | GStreamerSettings | FolderSettings
+SourceSettings = (
+    SimulatedSettings
+    | OpenCVSettings
+    | GStreamerSettings
+    | VideoSettings
+    | FolderSettings
+)
 
 
 class BrokerSettings(_Settings, frozen=True, kw_only=True):
-    """The MQTT 5 broker. `ca` turns TLS on; `cert` and `key` prove who we are.
+    """The MQTT 5 broker. `ca` turns TLS on; `cert` and `key` then prove who we are.
 
     `password_file` holds the password alone, so that it never stands in the settings.
     """
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Port = 1883
     keepalive_s: Annotated[int, Meta(ge=2, le=600)] = 10
     ca: Path | None = None
@@ -105,6 +116,12 @@ class BrokerSettings(_Settings, frozen=True, kw_only=True):
     key: Path | None = None
     username: str | None = None
     password_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together: give both or neither")
+        if self.cert is not None and self.ca is None:
+            raise ValueError("cert and key need ca, which turns TLS on")
 
 
 class PublishSettings(_Settings, frozen=True):
@@ -137,18 +154,22 @@ class LedgerSettings(_Settings, frozen=True):
 
 
 class RunSettings(_Settings, frozen=True):
-    """`workers`: frames in flight, one per core is best; `most_failures`: in a row.
+    """`workers`: frames in flight, one per core if absent, which is best.
+
+    `most_failures`: frames that fail in a row before the process ends;
+    `most_frame_s`: so long in work, a frame counts as hung.
 
     `frozen_after`: identical frames before a live image counts as frozen; `preview_hz`:
     annotated pictures per second for MQTT, 0 sends none: a picture may show a patient's
     cells.
     """
 
-    workers: Annotated[int, Meta(ge=1, le=64)] = os.cpu_count() or 1
+    workers: Annotated[int, Meta(ge=1, le=64)] | None = None
     most_failures: Annotated[int, Meta(ge=1)] = 10
+    most_frame_s: Annotated[float, Meta(ge=1)] = 30.0
     frozen_after: Annotated[int, Meta(ge=2)] = 5
     preview_hz: Annotated[float, Meta(ge=0, le=30)] = 0.0
-    preview_width_px: Pixels = 960
+    preview_width_px: Annotated[int, Meta(ge=64, le=1920)] = 960
 
 
 class DeviceFile(_Settings, frozen=True, kw_only=True):

@@ -74,9 +74,7 @@ def shot(sequence: int = 0, pixel_size_um: float | None = 0.07) -> Shot:
         sequence,
         datetime(2026, 1, 1, tzinfo=timezone.utc),
         "test",
-        None,
-        None,
-        pixel_size_um,
+        pixel_size_um=pixel_size_um,
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sqlite3
@@ -9,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.codec import decode
@@ -23,6 +25,7 @@ from edge.ledger import (
     RowRefused,
     first_broken,
 )
+from edge.pipeline import MOST_CELLS
 from edge.results import FIRST_PREVIOUS, Result
 from tests.conftest import examination
 
@@ -179,13 +182,70 @@ def test_a_full_disk_is_said_and_what_was_committed_stays(small_disk: Path) -> N
         _append_for_ever(ledger)
     last = ledger.seq
 
-    ledger.release_reserve()
+    assert ledger.make_room() == 0  # nothing is acknowledged: only the reserve goes
     assert ledger.append(examination(cells=1)).seq == last + 1
 
     ledger.close()
     stored = rows(small_disk)
     assert stored[-1].seq == last + 1
     assert first_broken(stored) is None
+
+
+def test_on_a_full_disk_acknowledged_rows_make_room(small_disk: Path) -> None:
+    ledger = Ledger(small_disk, "scope-01")
+    stored = [ledger.append(examination(cells=300)) for _ in range(20)]
+    cursor = Cursor(ledger.epoch, 15, stored[14].sha256, 1)
+    write_cursor(small_disk, cursor)
+    with pytest.raises(LedgerFull):
+        _append_for_ever(ledger)
+
+    assert ledger.make_room() == 15
+    for _ in range(14):
+        ledger.append(examination(cells=300))
+
+    ledger.close()
+    kept = rows(small_disk)
+    assert kept[0].seq == 16
+    assert first_broken(kept) is None
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(LedgerDamaged, match="folder's rights"):
+        Ledger(tmp_path / "file" / "ledger", "scope-01")
+
+
+def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
+    folder = tmp_path / "slide #7 100%?"
+    ledger = Ledger(folder, "scope-01")
+    ledger.append(examination())
+
+    assert len(rows(folder)) == 1
+    ledger.close()
+
+
+def test_a_row_that_is_no_row_is_where_the_chain_breaks() -> None:
+    nonsense = LedgerRow(3, b"{", hashlib.sha256(b"{").hexdigest())
+
+    assert first_broken([nonsense]) == 3
+
+
+def test_as_many_cells_as_may_be_said_of_a_frame_fit_a_row(ledger: Ledger) -> None:
+    most = examination(cells=MOST_CELLS)
+    shares = dict.fromkeys(("Neutrophil", "Lymphocyte", "Monocyte"), 0.1234)
+    cells = tuple(
+        msgspec.structs.replace(
+            cell,
+            box=(1800, 1100, 1900, 1199),
+            label="unidentified",
+            confidence=0.1234,
+            probabilities=shares | {"Plasma": 0.1234},
+        )
+        for cell in most.cells
+    )
+
+    assert ledger.append(msgspec.structs.replace(most, cells=cells)).seq == 1
 
 
 def _append_for_ever(ledger: Ledger) -> None:

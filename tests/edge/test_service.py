@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -159,8 +160,23 @@ def test_failure_after_failure_ends_the_process_with_the_reason(folder: Path) ->
         run(folder, source, Examining(set(range(3, 50))), most_failures=5)
 
     rows = results(folder)
-    assert [row.status for row in rows] == ["ok"] * 3 + ["rejected"] * 5
+    status = [row.status for row in rows]
+    assert status[:8] == ["ok"] * 3 + ["rejected"] * 5
+    assert set(status[8:-1]) <= {"rejected"}  # what was in hand when it gave up
+    assert len(rows) < 30
+    assert status[-1] == "gap"
+    assert rows[-1].reason is not None
+    assert "5 frames in a row failed" in rows[-1].reason
     assert source.closed
+
+
+def test_gaps_and_damaged_frames_between_failures_do_not_hide_them(
+    folder: Path,
+) -> None:
+    source = Recording([damaged if n % 2 else different(n) for n in range(60)])
+
+    with pytest.raises(RunFailed, match="5 frames in a row"):
+        run(folder, source, Examining(set(range(60))), most_failures=5)
 
 
 def test_bad_files_of_a_recording_do_not_end_it(folder: Path) -> None:
@@ -236,6 +252,59 @@ def test_a_source_that_breaks_in_its_own_way_ends_the_run_loudly(folder: Path) -
 
     with pytest.raises(RunFailed, match="driver bug"):
         run(folder, source, Examining())
+
+    rows = results(folder)
+    assert [row.status for row in rows] == ["ok", "gap"]
+    assert rows[-1].reason is not None
+    assert "driver bug" in rows[-1].reason
+
+
+def test_a_hung_engine_ends_the_run_and_what_others_saw_is_kept(folder: Path) -> None:
+    released = threading.Event()
+
+    class Hanging(Examining):
+        def examine(self, exposure: Exposure) -> Seen:
+            if exposure.shot.sequence == 5:
+                released.wait(30)
+            return super().examine(exposure)
+
+    source = Recording([different(n) for n in range(9)])
+    with pytest.raises(RunFailed, match="hangs"):
+        run(folder, source, Hanging(), most_frame_s=1.0)
+    released.set()
+
+    rows = results(folder)
+    assert [row.monotonic_ns for row in rows[:-1]] == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert rows[-1].status == "gap"
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.drawing.cv2.imencode", _cannot)
+
+    rows = run(folder, Recording([different(0)]), Examining(), preview_hz=10.0)
+
+    assert [row.status for row in rows] == ["ok"]
+    assert newest_preview(folder) is None
+
+
+def _cannot(*arguments: object) -> None:
+    raise MemoryError
+
+
+def test_a_source_whose_name_is_no_text_costs_no_result(folder: Path) -> None:
+    class Odd(Examining):
+        def examine(self, exposure: Exposure) -> Seen:
+            seen = super().examine(exposure)
+            odd = msgspec.structs.replace(seen.examination, source="\udcff")
+            return Seen(seen.raw, odd)
+
+    rows = run(folder, Recording([different(0)]), Odd())
+
+    assert [row.status for row in rows] == ["rejected"]
+    assert rows[0].reason is not None
+    assert "UTF-8" in rows[0].reason
 
 
 def test_a_pipeline_that_cannot_be_opened_ends_the_run(folder: Path) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from edge.codec import read_toml
 from edge.errors import ConfigurationInvalid
-from edge.settings import ArchiveFile, DeviceFile
+from edge.settings import ArchiveFile, DeviceFile, SourceSettings
 
 ROOT = Path(__file__).parents[2]
 LEAST = 'device = "scope-01"\n[source]\nkind = "simulated"\n[ledger]\nfolder = "l"\n'
@@ -32,6 +34,23 @@ def test_the_examples_are_valid_and_name_every_setting() -> None:
             assert f"{field} =" in text, f"[{section}] {field}"
 
 
+@pytest.mark.parametrize("kind", get_args(SourceSettings), ids=lambda k: k.__name__)
+def test_the_example_of_each_source_is_valid_and_complete(
+    kind: type[SourceSettings], tmp_path: Path
+) -> None:
+    text = (ROOT / "examples" / "device.toml").read_text()
+    tag = kind.__struct_config__.tag
+    block = next(b for b in text.split("\n\n") if f'kind = "{tag}"' in b)
+    lines = [re.sub("^# ", "", line) for line in block.splitlines()]
+    start = next(n for n, line in enumerate(lines) if line.startswith("kind"))
+    source = "\n".join(lines[start:])
+
+    read(tmp_path, LEAST.replace('kind = "simulated"', source))
+
+    for field in kind.__struct_fields__:
+        assert f"\n{field} =" in source, field
+
+
 def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
     settings = read(tmp_path, LEAST)
 
@@ -54,6 +73,9 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
             "rate",
         ),
         (LEAST.replace('[ledger]\nfolder = "l"\n', ""), "ledger"),
+        (LEAST + '[broker]\nhost = ""\n', "host"),
+        (LEAST + '[broker]\ncert = "c"\nkey = "k"\n', "need ca"),
+        (LEAST + '[broker]\nca = "a"\ncert = "c"\n', "go together"),
         (LEAST + '[model]\nengine = "magic"\n', "engine"),
     ],
 )
