@@ -1,6 +1,6 @@
 """Start a broker for a demonstration: mosquitto, or a small one of our own.
 
-A laboratory runs mosquitto as a service of its own; see `systemd/`.
+A laboratory runs mosquitto as a service of its own, with users and an access list.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A page that shows the devices live; it knows only what `Observer` knows.
 
 Served on the loopback address with the standard library: a handful of people look at it
-through a reverse proxy that adds TLS and log-in, see `systemd/`.
+through a reverse proxy that adds TLS and log-in.
 """
 
 from __future__ import annotations

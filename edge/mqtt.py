@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 ROOT = "cells/v1"
 ARCHIVE_STATE = f"{ROOT}/archive/state"
 MAX_PAYLOAD_BYTES = 256_000
-NO_SUBSCRIBER = 0x10
 _CONNECT_S = 5.0
 _GOODBYE_S = 2.0
 _IN_FLIGHT = 200
@@ -221,9 +220,15 @@ class Link:
                 )
             if settings.username is not None:
                 client.username_pw_set(settings.username, _password(settings))
-        except OSError as error:
+        except ssl.SSLError as error:
             raise ConfigurationInvalid(
-                f"{error.filename}: {error.strerror}; check the [broker] settings"
+                f"ca {settings.ca}, cert {settings.cert}, key {settings.key}: "
+                f"{error}; expected PEM files that belong together"
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationInvalid(
+                f"{getattr(error, 'filename', settings.password_file)}: {error}; check "
+                "the [broker] settings"
             ) from error
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)

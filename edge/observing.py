@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from edge.codec import PayloadInvalid, decode
 from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
 from edge.results import Ack, ArchiveState, DeviceState, Result
+
+log = logging.getLogger(__name__)
 
 STALE_S = 10.0  # without a result for so long, what is shown is not live
 _RATE_OVER_S = 10.0
@@ -26,6 +29,7 @@ class DeviceView:
     state: str = "unknown"
     connection: int = -1
     epoch: str = ""
+    stated_epoch: str = ""
     seq: int = 0
     acknowledged: int = 0
     rows: int = 0
@@ -70,25 +74,41 @@ class Observer:
                 self.archive_state = decode(message.payload, ArchiveState).state
             elif message.topic.startswith(ROOT):
                 self._take_device(message)
-        except PayloadInvalid:
+        except PayloadInvalid as error:
             self.ignored += 1
+            log.warning("topic=%s ignored: %s", message.topic, error)
 
     def _take_device(self, message: Message) -> None:
         device, name = device_of(message.topic)
-        view = self.devices.setdefault(device, DeviceView(device))
         match name:
             case "result":
-                self._take_result(view, decode(message.payload, Result))
+                result = decode(message.payload, Result)
+                self._take_result(self._view(device), result)
             case "state":
                 state = decode(message.payload, DeviceState)
-                if state.connection >= view.connection:
-                    view.state, view.connection = state.state, state.connection
-                    view.acknowledged = max(view.acknowledged, state.acknowledged)
+                self._take_state(self._view(device), state)
             case "ack":
-                view.acknowledged = decode(message.payload, Ack).upto
+                ack = decode(message.payload, Ack)
+                self._view(device).acknowledged = ack.upto
             case "preview":
-                view.preview = message.payload
-                view.preview_seq = int(dict(message.properties).get("seq", "0"))
+                seq = _row_of(message)
+                view = self._view(device)
+                view.preview, view.preview_seq = message.payload, seq
+
+    def _view(self, device: str) -> DeviceView:
+        return self.devices.setdefault(device, DeviceView(device))
+
+    def _take_state(self, view: DeviceView, state: DeviceState) -> None:
+        """Believe the newest connection; a new ledger starts counting again."""
+        if state.epoch == view.stated_epoch:
+            if state.connection < view.connection:
+                return  # the late will of an earlier connection
+            view.acknowledged = max(view.acknowledged, state.acknowledged)
+        else:
+            if view.stated_epoch and state.state != "online":
+                return  # the late will of an earlier ledger
+            view.stated_epoch, view.acknowledged = state.epoch, state.acknowledged
+        view.state, view.connection = state.state, state.connection
 
     def _take_result(self, view: DeviceView, result: Result) -> None:
         if result.epoch != view.epoch:
@@ -106,3 +126,13 @@ class Observer:
             view.arrivals_s.append(view.heard_s)
         view.rows += 1
         view.cells.update(result.counts)
+
+
+def _row_of(message: Message) -> int:
+    """Return the row that a preview shows, as its property `seq` says."""
+    text = dict(message.properties).get("seq", "")
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise PayloadInvalid(
+            f"a preview's property seq is {text!r}, expected a row's number"
+        )
+    return int(text)

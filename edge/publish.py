@@ -25,6 +25,7 @@ from edge.mqtt import (
     ARCHIVE_STATE,
     Link,
     Message,
+    PayloadRefused,
     Published,
     Will,
     keep_serving,
@@ -42,6 +43,7 @@ _NEWEST_ROWS = 5  # sent without waiting for an archive that is away
 _POLL_S = 0.005
 _LOCK = "publish.lock"
 _CURSOR_PERIOD_S = 1.0
+_PREVIEW_PERIOD_S = 1 / 30
 
 
 class Publisher:
@@ -76,12 +78,7 @@ class Publisher:
         self._archive_is_there = False
         self._heard_s = self._stored_s = time.monotonic()
         self._preview_seq = 0
-        self.published = 0
-
-    @property
-    def acknowledged(self) -> int:
-        """Number of the last row that the archive has stored."""
-        return self._cursor.upto
+        self._looked_s = 0.0
 
     def run(self, stop: Event) -> None:
         """Publish until `stop`; connections come and go.
@@ -101,31 +98,28 @@ class Publisher:
             self._cursor, connections=self._cursor.connections + 1
         )
         self._store()
-        own_state = topic(self.device, "state")
         link = Link(
             self._broker,
             client_id=self.device,
             subscriptions=[topic(self.device, "ack"), ARCHIVE_STATE],
-            will=Will(own_state, self._state("offline")),
+            will=Will(topic(self.device, "state"), self._state("offline")),
         )
         self._sent = self._cursor.upto
         self._archive_is_there = False
         self._heard_s = time.monotonic()
-        link.publish(own_state, self._state("online"), is_retained=True)
+        self._say(link, "online")
         log.info("device=%s connection=%d up", self.device, self._cursor.connections)
         return link
 
     def _serve(self, link: Link, stop: Event) -> None:
         while not stop.is_set():
             for event in link.poll(_POLL_S):
-                self._take(event)
+                self._take(link, event)
             self._send(link)
             self._send_preview(link)
             if time.monotonic() - self._stored_s > _CURSOR_PERIOD_S:
                 self._store()
-        link.publish(
-            topic(self.device, "state"), self._state("stopped"), is_retained=True
-        )
+        self._say(link, "stopped")
         link.close()
 
     def _send(self, link: Link) -> None:
@@ -142,7 +136,6 @@ class Publisher:
         for row in self._due_rows():
             link.publish(topic(self.device, "result"), row.data)
             self._sent = row.seq
-            self.published = max(self.published, row.seq)
 
     def _due_rows(self) -> list[LedgerRow]:
         """Read what follows the last row sent; without an archive, only what is new."""
@@ -154,17 +147,23 @@ class Publisher:
 
     def _send_preview(self, link: Link) -> None:
         """Send the newest preview once, if one is being made."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _PREVIEW_PERIOD_S:
+            return
+        self._looked_s = now_s
         found = newest_preview(self._folder, after=self._preview_seq)
-        if found is not None:
-            self._preview_seq = found.seq
+        if found is None:
+            return
+        self._preview_seq = found.seq
+        seq = ("seq", str(found.seq))
+        try:
             link.publish(
-                topic(self.device, "preview"),
-                found.jpeg,
-                qos=0,
-                properties=(("seq", str(found.seq)),),
+                topic(self.device, "preview"), found.jpeg, qos=0, properties=(seq,)
             )
+        except PayloadRefused as error:
+            log.warning("preview of row %d not sent: %s", found.seq, error)
 
-    def _take(self, event: Message | Published) -> None:
+    def _take(self, link: Link, event: Message | Published) -> None:
         """Believe only what is written exactly as our archive writes it."""
         if isinstance(event, Published):
             if event.reason_code >= _FAILURE:
@@ -181,30 +180,38 @@ class Publisher:
                 self._archive_is_there = state == "online"
                 self._sent = self._cursor.upto
             elif not event.is_retained:
-                self._apply(decode_canonical(event.payload, Ack))
+                self._apply(link, decode_canonical(event.payload, Ack))
         except PayloadInvalid as error:
             log.warning("topic=%s ignored: %s", event.topic, error)
 
-    def _apply(self, ack: Ack) -> None:
+    def _apply(self, link: Link, ack: Ack) -> None:
         """Move the cursor if the archive holds the very row that we hold."""
         oldest, newest = self._ledger.span()
-        own_hash = self._ledger.sha256(ack.upto)
-        lies_before = ack.resume and ack.upto < oldest
         if ack.epoch != self._ledger.epoch or ack.upto > newest:
             log.warning("acknowledgement of row %d of %s ignored", ack.upto, ack.epoch)
-        elif own_hash != ack.hash and not lies_before:
+            return
+        lies_before = ack.resume and ack.upto < oldest
+        if self._ledger.sha256(ack.upto) != ack.hash and not lies_before:
             log.error(
                 "the archive holds another row %d than we do; it will be sent again",
                 ack.upto,
             )
-        elif ack.resume or ack.upto > self._cursor.upto:
+            return
+        if ack.resume or ack.upto > self._cursor.upto:
             self._cursor = msgspec.structs.replace(
                 self._cursor, upto=ack.upto, hash=ack.hash
             )
             self._heard_s = time.monotonic()
-            if ack.resume:
-                self._archive_is_there = True
-                self._sent = ack.upto
+        if ack.resume:
+            self._archive_is_there = True
+            self._sent = ack.upto
+            if ack.upto + 1 < oldest:  # it must learn that rows are gone for good
+                self._say(link, "online")
+
+    def _say(self, link: Link, state: Literal["online", "stopped"]) -> None:
+        """Publish our state, retained."""
+        text = topic(self.device, "state")
+        link.publish(text, self._state(state), is_retained=True)
 
     def _state(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         oldest, newest = self._ledger.span()
@@ -222,5 +229,9 @@ class Publisher:
         )
 
     def _store(self) -> None:
+        """Keep the cursor; losing it costs duplicates, so a full disk may."""
         self._stored_s = time.monotonic()
-        write_cursor(self._folder, self._cursor)
+        try:
+            write_cursor(self._folder, self._cursor)
+        except OSError as error:
+            log.error("device=%s the cursor is not kept: %s", self.device, error)

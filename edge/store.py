@@ -50,14 +50,16 @@ class Chain:
 class Store:
     """The archive's file. Used from one thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         """Open or create the archive.
 
         Raises
         ------
         ArchiveFailed
-            The file cannot be opened.
+            The file cannot be opened, or is not there although it must.
         """
+        if must_exist and not path.is_file():
+            raise ArchiveFailed(f"{path}: no such archive; check [archive] file")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=10)
@@ -124,7 +126,12 @@ class Store:
 
     def verify(self, chain: Chain) -> int | None:
         """Return the first stored row that is altered or out of order, else None."""
-        return first_broken(self.rows(chain))
+        after_holes = {
+            last + 1
+            for device, epoch, _, last in self.holes()
+            if Chain(device, epoch) == chain
+        }
+        return first_broken(self.rows(chain), after_holes)
 
     def close(self) -> None:
         """Close the file."""
@@ -150,7 +157,7 @@ class Store:
         if head.seq == last and sha256 != last_hash:
             return self._replace_last(chain, head, data)
         if head.seq <= last:
-            return Verdict.DUPLICATE
+            return self._compare(chain, head.seq, data, sha256)
         oldest = max(self._oldest.get(chain, 1), last + 1)
         if head.seq > oldest:
             return Verdict.AHEAD
@@ -167,6 +174,22 @@ class Store:
             return Verdict.QUARANTINED
         self._insert(chain, head.seq, data, sha256)
         return Verdict.STORED
+
+    def _compare(self, chain: Chain, seq: int, data: bytes, sha256: str) -> Verdict:
+        """Drop what is stored already; put aside what claims to be it and is not."""
+        known = self._db.execute(
+            "SELECT 1 FROM rows WHERE device = ? AND epoch = ? AND seq = ? AND "
+            "sha256 <> ?",
+            (chain.device, chain.epoch, seq, sha256),
+        ).fetchone()
+        if known is not None:
+            self._put_aside(
+                chain.device,
+                data,
+                f"another row {seq} than the one stored; if the device's ledger was "
+                "restored from a copy, give it a new folder",
+            )
+        return Verdict.DUPLICATE
 
     def _replace_last(self, chain: Chain, head: ResultHead, data: bytes) -> Verdict:
         """Take the device's word against what came for the same row before.
@@ -197,11 +220,13 @@ class Store:
         self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _put_aside(self, device: str, data: bytes, reason: str) -> None:
-        log.error("device=%s quarantined: %s", device, reason)
-        self._db.execute(
-            "INSERT INTO quarantine VALUES (?, ?, ?, ?)",
-            (device, data, reason, utc_now().isoformat()),
-        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        is_new = self._db.execute(
+            "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?)",
+            (device, sha256, data, reason, utc_now().isoformat()),
+        ).rowcount
+        if is_new:
+            log.error("device=%s quarantined: %s", device, reason)
 
 
 _TABLES = """
@@ -217,7 +242,7 @@ CREATE TABLE IF NOT EXISTS holes (
     last INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS quarantine (
-    device TEXT NOT NULL, data BLOB NOT NULL, reason TEXT NOT NULL,
-    received TEXT NOT NULL
+    device TEXT NOT NULL, sha256 TEXT NOT NULL, data BLOB NOT NULL,
+    reason TEXT NOT NULL, received TEXT NOT NULL, PRIMARY KEY (device, sha256)
 ) STRICT;
 """

@@ -95,7 +95,7 @@ def archive_command(config: Path, check: bool, verify: bool) -> None:
     if check:
         click.echo(f"{config}: good")
         return
-    store = Store(settings.archive.file)
+    store = Store(settings.archive.file, must_exist=verify)
     if verify:
         _verify(store)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import tempfile
 import threading
@@ -43,7 +44,7 @@ def watch_command(
     broker = BrokerSettings(
         host=host, port=port, ca=ca, username=username, password_file=password_file
     )
-    client_id = username or f"watch-{threading.get_native_id()}"
+    client_id = f"{username or 'watch'}-{secrets.token_hex(4)}"
     with until_signalled() as stop, _shown(page, Console()) as show:
         watch(broker, stop, show, client_id)
 

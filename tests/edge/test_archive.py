@@ -107,6 +107,14 @@ def test_rows_that_the_device_no_longer_has_are_written_down_as_a_hole(
 
     assert give(store, *(row.data for row in rows[4:])) == [Verdict.STORED] * 6
     assert store.holes() == [(chain.device, chain.epoch, 2, 4)]
+    assert store.verify(chain) is None  # a hole that is written down is no damage
+
+
+def test_an_archive_that_is_not_there_is_not_verified(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveFailed, match="no such archive"):
+        Store(tmp_path / "none.sqlite", must_exist=True)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def altered(row: LedgerRow) -> bytes:
@@ -130,12 +138,17 @@ def test_an_altered_row_is_found_out_by_the_next_one(
 
 
 def test_a_row_that_later_rows_vouch_for_is_never_replaced(
-    store: Store, rows: list[LedgerRow], chain: Chain
+    store: Store, rows: list[LedgerRow], chain: Chain, tmp_path: Path
 ) -> None:
     give(store, *(row.data for row in rows))
 
-    assert give(store, altered(rows[4])) == [Verdict.DUPLICATE]
+    assert give(store, *[altered(rows[4])] * 3) == [Verdict.DUPLICATE] * 3
     assert list(store.rows(chain)) == rows
+    with sqlite3.connect(tmp_path / "archive.sqlite") as db:
+        kept = db.execute("SELECT data, reason FROM quarantine").fetchall()
+    db.close()
+    assert [data for data, _ in kept] == [altered(rows[4])]  # once, however often
+    assert "another row 5" in kept[0][1]
 
 
 def test_one_device_cannot_write_as_another(
@@ -156,6 +169,8 @@ HOSTILE: list[Callable[[bytes], bytes]] = [
     lambda data: data[:-1],
     lambda data: data.replace(b'"seq":1', b'"seq":0'),
     lambda data: data.replace(b'"seq":1', b'"seq":1e400'),
+    lambda data: data.replace(b'"seq":1', b'"seq":9223372036854775808'),
+    lambda data: data[:-1] + b',"x":' + b"[" * 100_000,
     lambda data: data.replace(b'"prev":"0', b'"prev":"x'),
     lambda data: b"\xff" + data,
 ]

@@ -136,6 +136,15 @@ def test_a_missing_file_is_a_wrong_setting(
         Link(settings, "scope-01", [])
 
 
+def test_a_certificate_that_is_none_is_a_wrong_setting(
+    address: BrokerSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+
+    with pytest.raises(ConfigurationInvalid, match=r"ca\.pem.*PEM"):
+        Link(BrokerSettings(port=address.port, ca=tmp_path / "ca.pem"), "scope-01", [])
+
+
 def test_serving_goes_on_with_a_new_connection_after_a_broken_one() -> None:
     stop = threading.Event()
     served: list[int] = []

@@ -36,12 +36,12 @@ def told(observer: Observer, name: str, payload: bytes) -> None:
     observer.take(Message(topic(DEVICE, name), payload, is_retained=False))
 
 
-def state(connection: int, what: str) -> bytes:
+def state(connection: int, what: str, epoch: str = "e") -> bytes:
     return encode(
         DeviceState(
             state=what,
             device=DEVICE,
-            epoch="e",
+            epoch=epoch,
             connection=connection,  # type: ignore[arg-type]
             oldest=1,
             seq=0,
@@ -106,6 +106,28 @@ def test_the_archives_state_is_kept_apart_from_devices() -> None:
     assert observer.devices == {}
 
 
+def test_a_new_ledger_is_believed_although_its_connections_start_again() -> None:
+    observer = Observer()
+    told(observer, "state", state(5, "online"))
+    told(observer, "state", state(1, "online", epoch="f"))
+    told(observer, "state", state(5, "offline"))  # the old ledger's late will
+
+    assert observer.devices[DEVICE].state == "online"
+    told(observer, "state", state(1, "offline", epoch="f"))
+    assert observer.devices[DEVICE].state == "offline"
+
+
+@pytest.mark.parametrize("seq", ["", "x", "-1", "1" * 5000])
+def test_a_preview_of_no_row_is_ignored(seq: str) -> None:
+    observer = Observer()
+    name = topic(DEVICE, "preview")
+    observer.take(Message(name, b"jpeg", False, (("seq", seq),)))
+    assert observer.devices == {}
+
+    observer.take(Message(name, b"jpeg", False, (("seq", "7"),)))
+    assert observer.devices[DEVICE].preview_seq == 7
+
+
 @pytest.mark.parametrize("name", ["result", "state", "ack"])
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"seq":1e999}'])
 def test_nonsense_is_counted_and_changes_nothing(name: str, payload: bytes) -> None:
@@ -114,4 +136,4 @@ def test_nonsense_is_counted_and_changes_nothing(name: str, payload: bytes) -> N
     told(observer, name, payload)
 
     assert observer.ignored == 1
-    assert observer.devices[DEVICE].rows == 0
+    assert observer.devices == {}

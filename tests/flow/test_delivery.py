@@ -15,6 +15,7 @@ import pytest
 
 from edge.broker import Mosquitto, free_port
 from edge.codec import write_toml
+from edge.cursor import read_cursor
 from edge.ledger import Ledger, LedgerReader, LedgerRow
 from edge.mqtt import BrokerUnreachable, Link, topic
 from edge.settings import (
@@ -116,6 +117,16 @@ class Site:
         while len(self.archived()) < ROWS and time.monotonic() < deadline:
             time.sleep(0.1)
 
+    def acknowledged(self) -> int:
+        cursor = read_cursor(self.folder / "ledger")
+        return 0 if cursor is None else cursor.upto
+
+    def await_rows(self, count: int, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while len(self.archived()) < count:
+            assert time.monotonic() < deadline, "nothing is archived"
+            time.sleep(0.05)
+
     def close(self) -> None:
         if self.writer.is_alive():
             self.writer.join()
@@ -129,6 +140,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
     built = Site(tmp_path)
     yield built
     built.close()
+
+
+def the_programs_start_again_among_hostile_messages(site: Site) -> None:
+    """What an enemy left retained is the first that they read."""
+    hostile_messages_arrive(site)
+    for name in ("archive", "publish"):
+        site.kill(name)
+        site.start(name)
 
 
 def nothing_happens(site: Site) -> None:
@@ -172,6 +191,7 @@ def the_publisher_is_killed_while_broker_and_archive_are_away(site: Site) -> Non
 
 def hostile_messages_arrive(site: Site) -> None:
     """Forged, retained, oversized and malformed messages on every topic it reads."""
+    site.await_rows(20)  # both programs are at work
     enemy = Link(BrokerSettings(port=site.port), "enemy", [])
     epoch = site.epoch.encode()
     forged = b'{"v":1,"epoch":"%s","upto":300,"hash":"%s","resume":false}'
@@ -184,9 +204,11 @@ def hostile_messages_arrive(site: Site) -> None:
         forged % (epoch, b"f" * 64),
         forged % (epoch, b"0" * 64),
         forged.replace(b"300", b"99999999") % (epoch, b"f" * 64),
+        forged.replace(b"300", b"9" * 30) % (epoch, b"f" * 64),
+        b'{"v":1,"device":"%s","x":' % DEVICE.encode() + b"[" * 100_000,
     ):
-        for name in ("ack", "state"):
-            enemy.publish(topic(DEVICE, name), payload)
+        for name in ("ack", "state", "result"):
+            enemy.publish(topic(DEVICE, name), payload, is_retained=name != "state")
             enemy.publish(topic("archive", name), payload, is_retained=name == "ack")
         enemy.publish(topic("scope-02", "result"), payload)
         enemy.poll(0.05)
@@ -202,6 +224,7 @@ def hostile_messages_arrive(site: Site) -> None:
         the_archive_is_away_for_a_while,
         the_publisher_is_killed_while_broker_and_archive_are_away,
         hostile_messages_arrive,
+        the_programs_start_again_among_hostile_messages,
     ],
 )
 def test_the_archive_holds_what_the_ledger_holds(
@@ -272,6 +295,31 @@ class _WithoutPublisher:
     @property
     def broker(self) -> Mosquitto:
         return self._site.broker
+
+
+def test_rows_that_are_gone_for_good_do_not_stop_what_follows(site: Site) -> None:
+    """The archive's file was lost after rows had been acknowledged and deleted."""
+    site.start("archive")
+    site.start("publish")
+    site.writer.start()
+    site.await_delivery()
+    deadline = time.monotonic() + 10
+    while site.acknowledged() < ROWS and time.monotonic() < deadline:
+        time.sleep(0.1)
+    site.kill("archive")
+    for path in site.folder.glob("a.sqlite*"):
+        path.unlink()
+    ledger = Ledger(site.folder / "ledger", DEVICE)
+    assert ledger.prune(keep=50) == ROWS - 50
+    ledger.close()
+
+    site.start("archive")
+    site.await_rows(50)
+
+    assert site.archived() == site.written()
+    store = Store(site.folder / "a.sqlite")
+    assert store.holes() == [(DEVICE, site.epoch, 1, ROWS - 50)]
+    store.close()
 
 
 def test_two_processes_cannot_publish_one_ledger(site: Site) -> None:
