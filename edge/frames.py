@@ -31,13 +31,15 @@ class Shot:
 
     `sequence` counts the driver's frames: a jump means that frames are missing.
     `monotonic_ns` and `utc` are the start of exposure, or the earliest moment the
-    driver lets us know. `pixel_size_um` is None where nobody has said it.
+    driver lets us know. `camera` holds the camera's serial, as the driver names it;
+    None for recordings. `pixel_size_um` is None where nobody has said it.
     """
 
     sequence: int
     monotonic_ns: int
     utc: datetime
     source_id: str
+    camera: str | None = None
     exposure_ms: float | None = None
     gain: float | None = None
     pixel_size_um: float | None = None

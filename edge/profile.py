@@ -75,8 +75,10 @@ class Profile:
     flat_field: NDArray[np.float32] | None
     calibration_id: str | None
 
-    def check(self, width_px: int, height_px: int, source_id: str) -> None:
+    def check(self, width_px: int, height_px: int, camera: str | None) -> None:
         """Refuse frames that this profile was not measured for.
+
+        Of a recording nobody knows the `camera`; its frame size alone is compared.
 
         Raises
         ------
@@ -90,9 +92,9 @@ class Profile:
                 f"{wanted[0]}x{wanted[1]}; set the camera back or calibrate again"
             )
         serial = self.record.camera_serial
-        if serial is not None and serial not in source_id:
+        if serial is not None and camera is not None and serial not in camera:
             raise ProfileMismatch(
-                f"source {source_id!r} is not camera {serial!r} of the profile; "
+                f"camera {camera!r} is not camera {serial!r} of the profile; "
                 "choose that camera's profile or calibrate this one"
             )
 

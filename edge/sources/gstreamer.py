@@ -12,6 +12,7 @@ from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.settings import GStreamerSettings
+from edge.sources.addresses import without_secrets
 from edge.sources.numbering import number_by_time
 
 _OPEN_S = 10.0
@@ -45,6 +46,8 @@ class GStreamerSource:
     def __init__(self, settings: GStreamerSettings) -> None:
         self._gst = _gstreamer()
         self._settings = settings
+        self._name = without_secrets(settings.pipeline)
+        self._camera = self._name.split("!")[0].strip()
         drop = "true" if settings.is_live else "false"
         text = (
             f"{settings.pipeline} ! videoconvert ! video/x-raw,format=RGB ! "
@@ -54,7 +57,7 @@ class GStreamerSource:
             self._pipeline = self._gst.parse_launch(text)
         except Exception as error:
             raise ConfigurationInvalid(
-                f"pipeline {settings.pipeline!r}: {error}; try it with gst-launch-1.0"
+                f"pipeline {self._name!r}: {error}; try it with gst-launch-1.0"
             ) from error
         self._sink = self._pipeline.get_by_name("hemascope")
         self._last: tuple[int, float] | None = None
@@ -73,10 +76,15 @@ class GStreamerSource:
         if sample is None:
             self._raise_if_broken()
             if self._sink.get_property("eos"):
-                raise SourceEnded(f"pipeline {self._settings.pipeline!r} is over")
+                if self.is_live:
+                    raise SourceLost(
+                        f"pipeline {self._name!r}: the camera ended the stream; check "
+                        "the camera"
+                    )
+                raise SourceEnded(f"pipeline {self._name!r} is over")
             if time.monotonic() - self._heard_s > self._settings.stall_s:
                 raise SourceLost(
-                    f"pipeline {self._settings.pipeline!r}: no frame for "
+                    f"pipeline {self._name!r}: no frame for "
                     f"{self._settings.stall_s} s; check the camera"
                 )
             return None
@@ -86,7 +94,8 @@ class GStreamerSource:
             sequence=self._number(sample, taken_ns),
             monotonic_ns=taken_ns,
             utc=utc_of(taken_ns),
-            source_id=f"gstreamer:{self._settings.pipeline.split('!')[0].strip()}",
+            source_id=f"gstreamer:{self._camera}",
+            camera=self._camera if self.is_live else None,
             pixel_size_um=self._settings.pixel_size_um,
         )
         return Exposure(shot, lambda: RawFrame(shot, self._pixels(sample)))
@@ -140,6 +149,6 @@ class GStreamerSource:
             error, detail = message.parse_error()
             self.close()
             raise SourceLost(
-                f"pipeline {self._settings.pipeline!r}: {error.message}; "
+                f"pipeline {self._name!r}: {error.message}; "
                 f"{(detail or '').splitlines()[-1] if detail else 'check the camera'}"
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from math import ceil
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.images import decode_image
 from edge.settings import OpenCVSettings
+from edge.sources.addresses import without_secrets
 from edge.sources.numbering import number_by_time
 
 _ADDRESS = "://"
@@ -29,6 +32,7 @@ class OpenCVSource:
 
     def __init__(self, settings: OpenCVSettings) -> None:
         self._settings = settings
+        self._name = without_secrets(settings.device)
         self._is_stream = _ADDRESS in settings.device
         self._is_camera = not self._is_stream and _is_device(settings.device)
         self._capture = self._open()
@@ -45,9 +49,9 @@ class OpenCVSource:
         arrived, data = self._capture.read()
         if not arrived:
             if not self.is_live:
-                raise SourceEnded(f"{self._settings.device}: the video is over")
+                raise SourceEnded(f"{self._name}: the video is over")
             raise SourceLost(
-                f"{self._settings.device}: no frame for {self._settings.stall_s} s; "
+                f"{self._name}: no frame for {self._settings.stall_s} s; "
                 "check cable, power and whether another program uses the camera"
             )
         now_ns = time.monotonic_ns()
@@ -57,7 +61,8 @@ class OpenCVSource:
             sequence=sequence,
             monotonic_ns=taken_ns if self._is_camera else now_ns,
             utc=utc_of(taken_ns if self._is_camera else now_ns),
-            source_id=f"opencv:{self._settings.device}",
+            source_id=f"opencv:{self._name}",
+            camera=self._name if self._is_camera else None,
             pixel_size_um=self._settings.pixel_size_um,
         )
         return Exposure(shot, lambda: self._develop(data, shot))
@@ -71,20 +76,23 @@ class OpenCVSource:
         stall_ms = int(settings.stall_s * 1000)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, stall_ms]
         limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, stall_ms]
-        if self._is_camera:
+        if self._is_camera:  # OpenCV reads this limit, in whole seconds, when it waits
+            os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(
+                ceil(settings.stall_s)
+            )
             capture = cv2.VideoCapture(settings.device, cv2.CAP_V4L2)
         elif self._is_stream:
             capture = cv2.VideoCapture(settings.device, cv2.CAP_FFMPEG, limits)
         else:
             if not Path(settings.device).is_file():
                 raise SourceLost(
-                    f"{settings.device}: no such camera or file; list cameras with "
+                    f"{self._name}: no such camera or file; list cameras with "
                     "`ls /dev/v4l/by-id`"
                 )
             capture = cv2.VideoCapture(settings.device, cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise SourceLost(
-                f"{settings.device}: cannot be opened; check that it is connected, "
+                f"{self._name}: cannot be opened; check that it is connected, "
                 "that you may read it (group video) and that no other program uses it"
             )
         if self._is_camera:
@@ -109,7 +117,7 @@ class OpenCVSource:
         if given != wanted:
             capture.release()
             raise SourceLost(
-                f"{settings.device}: delivers {given[0]}x{given[1]} px, asked for "
+                f"{self._name}: delivers {given[0]}x{given[1]} px, asked for "
                 f"{wanted[0]}x{wanted[1]}; choose a size that `v4l2-ctl "
                 "--list-formats-ext` lists"
             )

@@ -9,6 +9,7 @@ from edge.settings import (
     OpenCVSettings,
     SimulatedSettings,
     SourceSettings,
+    VideoSettings,
 )
 from edge.sources.watched import Watched
 
@@ -32,6 +33,13 @@ def open_source(settings: SourceSettings) -> Source:
             from edge.sources.opencv import OpenCVSource
 
             return Watched(lambda: OpenCVSource(settings))
+        case VideoSettings():
+            from edge.sources.opencv import OpenCVSource
+
+            file = OpenCVSettings(
+                device=str(settings.path), pixel_size_um=settings.pixel_size_um
+            )
+            return Watched(lambda: OpenCVSource(file))
         case GStreamerSettings():
             from edge.sources.gstreamer import GStreamerSource
 

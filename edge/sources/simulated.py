@@ -161,6 +161,7 @@ class SimulatedCamera:
             monotonic_ns=exposed_ns if self.is_live else now_ns,
             utc=utc_of(exposed_ns if self.is_live else now_ns),
             source_id=self._source_id,
+            camera=self._source_id,
             exposure_ms=5.0,
             gain=1.0,
             pixel_size_um=bench.settings.pixel_size_um,
@@ -191,8 +192,7 @@ class _Optics:
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         off = np.hypot((x - 0.53 * width) / width, (y - 0.48 * height) / width)
         self._evenness = 1 - settings.vignetting * (off / 0.6) ** 2
-        self._lamp_level = -1.0
-        self._gain = np.empty((height, width, 3), np.uint8)
+        self._lamp = (1.0, self._gain_at(1.0))
         random = np.random.default_rng((settings.seed, 2))
         grain = random.normal(0, settings.noise, (height + 64, width + 64, 3)).round()
         self._more = np.clip(grain, 0, 255).astype(np.uint8)
@@ -210,25 +210,30 @@ class _Optics:
         )
         if blur_px > _LEAST_BLUR_PX:
             view = cv2.GaussianBlur(view, (0, 0), blur_px)
-        self._set_lamp(1 + settings.lamp_drift_per_h * seconds / 3600)
-        counts = cv2.multiply(view, self._gain, scale=1 / 255)
+        gain = self._gain(1 + settings.lamp_drift_per_h * seconds / 3600)
+        counts = cv2.multiply(view, gain, scale=1 / 255)
         dx, dy = np.random.default_rng((settings.seed, sequence, 3)).integers(0, 64, 2)
         rows = slice(dy, dy + settings.height_px)
         columns = slice(dx, dx + settings.width_px)
         cv2.add(counts, self._more[rows, columns], counts)
         return np.asarray(cv2.subtract(counts, self._less[rows, columns], counts))
 
-    def _set_lamp(self, level: float) -> None:
-        """Set the gains, in steps of 0.1 %: a lamp that ages gets redder as it dims."""
+    def _gain(self, level: float) -> NDArray[np.uint8]:
+        """Return the gains at a lamp level; several threads may ask at once."""
         level = round(level, 3)
-        if level == self._lamp_level:
-            return
-        self._lamp_level = level
+        known, gain = self._lamp
+        if level != known:
+            gain = self._gain_at(level)
+            self._lamp = (level, gain)
+        return gain
+
+    def _gain_at(self, level: float) -> NDArray[np.uint8]:
+        """Light of a lamp that ages: redder as it dims."""
         colour = np.array(self._settings.lamp) * np.array(
             [level**0.8, level, level**1.4]
         )
         gain = self._evenness[..., None] * colour.astype(np.float32) * 255
-        self._gain = np.clip(gain + 0.5, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(gain + 0.5, 0, 255), np.uint8)
 
 
 def _slide_px(settings: SimulatedSettings) -> NDArray[np.intp]:

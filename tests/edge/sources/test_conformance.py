@@ -25,6 +25,7 @@ from edge.settings import (
     OpenCVSettings,
     SimulatedSettings,
     SourceSettings,
+    VideoSettings,
 )
 from edge.sources.opening import open_source
 
@@ -160,7 +161,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
         settings = FolderSettings(tmp_path / "images", rate_hz=rate_hz)
     elif name == "video":
         write_video(tmp_path / "x.avi")
-        settings = OpenCVSettings(str(tmp_path / "x.avi"))
+        settings = VideoSettings(tmp_path / "x.avi")
     elif name == "http":
         settings = OpenCVSettings(request.getfixturevalue("network_camera"))
     elif name == "rtsp":
@@ -236,6 +237,57 @@ def test_a_read_returns_within_its_time(source: Source) -> None:
     assert time.monotonic() - start < 1.5
 
 
+@pytest.mark.parametrize("kind", ["simulated", "folder", "gstreamer"])
+def test_a_read_without_a_frame_returns_nothing_within_its_time(
+    kind: str, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "images")
+    settings: dict[str, SourceSettings] = {
+        "simulated": SimulatedSettings(width_px=64, height_px=64, rate_hz=0.1),
+        "folder": FolderSettings(tmp_path / "images", rate_hz=0.1),
+        "gstreamer": GStreamerSettings(
+            "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=1/9"
+        ),
+    }
+    if kind == "gstreamer":
+        pytest.importorskip("gi")
+    with closing(open_source(settings[kind])) as source:
+        next_exposures(source, 1, within_s=1.0)
+        start = time.monotonic()
+        item = source.read(0.2)
+        spent_s = time.monotonic() - start
+
+    assert item is None
+    assert 0.15 < spent_s < 1.0
+
+
+def test_a_live_pipeline_that_ends_is_a_lost_camera_and_a_recorded_one_is_over() -> (
+    None
+):
+    pytest.importorskip("gi")
+    short = "videotestsrc num-buffers=3 {} ! video/x-raw,width=64,height=64"
+    with closing(open_source(GStreamerSettings(short.format("is-live=true")))) as live:
+        items = _read_until(live, lambda item: isinstance(item, Gap), 5.0)
+    assert isinstance(items[-1], Gap)
+    assert "camera ended the stream" in items[-1].reason
+
+    recorded = GStreamerSettings(short.format(""), is_live=False)
+    with closing(open_source(recorded)) as source:
+        next_exposures(source, 3)
+        with pytest.raises(SourceEnded):
+            source.read(1.0)
+
+
+def test_secrets_in_a_pipeline_are_not_shown() -> None:
+    pytest.importorskip("gi")
+    pipeline = "rtspsrc location=rtsp://u:secret@127.0.0.1:9/x user-pw=secret ! nothing"
+
+    with pytest.raises(HemascopeError, match="gst-launch") as refused:
+        open_source(GStreamerSettings(pipeline))
+
+    assert "secret" not in str(refused.value)
+
+
 def test_closing_twice_is_safe(source: Source) -> None:
     source.close()
     source.close()
@@ -246,7 +298,7 @@ def test_a_recording_ends_and_says_so(tmp_path: Path) -> None:
     write_video(tmp_path / "x.avi")
     recordings: list[SourceSettings] = [
         FolderSettings(tmp_path / "images"),
-        OpenCVSettings(str(tmp_path / "x.avi")),
+        VideoSettings(tmp_path / "x.avi"),
     ]
     for settings in recordings:
         with closing(open_source(settings)) as source:
@@ -264,7 +316,7 @@ def test_red_stays_red(
     write_video(tmp_path / "x.avi")
     settings: SourceSettings = FolderSettings(tmp_path / "images")
     if kind == "video":
-        settings = OpenCVSettings(str(tmp_path / "x.avi"))
+        settings = VideoSettings(tmp_path / "x.avi")
     elif kind == "http":
         settings = OpenCVSettings(request.getfixturevalue("network_camera"))
     with closing(open_source(settings)) as source:
@@ -278,7 +330,7 @@ def test_red_stays_red(
 
 MISSING: list[tuple[Callable[[Path], SourceSettings], str]] = [
     (lambda p: OpenCVSettings("/dev/video99"), "no such camera"),
-    (lambda p: OpenCVSettings(str(p / "none.avi")), "no such camera or file"),
+    (lambda p: VideoSettings(p / "none.avi"), "no such camera or file"),
     (lambda p: OpenCVSettings("rtsp://127.0.0.1:9/x", stall_s=1.0), "cannot be opened"),
     (lambda p: FolderSettings(p / "none"), "name a folder"),
     (lambda p: FolderSettings(p), "holds no image"),
@@ -343,12 +395,17 @@ def _read_until(
     return items
 
 
+def _is_back(item: object) -> bool:
+    return isinstance(item, Gap) and "camera back" in item.reason
+
+
 def test_losing_a_source_is_no_error_of_a_watched_one(tmp_path: Path) -> None:
     settings = SimulatedSettings(
-        width_px=320, height_px=240, rate_hz=50, unplug_every_s=0.3, unplug_for_s=0.4
+        width_px=320, height_px=240, rate_hz=50, unplug_every_s=1.5, unplug_for_s=0.3
     )
     with closing(open_source(settings)) as source:
-        items = _read_until(source, lambda item: False, 3.5)
+        items = _read_until(source, _is_back, 10.0)
+        items += next_exposures(source, 3)
 
     reasons = [item.reason for item in items if isinstance(item, Gap)]
     assert any("camera lost" in reason for reason in reasons)
