@@ -14,7 +14,8 @@ TORCH_INDEX ?=
 
 # Debian and Ubuntu packages: broker, OpenCV's libraries, GStreamer and what its Python
 # bindings are built from, a browser for the test of the page.
-APT := python3-venv python3-dev gcc pkg-config mosquitto libgl1 libglib2.0-0 \
+APT := python3-venv python3-dev gcc pkg-config mosquitto libgl1 \
+	'libglib2.0-0t64|libglib2.0-0' \
 	libcairo2-dev libgirepository1.0-dev gir1.2-gstreamer-1.0 \
 	gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver

@@ -6,7 +6,7 @@ set -eu
 # Print a working interpreter of that name: from the PATH, or one that pyenv keeps.
 find_python() {
     for candidate in "$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/${1#python}".*/bin/"$1"; do
-        if "$candidate" -c 'import venv' 2>/dev/null; then
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
             echo "$candidate"
             return
         fi
