@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -14,11 +14,18 @@ from edge.correction import correct, correct_crops, prepare
 from edge.crops import cut_crops, windows
 from edge.decision import decide
 from edge.location import find_regions, locator_spec, reduce, reduction
+from edge.pipeline import Pipeline
 from edge.profile import Profile, ProfileRecord
 from edge.quality import measure_quality
 from export.benchmark.timing import Figure, at_most, in_turns, spread
 
 Frame = NDArray[np.uint8]
+_COPY = "copy of the frame"
+_CORRECT = "correct the whole frame"
+_CORRECT_NEEDED = "correct reduced frame and crops"
+_LOCATE = "locate: reduce, correct, find"
+_GOALS = {_CORRECT: 15, _CORRECT_NEEDED: 8, _LOCATE: 15}
+_GOALS_FROM_PX = 1920  # of a small frame, fixed costs weigh more than pixels
 
 
 def bench_profile() -> Profile:
@@ -43,29 +50,42 @@ def measure_stages(
 ) -> list[Figure]:
     """Measure correction, location, crops and inference on frames of one size."""
     pipeline = parts.open_pipeline()
+    tasks, cells = _tasks(frames, pipeline, pixel_um)
+    taken = {name: spread(spent) for name, spent in in_turns(tasks, rounds).items()}
+    pipeline.close()
+    height, width = frames[0].shape[:2]
+    floor = taken.pop(_COPY)
+    figures = [Figure(f"{_COPY}, {width}x{height}, {cells} cells", 1, f"{floor} ms")]
+    for name, this in taken.items():
+        ratio, title = this.median / floor.median, f"{name} over copy"
+        if name in _GOALS and width >= _GOALS_FROM_PX:
+            figures.append(at_most(title, ratio, _GOALS[name], f"{this} ms"))
+        else:
+            figures.append(Figure(title, ratio, f"{this} ms"))
+    return figures
+
+
+def _tasks(
+    frames: Sequence[Frame], pipeline: Pipeline, pixel_um: float
+) -> tuple[dict[str, Callable[[], object]], int]:
+    """Return each stage with what it gets, and the number of cells."""
     locator, engine = pipeline.locator, pipeline.locator_engine
     assert locator is not None  # noqa: S101 the bench finds cells
     assert engine is not None  # noqa: S101
     spec, size_px = locator_spec(locator), crop_size(pipeline.classifier)
-    context = pipeline.classifier.record.input.context
-    height, width = frames[0].shape[:2]
-    profile = bench_profile()
+    frame, turn, copy = frames[0], cycle(frames), np.empty_like(frames[0])
+    height, width = frame.shape[:2]
     factor = reduction(pixel_um, spec)
-    small_px = reduce(frames[0], factor).shape[1::-1]
-    whole = prepare(profile, width, height, frames[0].dtype)
-    small = prepare(profile, *small_px, frames[0].dtype)
-    turn = cycle(frames)
-    copy = np.empty_like(frames[0])
-    frame = frames[0]
     reduced = reduce(frame, factor)
-    corrected = correct(reduced, small)
-    regions = find_regions(corrected, engine, spec, (width, height))
-    places = windows(regions.boxes, context)
-    crops = cut_crops(frame, places, size_px)
+    whole = prepare(bench_profile(), width, height, frame.dtype)
+    small = prepare(bench_profile(), *reduced.shape[1::-1], frame.dtype)
     flat = whole.log_flat
     assert flat is not None  # noqa: S101 the profile has a flat field
-    flat_crops = cut_crops(flat, places, size_px)
-    batch = correct_crops(crops, flat_crops, whole)
+    field = correct(reduced, small)
+    regions = find_regions(field, engine, spec, (width, height))
+    places = windows(regions.boxes, pipeline.classifier.record.input.context)
+    crops = cut_crops(frame, places, size_px)
+    batch = correct_crops(crops, cut_crops(flat, places, size_px), whole)
     logits = pipeline.classifier_engine.infer(batch).tensors["logits"]
 
     def correct_what_is_needed() -> None:
@@ -73,39 +93,18 @@ def measure_stages(
         correct_crops(crops, cut_crops(flat, places, size_px), whole)
 
     def locate() -> None:
-        find_regions(
-            correct(reduce(frame, factor), small), engine, spec, (width, height)
-        )
+        seen = correct(reduce(frame, factor), small)
+        find_regions(seen, engine, spec, (width, height))
 
-    tasks = {
-        "copy of the frame": lambda: np.copyto(copy, next(turn)),
-        "correct the whole frame": lambda: correct(frame, whole),
-        "correct reduced frame and crops": correct_what_is_needed,
+    return {
+        _COPY: lambda: np.copyto(copy, next(turn)),
+        _CORRECT: lambda: correct(frame, whole),
+        _CORRECT_NEEDED: correct_what_is_needed,
         "reduce": lambda: reduce(frame, factor),
-        "find regions": lambda: find_regions(corrected, engine, spec, (width, height)),
-        "locate: reduce, correct, find": locate,
+        "find regions": lambda: find_regions(field, engine, spec, (width, height)),
+        _LOCATE: locate,
         "cut crops": lambda: cut_crops(frame, places, size_px),
         "infer": lambda: pipeline.classifier_engine.infer(batch),
         "decide": lambda: decide(logits, 1.0, 0.5),
-        "quality": lambda: measure_quality(reduced, corrected, None),
-    }
-    taken = in_turns(tasks, rounds)
-    pipeline.close()
-    floor = spread(taken["copy of the frame"])
-    goals = {
-        "correct the whole frame": 15,
-        "correct reduced frame and crops": 8,
-        "locate: reduce, correct, find": 15,
-    }
-    label = f"{width}x{height}, {len(regions.boxes)} cells"
-    figures = [Figure(f"copy of the frame, {label}", 1.0, f"{floor} ms")]
-    for name in list(tasks)[1:]:
-        this = spread(taken[name])
-        ratio = this.median / floor.median
-        detail = f"{this} ms"
-        goal = goals.get(name)
-        if goal is not None and width >= 1920:
-            figures.append(at_most(f"{name} over copy", ratio, goal, detail))
-        else:
-            figures.append(Figure(f"{name} over copy", ratio, detail))
-    return figures
+        "quality": lambda: measure_quality(reduced, field, None),
+    }, len(crops)
