@@ -21,10 +21,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.crops import cut_crops
 from edge.frames import Counts
 from edge.profile import IDENTITY, Profile
 
-_STRIP_ROWS = 16
+_STRIP_PX = 30_000
+_COARSE_ERROR = 1.5e-3  # of ln: less than half a grey level
 _LN10 = float(np.log(10.0))
 
 
@@ -35,12 +37,15 @@ class ColourMap:
     `log_counts` (1, levels) float32: ln(counts - black), floored at half a count.
     `affine` (3, 4) float32: ln of the output from `log_counts` less ln of the flat
     field. `log_flat` (H, W, 3) float32 at full resolution, None where the light is
-    even. `is_identity` says that 8-bit counts come out as they went in.
+    even; `coarse_log_flat` is the same in fewer pixels, for crops: where the light
+    changes slowly nobody sees the difference, and it stays in the cache.
+    `is_identity` says that 8-bit counts come out as they went in.
     """
 
     log_counts: NDArray[np.float32]
     affine: NDArray[np.float32]
     log_flat: NDArray[np.float32] | None
+    coarse_log_flat: NDArray[np.float32] | None
     is_identity: bool
 
 
@@ -57,13 +62,12 @@ def prepare(
     matrix = np.array(record.matrix)
     density_map, offset = matrix[:, :3], matrix[:, 3]
     constant = np.log(255.0) - _LN10 * offset - density_map @ np.log(white)
-    log_flat = None
+    log_flat = coarse = None
     if profile.flat_field is not None:
-        log_flat = cv2.resize(
-            np.log(profile.flat_field),
-            (width_px, height_px),
-            interpolation=cv2.INTER_LINEAR,
-        )
+        log_grid = np.log(profile.flat_field)
+        log_flat = cv2.resize(log_grid, (width_px, height_px))
+        step = _coarsest_step(log_flat)
+        coarse = cv2.resize(log_flat, (-(-width_px // step), -(-height_px // step)))
     changes_nothing = (
         dtype == np.uint8
         and log_flat is None
@@ -74,8 +78,20 @@ def prepare(
         log_counts.astype(np.float32)[None],
         np.hstack([density_map, constant[:, None]]).astype(np.float32),
         log_flat,
+        coarse,
         changes_nothing,
     )
+
+
+def _coarsest_step(log_flat: NDArray[np.float32]) -> int:
+    """Return how coarse a map may be that is read half a step beside the place."""
+    steepest = max(
+        float(np.abs(np.diff(log_flat, axis=axis)).max(initial=0.0)) for axis in (0, 1)
+    )
+    for step in (8, 4, 2):
+        if steepest * step / 2 <= _COARSE_ERROR:
+            return step
+    return 1
 
 
 def correct(counts: Counts, colours: ColourMap) -> NDArray[np.uint8]:
@@ -97,7 +113,7 @@ def correct(counts: Counts, colours: ColourMap) -> NDArray[np.uint8]:
 
 
 def correct_crops(
-    crops: Counts, log_flat: NDArray[np.float32] | None, colours: ColourMap
+    crops: Counts, places: NDArray[np.int32], colours: ColourMap
 ) -> NDArray[np.uint8]:
     """Map crops cut from the counts at full resolution, through the very same map.
 
@@ -105,9 +121,8 @@ def correct_crops(
     ----------
     crops
         (N, S, S, 3) uint8 or uint16 RGB sensor counts.
-    log_flat
-        (N, S, S, 3) float32, `colours.log_flat` cut at the same places; None where the
-        light is even.
+    places
+        (N, 4) windows x0, y0, x1, y1 of the frame that they were cut from.
     colours
         The frozen map of the frame that the crops were cut from.
 
@@ -117,7 +132,15 @@ def correct_crops(
         (N, S, S, 3) RGB.
     """
     stacked = crops.reshape(-1, *crops.shape[2:])
-    flat = None if log_flat is None else log_flat.reshape(stacked.shape)
+    flat = None
+    if colours.log_flat is not None and colours.coarse_log_flat is not None:
+        height, width = np.divide(
+            colours.coarse_log_flat.shape, colours.log_flat.shape
+        )[:2]
+        coarse = np.rint(places * [width, height, width, height]).astype(np.int32)
+        coarse[:, 2:] = np.maximum(coarse[:, 2:], coarse[:, :2] + 1)
+        flat = cut_crops(colours.coarse_log_flat, coarse, crops.shape[1])
+        flat = flat.reshape(stacked.shape)
     return _through(stacked, colours, flat).reshape(crops.shape)
 
 
@@ -128,7 +151,7 @@ def _through(
         return np.asarray(counts, np.uint8)
     height, width, _ = counts.shape
     out = np.empty(counts.shape, np.uint8)
-    rows = max(1, min(_STRIP_ROWS, height))
+    rows = max(1, min(_STRIP_PX // max(width, 1), height))
     light = np.empty((rows, width, 3), np.float32)
     mapped = np.empty_like(light)
     for top in range(0, height, rows):

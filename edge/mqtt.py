@@ -7,6 +7,7 @@ only put events into a list, and whatever goes wrong is raised where it can be h
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from collections import deque
@@ -232,6 +233,7 @@ class Link:
             ) from error
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
+        client.on_socket_open = _without_delay
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
@@ -300,6 +302,11 @@ class Link:
     ) -> None:
         self._unanswered.discard(message_id)
         self._events.append(Published(message_id, reason.value))
+
+
+def _without_delay(_client: Any, _data: Any, opened: Any) -> None:
+    """Send small messages at once: waiting to join them costs 40 ms each (Nagle)."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _password(settings: BrokerSettings) -> str | None:

@@ -182,10 +182,7 @@ class Pipeline:
         context = self.classifier.record.input.context if self.locator else 1.0
         places, size_px = windows(regions.boxes, context), crop_size(self.classifier)
         crops = cut_crops(raw.pixels, places, size_px)
-        flat = colours.log_flat
-        if flat is not None:
-            flat = cut_crops(flat, places, size_px)
-        return correct_crops(crops, flat, colours)
+        return correct_crops(crops, places, colours)
 
     def _second_opinion(self, regions: Regions) -> NDArray[np.float32] | float:
         """Return what the locator adds to the logits; 0 where it has no say."""

@@ -79,18 +79,16 @@ def _tasks(
     reduced = reduce(frame, factor)
     whole = prepare(bench_profile(), width, height, frame.dtype)
     small = prepare(bench_profile(), *reduced.shape[1::-1], frame.dtype)
-    flat = whole.log_flat
-    assert flat is not None  # noqa: S101 the profile has a flat field
     field = correct(reduced, small)
     regions = find_regions(field, engine, spec, (width, height))
     places = windows(regions.boxes, pipeline.classifier.record.input.context)
     crops = cut_crops(frame, places, size_px)
-    batch = correct_crops(crops, cut_crops(flat, places, size_px), whole)
+    batch = correct_crops(crops, places, whole)
     logits = pipeline.classifier_engine.infer(batch).tensors["logits"]
 
     def correct_what_is_needed() -> None:
         correct(reduced, small)
-        correct_crops(crops, cut_crops(flat, places, size_px), whole)
+        correct_crops(crops, places, whole)
 
     def locate() -> None:
         seen = correct(reduce(frame, factor), small)

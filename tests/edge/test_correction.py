@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -112,18 +113,31 @@ def test_sixteen_bits_come_out_as_their_upper_eight() -> None:
     assert np.abs(out - pixels / 257).max() <= 0.51
 
 
-def test_crops_are_corrected_by_the_map_of_the_frame(profile: Profile) -> None:
-    pixels = counts(np.uint8, 20, 240)
-    colours = prepare(profile, *SIZE, pixels.dtype)
-    places = np.array([[10, 20, 74, 84], [96, 56, 160, 120]], np.int32)
-
-    crops = correct_crops(
-        cut_crops(pixels, places, 64), cut_crops(colours.log_flat, places, 64), colours
+@pytest.mark.parametrize(("dust", "step"), [(False, 4), (True, 1)])
+def test_crops_are_corrected_by_the_map_of_the_frame(
+    tmp_path: Path, dust: bool, step: int
+) -> None:
+    width, height = 1281, 959
+    flat = cv2.resize(flat_field(), (width, height))
+    if dust:
+        flat[400:410, 600:610] *= 0.7
+    record = ProfileRecord(white_point=(210.0, 205.0, 190.0), matrix=MATRIX)
+    colours = prepare(
+        save_profile(tmp_path, record, flat), width, height, np.dtype(np.uint8)
+    )
+    random = np.random.default_rng(5)
+    pixels = random.integers(20, 240, (height, width, 3)).astype(np.uint8)
+    places = np.array(
+        [[0, 0, 64, 64], [571, 377, 635, 441], [1217, 895, 1281, 959]], np.int32
     )
 
-    whole = correct(pixels, colours)
-    np.testing.assert_array_equal(crops[0], whole[20:84, 10:74])
-    np.testing.assert_array_equal(crops[1], whole[56:120, 96:160])
+    crops = correct_crops(cut_crops(pixels, places, 64), places, colours)
+
+    assert colours.coarse_log_flat is not None
+    assert colours.coarse_log_flat.shape[1] == -(-width // step)
+    whole = correct(pixels, colours).astype(int)
+    for crop, (x0, y0, x1, y1) in zip(crops, places, strict=True):
+        assert np.abs(crop - whole[y0:y1, x0:x1]).max() <= 1
 
 
 def test_a_cell_keeps_its_colour_while_the_field_around_it_empties(
