@@ -77,7 +77,10 @@ class Mosquitto:
         )
         with (folder / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 the program was looked up
-                [program, "-c", str(config)], stdout=log, stderr=log
+                [program, "-c", str(config)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is not meant for it
             )
         deadline = time.monotonic() + _START_S
         while not _answers(self.port):

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_SAME_S = 1.0  # one Ctrl-C may arrive twice, from the terminal and from make
+
 
 @contextmanager
 def until_signalled() -> Iterator[threading.Event]:
-    """Give an event that the ending signals set; a second one interrupts."""
+    """Give an event that the ending signals set; one more, later, interrupts."""
     stop = threading.Event()
+    since_s = time.monotonic()
 
-    def set_stop(number: int, _frame: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.default_int_handler)
+    def set_stop(_number: int, _frame: Any) -> None:
+        nonlocal since_s
+        if stop.is_set() and time.monotonic() - since_s > _SAME_S:
+            raise KeyboardInterrupt
+        if not stop.is_set():
+            since_s = time.monotonic()
+            stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, set_stop)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -97,12 +99,14 @@ def test_interrupting_a_demonstration_still_delivers_everything(tmp_path: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "archive.sqlite").exists():
         time.sleep(0.2)
     time.sleep(6)
-    demo.terminate()
+    for _ in range(2):  # Ctrl-C reaches every process of the terminal, some twice
+        os.killpg(demo.pid, signal.SIGINT)
     output, _ = demo.communicate(timeout=60)
 
     assert demo.returncode == 0, output
