@@ -200,16 +200,27 @@ def test_a_frozen_live_picture_is_rejected_and_not_counted(folder: Path) -> None
 
 
 class _Paced(Recording):
-    """A live source slow enough that no frame is passed over."""
+    """A live source whose next frame comes only when the last one was looked at."""
 
     def __init__(
         self, items: list[Callable[[], NDArray[np.uint8]] | Gap | Exception]
     ) -> None:
         super().__init__(items, is_live=True)
+        self._seen = threading.Event()
+        self._seen.set()
 
     def read(self, timeout_s: float) -> Exposure | Gap | None:
-        time.sleep(0.02)
-        return super().read(timeout_s)
+        if not self._seen.wait(timeout_s):
+            return None
+        item = super().read(timeout_s)
+        if not isinstance(item, Exposure):
+            return item
+        self._seen.clear()
+        return Exposure(item.shot, lambda: self._develop(item))
+
+    def _develop(self, exposure: Exposure) -> RawFrame:
+        self._seen.set()
+        return exposure.develop()
 
 
 def test_a_recording_may_repeat_a_picture(folder: Path) -> None:
