@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _READ_S = 0.5
 _PRUNE_EVERY = 1000
-_FAREWELL_S = 10.0
+_FAREWELL_S = 5.0
 
 
 class RunFailed(HemascopeError):
