@@ -27,6 +27,8 @@ from edge.profile import IDENTITY, Profile
 
 _STRIP_PX = 30_000
 _COARSE_ERROR = 1.5e-3  # of ln: less than half a grey level
+_LN_WHITE = 6.0  # above ln(255)
+_LN_MOST = 20.0  # far enough below the ln(2**31) at which 8 bits are not clipped to
 _LN10 = float(np.log(10.0))
 
 
@@ -39,6 +41,7 @@ class ColourMap:
     field. `log_flat` (H, W, 3) float32 at full resolution, None where the light is
     even; `coarse_log_flat` is the same in fewer pixels, for crops: where the light
     changes slowly nobody sees the difference, and it stays in the cache.
+    `may_overflow`: the brightest counts would come out brighter than can be clipped.
     `is_identity` says that 8-bit counts come out as they went in.
     """
 
@@ -46,6 +49,7 @@ class ColourMap:
     affine: NDArray[np.float32]
     log_flat: NDArray[np.float32] | None
     coarse_log_flat: NDArray[np.float32] | None
+    may_overflow: bool
     is_identity: bool
 
 
@@ -68,6 +72,8 @@ def prepare(
         log_flat = cv2.resize(log_grid, (width_px, height_px))
         step = _coarsest_step(log_flat)
         coarse = cv2.resize(log_flat, (-(-width_px // step), -(-height_px // step)))
+    ends = density_map * log_counts[[0, -1], None, None]  # of the darkest and brightest
+    brightest = ends.max(axis=0).sum(axis=1) + constant
     changes_nothing = (
         dtype == np.uint8
         and log_flat is None
@@ -79,6 +85,7 @@ def prepare(
         np.hstack([density_map, constant[:, None]]).astype(np.float32),
         log_flat,
         coarse,
+        bool(brightest.max() > _LN_MOST),
         changes_nothing,
     )
 
@@ -162,6 +169,8 @@ def _through(
         if log_flat is not None:
             cv2.subtract(log_light, log_flat[part], log_light)
         cv2.transform(log_light, colours.affine, log_out)
+        if colours.may_overflow:
+            np.minimum(log_out, _LN_WHITE, out=log_out)
         cv2.exp(log_out, log_out)
         cv2.convertScaleAbs(log_out, out[part])
     return out

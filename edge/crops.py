@@ -55,7 +55,8 @@ def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
     height, width = pixels.shape[:2]
     crops = np.empty((len(places), size_px, size_px, 3), pixels.dtype)
     for crop, (x0, y0, x1, y1) in zip(crops, places.tolist(), strict=True):
-        inner: Any = pixels[max(y0, 0) : max(y1, 1), max(x0, 0) : max(x1, 1)]
+        top, left = min(max(y0, 0), height - 1), min(max(x0, 0), width - 1)
+        inner: Any = pixels[top : max(y1, 1), left : max(x1, 1)]
         beyond = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
         if any(beyond):
             inner = cv2.copyMakeBorder(inner, *beyond, borderType=cv2.BORDER_REFLECT)

@@ -140,6 +140,32 @@ def test_crops_are_corrected_by_the_map_of_the_frame(
         assert np.abs(crop - whole[y0:y1, x0:x1]).max() <= 1
 
 
+def test_a_crop_at_the_very_border_is_corrected_too(tmp_path: Path) -> None:
+    record = ProfileRecord(white_point=(210.0, 205.0, 190.0))
+    flat = np.ones((3, 4, 3), np.float32)
+    profile = save_profile(tmp_path, record, flat)
+    colours = prepare(profile, 1280, 960, np.dtype(np.uint8))
+    pixels = np.full((960, 1280, 3), 180, np.uint8)
+    places = np.array(
+        [[1279, 959, 1290, 970], [1280, 960, 1290, 970], [-9, -9, 0, 0]], np.int32
+    )
+
+    crops = correct_crops(cut_crops(pixels, places, 16), places, colours)
+
+    assert (crops == crops[0, 0, 0]).all()
+
+
+def test_what_is_far_too_bright_is_clipped_not_black(tmp_path: Path) -> None:
+    steep = tuple((*(3.0 * (i == j) for j in range(3)), 0.0) for i in range(3))
+    record = ProfileRecord(white_point=(100.0,) * 3, matrix=steep)
+    profile = save_profile(tmp_path, record, None)
+    pixels = np.full((4, 4, 3), 65535, np.uint16)
+
+    out = correct(pixels, prepare(profile, 4, 4, pixels.dtype))
+
+    assert (out == 255).all()
+
+
 def test_a_cell_keeps_its_colour_while_the_field_around_it_empties(
     profile: Profile,
 ) -> None:
