@@ -76,6 +76,7 @@ class Service:
         self._last_digest: int | None = None
         self._identical = self._failures = 0
         self._failed: RunFailed | None = None
+        self._in_hand: dict[int, Ticket] = {}
 
     def run(
         self,
@@ -137,6 +138,7 @@ class Service:
         try:
             pipeline = self._open_pipeline()
             while (ticket := desk.take()) is not None:
+                self._in_hand[ticket.number] = ticket
                 self._outcomes.put(self._settle(pipeline, ticket))
             pipeline.close()
         except HemascopeError as error:
@@ -202,6 +204,7 @@ class Service:
                 failed = failed or outcome
             while due in waiting:
                 self._write(waiting.pop(due), on_row)
+                self._in_hand.pop(due)
                 due, moved_s = due + 1, time.monotonic()
                 failed = failed or self._failed
             if failed is not None:
@@ -211,8 +214,8 @@ class Service:
             elif time.monotonic() - moved_s > self._settings.most_frame_s:
                 failed = failed or self._hung()
                 break
-        for number in sorted(waiting):  # behind a frame that never came back
-            self._write(waiting[number], on_row)
+        for number in sorted({*waiting, *list(self._in_hand)}):  # one never came back
+            self._write(waiting.get(number) or self._given_up(number), on_row)
         if failed is not None:
             raise failed
 
@@ -227,6 +230,12 @@ class Service:
             f"a frame has been in work for {self._settings.most_frame_s:.0f} s without "
             "a result; the engine or a driver hangs, start again"
         )
+
+    def _given_up(self, number: int) -> Outcome:
+        ticket = self._in_hand[number]
+        reason = f"given up: {self._hung()}"
+        said = _nothing("rejected", reason, ticket.item, ticket.passed_over)
+        return Outcome(number, said, failure=reason)
 
     def _say_why(self, error: HemascopeError) -> None:
         """End the ledger with the reason why there are no more results."""
