@@ -7,12 +7,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from edge.codec import PayloadInvalid, decode
 from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
 from edge.results import Ack, ArchiveState, DeviceState, Result
 
 log = logging.getLogger(__name__)
+
+Said = TypeVar("Said", Result, DeviceState)
 
 STALE_S = 10.0  # without a result for so long, what is shown is not live
 _RATE_OVER_S = 10.0
@@ -82,14 +85,16 @@ class Observer:
         device, name = device_of(message.topic)
         match name:
             case "result":
-                result = decode(message.payload, Result)
+                result = _own(decode(message.payload, Result), device)
                 self._take_result(self._view(device), result)
             case "state":
-                state = decode(message.payload, DeviceState)
+                state = _own(decode(message.payload, DeviceState), device)
                 self._take_state(self._view(device), state)
             case "ack":
                 ack = decode(message.payload, Ack)
-                self._view(device).acknowledged = ack.upto
+                view = self._view(device)
+                if ack.epoch == (view.stated_epoch or view.epoch):
+                    view.acknowledged = ack.upto
             case "preview":
                 seq = _row_of(message)
                 view = self._view(device)
@@ -126,6 +131,13 @@ class Observer:
             view.arrivals_s.append(view.heard_s)
         view.rows += 1
         view.cells.update(result.counts)
+
+
+def _own(said: Said, device: str) -> Said:
+    """Refuse what one device says on the topics of another."""
+    if said.device != device:
+        raise PayloadInvalid(f"it is of {said.device!r}")
+    return said
 
 
 def _row_of(message: Message) -> int:

@@ -54,10 +54,16 @@ def table(observer: Observer) -> RenderableType:
     for view in observer.devices.values():
         grid.add_row(*_columns(view, now_s))
         if view.reason is not None and view.status != "ok":
-            notes.append(Text(f"{view.device}: {view.status}: {view.reason}", "yellow"))
+            note = f"{view.device}: {view.status}: {view.reason}"
+            notes.append(Text(_plain(note), "yellow"))
     if not observer.devices:
         notes.append(Text("no device has been heard of yet", "dim"))
     return Group(grid, *notes)
+
+
+def _plain(text: str) -> str:
+    """Show what would command the terminal instead of doing it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
@@ -70,12 +76,12 @@ def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
     )
     state = f"{view.state}, STALE" if stale else view.state
     return (
-        view.device,
+        _plain(view.device),
         Text(state, "red" if stale else "green"),
         f"{view.rate_hz(now_s):.1f}",
         str(view.seq),
         str(view.acknowledged),
         Text(str(len(view.missing)), "red" if view.missing else ""),
         "never" if age_s is None else f"{age_s:.1f} s",
-        Text(cells, "dim" if stale else ""),
+        Text(_plain(cells), "dim" if stale else ""),
     )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 
-_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
-_PROPERTY = re.compile(r"\b([\w-]*(?:pw|password|passwd|secret|token))=\S+", re.I)
+_USER = re.compile(r"(?<=://)\S*@")
+_QUERY = re.compile(r"(?<=\?)[^\s!]+")
+_PROPERTY = re.compile(
+    r"""\b([\w-]*(?:pw|pwd|pass|passwd|password|secret|token|key|auth))\s*=\s*"""
+    r"""("[^"]*"|'[^']*'|\S+)""",
+    re.IGNORECASE,
+)
 
 
 def without_secrets(text: str) -> str:
-    """Leave user names and passwords out of an address or a pipeline."""
-    return _PROPERTY.sub(r"\1=***", _IN_ADDRESS.sub("***@", text))
+    """Leave users, passwords and queries out of an address or a pipeline."""
+    return _PROPERTY.sub(r"\1=***", _QUERY.sub("***", _USER.sub("***@", text)))

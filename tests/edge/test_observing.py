@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import io
+
+import msgspec
 import pytest
+from rich.console import Console
 
 from edge.codec import decode, encode
 from edge.ledger import Ledger, LedgerReader
 from edge.mqtt import ARCHIVE_STATE, Message, topic
 from edge.observing import STALE_S, Observer
-from edge.results import ArchiveState, DeviceState, Result
+from edge.results import Ack, ArchiveState, DeviceState, Result
+from edge.watch import table
 from tests.conftest import examination
 
 DEVICE = "scope-01"
@@ -115,6 +120,40 @@ def test_a_new_ledger_is_believed_although_its_connections_start_again() -> None
     assert observer.devices[DEVICE].state == "online"
     told(observer, "state", state(1, "offline", epoch="f"))
     assert observer.devices[DEVICE].state == "offline"
+
+
+def test_an_acknowledgement_of_an_older_ledger_is_not_shown() -> None:
+    observer = Observer()
+    told(observer, "state", state(1, "online"))
+    for epoch, upto in (("e", 95), ("old", 500_000)):
+        ack = Ack(epoch=epoch, upto=upto, hash="0" * 64, resume=True)
+        told(observer, "ack", encode(ack))
+
+    assert observer.devices[DEVICE].acknowledged == 95
+
+
+def test_a_device_cannot_speak_as_another(results: list[bytes]) -> None:
+    observer = Observer()
+    for name, data in (("result", results[0]), ("state", state(1, "online"))):
+        observer.take(Message(topic("scope-02", name), data, is_retained=False))
+
+    assert observer.ignored == 2
+    assert observer.devices == {}
+
+
+def test_a_message_cannot_command_the_terminal(results: list[bytes]) -> None:
+    observer = Observer()
+    row = msgspec.structs.replace(
+        decode(results[0], Result), status="degraded", reason="\x1b]0;owned\x07\x1b[2J"
+    )
+    told(observer, "result", encode(row))
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    console.print(table(observer))
+
+    shown = console.export_text(styles=False)
+    assert "\x1b" not in shown
+    assert "owned" in shown
 
 
 @pytest.mark.parametrize("seq", ["", "x", "-1", "1" * 5000])
