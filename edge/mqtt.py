@@ -121,6 +121,10 @@ class Link:
             )
         except ssl.SSLError as error:
             raise BrokerRefused(f"broker {self._where}: TLS failed: {error}") from error
+        except UnicodeError as error:
+            raise ConfigurationInvalid(
+                f"broker {self._where}: {error}; expected a host's name"
+            ) from error
         except OSError as error:
             raise BrokerUnreachable(
                 f"broker {self._where}: {error}; is it running, and does a firewall "

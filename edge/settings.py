@@ -10,8 +10,9 @@ from msgspec import Meta
 
 from edge.results import Name
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e6)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e6)]
+Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Pixels = Annotated[int, Meta(ge=16, le=16384)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -35,12 +36,12 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
     pixel_size_um: Positive = 0.07
     stain: Literal["may-grunwald-giemsa", "wright", "giemsa"] = "may-grunwald-giemsa"
     cells_per_mm2: NotNegative = 6500.0
-    drift_um_per_s: float = 1.5
+    drift_um_per_s: Finite = 1.5
     hand_move_every_s: NotNegative = 8.0
     defocus_um: NotNegative = 0.3
     vignetting: Share = 0.25
     lamp: tuple[Share, Share, Share] = (0.97, 0.95, 0.92)
-    lamp_drift_per_h: float = 0.0
+    lamp_drift_per_h: Finite = 0.0
     noise: NotNegative = 2.0
     drop_share: Share = 0.0
     unplug_every_s: NotNegative = 0.0
@@ -166,7 +167,7 @@ class RunSettings(_Settings, frozen=True):
 
     workers: Annotated[int, Meta(ge=1, le=64)] | None = None
     most_failures: Annotated[int, Meta(ge=1)] = 10
-    most_frame_s: Annotated[float, Meta(ge=1)] = 30.0
+    most_frame_s: Annotated[float, Meta(ge=1, le=1e6)] = 30.0
     frozen_after: Annotated[int, Meta(ge=2)] = 5
     preview_hz: Annotated[float, Meta(ge=0, le=30)] = 0.0
     preview_width_px: Annotated[int, Meta(ge=64, le=1920)] = 960

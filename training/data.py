@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,7 +57,11 @@ def read_manifest(manifest: Path) -> list[Row]:
     DataInvalid
         A column is missing, a split or a box is not one; names the line.
     """
-    with manifest.open(newline="", encoding="utf-8") as file:
+    try:
+        text = manifest.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataInvalid(f"{manifest}: {error}; expected a CSV file, UTF-8") from error
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
@@ -68,6 +73,8 @@ def read_manifest(manifest: Path) -> list[Row]:
 
 def _row(line: dict[str, str], manifest: Path, number: int) -> Row:
     where = f"{manifest}:{number}"
+    if None in line.values():
+        raise DataInvalid(f"{where}: has fewer columns than the first line")
     if line["split"] not in ("train", "val", "test"):
         raise DataInvalid(
             f"{where}: split is {line['split']!r}, not train, val or test"
@@ -77,17 +84,17 @@ def _row(line: dict[str, str], manifest: Path, number: int) -> Row:
     if any(sides):
         try:
             box = (float(sides[0]), float(sides[1]), float(sides[2]), float(sides[3]))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise DataInvalid(f"{where}: box {sides} is not four numbers") from error
-        if box[2] <= box[0] or box[3] <= box[1]:
-            raise DataInvalid(f"{where}: box {sides} is empty")
+        if not (np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]):
+            raise DataInvalid(f"{where}: box {sides} is empty or not finite")
     return Row(
         path=manifest.parent / line["path"],
         licence=line["licence"],
         split=line["split"],
         label=line["label"],
         box=box,
-        task=line.get("task") or "",
+        task=line.get("task") or "cells4",
         domain=line.get("domain") or manifest.parent.name,
         group=line.get("group") or line["path"],
         is_complete="incomplete" not in line.get("label_origin", ""),

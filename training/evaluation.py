@@ -22,7 +22,7 @@ from edge.location import RED_CELL_UM
 from edge.pipeline import Pipeline, Seen
 from edge.scale import Scale
 from edge.taxonomy import NOT_A_CELL
-from training.data import Field, Row, cut_task_crops
+from training.data import DataInvalid, Field, Row, cut_task_crops
 from training.locating import CLASSES
 from training.matching import Tally, match
 
@@ -72,7 +72,7 @@ def examine_fields(
             pictures.mkdir(parents=True, exist_ok=True)
             picture = draw(field.pixels, seen.examination, 960)
             path = pictures / f"{field.domain}-{field.path.stem}.jpg"
-            path.write_bytes(to_jpeg(picture, 90))
+            path.write_bytes(to_jpeg(picture))
     grid = _fields_table(located, named, scale_errors)
     confidence, right = np.array(sure, float).reshape(-1, 2).T
     gap = calibration_error(confidence, right > 0) if sure else float("nan")
@@ -82,6 +82,8 @@ def examine_fields(
 
 def examine_crops(rows: Sequence[tuple[Row, int]], pipeline: Pipeline) -> Table:
     """Judge the classifier alone, on crops cut from the labelled boxes."""
+    if not rows:
+        raise DataInvalid("no row of this split is of the model's task; check `task`")
     record = pipeline.classifier.record
     crops = cut_task_crops(rows, crop_size(pipeline.classifier), record.input.context)
     logits = np.concatenate(

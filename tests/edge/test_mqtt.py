@@ -136,6 +136,11 @@ def test_a_missing_file_is_a_wrong_setting(
         Link(settings, "scope-01", [])
 
 
+def test_a_name_that_no_host_can_have_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationInvalid, match="host's name"):
+        Link(BrokerSettings(host="..a"), "scope-01", [])
+
+
 def test_a_certificate_that_is_none_is_a_wrong_setting(
     address: BrokerSettings, tmp_path: Path
 ) -> None:

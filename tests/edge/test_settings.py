@@ -74,6 +74,8 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
         ),
         (LEAST.replace('[ledger]\nfolder = "l"\n', ""), "ledger"),
         (LEAST + '[broker]\nhost = ""\n', "host"),
+        (LEAST.replace("[ledger]", "rate_hz = inf\n[ledger]"), "rate"),
+        (LEAST.replace("[ledger]", "drift_um_per_s = nan\n[ledger]"), "drift"),
         (LEAST + '[broker]\ncert = "c"\nkey = "k"\n', "need ca"),
         (LEAST + '[broker]\nca = "a"\ncert = "c"\n', "go together"),
         (LEAST + '[model]\nengine = "magic"\n', "engine"),

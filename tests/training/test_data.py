@@ -44,13 +44,17 @@ def test_a_manifest_is_read_row_by_row(manifest: Path) -> None:
         (None, "a.png,MIT,later,RBC,0,0,1,1", ":2: split is 'later'"),
         (None, "a.png,MIT,train,RBC,0,0,x,1", ":2: box"),
         (None, "a.png,MIT,train,RBC,5,0,5,1", "is empty"),
+        (None, "a.png,MIT,train,RBC,0,0,nan,1", "not finite"),
+        (None, "a.png,MIT,train,RBC,0,0", ":2: has fewer columns"),
+        (None, "\udcff.png,MIT,train,RBC,0,0,1,1", "UTF-8"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_the_line(
     tmp_path: Path, head: str | None, line: str, says: str
 ) -> None:
     path = tmp_path / "m.csv"
-    path.write_text(f"{head or 'path,licence,split,label,x0,y0,x1,y1'}\n{line}\n")
+    text = f"{head or 'path,licence,split,label,x0,y0,x1,y1'}\n{line}\n"
+    path.write_bytes(text.encode(errors="surrogateescape"))
 
     with pytest.raises(DataInvalid, match=says):
         read_manifest(path)
