@@ -103,7 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # the reader has gone
+            self.wfile.write(content)
 
     def _stream(self) -> None:
         """Server-sent events, a few per second, until the reader goes."""

@@ -17,6 +17,7 @@ _COLOURS = {
     "Platelet": (0, 158, 115),
     "Plasma": (150, 150, 150),
 }
+_LONGEST_PX = 16_000  # JPEG ends at 65,500
 _OTHER, _UNSURE = (204, 121, 167), (240, 190, 0)
 
 
@@ -32,7 +33,7 @@ def draw(
     examination
         What was said of this frame.
     width_px
-        Width of the picture; None is that of the frame.
+        Width of the picture, less where it would be endless; None is the frame's.
 
     Returns
     -------
@@ -42,8 +43,9 @@ def draw(
     if pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
     scale = 1.0 if width_px is None else width_px / pixels.shape[1]
+    scale = min(scale, _LONGEST_PX / max(pixels.shape[:2]))
     if scale != 1.0:
-        size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+        size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     picture = np.array(pixels, np.uint8)
     line = max(1, round(picture.shape[1] / 800))

@@ -106,8 +106,17 @@ class Store:
 
     def chains(self) -> list[Chain]:
         """Every ledger of which something is stored."""
-        found = self._db.execute("SELECT DISTINCT device, epoch FROM rows").fetchall()
-        return [Chain(*row) for row in found]
+        found: list[Chain] = []
+        at = ("", "")
+        while at is not None:  # from one to the next by the key, not over all rows
+            at = self._db.execute(
+                "SELECT device, epoch FROM rows WHERE (device, epoch) > (?, ?) "
+                "ORDER BY device, epoch LIMIT 1",
+                at,
+            ).fetchone()
+            if at is not None:
+                found.append(Chain(*at))
+        return found
 
     def rows(self, chain: Chain) -> Iterator[LedgerRow]:
         """Return the stored rows of one ledger, in order."""

@@ -16,6 +16,7 @@ from rich.text import Text
 from edge.assembly import read_parts
 from edge.classify import Classified, ImagesFailed, classify, find_images
 from edge.drawing import draw, to_jpeg
+from edge.errors import ConfigurationInvalid
 from edge.images import printable
 
 
@@ -66,6 +67,15 @@ def _print_line(result: Classified) -> bool:
     return result.error is not None
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"{printable(folder)}: {error.strerror}; choose another --pictures"
+        ) from error
+
+
 def _name(result: Classified) -> Text:
     return Text(printable(Path(result.path.name)))
 
@@ -74,7 +84,7 @@ def _show_table(results: Iterator[Classified], files: int, pictures: Path) -> in
     console = Console()
     grid = Table("image", "size", "µm/px", "cells", "ms")
     failed = 0
-    pictures.mkdir(parents=True, exist_ok=True)
+    _make(pictures)
     for number, result in enumerate(track(results, total=files, console=console)):
         if result.seen is None:
             failed += 1

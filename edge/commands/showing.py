@@ -78,6 +78,7 @@ def demo_command(
         if folder is None:
             made = tempfile.TemporaryDirectory(prefix="hemascope-")
             folder = Path(opened.enter_context(made))
+        folder = folder.resolve()  # settings files read paths from their own folder
         folder.mkdir(parents=True, exist_ok=True)
         stop = opened.enter_context(until_signalled())
         show = opened.enter_context(_shown(page, console, opens=opens))

@@ -48,3 +48,12 @@ def test_a_jpeg_keeps_red_red() -> None:
     bgr = cv2.imdecode(np.frombuffer(to_jpeg(red), np.uint8), cv2.IMREAD_COLOR)
 
     assert bgr[..., 2].mean() > 230
+
+
+def test_an_endless_picture_is_drawn_smaller() -> None:
+    tall = np.zeros((3000, 8, 3), np.uint8)
+
+    picture = draw(tall, examination(cells=1), 960)
+
+    assert max(picture.shape) == 16_000
+    assert to_jpeg(picture).startswith(b"\xff\xd8")

@@ -83,7 +83,9 @@ def _seconds_until_cells_are_named(page: int) -> float:
     return time.monotonic() - start
 
 
-def test_interrupting_a_demonstration_still_delivers_everything(tmp_path: Path) -> None:
+def test_interrupting_a_demonstration_still_delivers_everything(
+    tmp_path: Path,
+) -> None:
     demo = subprocess.Popen(
         [
             sys.executable,
@@ -94,12 +96,13 @@ def test_interrupting_a_demonstration_still_delivers_everything(tmp_path: Path) 
             "--page",
             "0",
             "--folder",
-            str(tmp_path),
+            tmp_path.name,  # relative, as a person types it
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        cwd=tmp_path.parent,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "archive.sqlite").exists():
