@@ -13,11 +13,12 @@ from edge.bundle import (
     crop_size,
     load_bundle,
 )
-from edge.engines.opening import EngineKind, open_engine
+from edge.engines.opening import open_engine
 from edge.location import locator_spec
 from edge.pipeline import Pipeline
 from edge.profile import IDENTITY_PROFILE, Profile, load_profile
 from edge.scale import Scale
+from edge.settings import EngineKind
 from edge.taxonomy import TASKS
 
 
@@ -54,6 +55,7 @@ def read_parts(
     locator: Path | None = None,
     finds_cells: bool = True,
     profile: Path | None = None,
+    engine: EngineKind = "onnxruntime",
     threads: int = 1,
 ) -> Parts:
     """Read and check the files that a pipeline needs; None is what is shipped.
@@ -75,4 +77,4 @@ def read_parts(
         locator_spec(finder)
     chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
     scale = Scale(chosen.record.pixel_size_um)
-    return Parts(chosen, model, finder, scale, threads=threads)
+    return Parts(chosen, model, finder, scale, engine, threads)

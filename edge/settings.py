@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.results import Name
+from edge.results import Name, Share
 
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e6)]
 Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Pixels = Annotated[int, Meta(ge=16, le=16384)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+EngineKind = Literal["onnxruntime"]
 
 
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +138,7 @@ class ModelSettings(_Settings, frozen=True):
     """`bundle`: the classifier, the shipped one if absent; `threads` per worker."""
 
     bundle: Path | None = None
-    engine: Literal["onnxruntime"] = "onnxruntime"
+    engine: EngineKind = "onnxruntime"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
 
 

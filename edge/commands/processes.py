@@ -67,6 +67,7 @@ def _parts(settings: DeviceFile) -> Parts:
         locator=settings.location.bundle,
         finds_cells=settings.location.mode == "cells",
         profile=settings.profile,
+        engine=settings.model.engine,
         threads=settings.model.threads,
     )
 

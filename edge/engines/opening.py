@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from edge.bundle import Bundle, BundleRefused
 from edge.engines import Engine
 from edge.engines.onnxruntime import OnnxRuntimeEngine
+from edge.settings import EngineKind
 
-EngineKind = Literal["onnxruntime"]
+_ENGINES = {"onnxruntime": OnnxRuntimeEngine}
 _TOLERANCE = 2e-3  # of a probability or logit: kernels differ between processors
 
 
@@ -26,7 +25,7 @@ def open_engine(
     BundleRefused
         The golden input does not give the golden output.
     """
-    engine = OnnxRuntimeEngine(bundle.model, threads=threads)
+    engine = _ENGINES[kind](bundle.model, threads=threads)
     self_test(engine, bundle)
     return engine
 
