@@ -186,12 +186,8 @@ class Store:
 
     def _compare(self, chain: Chain, seq: int, data: bytes, sha256: str) -> Verdict:
         """Drop what is stored already; put aside what claims to be it and is not."""
-        known = self._db.execute(
-            "SELECT 1 FROM rows WHERE device = ? AND epoch = ? AND seq = ? AND "
-            "sha256 <> ?",
-            (chain.device, chain.epoch, seq, sha256),
-        ).fetchone()
-        if known is not None:
+        known = self._row(chain, seq)
+        if known is not None and known.sha256 != sha256:
             self._put_aside(
                 chain.device,
                 data,
@@ -207,22 +203,28 @@ class Store:
         again with other bytes when our acknowledgement showed it that what came here
         was altered on the way.
         """
-        before = self._db.execute(
-            "SELECT sha256 FROM rows WHERE device = ? AND epoch = ? AND seq = ?",
-            (chain.device, chain.epoch, head.seq - 1),
-        ).fetchone()
-        if head.prev != (before[0] if before else FIRST_PREVIOUS):
+        before, old = self._row(chain, head.seq - 1), self._row(chain, head.seq)
+        if head.prev != (before.sha256 if before else FIRST_PREVIOUS):
             self._put_aside(
                 chain.device, data, f"another row {head.seq}, not following"
             )
             return Verdict.QUARANTINED
-        key = (chain.device, chain.epoch, head.seq)
-        where = "WHERE device = ? AND epoch = ? AND seq = ?"
-        (old,) = self._db.execute(f"SELECT data FROM rows {where}", key).fetchone()  # noqa: S608
-        self._put_aside(chain.device, old, f"row {head.seq} came altered")
-        self._db.execute(f"DELETE FROM rows {where}", key)  # noqa: S608
+        if old is not None:
+            self._put_aside(chain.device, old.data, f"row {head.seq} came altered")
+        self._db.execute(
+            "DELETE FROM rows WHERE device = ? AND epoch = ? AND seq = ?",
+            (chain.device, chain.epoch, head.seq),
+        )
         self._insert(chain, head.seq, data, hashlib.sha256(data).hexdigest())
         return Verdict.STORED
+
+    def _row(self, chain: Chain, seq: int) -> LedgerRow | None:
+        found = self._db.execute(
+            "SELECT seq, data, sha256 FROM rows "
+            "WHERE device = ? AND epoch = ? AND seq = ?",
+            (chain.device, chain.epoch, seq),
+        ).fetchone()
+        return None if found is None else LedgerRow(*found)
 
     def _insert(self, chain: Chain, seq: int, data: bytes, sha256: str) -> None:
         row = (chain.device, chain.epoch, seq, data, sha256, utc_now().isoformat())
