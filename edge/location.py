@@ -95,6 +95,20 @@ def reduce(pixels: Image, factor: float) -> Image:
     return cast(Image, small)
 
 
+def widths(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) widths of cells in boxes (N, 4): the side of a square of the same area."""
+    return np.asarray(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))
+
+
+def are_whole(
+    boxes: NDArray[np.float32], frame_px: tuple[int, int], margin_px: int = 2
+) -> NDArray[np.bool_]:
+    """Whether each of (N, 4) boxes lies inside the frame: the border cuts no cell."""
+    inside = boxes[:, :2] > margin_px
+    inside &= boxes[:, 2:] < np.array(frame_px) - margin_px
+    return np.asarray(inside.all(axis=1))
+
+
 def find_regions(
     field: NDArray[np.uint8],
     engine: Engine,

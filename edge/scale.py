@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
-from edge.location import RED_CELL_UM, Regions, locator_spec
+from edge.location import RED_CELL_UM, Regions, are_whole, locator_spec, widths
 
 Origin = Literal["profile", "source", "estimated"]
 Locate = Callable[[float], Regions]
@@ -143,18 +143,17 @@ def _fit(
     cells where there are enough of them.
     """
     boxes = regions.boxes
-    sizes = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
-    widths = sizes / expected[regions.kinds]  # of a red cell, if the class is right
-    near = (widths > 0.55 * diameter_px) & (widths < 1.8 * diameter_px)
+    sizes = widths(boxes)
+    red_px = sizes / expected[regions.kinds]  # of a red cell, if the class is right
+    near = (red_px > 0.55 * diameter_px) & (red_px < 1.8 * diameter_px)
     covered = float((regions.scores[near] * sizes[near] ** 2).sum()) / np.prod(frame_px)
     if covered < _LEAST_COVERED:
         return None, 0.0
-    whole = (boxes[:, :2] > 2).all(axis=1)
-    whole &= (boxes[:, 2:] < np.array(frame_px) - 2).all(axis=1)
+    whole = are_whole(boxes, frame_px)
     red = near & (expected[regions.kinds] == 1)
     for judged in (red & whole, red, near):
         if judged.sum() >= _ENOUGH_CELLS:
             break
     found = int(near.sum())  # one chance find may cover as much as a hundred cells
     believed = found / (found + _CHANCE_CELLS)
-    return float(np.median(widths[judged])), float(covered * near.mean() * believed)
+    return float(np.median(red_px[judged])), float(covered * near.mean() * believed)

@@ -18,6 +18,7 @@ from edge.correction import correct, prepare
 from edge.crops import cut_crops, windows
 from edge.errors import HemascopeError
 from edge.images import read_image
+from edge.location import are_whole, widths
 from edge.profile import IDENTITY_PROFILE
 from edge.taxonomy import TASKS, as_task
 
@@ -214,19 +215,19 @@ def read_fields(rows: Iterable[Row], classes: tuple[str, ...]) -> list[Field]:
             (members[0], pixels, boxes, labels, _whole_red(boxes, labels, pixels))
         )
     sizes: dict[str, list[float]] = {}
-    for row, _, _, _, widths in drafts:
-        sizes.setdefault(row.domain, []).extend(widths)
+    for row, _, _, _, sides in drafts:
+        sizes.setdefault(row.domain, []).extend(sides)
     return [
         Field(
             pixels,
             boxes,
             labels,
-            float(np.median(widths if len(widths) >= 3 else sizes[row.domain])),
+            float(np.median(sides if len(sides) >= 3 else sizes[row.domain])),
             row.domain,
             row.path,
             row.is_complete,
         )
-        for row, pixels, boxes, labels, widths in drafts
+        for row, pixels, boxes, labels, sides in drafts
         if sizes[row.domain]
     ]
 
@@ -243,10 +244,9 @@ def _whole_red(
 ) -> list[float]:
     """Widths (px) of the red cells that the border does not cut."""
     height, width = pixels.shape[:2]
-    inside = (boxes[:, :2] > 2).all(1) & (boxes[:, 2:] < (width - 2, height - 2)).all(1)
-    sides = boxes[(classes == 0) & inside]
-    widths: list[float] = np.sqrt(np.prod(sides[:, 2:] - sides[:, :2], axis=1)).tolist()
-    return widths
+    chosen = (classes == 0) & are_whole(boxes, (width, height))
+    found: list[float] = widths(boxes[chosen]).tolist()
+    return found
 
 
 def contact_sheet(crops: Crops, columns: int = 20) -> NDArray[np.uint8]:

@@ -16,8 +16,16 @@ import numpy as np
 
 from edge.bundle import Bundle
 from edge.engines import Engine
-from edge.location import RED_CELL_UM, Regions, find_regions, locator_spec, reduce
-from edge.location import reduction as reduction_at
+from edge.location import (
+    RED_CELL_UM,
+    Regions,
+    are_whole,
+    find_regions,
+    locator_spec,
+    reduce,
+    reduction,
+    widths,
+)
 from edge.scale import estimate_pixel_size
 from edge.taxonomy import TASKS
 from training.data import Row, developed
@@ -58,7 +66,7 @@ def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row
     height, width = pixels.shape[:2]
 
     def locate(pixel_size_um: float) -> Regions:
-        small = reduce(pixels, reduction_at(pixel_size_um, spec))
+        small = reduce(pixels, reduction(pixel_size_um, spec))
         return find_regions(small, engine, spec, (width, height))
 
     pixel_size_um = estimate_pixel_size((width, height), locator, locate)
@@ -67,12 +75,10 @@ def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row
     regions = locate(pixel_size_um)
     boxes = regions.boxes
     diameter_px = RED_CELL_UM / pixel_size_um
-    size = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)) / diameter_px
+    size = widths(boxes) / diameter_px
     good = (regions.kinds == 0) & (regions.scores > _LEAST_SCORE)
     good &= (size > _SIZES[0]) & (size < _SIZES[1])
-    good &= (boxes[:, :2] > 1).all(axis=1) & (
-        boxes[:, 2:] < (width - 1, height - 1)
-    ).all(1)
+    good &= are_whole(boxes, (width, height), margin_px=1)
     white = np.array([row.box or _middle(width, height) for row in members], np.float32)
     good &= intersection_over_union(boxes, white).max(axis=1) < _MOST_OVERLAP
     return [
