@@ -83,6 +83,10 @@ class Metric(_Record, frozen=True, kw_only=True):
     high: float
     rows: int
 
+    def __str__(self) -> str:
+        """Value, interval and rows, for people."""
+        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f}, {self.rows} rows)"
+
 
 class TrainingSummary(_Record, frozen=True, kw_only=True):
     """What the weights were fitted to.

@@ -45,7 +45,5 @@ def export_command(
         f"temperature {record.temperature:.3f}, unidentified below "
         f"{record.abstain_below:.3f}"
     )
-    for label, m in record.metrics.items():
-        click.echo(
-            f"{label}: {m.value:.4f} ({m.low:.4f} to {m.high:.4f}, {m.rows} rows)"
-        )
+    for label, metric in record.metrics.items():
+        click.echo(f"{label}: {metric}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge.engines import Engine
 from training.augment import Jitter, jitter_colour
 from training.data import Crops, Row, cut_task_crops, join
 from training.fit import Fitted, Plan, fit
@@ -34,7 +35,7 @@ class CropSpec:
 def train_classifier(
     network: nn.Module,
     train: Sequence[tuple[Row, int]],
-    val: Sequence[tuple[Row, int]],
+    held: Crops,
     spec: CropSpec,
     plan: Plan,
     *,
@@ -47,10 +48,12 @@ def train_classifier(
     ----------
     network
         (N, 3, S, S) standardised -> logits, in training with auxiliary logits.
-    train, val
-        Rows with their class, to fit to and to choose the best epoch by.
+    train
+        Rows with their class, to fit to.
+    held
+        Crops of `val`, to choose the best epoch by.
     spec
-        How the device cuts its crops; `val` is cut like that.
+        How the device cuts its crops; `held` is cut like that.
     plan
         How long.
     slides
@@ -62,7 +65,6 @@ def train_classifier(
     stock = cut_task_crops(train, STOCK_PX, STOCK_CONTEXT)
     if slides:
         stock = join(stock, simulated_crops(slides, STOCK_PX, STOCK_CONTEXT))
-    held = cut_task_crops(val, spec.size_px, spec.context)
     weights = torch.from_numpy(_weights(stock))
     images = torch.from_numpy(stock.pixels)
     classes = torch.from_numpy(stock.classes)
@@ -81,7 +83,7 @@ def train_classifier(
         return _loss(logits, classes[drawn])
 
     def score(graph: ClassifierGraph) -> tuple[float, str]:
-        return summarise(predict(graph, held.pixels), held)
+        return summarise(predict(TorchEngine(graph), held.pixels), held)
 
     return fit(graph, loss, score, plan)
 
@@ -93,9 +95,8 @@ def standardise(crops: Crops) -> Standardise:
     return Standardise(tuple(mean), tuple(std))
 
 
-def predict(graph: ClassifierGraph, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def predict(engine: Engine, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits (N, K) of crops (N, S, S, 3) uint8."""
-    engine = TorchEngine(graph)
     parts = [
         engine.infer(pixels[start : start + 256]).tensors["logits"]
         for start in range(0, len(pixels), 256)

@@ -37,7 +37,7 @@ from training.evaluation import examine_crops, examine_fields, show
 from training.families import CLASSIFIERS, LOCATOR, LOCATOR_PLANS, PRESETS
 from training.fit import Fitted, Plan
 from training.found import find_red_cells
-from training.graphs import ClassifierGraph, LocatorGraph
+from training.graphs import ClassifierGraph, LocatorGraph, TorchEngine
 from training.locating import CLASSES, SPEC, metrics_of, train_locator
 from training.runs import Held, RunRecord, save_run
 from training.simulated import simulated_fields
@@ -107,10 +107,8 @@ def _train_classifier(
     spec = CropSpec(CLASSIFIERS[family].size_px, CONTEXT)
     model = CLASSIFIERS[family].build(len(TASKS[task]), **network)
     slides = SLIDES // 2 if task == "cells4" else 0
-    fitted = train_classifier(
-        model, part["train"], part["val"], spec, plan, slides=slides
-    )
     held = cut_task_crops(part["val"], spec.size_px, spec.context)
+    fitted = train_classifier(model, part["train"], held, spec, plan, slides=slides)
     test = cut_task_crops(part["test"], spec.size_px, spec.context)
     found_rows = set(found)
     labelled = [row for row, _ in part["train"] if row not in found_rows]
@@ -126,7 +124,7 @@ def _train_classifier(
         training=summary,
         metrics=_test_metrics(fitted.model, test) if test.rows else {},
     )
-    logits = predict(fitted.model, held.pixels)
+    logits = predict(TorchEngine(fitted.model), held.pixels)
     held_groups = np.array([row.group for row in held.rows])
     save_run(out, record, fitted.model, Held(logits, held.classes, held_groups))
     sheet = cv2.cvtColor(contact_sheet(held), cv2.COLOR_RGB2BGR)
@@ -135,7 +133,7 @@ def _train_classifier(
 
 
 def _test_metrics(graph: ClassifierGraph, test: Crops) -> dict[str, Metric]:
-    said = predict(graph, test.pixels).argmax(axis=1)
+    said = predict(TorchEngine(graph), test.pixels).argmax(axis=1)
     groups = [row.group for row in test.rows]
     right = said == test.classes
     return {
@@ -224,10 +222,8 @@ def _command() -> str:
 
 
 def _report(record: RunRecord) -> None:
-    for name, m in record.metrics.items():
-        click.echo(
-            f"{name}: {m.value:.4f} ({m.low:.4f} to {m.high:.4f}, {m.rows} rows)"
-        )
+    for name, metric in record.metrics.items():
+        click.echo(f"{name}: {metric}")
 
 
 @click.command("evaluate")

@@ -22,6 +22,7 @@ from edge.location import RED_CELL_UM
 from edge.pipeline import Pipeline, Seen
 from edge.scale import Scale
 from edge.taxonomy import NOT_A_CELL
+from training.classifying import predict
 from training.data import DataInvalid, Field, Row, cut_task_crops
 from training.locating import CLASSES
 from training.matching import Tally, match
@@ -86,12 +87,7 @@ def examine_crops(rows: Sequence[tuple[Row, int]], pipeline: Pipeline) -> Table:
         raise DataInvalid("no row of this split is of the model's task; check `task`")
     record = pipeline.classifier.record
     crops = cut_task_crops(rows, crop_size(pipeline.classifier), record.input.context)
-    logits = np.concatenate(
-        [
-            pipeline.classifier_engine.infer(crops.pixels[i : i + 64]).tensors["logits"]
-            for i in range(0, len(crops.pixels), 64)
-        ]
-    )
+    logits = predict(pipeline.classifier_engine, crops.pixels)
     said = decide(logits, record.temperature, record.abstain_below)
     domains = np.array([row.domain for row in crops.rows])
     grid = Table(

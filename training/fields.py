@@ -15,7 +15,12 @@ from training.data import Field
 from training.models.locator import STRIDE_PX
 
 PATCH_PX = 128
-FILL = (184, 166, 168)  # standardised, it is zero: what convolutions pad with
+MEAN = (0.72, 0.65, 0.66)  # RGB of blood smears, 0 to 1
+FILL = (
+    round(255 * MEAN[0]),
+    round(255 * MEAN[1]),
+    round(255 * MEAN[2]),
+)  # standardised, it is zero: what convolutions pad with
 LEAST_VISIBLE = 0.15  # share of a box that a patch must show for it to count
 
 

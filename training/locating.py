@@ -13,7 +13,7 @@ from edge.bundle import LocationSpec, Metric
 from edge.location import find_regions, reduce
 from training.augment import Jitter, jitter_colour
 from training.data import Field
-from training.fields import FILL, draw_batch
+from training.fields import FILL, MEAN, draw_batch
 from training.fit import Fitted, Plan, fit
 from training.graphs import LocatorGraph, Standardise, TorchEngine
 from training.matching import Tally, match
@@ -21,7 +21,7 @@ from training.models.locator import STRIDE_PX, Locator, centre_loss, side_loss
 from training.statistics import with_interval
 
 CLASSES = ("RBC", "WBC", "Platelet")
-_MEAN, _STD = (0.72, 0.65, 0.66), (0.20, 0.22, 0.18)  # RGB of blood smears, 0 to 1
+_STD = (0.20, 0.22, 0.18)  # RGB of blood smears, 0 to 1
 SPEC = LocationSpec(
     diameter_px=24.0,
     stride_px=STRIDE_PX,
@@ -34,7 +34,7 @@ SPEC = LocationSpec(
 
 def new_graph() -> LocatorGraph:
     """Return an untrained locator."""
-    return LocatorGraph(Standardise(_MEAN, _STD), Locator(len(CLASSES)))
+    return LocatorGraph(Standardise(MEAN, _STD), Locator(len(CLASSES)))
 
 
 def train_locator(
