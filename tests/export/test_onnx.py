@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -77,6 +79,7 @@ def test_what_is_written_is_what_tensorrt_reads(
         assert users == ["Cast"]
         assert not any(t.external_data for t in model.graph.initializer)
         assert b"/home/" not in data
+        assert str(Path(__file__).parents[2]).encode() not in data
         assert b"site-packages" not in data
         assert b".py" not in data
 

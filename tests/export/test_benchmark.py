@@ -1,0 +1,41 @@
+"""That the benchmark measures at all; what it measures is printed by `make bench`."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from edge.assembly import Parts
+from edge.sources.simulated import SimulatedMicroscope
+from export.benchmark.running import faster_than_bound, measure_running
+from export.benchmark.stages import measure_stages
+from export.benchmark.timing import Figure
+
+
+def by_name(figures: list[Figure]) -> dict[str, float]:
+    assert all(np.isfinite(figure.value) for figure in figures)
+    return {figure.name: figure.value for figure in figures}
+
+
+def test_every_stage_is_measured_as_a_ratio_to_a_copy(
+    parts: Parts, microscope: SimulatedMicroscope
+) -> None:
+    figures = by_name(measure_stages([microscope.render(0)], parts, 0.07, rounds=2))
+
+    assert len(figures) == 10
+    assert figures["infer over copy"] > figures["decide over copy"] > 0
+    assert figures["locate: reduce, correct, find over copy"] > 1
+
+
+def test_the_run_process_is_measured_with_one_worker_and_with_several(
+    parts: Parts, microscope: SimulatedMicroscope
+) -> None:
+    bgr = cv2.cvtColor(microscope.render(0), cv2.COLOR_RGB2BGR)
+    encoded = [cv2.imencode(".jpg", bgr)[1].tobytes()]
+
+    recorded = faster_than_bound(encoded, parts, 0.07, cores=2)
+    figures = by_name(measure_running(recorded, parts, cores=2, frames=8))
+
+    assert recorded.rate_hz > figures["serial, one worker"] > 0
+    assert figures["throughput over bound, 2 workers"] > 0
+    assert figures["p50 latency over serial latency"] > 0
