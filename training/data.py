@@ -1,28 +1,28 @@
-"""Read labelled blood cells: a manifest CSV with one row per box or per image."""
+"""Labelled blood cells: which rows serve a task, and their crops and fields."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.correction import correct, prepare
 from edge.crops import cut_crops, windows
-from edge.errors import HemascopeError
+from edge.errors import FrameRejected, HemascopeError
+from edge.frames import Counts
 from edge.images import read_image
 from edge.location import are_whole, widths
-from edge.profile import IDENTITY_PROFILE
+from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch
 from edge.taxonomy import TASKS, as_task
+from training.boxes import Box, box_problem
+from training.stacks import read_stack
 
-COLUMNS = ("path", "licence", "split", "label", "x0", "y0", "x1", "y1")
+SPLITS = ("train", "val", "test")
 _FREE = ("MIT", "BSD")
 _SERVING = {"cells4": ("cells4", "wbc_subtype")}  # tasks whose rows serve another
 
@@ -36,70 +36,31 @@ class Row:
     """One labelled cell. `box` is x0, y0, x1, y1 in pixels; None is the whole image.
 
     `group` is what a split must not cut: a slide, a blood sample, near-duplicates.
-    `is_complete` says that every cell of its image is labelled.
+    `is_complete` says that every cell of its image is labelled. `where` is what an
+    error names: a line such as "manifest.csv:17", or the file itself. `index` is the
+    image's place in the stack of its split, where `path` holds stacks. `frames` of a
+    clip lie side by side in one strip.
     """
 
     path: Path
     licence: str
     split: str
     label: str
-    box: tuple[float, float, float, float] | None
+    box: Box | None
     task: str
     domain: str
     group: str
     is_complete: bool
+    where: str = ""
+    index: int | None = None
+    frames: int = 1
 
-
-def read_manifest(manifest: Path) -> list[Row]:
-    """Read a manifest; image paths are relative to it.
-
-    Raises
-    ------
-    DataInvalid
-        A column is missing, a split or a box is not one; names the line.
-    """
-    try:
-        text = manifest.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataInvalid(f"{manifest}: {error}; expected a CSV file, UTF-8") from error
-    with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-        if missing:
-            raise DataInvalid(
-                f"{manifest}: has no column {missing}; it needs {COLUMNS}"
-            )
-        return [_row(line, manifest, number) for number, line in enumerate(reader, 2)]
-
-
-def _row(line: dict[str, str], manifest: Path, number: int) -> Row:
-    where = f"{manifest}:{number}"
-    if None in line.values():
-        raise DataInvalid(f"{where}: has fewer columns than the first line")
-    if line["split"] not in ("train", "val", "test"):
-        raise DataInvalid(
-            f"{where}: split is {line['split']!r}, not train, val or test"
-        )
-    sides = [line[c] for c in ("x0", "y0", "x1", "y1")]
-    box = None
-    if any(sides):
-        try:
-            box = (float(sides[0]), float(sides[1]), float(sides[2]), float(sides[3]))
-        except (ValueError, TypeError) as error:
-            raise DataInvalid(f"{where}: box {sides} is not four numbers") from error
-        if not (np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]):
-            raise DataInvalid(f"{where}: box {sides} is empty or not finite")
-    return Row(
-        path=manifest.parent / line["path"],
-        licence=line["licence"],
-        split=line["split"],
-        label=line["label"],
-        box=box,
-        task=line.get("task") or "cells4",
-        domain=line.get("domain") or manifest.parent.name,
-        group=line.get("group") or line["path"],
-        is_complete="incomplete" not in line.get("label_origin", ""),
-    )
+    @property
+    def image(self) -> tuple[str, str, int]:
+        """What tells its image from others: the file, or the place in a stack."""
+        if self.index is None:
+            return str(self.path), "", 0
+        return str(self.path), self.split, self.index
 
 
 def free_rows(rows: Iterable[Row]) -> list[Row]:
@@ -115,18 +76,22 @@ def rows_of_task(rows: Iterable[Row], task: str) -> list[tuple[Row, int]]:
     """
     fit = [row for row in rows if row.task in _SERVING.get(task, (task,))]
     fit.sort(key=lambda row: row.task != task)
-    boxed = {row.path for row in fit if row.box is not None}
-    chosen: dict[tuple[Path, object], tuple[Row, int]] = {}
+    boxed = {row.image for row in fit if row.box is not None}
+    chosen: dict[tuple[object, object], tuple[Row, int]] = {}
     for row in fit:
         label = as_task(row.label, task)
-        if label is not None and (row.box is not None or row.path not in boxed):
-            chosen.setdefault((row.path, row.box), (row, TASKS[task].index(label)))
+        if label is not None and (row.box is not None or row.image not in boxed):
+            chosen.setdefault((row.image, row.box), (row, TASKS[task].index(label)))
     return list(chosen.values())
 
 
 def digest(rows: Iterable[Row]) -> str:
     """Return the sha256 of what was used: every path, label and box, in order."""
-    text = "\n".join(f"{r.path.name},{r.label},{r.box},{r.split}" for r in rows)
+    text = "\n".join(
+        f"{row.path.name},{row.label},{row.box},{row.split}"
+        + ("" if row.index is None else f",{row.index}")
+        for row in rows
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -145,28 +110,63 @@ class Crops:
 
 
 def cut_task_crops(
-    rows: Iterable[tuple[Row, int]], size_px: int, context: float
+    rows: Iterable[tuple[Row, int]],
+    size_px: int,
+    context: float,
+    profiles: Mapping[str, Profile] | None = None,
 ) -> Crops:
     """Cut one crop per row with the device's own code.
 
-    A row without a box is an image of one cell: its window is the image.
+    Parameters
+    ----------
+    rows
+        Rows with their class. A row without a box is an image of one cell: its window
+        is the image.
+    size_px
+        Side of a crop.
+    context
+        Side of a window over the longer side of its box.
+    profiles
+        The profile of a domain's camera; a domain without one is taken as it is.
+
+    Raises
+    ------
+    DataInvalid
+        An image is damaged, does not fit its profile, or a box reaches outside it.
     """
-    wanted = sorted(rows, key=lambda pair: str(pair[0].path))
+    wanted = sorted(rows, key=lambda pair: pair[0].image)
     pixels = np.empty((len(wanted), size_px, size_px, 3), np.uint8)
     image = np.empty((0, 0, 3), np.uint8)
     of = None
     for place, (row, _) in enumerate(wanted):
-        if row.path != of:
-            image, of = developed(row.path), row.path
-        height, width = image.shape[:2]
+        if row.image != of:
+            profile = (profiles or {}).get(row.domain, IDENTITY_PROFILE)
+            image, of = developed(row, profile), row.image
         if row.box is None:
-            window = windows(np.array([[0, 0, width, height]], np.float32), 1.0)
+            whole = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
+            window = windows(whole, 1.0)
         else:
-            box = np.clip(np.array([row.box], np.float32), 0, (width, height) * 2)
-            window = windows(box, context)
+            window = windows(_boxes_inside([row], image), context)
         pixels[place] = cut_crops(image, window, size_px)[0]
     classes = np.array([index for _, index in wanted], np.int64)
     return Crops(pixels, classes, tuple(row for row, _ in wanted))
+
+
+def _boxes_inside(rows: list[Row], image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the boxes (N, 4) of `rows`, without what lies less than a pixel outside.
+
+    Raises
+    ------
+    DataInvalid
+        A box is empty or reaches further outside; names its row.
+    """
+    height, width = image.shape[:2]
+    boxes = [row.box for row in rows if row.box is not None]
+    for row, box in zip(rows, boxes, strict=True):
+        problem = box_problem(box, width, height)
+        if problem is not None:
+            raise DataInvalid(f"{row.where}: {row.path.name}: {problem}")
+    return np.clip(np.array(boxes, np.float32), 0, (width, height) * 2)
 
 
 def join(a: Crops, b: Crops) -> Crops:
@@ -201,22 +201,20 @@ def read_fields(rows: Iterable[Row], classes: tuple[str, ...]) -> list[Field]:
     The red-cell diameter of a field with fewer than three whole red cells is that of
     its domain; a domain without any is left out.
     """
-    by_path: dict[Path, list[Row]] = {}
+    by_image: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         if row.box is not None and row.label in classes:
-            by_path.setdefault(row.path, []).append(row)
+            by_image[row.image].append(row)
     drafts = []
-    for path, members in sorted(by_path.items()):
-        pixels = developed(path)
-        boxes = np.array([r.box for r in members], np.float32)
-        boxes = np.clip(boxes, 0, (pixels.shape[1], pixels.shape[0]) * 2)
+    sizes: dict[str, list[float]] = defaultdict(list)
+    for members in sorted(by_image.values(), key=lambda rows: rows[0].path):
+        pixels = developed(members[0])
+        boxes = _boxes_inside(members, pixels)
         labels = np.array([classes.index(r.label) for r in members])
-        drafts.append(
-            (members[0], pixels, boxes, labels, _whole_red(boxes, labels, pixels))
-        )
-    sizes: dict[str, list[float]] = {}
-    for row, _, _, _, sides in drafts:
-        sizes.setdefault(row.domain, []).extend(sides)
+        is_red = (labels == 0) & are_whole(boxes, (pixels.shape[1], pixels.shape[0]))
+        sides = widths(boxes[is_red]).tolist()
+        sizes[members[0].domain] += sides
+        drafts.append((members[0], pixels, boxes, labels, sides))
     return [
         Field(
             pixels,
@@ -232,29 +230,32 @@ def read_fields(rows: Iterable[Row], classes: tuple[str, ...]) -> list[Field]:
     ]
 
 
-def developed(path: Path) -> NDArray[np.uint8]:
-    """Read an image as a device without a calibration sees it."""
-    counts = read_image(path)
-    size = (counts.shape[1], counts.shape[0])
-    return correct(counts, prepare(IDENTITY_PROFILE, *size, counts.dtype))
+def developed(row: Row, profile: Profile = IDENTITY_PROFILE) -> NDArray[np.uint8]:
+    """Read the image of a row as a device with this profile sees it.
+
+    Raises
+    ------
+    DataInvalid
+        The image is missing, damaged, or not of the size the profile was measured at.
+    """
+    try:
+        counts = read_counts(row)
+        size = (counts.shape[1], counts.shape[0])
+        profile.check(*size, camera=None)
+    except (FrameRejected, ProfileMismatch) as error:
+        raise DataInvalid(f"{row.where}: {error}") from error
+    return correct(counts, prepare(profile, *size, counts.dtype))
 
 
-def _whole_red(
-    boxes: NDArray[np.float32], classes: NDArray[np.int64], pixels: NDArray[np.uint8]
-) -> list[float]:
-    """Widths (px) of the red cells that the border does not cut."""
-    height, width = pixels.shape[:2]
-    chosen = (classes == 0) & are_whole(boxes, (width, height))
-    found: list[float] = widths(boxes[chosen]).tolist()
-    return found
+def read_counts(row: Row) -> Counts:
+    """Read the image of a row, (H, W, 3) uint8 or uint16 RGB.
 
-
-def contact_sheet(crops: Crops, columns: int = 20) -> NDArray[np.uint8]:
-    """Return a picture of up to `columns` crops per class, one class per row."""
-    rows = []
-    for index in np.unique(crops.classes):
-        chosen = crops.pixels[crops.classes == index][:columns]
-        blank = np.full((columns - len(chosen), *crops.pixels.shape[1:]), 255, np.uint8)
-        rows.append(np.hstack([*chosen, *blank]))
-    sheet: NDArray[np.uint8] = cv2.resize(np.vstack(rows), None, fx=0.5, fy=0.5)
-    return sheet
+    Raises
+    ------
+    FrameRejected
+        It is missing or damaged.
+    """
+    if row.index is None:
+        return read_image(row.path)
+    image: NDArray[np.uint8] = read_stack(row.path, row.split)[row.index]
+    return image

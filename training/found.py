@@ -62,7 +62,7 @@ def _is_white(row: Row) -> bool:
 
 def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row]:
     spec = locator_spec(locator)
-    pixels = developed(members[0].path)
+    pixels = developed(members[0])
     height, width = pixels.shape[:2]
 
     def locate(pixel_size_um: float) -> Regions:

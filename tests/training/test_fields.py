@@ -9,8 +9,9 @@ import torch
 from edge.bundle import LocationSpec
 from edge.engines import Outputs
 from edge.location import find_regions
-from training.data import read_fields, read_manifest
+from training.data import read_fields
 from training.fields import FILL, PATCH_PX, draw_batch
+from training.layouts.manifest import read_manifest
 from training.matching import match
 from training.models.locator import STRIDE_PX, Locator, centre_loss, side_loss
 
