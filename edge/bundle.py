@@ -88,6 +88,13 @@ class Metric(_Record, frozen=True, kw_only=True):
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f}, {self.rows} rows)"
 
 
+class ModelSize(_Record, frozen=True, kw_only=True):
+    """Weights, and floating-point operations for one crop (a multiply-add is two)."""
+
+    parameters: Annotated[int, Meta(gt=0)]
+    operations: Annotated[int, Meta(gt=0)]
+
+
 class TrainingSummary(_Record, frozen=True, kw_only=True):
     """What the weights were fitted to.
 
@@ -124,6 +131,7 @@ class BundleRecord(_Record, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     abstain_below: Share = 0.0
     location: LocationSpec | None = None
+    size: ModelSize | None = None
     training: TrainingSummary
     metrics: dict[str, Metric]
 
@@ -132,9 +140,9 @@ class BundleRecord(_Record, frozen=True, kw_only=True):
 class Bundle:
     """A bundle whose files are what `bundle.json` says.
 
-    `model` holds the bytes of the ONNX file; `golden` the arrays of the self-test,
-    `image` and one per output. `id` is the name and the first digits of the sha256 of
-    `bundle.json`, which covers every file.
+    `model` holds the bytes of the ONNX file; `golden` the arrays of the self-test:
+    `image`, `state` of a recurrent model, and one per output. `id` is the name and the
+    first digits of the sha256 of `bundle.json`, which covers every file.
     """
 
     record: BundleRecord
@@ -160,6 +168,12 @@ def crop_size(bundle: Bundle) -> int:
     if size_px is None:
         raise BundleRefused(f"{bundle.id}: has no crop size; it is no classifier")
     return size_px
+
+
+def first_state(bundle: Bundle, cells: int) -> NDArray[np.float32] | None:
+    """Return the state (cells, D) of cells never seen before; None without a memory."""
+    size = bundle.record.state_size
+    return None if size is None else np.zeros((cells, size), np.float32)
 
 
 def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import __version__, clock
-from edge.bundle import Bundle, crop_size
+from edge.bundle import Bundle, crop_size, first_state
 from edge.correction import ColourMap, correct, correct_crops, prepare
 from edge.crops import cut_crops, windows
 from edge.decision import Decisions, decide, second_opinion
@@ -104,7 +104,8 @@ class Pipeline:
         with stage("crop"):
             batch = self._cut(raw, regions)
         with stage("infer"):
-            logits = self.classifier_engine.infer(batch).tensors["logits"]
+            state = first_state(self.classifier, len(batch))  # each is new here
+            logits = self.classifier_engine.infer(batch, state).tensors["logits"]
         with stage("decide"):
             rule = self.classifier.record
             opinion = self._second_opinion(regions)

@@ -8,6 +8,18 @@ from __future__ import annotations
 TASKS: dict[str, tuple[str, ...]] = {
     "cells4": ("RBC", "WBC", "Platelet", "Plasma"),
     "wbc_subtype": ("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte"),
+    "pbc8": (  # the classes of BloodMNIST, in its order
+        "basophil",
+        "eosinophil",
+        "erythroblast",
+        "immature granulocyte",
+        "lymphocyte",
+        "monocyte",
+        "neutrophil",
+        "Platelet",
+    ),
+    "timelapse": ("tank_treading", "flipping", "unreliable"),  # red cells in flow
+    "change": ("steady", "swelling", "lysis", "activation"),  # one cell, over time
 }
 
 ONTOLOGY: dict[str, str | None] = {
@@ -20,6 +32,15 @@ ONTOLOGY: dict[str, str | None] = {
     "basophil": "CL:0000767",
     "lymphocyte": "CL:0000542",
     "monocyte": "CL:0000576",
+    "erythroblast": "CL:0000765",
+    "immature granulocyte": None,  # several stages, no one term
+    "tank_treading": "CL:0000232",
+    "flipping": "CL:0000232",
+    "unreliable": None,  # nothing can be said of this clip
+    "steady": None,  # what happens to a cell, not what it is
+    "swelling": None,
+    "lysis": None,
+    "activation": None,
 }
 
 UNIDENTIFIED = "unidentified"

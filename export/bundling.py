@@ -16,21 +16,27 @@ from calibration.confidence import (
 )
 from edge.bundle import Bundle, BundleRecord, CellClass, Metric, save_bundle
 from edge.crops import cut_crops, windows
+from edge.engines import BATCH, NEXT_STATE, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import self_test
 from edge.settings import SimulatedSettings
 from edge.sources.simulated import SimulatedMicroscope
 from edge.taxonomy import ONTOLOGY
 from export.onnx import to_onnx
-from training.families import CLASSIFIERS, LOCATOR
-from training.graphs import ClassifierGraph, LocatorGraph, Standardise, TorchEngine
-from training.locating import new_graph
-from training.runs import Held, RunRecord, load_held, load_record, load_weights
+from training.families import LOCATOR
+from training.graphs import ClassifierGraph, LocatorGraph, SequenceGraph, TorchEngine
+from training.runs import (
+    Held,
+    RunRecord,
+    graph_of,
+    load_held,
+    load_record,
+    load_weights,
+)
 from training.statistics import with_interval
 
 _GOLDEN_CROPS = 6
 _GOLDEN_FIELD_PX = (192, 256)
-_UNSET = (0.0,) * 3
 
 
 def export_run(
@@ -64,7 +70,7 @@ def export_run(
         ONNX Runtime computes something else than torch.
     """
     record = load_record(run)
-    graph = _graph_of(record)
+    graph = graph_of(record)
     load_weights(run, graph)
     graph.eval()
     temperature, abstain_below, metrics = 1.0, 0.0, dict(record.metrics)
@@ -75,10 +81,10 @@ def export_run(
         )
         metrics |= measured
         graph.temperature.fill_(temperature)
-    image = _golden_image(record)
-    outputs = TorchEngine(graph).infer(image).tensors
+    golden = _golden(graph, _golden_image(record))
+    example = [torch.from_numpy(golden[n]) for n in (BATCH, STATE) if n in golden]
     free = ("height", "width") if record.family == LOCATOR else ("batch",)
-    model = to_onnx(graph, torch.from_numpy(image), free)
+    model = to_onnx(graph, tuple(example), free)
     bundle = save_bundle(
         out,
         BundleRecord(
@@ -92,6 +98,8 @@ def export_run(
             ),
             input=record.input,
             outputs=graph.names,
+            state_size=graph.state_size if isinstance(graph, SequenceGraph) else None,
+            size=record.size,
             temperature=round(temperature, 4),
             abstain_below=round(abstain_below, 4),
             location=record.location,
@@ -99,18 +107,10 @@ def export_run(
             metrics=metrics,
         ),
         model,
-        {"image": image, **outputs},
+        golden,
     )
     self_test(OnnxRuntimeEngine(bundle.model), bundle)
     return bundle
-
-
-def _graph_of(record: RunRecord) -> ClassifierGraph | LocatorGraph:
-    if record.family == LOCATOR:
-        return new_graph()
-    build = CLASSIFIERS[record.family].build
-    network = build(len(record.classes), **record.network)
-    return ClassifierGraph(Standardise(_UNSET, _UNSET), network)
 
 
 def _confidence(
@@ -129,6 +129,25 @@ def _confidence(
         draws=200,
     )
     return temperature, threshold, {"val calibration error": gap}
+
+
+def _golden(
+    graph: ClassifierGraph | LocatorGraph, image: NDArray[np.uint8]
+) -> dict[str, NDArray[np.generic]]:
+    """Return what the self-test shows the graph, and what it says; see `Bundle`.
+
+    A recurrent model has seen the same cells once before.
+    """
+    engine = TorchEngine(graph)
+    golden: dict[str, NDArray[np.generic]] = {BATCH: image}
+    state = None
+    if isinstance(graph, SequenceGraph):
+        unseen = np.zeros((len(image), graph.state_size), np.float32)
+        state = engine.infer(image, unseen).next_state
+    outputs = engine.infer(image, state)
+    if state is not None and outputs.next_state is not None:
+        golden |= {STATE: state, NEXT_STATE: outputs.next_state}
+    return golden | dict(outputs.tensors)
 
 
 def _golden_image(record: RunRecord) -> NDArray[np.uint8]:

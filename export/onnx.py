@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import nn
 
+from edge.engines import BATCH, STATE
 from edge.errors import HemascopeError
 
 OPSET = 18  # TensorRT 10.3 reads up to 20; asked for less, the exporter may give more
@@ -21,16 +22,17 @@ class ExportFailed(HemascopeError):
 
 
 def to_onnx(
-    graph: nn.Module, example: torch.Tensor, free_axes: tuple[str, ...]
+    graph: nn.Module, example: tuple[torch.Tensor, ...], free_axes: tuple[str, ...]
 ) -> bytes:
     """Export `graph` and return the file's bytes.
 
     Parameters
     ----------
     graph
-        Takes `image`, (N, H, W, 3) uint8, and returns tensors named by `graph.names`.
+        Takes `image`, (N, H, W, 3) uint8, and of a recurrent model `state`, (N, D);
+        returns tensors named by `graph.names`.
     example
-        An image batch.
+        Image batch, and state where the graph takes one.
     free_axes
         Axes of `image` that vary at run time, of "batch", "height", "width".
 
@@ -46,7 +48,9 @@ def to_onnx(
         "height": 16 * torch.export.Dim("height_16", min=1, max=256),
         "width": 16 * torch.export.Dim("width_16", min=1, max=256),
     }
-    free = {places[name]: sizes[name] for name in free_axes}
+    shapes = {BATCH: {places[name]: sizes[name] for name in free_axes}}
+    if len(example) > 1:
+        shapes[STATE] = {0: sizes["batch"]}
     for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -54,13 +58,13 @@ def to_onnx(
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             graph.eval(),
-            (example,),
+            example,
             str(path),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image"],
+            input_names=list(shapes),
             output_names=list(graph.names),  # type: ignore[arg-type]
-            dynamic_shapes={"image": free},
+            dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
         )

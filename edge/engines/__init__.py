@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
 
+BATCH, STATE, NEXT_STATE = "image", "state", "next_state"  # what graphs call them
+
 
 class EngineFailed(HemascopeError):
     """The runtime refused the graph or the batch, or returned what cannot be true."""

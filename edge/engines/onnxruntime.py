@@ -6,10 +6,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.engines import EngineFailed, Outputs
-
-BATCH = "image"
-STATE, NEXT_STATE = "state", "next_state"
+from edge.engines import BATCH, NEXT_STATE, STATE, EngineFailed, Outputs
 
 
 class OnnxRuntimeEngine:
@@ -81,6 +78,13 @@ class OnnxRuntimeEngine:
                 f"the graph {'takes' if state is None else 'has no'} state, "
                 f"{'none' if state is None else 'one'} was given"
             )
+        if state is not None:
+            size = self._inputs[STATE][-1]
+            if state.dtype != np.float32 or state.shape != (len(batch), size):
+                raise EngineFailed(
+                    f"state is {state.dtype} {state.shape}, the graph takes float32 "
+                    f"{(len(batch), size)}"
+                )
 
     def _nothing(self, batch: NDArray[np.uint8]) -> Outputs:
         """Return what an empty batch gives: outputs with no rows."""

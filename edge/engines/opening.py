@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge.bundle import Bundle, BundleRefused
-from edge.engines import Engine
+from edge.engines import NEXT_STATE, STATE, Engine
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.settings import EngineKind
 
@@ -40,12 +40,25 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
     """
     golden = dict(bundle.golden)
     image = golden.pop("image", None)
-    if image is None or set(golden) != set(bundle.record.outputs):
+    state = golden.pop(STATE, None)
+    has_state = bundle.record.state_size is not None
+    if (
+        image is None
+        or (state is not None) != has_state
+        or set(golden) != set(bundle.record.outputs)
+    ):
         raise BundleRefused(
-            f"{bundle.id}: golden.npz holds {sorted(bundle.golden)}, expected 'image' "
-            f"and {sorted(bundle.record.outputs)}; export it again"
+            f"{bundle.id}: golden.npz holds {sorted(bundle.golden)}, expected 'image', "
+            f"{'state, ' if has_state else ''}and {sorted(bundle.record.outputs)}; "
+            "export it again"
         )
-    found = engine.infer(image.astype(np.uint8, casting="safe", copy=False)).tensors
+    outputs = engine.infer(
+        image.astype(np.uint8, casting="safe", copy=False),
+        None if state is None else state.astype(np.float32, copy=False),
+    )
+    found = dict(outputs.tensors)
+    if outputs.next_state is not None:
+        found[NEXT_STATE] = outputs.next_state
     for name, want in golden.items():
         have = found.get(name)
         if have is None or have.shape != want.shape:

@@ -146,6 +146,20 @@ def test_a_recurrent_model_carries_its_state_on() -> None:
         engine.infer(batch)
 
 
+@pytest.mark.parametrize(
+    "state",
+    [np.zeros((1, 3), np.float32), np.zeros((2, 4), np.float32), np.zeros((2, 3))],
+    ids=["cells", "size", "type"],
+)
+def test_a_state_that_does_not_fit_is_refused_with_both_shapes(
+    state: np.ndarray,
+) -> None:
+    engine = OnnxRuntimeEngine(recurrent_model())
+
+    with pytest.raises(EngineFailed, match=r"state is .* takes float32 \(2, 3\)"):
+        engine.infer(np.ones((2, 4, 4, 3), np.uint8), state)
+
+
 def test_an_output_that_is_not_finite_is_refused() -> None:
     engine = OnnxRuntimeEngine(recurrent_model())
     state = np.full((1, 3), np.nan, np.float32)
