@@ -34,7 +34,7 @@ class Standardise(nn.Module):
 class ClassifierGraph(nn.Module):
     """Crops to `logits` and calibrated `probabilities`, both (N, K) float32."""
 
-    names = ("logits", "probabilities")
+    names: tuple[str, ...] = ("logits", "probabilities")
 
     def __init__(self, standardise: Standardise, network: nn.Module) -> None:
         super().__init__()
@@ -45,6 +45,24 @@ class ClassifierGraph(nn.Module):
         """(N, S, S, 3) uint8 RGB -> logits, probabilities."""
         logits = self.network(self.standardise(image))
         return logits, functional.softmax(logits / self.temperature, dim=1)
+
+
+class SequenceGraph(ClassifierGraph):
+    """One step of a recurrent model: crops and what was seen of each cell before."""
+
+    names = ("logits", "probabilities", "next_state")
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that are carried from frame to frame, per cell."""
+        return int(self.network.state_size)  # type: ignore[arg-type]
+
+    def forward(  # type: ignore[override]
+        self, image: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, S, S, 3) uint8 RGB, (N, D) -> logits, probabilities, next state."""
+        logits, following = self.network(self.standardise(image), state)
+        return logits, functional.softmax(logits / self.temperature, dim=1), following
 
 
 class LocatorGraph(nn.Module):
@@ -67,16 +85,21 @@ class TorchEngine:
     """A graph behind the engine protocol: `val` is judged by the device's code."""
 
     def __init__(self, graph: ClassifierGraph | LocatorGraph) -> None:
-        self._graph = graph.eval()
+        self._graph = graph
 
     @torch.inference_mode()
     def infer(
         self, batch: NDArray[np.uint8], state: NDArray[np.float32] | None = None
     ) -> Outputs:
         """Run the graph; see `edge.engines.Engine.infer`."""
-        outputs = self._graph(torch.from_numpy(np.ascontiguousarray(batch)))
+        device = next(self._graph.parameters()).device
+        given = [torch.from_numpy(np.ascontiguousarray(batch)).to(device)]
+        if state is not None:
+            given.append(torch.from_numpy(state).to(device))
+        outputs = self._graph.eval()(*given)
         named = zip(self._graph.names, outputs, strict=True)
-        return Outputs({name: values.numpy() for name, values in named})
+        tensors = {name: values.cpu().numpy() for name, values in named}
+        return Outputs(tensors, tensors.pop("next_state", None))
 
     def close(self) -> None:
         """Nothing to release."""

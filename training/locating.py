@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from training.fit import Fitted, Plan, fit
 from training.graphs import LocatorGraph, Standardise, TorchEngine
 from training.matching import Tally, match
 from training.models.locator import STRIDE_PX, Locator, centre_loss, side_loss
+from training.place import ALONE, Place
 from training.statistics import with_interval
 
 CLASSES = ("RBC", "WBC", "Platelet")
@@ -38,7 +40,13 @@ def new_graph() -> LocatorGraph:
 
 
 def train_locator(
-    fields: Sequence[Field], val: Sequence[Field], plan: Plan, batch: int = 32
+    fields: Sequence[Field],
+    val: Sequence[Field],
+    plan: Plan,
+    *,
+    place: Place = ALONE,
+    folder: Path | None = None,
+    purpose: str = "",
 ) -> Fitted[LocatorGraph]:
     """Fit a locator to labelled fields.
 
@@ -46,25 +54,37 @@ def train_locator(
     ----------
     fields, val
         Fields to fit to, and to choose the best epoch by.
-    plan
-        How long.
-    batch
-        Patches per step.
+    plan, place, folder, purpose
+        See `training.fit.fit`.
     """
     torch.manual_seed(plan.seed)
-    draws = np.random.default_rng(plan.seed)
 
-    def loss(graph: LocatorGraph, random: torch.Generator) -> Tensor:
-        part = draw_batch(fields, len(CLASSES), SPEC.diameter_px, batch, draws)
-        seen = jitter_colour(part.images, Jitter(), random)
+    def draw(chance: int) -> tuple[Tensor, ...]:
+        random = np.random.default_rng(chance)
+        size = plan.batch // place.world
+        part = draw_batch(fields, len(CLASSES), SPEC.diameter_px, size, random)
+        seen = jitter_colour(part.images.to(place.device), Jitter())
+        return seen, part.heat, part.weight, part.sides, part.near
+
+    def loss(graph: LocatorGraph, seen: Tensor, *truth: Tensor) -> Tensor:
+        heat, weight, true_sides, near = truth
         centres, sides = graph.network(graph.standardise.planes(seen))
-        found = centre_loss(centres, part.heat, part.weight)
-        return found + 2 * side_loss(sides, part.sides, part.near)
+        found = centre_loss(centres, heat, weight)
+        return found + 2 * side_loss(sides, true_sides, near)
 
     def score(graph: LocatorGraph) -> tuple[float, str]:
         return summarise(judge(graph, val))
 
-    return fit(new_graph(), loss, score, plan)
+    return fit(
+        new_graph(),
+        draw,
+        loss,
+        score,
+        plan,
+        place=place,
+        folder=folder,
+        purpose=purpose,
+    )
 
 
 def judge(

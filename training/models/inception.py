@@ -8,11 +8,19 @@ that at width 1 its ImageNet weight files fit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.models.layers import Norm, cross_entropy, replace_norms, scaled
+
+Width = Callable[[int], int]  # from the paper's channels to ours
 LEAST_PX = 75  # the input below which the last grid would vanish
+_POOLED_GRID = 8  # a grid as fine as this is pooled before the auxiliary classifier
+_AUXILIARY_WEIGHT = 0.3
 
 
 class ConvNorm(nn.Module):
@@ -178,26 +186,15 @@ class InceptionAux(nn.Module):
     def __init__(self, inputs: int, classes: int, w: Width) -> None:
         super().__init__()
         self.conv0 = ConvNorm(inputs, w(128), 1)
-        self.conv1 = ConvNorm(w(128), w(768), 3, padding=1)
+        self.conv1 = ConvNorm(w(128), w(768), 5, padding=2)
         self.fc = nn.Linear(w(768), classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> logits (N, classes)."""
+        if x.shape[-1] >= _POOLED_GRID:
+            x = functional.avg_pool2d(x, 5, 3)
         logits: Tensor = self.fc(self.conv1(self.conv0(x)).mean((2, 3)))
         return logits
-
-
-class Width:
-    """Scales channel numbers, kept to multiples of `step` (a vector register)."""
-
-    def __init__(self, share: float, step: int = 8) -> None:
-        self.share, self.step = share, step
-
-    def __call__(self, channels: int) -> int:
-        """Return the scaled number of channels."""
-        if self.share == 1:
-            return channels
-        return max(self.step, round(channels * self.share / self.step) * self.step)
 
 
 class Inception(nn.Module):
@@ -209,15 +206,22 @@ class Inception(nn.Module):
         Number of outputs.
     width
         Share of the paper's channels; 1 is Inception v3 itself.
+    norm
+        "batch" as published, or "group".
     dropout
         Before the last layer.
     """
 
     def __init__(
-        self, classes: int, *, width: float = 1.0, dropout: float = 0.5
+        self,
+        classes: int,
+        *,
+        width: float = 1.0,
+        norm: Norm = "batch",
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        w = Width(width)
+        w = partial(scaled, width=width)
         self.Conv2d_1a_3x3 = ConvNorm(3, w(32), 3, stride=2)
         self.Conv2d_2a_3x3 = ConvNorm(w(32), w(32), 3)
         self.Conv2d_2b_3x3 = ConvNorm(w(32), w(64), 3, padding=1)
@@ -238,15 +242,29 @@ class Inception(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.Mixed_7c.outputs, classes)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(N, 3, S, S) standardised -> logits (N, classes), in training two of them."""
+        replace_norms(self, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) standardised -> logits (N, classes)."""
+        return self._name(self._middle(x))
+
+    def loss(self, x: Tensor, classes: Tensor) -> Tensor:
+        """Cross entropy of (N, 3, S, S) with classes (N,), of both classifiers."""
+        middle = self._middle(x)
+        return cross_entropy(
+            self._name(middle), classes
+        ) + _AUXILIARY_WEIGHT * cross_entropy(self.AuxLogits(middle), classes)
+
+    def _middle(self, x: Tensor) -> Tensor:
+        """Up to the last 7x7 stage, where the auxiliary classifier looks."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(functional.max_pool2d(x, 3, 2)))
         x = functional.max_pool2d(x, 3, 2)
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
-        x = self.Mixed_6e(self.Mixed_6d(x))
-        auxiliary = self.AuxLogits(x) if self.training else None
+        return self.Mixed_6e(self.Mixed_6d(x))  # type: ignore[no-any-return]
+
+    def _name(self, x: Tensor) -> Tensor:
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        logits = self.fc(self.dropout(x.mean((2, 3))))
-        return logits if auxiliary is None else (logits, auxiliary)
+        logits: Tensor = self.fc(self.dropout(x.mean((2, 3))))
+        return logits
