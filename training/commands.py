@@ -1,257 +1,265 @@
-"""The commands of this folder: train, evaluate."""
+"""The commands of this folder: train, evaluate, study."""
 
 from __future__ import annotations
 
-import platform
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
-import numpy as np
 from rich.console import Console
+from torch import nn
 
 from edge.assembly import read_parts
-from edge.bundle import LOCATOR as LOCATOR_BUNDLE
-from edge.bundle import InputSpec, Metric, TrainingSummary, load_bundle
-from edge.engines.opening import open_engine
+from edge.bundle import CLASSIFIER
 from edge.taxonomy import TASKS
-from training.classifying import CropSpec, predict, train_classifier
-from training.data import (
-    Crops,
-    DataInvalid,
-    Row,
-    contact_sheet,
-    count,
-    cut_task_crops,
-    digest,
-    free_rows,
-    read_fields,
-    read_manifest,
-    rows_of_task,
-)
+from training.comparing import Comparison, compare
+from training.data import SPLITS, read_fields, rows_of_task
 from training.evaluation import examine_crops, examine_fields, show
-from training.families import CLASSIFIERS, LOCATOR, LOCATOR_PLANS, PRESETS
-from training.fit import Fitted, Plan
-from training.found import find_red_cells
-from training.graphs import ClassifierGraph, LocatorGraph, TorchEngine
-from training.locating import CLASSES, SPEC, metrics_of, train_locator
+from training.families import (
+    CLASSIFIERS,
+    LOCATOR,
+    LOCATOR_PLANS,
+    PRESETS,
+    changed,
+    plan_changed,
+)
+from training.gathering import Source, gather
+from training.locating import CLASSES
+from training.place import find_place
+from training.readers import read_rows
 from training.runs import Held, RunRecord, save_run
-from training.simulated import simulated_fields
-from training.statistics import balanced_accuracy, with_interval
+from training.session import Wish, train, train_cells_locator
+from training.studies import leave_out, thin_labels
+from training.weights import fetch_weights
 
-CONTEXT = 1.25  # side of a crop over the longer side of the cell's box
-SLIDES = 120  # simulated, added to the real fields and cells
+Written = tuple[RunRecord, nn.Module, Held | None]
+_PATH = click.Path(path_type=Path)
+_FOUND = click.Path(path_type=Path, exists=True)
+_FETCH = Path("imagenet")
 _DATA = click.option(
     "--data",
-    "manifest",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Manifest CSV; image paths are relative to it.",
+    type=_FOUND,
+    help="Manifest CSV; folder of classes, VOC or YOLO; BloodMNIST npz.",
 )
+_TASK = click.option(
+    "--task", default="cells4", show_default=True, type=click.Choice([*TASKS])
+)
+_LICENCE = click.option(
+    "--any-licence", is_flag=True, help="Also rows whose weights may not be shipped."
+)
+_PRESET = click.option(
+    "--preset", default="quick", show_default=True, type=click.Choice(PRESETS)
+)
+_PLAN = click.option(
+    "--plan", "plans", multiple=True, help="NAME=VALUE, in place of the preset's."
+)
+_SEED = click.option("--seed", default=0, show_default=True)
 
 
 @click.command("train")
 @click.argument("family", type=click.Choice([*CLASSIFIERS, LOCATOR]))
+@click.option("--out", required=True, type=_PATH, help="Folder of the run.")
 @_DATA
+@_TASK
+@_PRESET
+@_PLAN
 @click.option(
-    "--task", default="cells4", show_default=True, type=click.Choice([*TASKS])
+    "--network", "networks", multiple=True, help="NAME=VALUE, in place of the family's."
 )
-@click.option(
-    "--preset", default="quick", show_default=True, type=click.Choice(PRESETS)
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
+@_SEED
+@_LICENCE
+@click.option("--licence", help="Of data in a layout that states none.")
+@click.option("--group", help="Regular expression: its group 1 in a name is the slide.")
 @click.option("--without", multiple=True, help="Leave a domain out, to judge by it.")
-@click.option("--width", type=click.FloatRange(0.05, 1), help="Share of the channels.")
-@click.option("--seed", default=0, show_default=True)
-def train_command(
-    family: str,
-    manifest: Path,
-    task: str,
-    preset: str,
-    out: Path,
-    without: tuple[str, ...],
-    width: float | None,
-    seed: int,
-) -> None:
-    """Fit FAMILY to the rows whose licence lets the weights be shipped (MIT, BSD)."""
+@click.option("--white-point", is_flag=True, help="Bring all domains to one white.")
+@click.option(
+    "--label-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    help="Of the labelled cells of train.",
+)
+@click.option("--from-scratch", is_flag=True, help="Learn nothing without labels.")
+@click.option("--weights", type=_PATH, help="ImageNet file; 'imagenet' downloads it.")
+def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
+    """Fit FAMILY to labelled cells; a killed run goes on where it was.
+
+    Of a manifest, those rows count whose licence lets weights be shipped (MIT, BSD).
+    """
     cv2.setNumThreads(1)
-    rows = [r for r in free_rows(read_manifest(manifest)) if r.domain not in without]
-    plans = LOCATOR_PLANS if family == LOCATOR else CLASSIFIERS[family].plans
-    plan = replace(plans[preset], seed=seed)
-    if family == LOCATOR:
-        _train_locator(rows, plan, out)
-    else:
-        network = dict(CLASSIFIERS[family].network)
-        if width is not None:
-            network["width"] = width
-        _train_classifier(family, network, task, rows, plan, out)
-    click.echo(f"run: {out}")
-
-
-def _train_classifier(
-    family: str,
-    network: dict[str, float],
-    task: str,
-    rows: Sequence[Row],
-    plan: Plan,
-    out: Path,
-) -> None:
-    found = _found(rows) if task == "cells4" else []
-    usable = rows_of_task([*rows, *found], task)
-    part = {s: [p for p in usable if p[0].split == s] for s in _SPLITS}
-    _refuse_empty(part["train"], part["val"])
-    spec = CropSpec(CLASSIFIERS[family].size_px, CONTEXT)
-    model = CLASSIFIERS[family].build(len(TASKS[task]), **network)
-    slides = SLIDES // 2 if task == "cells4" else 0
-    held = cut_task_crops(part["val"], spec.size_px, spec.context)
-    fitted = train_classifier(model, part["train"], held, spec, plan, slides=slides)
-    test = cut_task_crops(part["test"], spec.size_px, spec.context)
-    found_rows = set(found)
-    labelled = [row for row, _ in part["train"] if row not in found_rows]
-    added = {"found red cells": len(found), "simulated slides": slides}
-    summary = _summary(labelled, added, plan, fitted)
-    record = RunRecord(
-        family=family,
-        task=task,
-        classes=TASKS[task],
-        network=network,
-        input=InputSpec(size_px=spec.size_px, context=spec.context),
-        location=None,
-        training=summary,
-        metrics=_test_metrics(fitted.model, test) if test.rows else {},
+    source = Source(
+        told["data"],
+        told["task"],
+        told["any_licence"],
+        told["without"],
+        told["licence"],
+        told["group"],
+        told["seed"],
     )
-    logits = predict(TorchEngine(fitted.model), held.pixels)
-    held_groups = np.array([row.group for row in held.rows])
-    save_run(out, record, fitted.model, Held(logits, held.classes, held_groups))
-    sheet = cv2.cvtColor(contact_sheet(held), cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(out / "val-crops.png"), sheet)
-    _report(record)
+    presets = LOCATOR_PLANS if family == LOCATOR else CLASSIFIERS[family].plans
+    plan = plan_changed(replace(presets[preset], seed=told["seed"]), told["plans"])
+    with find_place() as place:
+        say = click.echo if place.rank == 0 else _silent
+        if family == LOCATOR:
+            record, locator = train_cells_locator(source, plan, place, out)
+            written: Written = (record, locator, None)
+        else:
+            weights = told["weights"]
+            if weights == _FETCH:
+                weights = fetch_weights(family, out.parent)
+            wish = Wish(
+                family,
+                plan,
+                changed(family, told["networks"]),
+                weights,
+                told["label_share"],
+                told["white_point"],
+                not told["from_scratch"],
+            )
+            gathered = gather(source)
+            for note in gathered.notes:
+                say(note)
+            outcome = train(wish, gathered, say=say, place=place, folder=out)
+            written = outcome.record, outcome.graph, outcome.held
+        if place.rank == 0:
+            save_run(out, *written)
+        for name, metric in written[0].metrics.items():
+            say(f"{name}: {metric}")
+        say(f"run: {out}")
 
 
-def _test_metrics(graph: ClassifierGraph, test: Crops) -> dict[str, Metric]:
-    said = predict(TorchEngine(graph), test.pixels).argmax(axis=1)
-    groups = [row.group for row in test.rows]
-    right = said == test.classes
-    return {
-        "test accuracy": with_interval(lambda i: float(right[i].mean()), groups),
-        "test balanced accuracy": with_interval(
-            lambda i: balanced_accuracy(said[i], test.classes[i]), groups
-        ),
-    }
-
-
-def _found(rows: Sequence[Row]) -> list[Row]:
-    """Red cells that the shipped locator finds where only white ones are labelled."""
-    locator = load_bundle(LOCATOR_BUNDLE, task="location")
-    engine = open_engine(locator)
-    found = find_red_cells([r for r in rows if r.split == "train"], locator, engine)
-    click.echo(
-        f"{len(found)} red cells found by {locator.id} where nobody labelled them"
-    )
-    return found
-
-
-def _train_locator(rows: Sequence[Row], plan: Plan, out: Path) -> None:
-    boxed = [row for row in rows if row.task == "cells4"]
-    part = {
-        s: read_fields([r for r in boxed if r.split == s], CLASSES) for s in _SPLITS
-    }
-    _refuse_empty(part["train"], part["val"])
-    invented = simulated_fields(SLIDES, CLASSES)
-    fitted = train_locator([*part["train"], *invented], part["val"], plan)
-    used = [r for r in boxed if r.split == "train" and r.label in CLASSES]
-    summary = _summary(used, {"simulated slides": SLIDES}, plan, fitted)
-    record = RunRecord(
-        family=LOCATOR,
-        task="location",
-        classes=CLASSES,
-        network={},
-        input=InputSpec(size_px=None),
-        location=SPEC,
-        training=summary,
-        metrics=metrics_of(fitted.model, part["test"]) if part["test"] else {},
-    )
-    save_run(out, record, fitted.model, None)
-    _report(record)
-
-
-_SPLITS = ("train", "val", "test")
-
-
-def _refuse_empty(train: Sequence[object], val: Sequence[object]) -> None:
-    if not train or not val:
-        raise DataInvalid(
-            f"{len(train)} train and {len(val)} val rows have a free licence and fit "
-            "the task, expected some of each; check licence, split and label"
-        )
-
-
-def _summary(
-    rows: Sequence[Row],
-    added: dict[str, int],
-    plan: Plan,
-    fitted: Fitted[ClassifierGraph] | Fitted[LocatorGraph],
-) -> TrainingSummary:
-    return TrainingSummary(
-        rows=len(rows),
-        licences=count(row.licence for row in rows),
-        domains=count(row.domain for row in rows),
-        added=added,
-        data_sha256=digest(rows),
-        split_rule="by group: slide, sample or near-duplicate cluster",
-        command=_command(),
-        seed=plan.seed,
-        epochs=fitted.epochs,
-        seconds=round(fitted.seconds, 1),
-        software={
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
-    )
-
-
-def _command() -> str:
-    """Return the command as it was typed, without the folders of this machine."""
-    return " ".join(["hemascope", *(Path(word).name for word in sys.argv[1:])])
-
-
-def _report(record: RunRecord) -> None:
-    for name, metric in record.metrics.items():
-        click.echo(f"{name}: {metric}")
+def _silent(_line: str) -> None:
+    """Say nothing: only the first of several processes speaks."""
 
 
 @click.command("evaluate")
 @_DATA
-@click.option("--split", default="test", show_default=True, type=click.Choice(_SPLITS))
+@click.option("--split", default="test", show_default=True, type=click.Choice(SPLITS))
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Model; else the shipped."
+    "--bundle",
+    "bundles",
+    multiple=True,
+    type=_FOUND,
+    help="Model; else the shipped. Several are compared.",
 )
-@click.option("--locator", type=click.Path(path_type=Path), help="Locator bundle.")
+@click.option("--locator", type=_PATH, help="Locator bundle.")
 @click.option("--true-scale", is_flag=True, help="Tell the scale from the labels.")
-@click.option("--pictures", type=click.Path(path_type=Path), help="Annotated pictures.")
+@click.option("--pictures", type=_PATH, help="Folder for annotated pictures.")
+@click.option("--report", type=_PATH, help="Folder for a report on the models.")
+@click.option("--study", "studies", multiple=True, type=_FOUND, help="For the report.")
+@click.option("--picture", "gallery", multiple=True, type=_FOUND, help="Likewise.")
+@click.option(
+    "--doubtful",
+    multiple=True,
+    help="DOMAIN:CLASS whose labels are few or doubtful: figures without it, too.",
+)
+@_LICENCE
 def evaluate_command(
-    manifest: Path,
-    split: str,
-    bundle: Path | None,
-    locator: Path | None,
-    true_scale: bool,
-    pictures: Path | None,
+    data: Path | None, split: str, bundles: tuple[Path, ...], **told: Any
 ) -> None:
-    """Precision, recall and F1 (IoU 0.5) per class and domain, of fields and crops."""
+    """Judge models on cells they never saw.
+
+    One bundle: precision, recall and F1 (IoU 0.5) in whole fields and on crops. With
+    --report: a comparison of all bundles, as HTML and Markdown.
+    """
     cv2.setNumThreads(1)
-    rows = [row for row in read_manifest(manifest) if row.split == split]
-    parts = read_parts(classifier=bundle, locator=locator)
-    pipeline = parts.open_pipeline()
     console = Console()
-    fields = read_fields([row for row in rows if row.task == "cells4"], CLASSES)
-    show(console, examine_fields(fields, pipeline, true_scale, pictures))
-    show(
-        console,
-        examine_crops(rows_of_task(rows, parts.classifier.record.task), pipeline),
+    if told["report"] is not None:
+        asked = Comparison(
+            bundles or (CLASSIFIER,),
+            data,
+            split,
+            told["any_licence"],
+            [_pair(text) for text in told["doubtful"]],
+            told["studies"],
+            told["gallery"],
+        )
+        page = compare(asked, told["report"], console.print)
+        console.print(f"report: {page}")
+        return
+    if data is None:
+        raise click.UsageError("--data is missing: name the labelled cells")
+    parts = read_parts(
+        classifier=bundles[0] if bundles else None, locator=told["locator"]
     )
+    task = parts.classifier.record.task
+    rows = [r for r in read_rows(data, task=task) if r.split == split]
+    pipeline = parts.open_pipeline()
+    fields = read_fields([row for row in rows if row.task == "cells4"], CLASSES)
+    if fields:
+        show(
+            console,
+            examine_fields(fields, pipeline, told["true_scale"], told["pictures"]),
+        )
+    show(console, examine_crops(rows_of_task(rows, task), pipeline))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    domain, found, name = text.partition(":")
+    if not found:
+        raise click.UsageError(f"--doubtful {text!r}: expected DOMAIN:CLASS")
+    return domain, name
+
+
+@click.group("study")
+def study_command() -> None:
+    """Train many times, to learn what helps; goes on where it was."""
+
+
+@study_command.command("left-out")
+@click.option("--family", "families", multiple=True, type=click.Choice([*CLASSIFIERS]))
+@click.option("--domain", "domains", multiple=True, required=True)
+@click.option("--out", required=True, type=_PATH, help="JSON file.")
+@_DATA
+@_PRESET
+@_PLAN
+@_SEED
+def left_out_command(
+    families: tuple[str, ...],
+    domains: tuple[str, ...],
+    out: Path,
+    data: Path | None,
+    preset: str,
+    plans: tuple[str, ...],
+    seed: int,
+) -> None:
+    """Leave each DOMAIN out of training and judge by it: colour, norm, family.
+
+    The left-out cells are those of `train` and `val`; `test` is not looked at.
+    """
+    cv2.setNumThreads(1)
+    for family in families or CLASSIFIERS:
+        plan = replace(CLASSIFIERS[family].plans[preset], seed=seed)
+        leave_out(
+            gather(Source(data, "cells4", seed=seed)),
+            family,
+            plan_changed(plan, plans),
+            domains,
+            out,
+            click.echo,
+        )
+
+
+@study_command.command("labels")
+@click.option("--out", required=True, type=_PATH, help="JSON file.")
+@click.option("--share", "shares", multiple=True, type=click.FloatRange(0, 1))
+@_DATA
+@_TASK
+@_PRESET
+@_PLAN
+@_SEED
+def labels_command(
+    out: Path,
+    shares: tuple[float, ...],
+    data: Path | None,
+    task: str,
+    preset: str,
+    plans: tuple[str, ...],
+    seed: int,
+) -> None:
+    """Show what learning without labels brings a deep belief network."""
+    cv2.setNumThreads(1)
+    plan = plan_changed(replace(CLASSIFIERS["dbn"].plans[preset], seed=seed), plans)
+    gathered = gather(Source(data, task, seed=seed))
+    thin_labels(gathered, plan, shares or (0.01, 0.05, 0.1, 1.0), out, click.echo)

@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edge.bundle import InputSpec, LocationSpec, Metric, TrainingSummary
+from edge.bundle import InputSpec, LocationSpec, Metric, ModelSize, TrainingSummary
 from edge.codec import encode, read_json
+from training import checkpoint
+from training.families import LOCATOR, new_classifier
+from training.graphs import ClassifierGraph, LocatorGraph, Standardise
+from training.locating import new_graph
 
+_UNSET = (0.0,) * 3
 _RECORD, _WEIGHTS, _HELD = "run.json", "weights.safetensors", "val.npz"
 
 
@@ -23,9 +28,10 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     family: str
     task: str
     classes: tuple[str, ...]
-    network: dict[str, float]
+    network: dict[str, float | int | str]
     input: InputSpec
     location: LocationSpec | None
+    size: ModelSize | None
     training: TrainingSummary
     metrics: dict[str, Metric]
 
@@ -54,11 +60,21 @@ def save_run(
             groups=held.groups,
         )
     (folder / _RECORD).write_bytes(msgspec.json.format(encode(record)) + b"\n")
+    (folder / checkpoint.FILE).unlink(missing_ok=True)  # it has served
 
 
 def load_record(folder: Path) -> RunRecord:
     """Read `run.json`; raises `ConfigurationInvalid` where there is none."""
     return read_json(folder / _RECORD, RunRecord)
+
+
+def graph_of(record: RunRecord) -> ClassifierGraph | LocatorGraph:
+    """Build the graph that a run fitted, without its weights."""
+    if record.family == LOCATOR:
+        return new_graph()
+    return new_classifier(
+        record.family, len(record.classes), record.network, Standardise(_UNSET, _UNSET)
+    )
 
 
 def load_weights(folder: Path, graph: nn.Module) -> None:

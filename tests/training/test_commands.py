@@ -1,0 +1,351 @@
+"""From data to bundle and report, on a small laboratory of simulated fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from edge.bundle import crop_size, first_state, load_bundle
+from edge.cli import hemascope
+from edge.engines.onnxruntime import OnnxRuntimeEngine
+from edge.engines.opening import open_engine
+from edge.taxonomy import TASKS
+from training.checkpoint import FILE
+from training.families import CLASSIFIERS, LOCATOR_PLANS
+from training.fit import Plan
+from training.graphs import TorchEngine
+from training.runs import graph_of, load_held, load_record, load_weights
+from training.studies import read_study
+
+SHORT = Plan(
+    epochs=2,
+    steps_per_epoch=3,
+    learning_rate=3e-3,
+    weight_decay=1e-2,
+    seed=0,
+    batch=12,
+)
+STILL = [family for family in CLASSIFIERS if family != "rnn"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(hemascope, [str(a) for a in arguments])
+
+
+def invoke(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return result.output
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_plans() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for family in CLASSIFIERS:
+            patch.setitem(CLASSIFIERS[family].plans, "quick", SHORT)
+        dbn = CLASSIFIERS["dbn"]
+        assert dbn.pretrain is not None
+        brief = replace(dbn, pretrain=replace(dbn.pretrain, steps=3, batch=8))
+        patch.setitem(CLASSIFIERS, "dbn", brief)
+        patch.setitem(LOCATOR_PLANS, "quick", SHORT)
+        patch.setattr("training.gathering.SLIDES", 2)
+        patch.setattr("training.session.LOCATOR_SLIDES", 2)
+        patch.setattr(
+            "training.gathering._SIMULATED", {"train": 12, "val": 52, "test": 8}
+        )
+        patch.setattr("training.gathering._FRAMES", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def trained(family: str, manifest: Path, folder: Path, *more: object) -> Path:
+    """Fit a family and export it, once for all tests of this module."""
+    out = folder / "-".join([family, *(str(m).strip("-") for m in more)])
+    if not (out / "bundle").exists():
+        invoke("train", family, "--data", manifest, "--out", out, *more)
+        invoke("export", out, out / "bundle", "--name", family)
+    return out
+
+
+@pytest.mark.parametrize("family", [*CLASSIFIERS, "locator"])
+def test_from_manifest_to_bundle(family: str, manifest: Path, folder: Path) -> None:
+    out = trained(family, manifest, folder)
+
+    record = load_record(out)
+    assert record.training.licences == {"MIT": record.training.rows}
+    assert record.metrics
+    assert (load_held(out) is None) == (family == "locator")
+    assert not (out / FILE).exists()
+    assert (family == "locator") or (out / "data.md").exists()
+    bundle = load_bundle(out / "bundle")
+    assert bundle.record.training == record.training
+    assert (bundle.record.state_size is not None) == (family == "rnn")
+    open_engine(bundle)  # passes its self-test
+
+
+@pytest.mark.parametrize("family", [*CLASSIFIERS])
+def test_torch_and_onnx_runtime_agree_on_probabilities(
+    family: str, manifest: Path, folder: Path
+) -> None:
+    out = trained(family, manifest, folder)
+    bundle = load_bundle(out / "bundle")
+    graph = graph_of(load_record(out))
+    load_weights(out, graph)
+    graph.temperature.fill_(bundle.record.temperature)
+    size = crop_size(bundle)
+    crops = np.random.default_rng(0).integers(0, 255, (5, size, size, 3))
+    state = first_state(bundle, 5)
+    onnx, torch = OnnxRuntimeEngine(bundle.model), TorchEngine(graph)
+
+    for _ in range(3):
+        ours = torch.infer(crops.astype(np.uint8), state)
+        theirs = onnx.infer(crops.astype(np.uint8), state)
+        np.testing.assert_allclose(
+            theirs.tensors["probabilities"], ours.tensors["probabilities"], atol=1e-4
+        )
+        state = theirs.next_state
+
+
+@pytest.mark.parametrize("family", [*CLASSIFIERS])
+def test_every_family_classifies_images(
+    family: str, manifest: Path, folder: Path
+) -> None:
+    bundle = trained(family, manifest, folder) / "bundle"
+    image = manifest.with_name("field-5.png")
+
+    lines = invoke("classify", image, "--bundle", bundle, "--crops", "--json")
+
+    assert '"error"' not in lines
+    assert all(name in lines for name in TASKS["cells4"])
+
+
+@pytest.mark.parametrize("family", [*CLASSIFIERS])
+def test_every_family_builds_as_a_tensorrt_engine(
+    family: str, manifest: Path, folder: Path
+) -> None:
+    """TensorRT-RTX parses and builds without a GPU."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    bundle = load_bundle(trained(family, manifest, folder) / "bundle")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flag)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(bundle.model), [
+        parser.get_error(i).desc() for i in range(parser.num_errors)
+    ]
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    size, state_size = crop_size(bundle), bundle.record.state_size
+    profile.set_shape("image", *((n, size, size, 3) for n in (1, 16, 64)))
+    if state_size is not None:
+        profile.set_shape("state", *((n, state_size) for n in (1, 16, 64)))
+    config.add_optimization_profile(profile)
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+
+    plan = builder.build_serialized_network(network, config)
+
+    assert plan is not None
+    assert plan.nbytes > 50_000
+
+
+def test_one_bundle_is_judged_in_whole_fields(manifest: Path, folder: Path) -> None:
+    bundle = trained("vgg16", manifest, folder) / "bundle"
+
+    shown = invoke("evaluate", "--data", manifest, "--bundle", bundle)
+
+    assert "whole fields" in shown
+    assert "crops of labelled boxes" in shown
+
+
+def test_a_report_compares_families(manifest: Path, folder: Path) -> None:
+    bundles = [
+        option
+        for family in ("vgg16", "rnn")
+        for option in ("--bundle", trained(family, manifest, folder) / "bundle")
+    ]
+    study = folder / "study.json"
+    invoke(
+        "study", "left-out", "--family", "dbn", "--domain", "giemsa", "--data",
+        manifest, "--out", study,
+    )  # fmt: skip
+
+    shown = invoke(
+        "evaluate", "--data", manifest, *bundles, "--report", folder / "report",
+        "--study", study, "--doubtful", "giemsa:Platelet",
+        "--picture", trained("vgg16", manifest, folder) / "contact-sheet.png",
+    )  # fmt: skip
+
+    assert "report.html" in shown.replace("\n", "")
+    text = (folder / "report" / "report.md").read_text()
+    for word in ("vgg16", "rnn", "0.917", "giemsa"):
+        assert word in text
+    assert len(list((folder / "report" / "figures").iterdir())) >= 8
+
+
+def test_a_study_goes_on_where_it_was(manifest: Path, folder: Path) -> None:
+    out = folder / "left-out.json"
+    command = ("study", "left-out", "--family", "capsnet", "--data", manifest)
+
+    invoke(*command, "--out", out, "--domain", "giemsa")
+    first = read_study(out).left_out
+    said = invoke(*command, "--out", out, "--domain", "giemsa", "--domain", "wright")
+
+    cells = read_study(out).left_out
+    assert len(first) == 4  # with and without white point, batch and group
+    assert len(cells) == 8
+    assert "without giemsa" not in said
+    assert {(c.norm, c.white_point, c.domain) for c in cells} == {
+        (norm, white, domain)
+        for norm in ("batch", "group")
+        for white in (False, True)
+        for domain in ("giemsa", "wright")
+    }
+
+
+def test_labels_are_thinned_for_the_deep_belief_network(
+    manifest: Path, folder: Path
+) -> None:
+    out = folder / "labels.json"
+
+    invoke("study", "labels", "--data", manifest, "--out", out, "--share", "0.1")
+
+    (point,) = read_study(out).efficiency
+    assert point.share == 0.1
+    assert point.pretrained.rows == point.from_scratch.rows > 10
+
+
+def test_a_sequence_model_learns_simulated_change(folder: Path) -> None:
+    out = folder / "change"
+    invoke("train", "rnn", "--task", "change", "--out", out)
+    invoke("train", "dbn", "--task", "change", "--out", folder / "change-dbn")
+
+    record = load_record(out)
+    held = load_held(out)
+    assert record.training.added == {"simulated clips": 12}
+    assert record.classes == TASKS["change"]
+    assert held is not None
+    assert len(held.logits) == 52 * 4  # each frame is judged where the truth changes
+    invoke("export", out, out / "bundle", "--name", "change")
+    invoke(
+        "export", folder / "change-dbn", folder / "change-dbn" / "b", "--name", "dbn"
+    )
+    invoke(
+        "evaluate", "--bundle", out / "bundle", "--bundle", folder / "change-dbn" / "b",
+        "--report", folder / "change-report",
+    )  # fmt: skip
+    assert (folder / "change-report" / "report.html").exists()
+
+
+def strip(folder: Path, name: str, frames: int) -> None:
+    random = np.random.default_rng(frames)
+    cv2.imwrite(str(folder / name), random.integers(0, 255, (31, 31 * frames, 3)))
+
+
+def test_a_sequence_model_learns_from_strips(tmp_path: Path) -> None:
+    lines = ["path,licence,split,label,x0,y0,x1,y1,task,group,n_frames"]
+    for number in range(66):
+        split = "val" if number > 12 else "train"
+        label = TASKS["timelapse"][number % 3]
+        frames = 3 + number % 3
+        strip(tmp_path, f"clip-{number}.png", frames)
+        lines.append(
+            f"clip-{number}.png,MIT,{split},{label},,,,,timelapse,{number},{frames}"
+        )
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+
+    invoke(
+        "train", "rnn", "--task", "timelapse", "--data", tmp_path / "m.csv",
+        "--out", tmp_path / "run", "--network", "cell=lstm",
+    )  # fmt: skip
+
+    held = load_held(tmp_path / "run")
+    assert held is not None
+    assert len(held.logits) == 53  # each clip is judged once
+    assert load_record(tmp_path / "run").network["cell"] == "lstm"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--without", "giemsa"), "giemsa"),
+        (("--white-point",), "wright"),
+        (("--label-share", "0.2"), "wright"),
+    ],
+)
+def test_options_of_training_work(
+    manifest: Path, folder: Path, more: tuple[str, ...], says: str
+) -> None:
+    out = trained("dbn", manifest, folder, *more)
+
+    domains = load_record(out).training.domains
+    assert (says in domains) == (more[0] != "--without")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--network", "depth=3"), "no setting 'depth'"),
+        (("--network", "width=wide"), "width='wide'"),
+        (("--network", "norm=layer"), "norm"),
+        (("--plan", "epoch=3"), "a plan has no \\['epoch'\\]"),
+        (("--plan", "epochs=few"), "epochs"),
+        (("--plan", "optimiser=sgd"), "sgd"),
+        (("--plan", "epochs=0"), "epochs"),
+        (("--weights", "nowhere.pth"), "nowhere.pth"),
+        (("--without", "giemsa", "--without", "wright"), "no train row"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(
+    manifest: Path, tmp_path: Path, more: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(Exception, match=says):
+        hemascope.main(
+            ["train", "vgg16", "--data", str(manifest), "--out", str(tmp_path), *more],
+            standalone_mode=False,
+        )
+
+
+def test_data_without_a_free_licence_are_refused(
+    manifest: Path, tmp_path: Path
+) -> None:
+    text = manifest.read_text().replace(",MIT,", ",CC-BY-NC,")
+    other = manifest.with_name("locked.csv")
+    other.write_text(text)
+    command = ("train", "dbn", "--data", other, "--out", tmp_path)
+
+    result = run(*command)
+
+    assert result.exit_code != 0
+    assert "licence" in str(result.exception)
+    assert run(*command, "--any-licence").exit_code == 0
+    assert "CC-BY-NC" in load_record(tmp_path).training.licences
+
+
+def test_rows_with_a_problem_are_named_and_left_out(
+    manifest: Path, tmp_path: Path
+) -> None:
+    lines = manifest.read_text().splitlines()
+    lines.append(
+        lines[1].replace("field-0.png", "field-2.png").split(",MIT")[0]
+        + ",MIT,train,WBC,400,300,500,320,cells4,wright,slide-0,simulated"
+    )
+    other = manifest.with_name("beyond.csv")
+    other.write_text("\n".join(lines))
+
+    said = invoke("train", "dbn", "--data", other, "--out", tmp_path)
+
+    assert f"beyond.csv:{len(lines)}" in said
+    assert "outside" in said
+    assert f"beyond.csv:{len(lines)}" in (tmp_path / "data.md").read_text()

@@ -1,0 +1,50 @@
+"""What confusion matrices (..., K, K) say: a row per true class, a column per said."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def accuracy(confusion: Floats) -> Floats:
+    """Share of cells that are named right: (..., K, K) to (...)."""
+    right = np.trace(confusion, axis1=-2, axis2=-1)
+    return np.asarray(right / confusion.sum(axis=(-2, -1)))
+
+
+def balanced(confusion: Floats) -> Floats:
+    """Balanced accuracy, the mean recall of the classes that occur."""
+    return np.asarray(np.nanmean(recalls(confusion), axis=-1))
+
+
+def recalls(confusion: Floats) -> Floats:
+    """Share of each class that is found: (..., K, K) to (..., K), NaN if absent."""
+    return _ratio(_right(confusion), confusion.sum(axis=-1), confusion)
+
+
+def precisions(confusion: Floats) -> Floats:
+    """Share of each class's name that is true: (..., K, K) to (..., K).
+
+    0 if the class occurs and is never said, NaN if it does not occur.
+    """
+    named = np.maximum(confusion.sum(axis=-2), 1)
+    return _ratio(_right(confusion), named, confusion)
+
+
+def f1s(confusion: Floats) -> Floats:
+    """Harmonic mean of precision and recall, per class: (..., K, K) to (..., K)."""
+    both = confusion.sum(axis=-1) + confusion.sum(axis=-2)
+    return _ratio(2 * _right(confusion), both, confusion)
+
+
+def _right(confusion: Floats) -> Floats:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _ratio(part: Floats, whole: Floats, confusion: Floats) -> Floats:
+    """Divide where the true class occurs; NaN elsewhere."""
+    ratio = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=confusion.sum(axis=-1) > 0)
+    return ratio

@@ -1,0 +1,188 @@
+"""Studies: many short trainings that show what helps, written down as they come."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import torch
+
+from edge.bundle import Metric
+from edge.codec import encode, read_json
+from edge.taxonomy import TASKS
+from training.classifying import (
+    Verdicts,
+    judge,
+    standardise,
+    train_classifier,
+)
+from training.clips import Clips
+from training.families import CLASSIFIERS, new_classifier
+from training.fit import Plan
+from training.gathering import CONTEXT, Gathered, clips_of, cut_cells, profiles_of
+from training.graphs import ClassifierGraph
+from training.models.dbn import DBN
+from training.models.layers import NORMS
+from training.place import ALONE
+from training.pretraining import pretrain
+from training.report import LabelEfficiency, LeftOut
+from training.session import thinned, unlabelled
+from training.statistics import balanced_accuracy, with_interval
+
+Say = Callable[[str], None]
+_NORMS = NORMS[:2]  # batch and group
+
+
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file of finished trainings."""
+
+    left_out: tuple[LeftOut, ...] = ()
+    efficiency: tuple[LabelEfficiency, ...] = ()
+
+
+def read_study(path: Path) -> Study:
+    """Read a study; raises `ConfigurationInvalid` where it is none."""
+    return read_json(path, Study)
+
+
+def _write(path: Path, study: Study) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(encode(study)) + b"\n")
+
+
+def leave_out(
+    gathered: Gathered,
+    family: str,
+    plan: Plan,
+    domains: Sequence[str],
+    out: Path,
+    say: Say,
+) -> None:
+    """Fit a family without each domain in turn, and judge it on that domain.
+
+    With and without a common white point, with batch and with group normalisation where
+    the family has any. What `out` holds already is not done again.
+
+    Parameters
+    ----------
+    gathered
+        Cells of task `cells4`. The left-out ones are those of `train` and `val`.
+    family, plan
+        What is fitted, and how long; nothing is pretrained.
+    domains
+        Each is left out once.
+    out
+        File of the study.
+    say
+        Shows a line.
+    """
+    study = read_study(out) if out.exists() else Study()
+    kind = CLASSIFIERS[family]
+    norms: Sequence[str] = _NORMS if "norm" in kind.network else ("none",)
+    for has_white in (False, True):
+        todo = [
+            (domain, norm)
+            for domain in domains
+            for norm in norms
+            if not _has(study, family, norm, has_white, domain)
+        ]
+        if not todo:
+            continue
+        profiles = profiles_of(gathered) if has_white else None
+        cells = cut_cells(gathered, kind, say, profiles=profiles)
+        seen = [*gathered.parts["train"], *gathered.parts["val"]]
+        strange = clips_of("cells4", seen, "val", kind.size_px, CONTEXT, profiles)
+        for domain, norm in todo:
+            network = dict(kind.network) | ({"norm": norm} if norm != "none" else {})
+            torch.manual_seed(plan.seed)
+            stock = _where(cells.drawing.stock, lambda d, domain=domain: d != domain)  # type: ignore[misc]
+            graph = new_classifier(
+                family, len(TASKS[gathered.task]), network, standardise(stock)
+            )
+            held = _where(cells.val, lambda d, domain=domain: d != domain)  # type: ignore[misc]
+            fitted = train_classifier(
+                graph, replace(cells.drawing, stock=stock), held, plan
+            )
+            away = judge(
+                fitted.model,
+                _where(strange, lambda d, domain=domain: d == domain),  # type: ignore[misc]
+            )
+            cell = LeftOut(
+                family=family,
+                norm=norm,
+                white_point=has_white,
+                domain=domain,
+                balanced_accuracy=balanced_with_interval(away),
+                home=fitted.score,
+                seconds=round(fitted.seconds, 1),
+            )
+            study = msgspec.structs.replace(study, left_out=(*study.left_out, cell))
+            _write(out, study)
+            say(f"{family} {norm} white={has_white} without {domain}: {cell}")
+
+
+def _has(study: Study, family: str, norm: str, has_white: bool, domain: str) -> bool:
+    done = {(c.family, c.norm, c.white_point, c.domain) for c in study.left_out}
+    return (family, norm, has_white, domain) in done
+
+
+def _where(clips: Clips, is_kept: Callable[[str], bool]) -> Clips:
+    return clips.pick([i for i, row in enumerate(clips.rows) if is_kept(row.domain)])
+
+
+def balanced_with_interval(said: Verdicts) -> Metric:
+    """Balanced accuracy of the classes that occur, bootstrapped over groups."""
+    named = said.logits.argmax(axis=1)
+    return with_interval(
+        lambda i: balanced_accuracy(named[i], said.classes[i]),
+        said.of_rows("group").tolist(),
+    )
+
+
+def thin_labels(
+    gathered: Gathered, plan: Plan, shares: Iterable[float], out: Path, say: Say
+) -> None:
+    """Fit a deep belief network to shares of the labels, pretrained and from scratch.
+
+    Pretraining sees all cells of `train` without their labels, once.
+
+    Parameters
+    ----------
+    gathered
+        Cells; judged on `test`.
+    plan
+        How long each is fitted to labels.
+    shares
+        0 to 1.
+    out
+        File of the study; what it holds already is not done again.
+    say
+        Shows a line.
+    """
+    study = read_study(out) if out.exists() else Study()
+    kind = CLASSIFIERS["dbn"]
+    todo = [s for s in shares if s not in {point.share for point in study.efficiency}]
+    cells = cut_cells(gathered, kind, say, is_enriched=False)
+    torch.manual_seed(plan.seed)
+    scratch = new_classifier(
+        "dbn", len(TASKS[gathered.task]), kind.network, standardise(cells.drawing.stock)
+    )
+    taught = copy.deepcopy(scratch)
+    if isinstance(taught.network, DBN) and kind.pretrain is not None:
+        pretrain(
+            taught.network, unlabelled(cells.drawing, taught, ALONE), kind.pretrain
+        )
+
+    def reached(begin: ClassifierGraph, share: float) -> Metric:
+        drawing = replace(cells.drawing, stock=thinned(cells.drawing.stock, share))
+        fitted = train_classifier(copy.deepcopy(begin), drawing, cells.val, plan)
+        return balanced_with_interval(judge(fitted.model, cells.test))
+
+    for share in todo:
+        point = LabelEfficiency(share, reached(taught, share), reached(scratch, share))
+        study = msgspec.structs.replace(study, efficiency=(*study.efficiency, point))
+        _write(out, study)
+        say(str(point))
