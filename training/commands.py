@@ -55,6 +55,9 @@ _PRESET = click.option(
 _PLAN = click.option(
     "--plan", "plans", multiple=True, help="NAME=VALUE, in place of the preset's."
 )
+_NETWORK = click.option(
+    "--network", "networks", multiple=True, help="NAME=VALUE, in place of the family's."
+)
 _SEED = click.option("--seed", default=0, show_default=True)
 
 
@@ -65,9 +68,7 @@ _SEED = click.option("--seed", default=0, show_default=True)
 @_TASK
 @_PRESET
 @_PLAN
-@click.option(
-    "--network", "networks", multiple=True, help="NAME=VALUE, in place of the family's."
-)
+@_NETWORK
 @_SEED
 @_LICENCE
 @click.option("--licence", help="Of data in a layout that states none.")
@@ -214,6 +215,7 @@ def study_command() -> None:
 @_DATA
 @_PRESET
 @_PLAN
+@_NETWORK
 @_SEED
 def left_out_command(
     families: tuple[str, ...],
@@ -222,6 +224,7 @@ def left_out_command(
     data: Path | None,
     preset: str,
     plans: tuple[str, ...],
+    networks: tuple[str, ...],
     seed: int,
 ) -> None:
     """Leave each DOMAIN out of training and judge by it: colour, norm, family.
@@ -229,16 +232,11 @@ def left_out_command(
     The left-out cells are those of `train` and `val`; `test` is not looked at.
     """
     cv2.setNumThreads(1)
+    gathered = gather(Source(data, "cells4", seed=seed))
     for family in families or CLASSIFIERS:
         plan = replace(CLASSIFIERS[family].plans[preset], seed=seed)
-        leave_out(
-            gather(Source(data, "cells4", seed=seed)),
-            family,
-            plan_changed(plan, plans),
-            domains,
-            out,
-            click.echo,
-        )
+        wish = Wish(family, plan_changed(plan, plans), changed(family, networks))
+        leave_out(gathered, wish, domains, out, click.echo)
 
 
 @study_command.command("labels")

@@ -93,9 +93,9 @@ CLASSIFIERS = {
         pretrain=PretrainPlan(
             steps=1000,
             batch=128,
-            rates=(1e-3, 2e-2),
+            rates=(1e-3, 3e-2),
             weight_decay=2e-4,
-            gibbs_steps=1,
+            gibbs_steps=(1, 10),
             is_persistent=False,
         ),
         # Fully connected units learn every place and colour anew: less is shown.

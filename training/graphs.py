@@ -26,6 +26,11 @@ class Standardise(nn.Module):
         """Cast first: TensorRT takes uint8 only as the graph's input."""
         return self.planes(image.float().permute(0, 3, 1, 2))
 
+    def pixels(self, planes: Tensor) -> Tensor:
+        """Undo `planes`: (N, 3, H, W) standardised -> (N, H, W, 3) uint8."""
+        image = 255 * (planes * self.std + self.mean)
+        return image.clamp(0, 255).byte().permute(0, 2, 3, 1)
+
     def planes(self, image: Tensor) -> Tensor:
         """Do the same for (N, 3, H, W) float32, 0 to 255, as augmentation leaves it."""
         return (image / 255 - self.mean) / self.std

@@ -9,6 +9,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from training.fit import FitDiverged
 from training.models.dbn import DBN, RBM
 
 _MOMENTUM = 0.9
@@ -19,15 +20,16 @@ _SPARSE_BIAS = -1.0  # of the hidden units: most of them silent
 class PretrainPlan:
     """How long each machine is fitted, and how its chains run.
 
-    `rates` are the learning rates of Gaussian and of binary machines; `gibbs_steps` is
-    the k of CD-k; a persistent chain goes on where it ended.
+    `rates` and `gibbs_steps`, the k of CD-k, are those of Gaussian and of binary
+    machines. A persistent chain goes on where it ended, of binary machines alone: that
+    of a Gaussian one ran away.
     """
 
     steps: int
     batch: int
     rates: tuple[float, float]
     weight_decay: float
-    gibbs_steps: int
+    gibbs_steps: tuple[int, int]
     is_persistent: bool
 
 
@@ -58,7 +60,7 @@ def _fit_machine(
     machine: RBM, draw: Callable[[], Tensor], plan: PretrainPlan, name: str
 ) -> None:
     is_gaussian = machine.units == "gaussian"
-    rate = plan.rates[0] if is_gaussian else plan.rates[1]
+    rate, gibbs_steps = plan.rates[not is_gaussian], plan.gibbs_steps[not is_gaussian]
     optimiser = torch.optim.SGD(
         machine.parameters(), rate, _MOMENTUM, weight_decay=plan.weight_decay
     )
@@ -75,8 +77,14 @@ def _fit_machine(
             data = draw()
             if not is_gaussian:
                 data = torch.bernoulli(data)
-        start = chain if plan.is_persistent else data
-        chain = machine.gibbs(start, plan.gibbs_steps)
+        goes_on = plan.is_persistent and not is_gaussian
+        chain = machine.gibbs(chain if goes_on else data, gibbs_steps)
         optimiser.zero_grad(set_to_none=True)
-        machine.contrast(data, chain).backward()  # type: ignore[no-untyped-call]
+        contrast = machine.contrast(data, chain)
+        if not contrast.isfinite():
+            raise FitDiverged(
+                f"{name}: the contrast is {contrast.item()} at step {step}, expected a "
+                f"number; lower the learning rate, {rate}"
+            )
+        contrast.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -53,6 +53,7 @@ from training.simulated import simulated_fields
 from training.statistics import balanced_accuracy, with_interval
 from training.weights import IMAGENET_MEAN, IMAGENET_STD, load_weights_file
 
+_SAMPLES, _GIBBS_STEPS = 64, 200  # of the picture of a deep belief network
 LOCATOR_SLIDES = 120  # simulated, added to the real fields
 Say = Callable[[str], None]
 
@@ -132,7 +133,10 @@ def train(
         say(f"{wish.weights.name}: all but {kept}")
     if isinstance(graph.network, DBN) and family.pretrain and wish.is_pretrained:
         graph.to(place.device)
-        pretrain(graph.network, unlabelled(everything, graph, place), family.pretrain)
+        draw = unlabelled(everything, graph, place)
+        pretrain(graph.network, draw, family.pretrain)
+        if folder is not None and place.rank == 0:
+            _write_samples(folder / "samples.png", graph, graph.network, draw)
     fitted = train_classifier(
         graph, drawing, cells.val, plan, place=place, folder=folder, purpose=purpose
     )
@@ -212,6 +216,29 @@ def unlabelled(
         return graph.standardise.planes(images)
 
     return draw
+
+
+@torch.no_grad()
+def _write_samples(
+    path: Path,
+    graph: ClassifierGraph,
+    network: DBN,
+    draw: Callable[[int], Tensor],
+) -> None:
+    """Draw cells that never were: under real ones, chains from them and from noise."""
+    real = draw(_SAMPLES)
+    bands = [
+        real,
+        network.draw(real, _GIBBS_STEPS),
+        network.draw(torch.randn_like(real), 10 * _GIBBS_STEPS),
+    ]
+    tiles = [graph.standardise.pixels(band).cpu().numpy() for band in bands]
+    rows = [np.hstack(list(part)) for band in tiles for part in np.split(band, 4)]
+    for place in (8, 4):
+        rows.insert(place, np.full_like(rows[0][:6], 255))
+    picture = cv2.resize(np.vstack(rows), None, fx=2, fy=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
 def metrics_of(said: Verdicts) -> dict[str, Metric]:

@@ -29,7 +29,7 @@ from training.models.layers import NORMS
 from training.place import ALONE
 from training.pretraining import pretrain
 from training.report import LabelEfficiency, LeftOut
-from training.session import thinned, unlabelled
+from training.session import Wish, thinned, unlabelled
 from training.statistics import balanced_accuracy, with_interval
 
 Say = Callable[[str], None]
@@ -55,8 +55,7 @@ def _write(path: Path, study: Study) -> None:
 
 def leave_out(
     gathered: Gathered,
-    family: str,
-    plan: Plan,
+    wish: Wish,
     domains: Sequence[str],
     out: Path,
     say: Say,
@@ -70,8 +69,8 @@ def leave_out(
     ----------
     gathered
         Cells of task `cells4`. The left-out ones are those of `train` and `val`.
-    family, plan
-        What is fitted, and how long; nothing is pretrained.
+    wish
+        The family, its network and plan; nothing is pretrained.
     domains
         Each is left out once.
     out
@@ -80,7 +79,8 @@ def leave_out(
         Shows a line.
     """
     study = read_study(out) if out.exists() else Study()
-    kind = CLASSIFIERS[family]
+    family, plan = wish.family, wish.plan
+    kind = replace(CLASSIFIERS[family], network=wish.network)
     norms: Sequence[str] = _NORMS if "norm" in kind.network else ("none",)
     for has_white in (False, True):
         todo = [

@@ -287,7 +287,7 @@ def test_a_gaussian_machine_has_the_gradient_of_its_likelihood() -> None:
 def test_pretraining_makes_the_data_likely(is_persistent: bool) -> None:
     """Images of a bright upper or lower half become likelier than noise."""
     stack = DBN(2, size_px=4, width=0.02)
-    plan = PretrainPlan(150, 32, (5e-3, 5e-2), 1e-4, 1, is_persistent)
+    plan = PretrainPlan(150, 32, (5e-3, 5e-2), 1e-4, (1, 2), is_persistent)
 
     def draw(size: int) -> Tensor:
         images = -torch.ones(size, 3, 4, 4)

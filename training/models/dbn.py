@@ -180,6 +180,7 @@ class DBN(nn.Module):
         *lower, top = self.stack
         units = self.units_above(start.flatten(1), len(lower))
         units = top.gibbs(torch.bernoulli(units) if lower else units, steps)
+        units = top.down(torch.bernoulli(top.up(units)))  # means: without their noise
         for machine in reversed(lower):
             units = machine.down(units)
         return units.reshape(-1, 3, self.size_px, self.size_px)
