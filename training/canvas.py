@@ -106,7 +106,7 @@ def bar(
     """Draw a bar from `floor`, its interval, and its value above."""
     axes.bar(x, metric.value - floor, width, floor, **fill(look))
     axes.vlines(x, metric.low, metric.high, color=INK, lw=1.2)
-    say(axes, x, metric.high, f"{metric.value:.2f}")
+    say(axes, x, metric.high, f"{metric.value:.3f}")
 
 
 def say(axes: Axes, x: float, y: float, words: str) -> None:

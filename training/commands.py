@@ -15,7 +15,7 @@ from edge.assembly import read_parts
 from edge.bundle import CLASSIFIER
 from edge.taxonomy import TASKS
 from training.comparing import Comparison, compare
-from training.data import SPLITS, read_fields, rows_of_task
+from training.data import SPLITS, read_fields
 from training.evaluation import examine_crops, examine_fields, show
 from training.families import (
     CLASSIFIERS,
@@ -25,10 +25,9 @@ from training.families import (
     changed,
     plan_changed,
 )
-from training.gathering import Source, gather
+from training.gathering import Source, gather, read_usable
 from training.locating import CLASSES
 from training.place import find_place
-from training.readers import read_rows
 from training.runs import Held, RunRecord, save_run
 from training.session import Wish, train, train_cells_locator
 from training.studies import leave_out, thin_labels
@@ -155,7 +154,6 @@ def _silent(_line: str) -> None:
     multiple=True,
     help="DOMAIN:CLASS whose labels are few or doubtful: figures without it, too.",
 )
-@_LICENCE
 def evaluate_command(
     data: Path | None, split: str, bundles: tuple[Path, ...], **told: Any
 ) -> None:
@@ -171,7 +169,6 @@ def evaluate_command(
             bundles or (CLASSIFIER,),
             data,
             split,
-            told["any_licence"],
             [_pair(text) for text in told["doubtful"]],
             told["studies"],
             told["gallery"],
@@ -185,15 +182,17 @@ def evaluate_command(
         classifier=bundles[0] if bundles else None, locator=told["locator"]
     )
     task = parts.classifier.record.task
-    rows = [r for r in read_rows(data, task=task) if r.split == split]
-    pipeline = parts.open_pipeline()
-    fields = read_fields([row for row in rows if row.task == "cells4"], CLASSES)
-    if fields:
+    gathered = read_usable(Source(data, task, is_any_licence=True))
+    for note in gathered.notes:
+        console.print(note)
+    rows, pipeline = gathered.parts[split], parts.open_pipeline()
+    if task == "cells4":
+        fields = read_fields([r for r, _ in rows if r.task == task], CLASSES)
         show(
             console,
             examine_fields(fields, pipeline, told["true_scale"], told["pictures"]),
         )
-    show(console, examine_crops(rows_of_task(rows, task), pipeline))
+    show(console, examine_crops(rows, pipeline))
 
 
 def _pair(text: str) -> tuple[str, str]:

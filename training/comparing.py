@@ -49,7 +49,6 @@ class Comparison:
     bundles: Sequence[Path]
     data: Path | None
     split: str
-    is_any_licence: bool = False
     doubtful: Sequence[tuple[str, str]] = ()
     studies: Sequence[Path] = ()
     gallery: Sequence[Path] = ()
@@ -83,7 +82,7 @@ def compare(asked: Comparison, report: Path, say: Callable[[str], None]) -> Path
             "of one task"
         )
     task = tasks.pop()
-    gathered = read_usable(Source(asked.data, task, asked.is_any_licence))
+    gathered = read_usable(Source(asked.data, task, is_any_licence=True))
     for note in gathered.notes:
         say(note)
     rows = gathered.parts.get(asked.split, [])

@@ -87,7 +87,7 @@ def examine_crops(rows: Sequence[tuple[Row, int]], pipeline: Pipeline) -> Table:
         raise DataInvalid("no row of this split is of the model's task; check `task`")
     record = pipeline.classifier.record
     crops = cut_task_crops(rows, crop_size(pipeline.classifier), record.input.context)
-    logits = predict(pipeline.classifier_engine, crops.pixels)
+    logits = predict(pipeline.classifier_engine, crops.pixels, record.state_size)
     said = decide(logits, record.temperature, record.abstain_below)
     domains = np.array([row.domain for row in crops.rows])
     grid = Table(

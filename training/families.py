@@ -71,7 +71,7 @@ CLASSIFIERS = {
         build=Inception,
         network={"size_px": 80, "width": 0.25, "norm": "batch"},
         plans={
-            "quick": Plan(25, 100, 3e-3, 1e-2, seed=0),
+            "quick": Plan(40, 100, 3e-3, 1e-2, seed=0),
             "full": Plan(60, 150, 3e-3, 1e-2, seed=0, patience=20),
         },
     ),
@@ -93,9 +93,9 @@ CLASSIFIERS = {
         pretrain=PretrainPlan(
             steps=1000,
             batch=128,
-            rates=(1e-3, 3e-2),
+            rates=(1e-3, 2e-2),
             weight_decay=2e-4,
-            gibbs_steps=(1, 10),
+            gibbs_steps=(1, 1),
             is_persistent=False,
         ),
         # Fully connected units learn every place and colour anew: less is shown.

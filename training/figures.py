@@ -35,7 +35,7 @@ def performance(
             if paper:
                 height = paper[k] - floor
                 axes.bar(x + 0.21, height, 0.36, floor, fill=False, ec=look.colour)
-                canvas.say(axes, x + 0.21, paper[k], f"{paper[k]:.2f}")
+                canvas.say(axes, x + 0.21, paper[k], f"{paper[k]:.3f}")
         axes.set_title(title)
         names = [look.name for look in looks]
         axes.set_xticks(range(len(judged)), names, rotation=35, ha="right")
@@ -124,7 +124,7 @@ def domain_matrix(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
     domains = list(scores[0].domains)
     values = np.array([[s.domains[d].value for d in domains] for s in scores])
     unseen = np.array([[d not in j.trained_on for d in domains] for j in judged])
-    words = [[f"{value:.2f}" for value in row] for row in values]
+    words = [[f"{value:.3f}" for value in row] for row in values]
     names = [look.name for look in canvas.looks(judged)]
     floor = canvas.floor(values.flat)
     figure, (axes,) = canvas.panels(1, 1, 1.1 + 0.5 * len(judged))
@@ -200,7 +200,7 @@ def left_out(
 ) -> bytes:
     """Balanced accuracy (R, D, 2) on the domain left out and at home; NaN: not run."""
     words = [
-        ["not run" if np.isnan(v) else f"{v:.2f}\n(home {h:.2f})" for v, h in pairs]
+        ["not run" if np.isnan(v) else f"{v:.3f}\n(home {h:.3f})" for v, h in pairs]
         for pairs in found
     ]
     away = found[..., 0]

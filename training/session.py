@@ -261,14 +261,16 @@ def thinned(clips: Clips, share: float) -> Clips:
 
 
 def measure_size(graph: ClassifierGraph, size_px: int) -> ModelSize:
-    """Count weights, and floating-point operations for one crop."""
+    """Count the weights that speak on the device, and operations for one crop."""
     image = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8)
     given = [image]
     if isinstance(graph, SequenceGraph):
         given.append(torch.zeros(1, graph.state_size))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        graph.eval()(*given)
-    weights = sum(p.numel() for p in graph.network.parameters())
+    with FlopCounterMode(display=False) as counter:
+        logits = graph.eval()(*given)[0]
+    logits.sum().backward()  # auxiliary classifier and decoder get no gradient
+    weights = sum(p.numel() for p in graph.parameters() if p.grad is not None)
+    graph.zero_grad(set_to_none=True)
     return ModelSize(parameters=weights, operations=counter.get_total_flops())
 
 

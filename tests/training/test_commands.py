@@ -160,8 +160,11 @@ def test_every_family_builds_as_a_tensorrt_engine(
     assert plan.nbytes > 50_000
 
 
-def test_one_bundle_is_judged_in_whole_fields(manifest: Path, folder: Path) -> None:
-    bundle = trained("vgg16", manifest, folder) / "bundle"
+@pytest.mark.parametrize("family", ["vgg16", "rnn"])
+def test_one_bundle_is_judged_in_whole_fields(
+    family: str, manifest: Path, folder: Path
+) -> None:
+    bundle = trained(family, manifest, folder) / "bundle"
 
     shown = invoke("evaluate", "--data", manifest, "--bundle", bundle)
 
