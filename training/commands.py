@@ -27,9 +27,10 @@ from training.families import (
 )
 from training.gathering import Source, gather, read_usable
 from training.locating import CLASSES
+from training.locator_session import train_from as train_locator_from
 from training.place import find_place
 from training.runs import Held, RunRecord, save_run
-from training.session import Wish, train, train_cells_locator
+from training.session import Wish, train
 from training.studies import leave_out, thin_labels
 from training.weights import fetch_weights
 
@@ -102,7 +103,7 @@ def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
     with find_place() as place:
         say = click.echo if place.rank == 0 else _silent
         if family == LOCATOR:
-            record, locator = train_cells_locator(source, plan, place, out)
+            record, locator = train_locator_from(source, plan, place, out)
             written: Written = (record, locator, None)
         else:
             weights = told["weights"]

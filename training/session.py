@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import platform
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from edge.bundle import InputSpec, Metric, ModelSize, TrainingSummary
+from edge.bundle import InputSpec, Metric
 from edge.taxonomy import TASKS
+from training import checkpoint
 from training.classifying import (
     Drawing,
     Verdicts,
@@ -27,34 +25,21 @@ from training.classifying import (
     train_classifier,
 )
 from training.clips import Clips
-from training.data import (
-    SPLITS,
-    DataInvalid,
-    Row,
-    count,
-    digest,
-    free_rows,
-    read_fields,
-)
+from training.data import digest
 from training.datareport import write_data_report
-from training.families import CLASSIFIERS, LOCATOR, Setting, new_classifier
-from training.fit import Fitted, Plan
-from training.gathering import CONTEXT, Gathered, Source, cut_cells, profiles_of
-from training.graphs import ClassifierGraph, LocatorGraph, SequenceGraph, Standardise
-from training.locating import CLASSES as LOCATED
-from training.locating import SPEC, train_locator
-from training.locating import metrics_of as locator_metrics
+from training.families import CLASSIFIERS, Setting, new_classifier
+from training.fit import Plan
+from training.gathering import CONTEXT, Gathered, cut_cells, profiles_of
+from training.graphs import ClassifierGraph, Standardise
 from training.models.dbn import DBN
 from training.place import ALONE, Place
-from training.pretraining import pretrain
-from training.readers import read_rows
+from training.pretraining import PretrainPlan, pretrain
 from training.runs import Held, RunRecord
-from training.simulated import simulated_fields
 from training.statistics import balanced_accuracy, with_interval
+from training.summary import measure_size, summary
 from training.weights import IMAGENET_MEAN, IMAGENET_STD, load_weights_file
 
 _SAMPLES, _GIBBS_STEPS = 64, 200  # of the picture of a deep belief network
-LOCATOR_SLIDES = 120  # simulated, added to the real fields
 Say = Callable[[str], None]
 
 
@@ -131,12 +116,12 @@ def train(
         kept = load_weights_file(graph.network, wish.weights)
         graph.standardise = Standardise(IMAGENET_MEAN, IMAGENET_STD)
         say(f"{wish.weights.name}: all but {kept}")
-    if isinstance(graph.network, DBN) and family.pretrain and wish.is_pretrained:
-        graph.to(place.device)
-        draw = unlabelled(everything, graph, place)
-        pretrain(graph.network, draw, family.pretrain)
-        if folder is not None and place.rank == 0:
-            _write_samples(folder / "samples.png", graph, graph.network, draw)
+    spent_s = 0.0
+    goes_on = folder is not None and (folder / checkpoint.FILE).exists()
+    if family.pretrain and wish.is_pretrained and not goes_on:
+        start = time.monotonic()
+        _pretrain(graph, family.pretrain, everything, place, folder)
+        spent_s = time.monotonic() - start
     fitted = train_classifier(
         graph, drawing, cells.val, plan, place=place, folder=folder, purpose=purpose
     )
@@ -152,53 +137,13 @@ def train(
         training=summary(
             [row for row, _ in gathered.parts.get("train", [])],
             cells.added,
-            plan,
-            fitted,
+            plan.seed,
+            fitted.epochs,
+            fitted.seconds + spent_s,
         ),
         metrics={} if test is None else metrics_of(test),
     )
     return Outcome(record, fitted.model, judge(fitted.model, cells.val), test)
-
-
-def train_cells_locator(
-    source: Source, plan: Plan, place: Place, folder: Path
-) -> tuple[RunRecord, LocatorGraph]:
-    """Fit the locator to labelled and simulated fields."""
-    rows = [r for r in free_rows(_boxed(source)) if r.domain not in source.without]
-    part = {s: read_fields([r for r in rows if r.split == s], LOCATED) for s in SPLITS}
-    if not part["train"] or not part["val"]:
-        raise DataInvalid(
-            f"{len(part['train'])} train and {len(part['val'])} val fields have a free "
-            "licence and red cells, expected some of each; check licence and split"
-        )
-    invented = simulated_fields(LOCATOR_SLIDES, LOCATED)
-    fitted = train_locator(
-        [*part["train"], *invented],
-        part["val"],
-        plan,
-        place=place,
-        folder=folder,
-        purpose=f"locator {digest(rows)[:12]}",
-    )
-    used = [r for r in rows if r.split == "train" and r.label in LOCATED]
-    record = RunRecord(
-        family=LOCATOR,
-        task="location",
-        classes=LOCATED,
-        network={},
-        input=InputSpec(size_px=None),
-        location=SPEC,
-        size=None,
-        training=summary(used, {"simulated slides": LOCATOR_SLIDES}, plan, fitted),
-        metrics=locator_metrics(fitted.model, part["test"]) if part["test"] else {},
-    )
-    return record, fitted.model
-
-
-def _boxed(source: Source) -> list[Row]:
-    if source.path is None:
-        raise DataInvalid("the locator needs labelled fields; name some with --data")
-    return [r for r in read_rows(source.path, task="cells4") if r.task == "cells4"]
 
 
 def _data_digest(*drawings: Drawing) -> str:
@@ -216,6 +161,23 @@ def unlabelled(
         return graph.standardise.planes(images)
 
     return draw
+
+
+def _pretrain(
+    graph: ClassifierGraph,
+    plan: PretrainPlan,
+    drawing: Drawing,
+    place: Place,
+    folder: Path | None,
+) -> None:
+    """Let a deep belief network learn without labels, and draw what it then dreams."""
+    network = graph.to(place.device).network
+    if not isinstance(network, DBN):
+        raise TypeError(f"only a DBN learns without labels, not {type(network)}")
+    draw = unlabelled(drawing, graph, place)
+    pretrain(network, draw, plan)
+    if folder is not None and place.rank == 0:
+        _write_samples(folder / "samples.png", graph, network, draw)
 
 
 @torch.no_grad()
@@ -258,49 +220,3 @@ def thinned(clips: Clips, share: float) -> Clips:
     if share >= 1:
         return clips
     return some_of_each(clips, lambda n: max(1, round(share * n)))
-
-
-def measure_size(graph: ClassifierGraph, size_px: int) -> ModelSize:
-    """Count the weights that speak on the device, and operations for one crop."""
-    image = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8)
-    given = [image]
-    if isinstance(graph, SequenceGraph):
-        given.append(torch.zeros(1, graph.state_size))
-    with FlopCounterMode(display=False) as counter:
-        logits = graph.eval()(*given)[0]
-    logits.sum().backward()  # auxiliary classifier and decoder get no gradient
-    weights = sum(p.numel() for p in graph.parameters() if p.grad is not None)
-    graph.zero_grad(set_to_none=True)
-    return ModelSize(parameters=weights, operations=counter.get_total_flops())
-
-
-def summary(
-    rows: Sequence[Row],
-    added: dict[str, int],
-    plan: Plan,
-    fitted: Fitted[ClassifierGraph] | Fitted[LocatorGraph],
-) -> TrainingSummary:
-    """Say what a model was fitted to, and how."""
-    return TrainingSummary(
-        rows=len(rows),
-        licences=count(row.licence for row in rows),
-        domains=count(row.domain for row in rows),
-        added=added,
-        data_sha256=digest(rows),
-        split_rule="by group: slide, sample or near-duplicate cluster",
-        command=_command(),
-        seed=plan.seed,
-        epochs=fitted.epochs,
-        seconds=round(fitted.seconds, 1),
-        software={
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
-    )
-
-
-def _command() -> str:
-    """Return the command as it was typed, without the folders of this machine."""
-    return " ".join(["hemascope", *(Path(word).name for word in sys.argv[1:])])

@@ -55,7 +55,7 @@ def _short_plans() -> Iterator[None]:
         patch.setitem(CLASSIFIERS, "dbn", brief)
         patch.setitem(LOCATOR_PLANS, "quick", SHORT)
         patch.setattr("training.gathering.SLIDES", 2)
-        patch.setattr("training.session.LOCATOR_SLIDES", 2)
+        patch.setattr("training.locator_session.SLIDES", 2)
         patch.setattr(
             "training.gathering._SIMULATED", {"train": 12, "val": 52, "test": 8}
         )
