@@ -40,7 +40,7 @@ def test_every_laboratory_gets_the_same_white(manifest: Path, tmp_path: Path) ->
     assert set(profiles) == {"giemsa", "wright"}
     for row in rows:
         white = plasma_colour(developed(row, profiles[row.domain]))
-        np.testing.assert_allclose(white, 255, atol=12)  # slides of one bench differ
+        np.testing.assert_allclose(white, 217, atol=10)  # slides of one bench differ
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
