@@ -27,14 +27,14 @@ def classifier() -> tuple[ClassifierGraph, bytes]:
     torch.manual_seed(0)
     graph = ClassifierGraph(PLAIN, Inception(4, width=0.1)).eval()
     graph.temperature.fill_(1.7)
-    return graph, to_onnx(graph, torch.from_numpy(image(2, 80, 80)), ("batch",))
+    return graph, to_onnx(graph, (torch.from_numpy(image(2, 80, 80)),), ("batch",))
 
 
 @pytest.fixture(scope="module")
 def locator() -> tuple[LocatorGraph, bytes]:
     torch.manual_seed(0)
     graph = LocatorGraph(PLAIN, Locator(3)).eval()
-    example = torch.from_numpy(image(1, 64, 96))
+    example = (torch.from_numpy(image(1, 64, 96)),)
     return graph, to_onnx(graph, example, ("height", "width"))
 
 
@@ -93,7 +93,7 @@ class _LateCast(torch.nn.Module):
 
 def test_a_graph_that_does_not_cast_first_is_refused() -> None:
     with pytest.raises(ExportFailed, match="expected one Cast"):
-        to_onnx(_LateCast(), torch.from_numpy(image(2, 8, 8)), ("batch",))
+        to_onnx(_LateCast(), (torch.from_numpy(image(2, 8, 8)),), ("batch",))
 
 
 @pytest.mark.parametrize("folder", [CLASSIFIER, LOCATOR], ids=["classifier", "locator"])
