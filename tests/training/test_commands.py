@@ -16,6 +16,7 @@ from edge.cli import hemascope
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
 from edge.taxonomy import TASKS
+from tests.tensorrt_rtx import plan_bytes
 from training.checkpoint import FILE
 from training.families import CLASSIFIERS, LOCATOR_PLANS
 from training.fit import Plan
@@ -133,31 +134,9 @@ def test_every_family_classifies_images(
 def test_every_family_builds_as_a_tensorrt_engine(
     family: str, manifest: Path, folder: Path
 ) -> None:
-    """TensorRT-RTX parses and builds without a GPU."""
-    trt = pytest.importorskip("tensorrt_rtx_bindings")
     bundle = load_bundle(trained(family, manifest, folder) / "bundle")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flag)
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(bundle.model), [
-        parser.get_error(i).desc() for i in range(parser.num_errors)
-    ]
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    size, state_size = crop_size(bundle), bundle.record.state_size
-    profile.set_shape("image", *((n, size, size, 3) for n in (1, 16, 64)))
-    if state_size is not None:
-        profile.set_shape("state", *((n, state_size) for n in (1, 16, 64)))
-    config.add_optimization_profile(profile)
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
 
-    plan = builder.build_serialized_network(network, config)
-
-    assert plan is not None
-    assert plan.nbytes > 50_000
+    assert plan_bytes(bundle) > 50_000
 
 
 @pytest.mark.parametrize("family", ["vgg16", "rnn"])
