@@ -59,7 +59,8 @@ class Drawing:
     """What batches are drawn from and how.
 
     `frames` is how many a recurrent model is shown of a crop that does not move; such
-    a crop is seen anew, at another moment, that many times.
+    a crop is seen anew, at another moment, that many times. Of longer clips a window of
+    `window` frames is shown, from anywhere: more clips fit into a batch.
     """
 
     stock: Clips
@@ -67,6 +68,7 @@ class Drawing:
     view: View
     jitter: Jitter
     frames: int = 1
+    window: int | None = None
 
     def batches(
         self, size: int, place: Place = ALONE
@@ -75,16 +77,22 @@ class Drawing:
 
         float32 (N, T, 3, S, S) 0 to 255 and (N, T); where T is 1 it is left out.
         """
-        frames = max(self.frames, self.stock.pixels.shape[1])
+        longest = self.stock.pixels.shape[1]
+        frames = max(self.frames, min(longest, self.window or longest))
         clips = max(1, size // frames)
         weights = torch.from_numpy(_weights(self.stock))
         images = torch.from_numpy(self.stock.pixels)
         classes = torch.from_numpy(self.stock.classes)
+        lengths = torch.from_numpy(self.stock.lengths)
 
         def draw(_chance: int) -> tuple[Tensor, Tensor]:
             drawn = torch.multinomial(weights, clips, replacement=True)
-            seen = images[drawn].to(place.device).movedim(-1, 2).float()
-            named = classes[drawn]
+            spare = (lengths[drawn] - frames + 1).clamp(min=1)
+            start = (torch.rand(clips) * spare).long()
+            shown = start[:, None] + torch.arange(min(frames, longest))
+            seen = images[drawn[:, None], shown]
+            seen = seen.to(place.device).movedim(-1, 2).float()
+            named = classes[drawn[:, None], shown]
             is_still = seen.shape[1] < frames
             if is_still:
                 seen = seen.expand(-1, frames, -1, -1, -1)

@@ -38,7 +38,7 @@ from training.timelapse import simulated_timelapse
 
 CONTEXT = 1.25  # side of a crop over the longer side of the cell's box
 _MOST_UNUSABLE = 0.05  # share of rows with a problem above which nothing is trusted
-_FRAMES = 20  # of a clip
+_FRAMES, _WINDOW = 20, 8  # of a clip: kept, and shown at a time in training
 SLIDES = 60  # simulated, added to the real cells of task cells4
 _SIMULATED = {"train": 480, "val": 96, "test": 160}  # clips of task `change`
 Labelled = list[tuple[Row, int]]
@@ -236,7 +236,9 @@ def _cut_clips(gathered: Gathered, family: Family) -> Cells:
     )
     stock = train if family.has_memory else as_frames(train)
     added = {} if gathered.parts else {"simulated clips": len(train.rows)}
-    return Cells(Drawing(stock, size_px, WHOLE, family.jitter), val, test, added)
+    window = None if gathered.task == "change" else _WINDOW  # there the onset matters
+    drawing = Drawing(stock, size_px, WHOLE, family.jitter, window=window)
+    return Cells(drawing, val, test, added)
 
 
 def clips_of(
