@@ -114,8 +114,8 @@ CLASSIFIERS = {
         build=RecurrentCNN,
         network={"size_px": 48, "width": 0.5, "norm": "batch", "cell": "gru"},
         plans={
-            "quick": Plan(25, 80, 3e-3, 1e-2, seed=0, batch=120),
-            "full": Plan(60, 150, 3e-3, 1e-2, seed=0, batch=120, patience=20),
+            "quick": Plan(25, 80, 3e-3, 1e-2, seed=0, batch=96),
+            "full": Plan(60, 150, 3e-3, 1e-2, seed=0, batch=96, patience=20),
         },
         frames=3,
     ),
