@@ -100,7 +100,7 @@ def export_run(
             outputs=graph.names,
             state_size=graph.state_size if isinstance(graph, SequenceGraph) else None,
             size=record.size,
-            temperature=round(temperature, 4),
+            temperature=temperature,
             abstain_below=round(abstain_below, 4),
             location=record.location,
             training=record.training,
@@ -117,7 +117,7 @@ def _confidence(
     held: Held, error_rate: float, most_abstained: float
 ) -> tuple[float, float, dict[str, Metric]]:
     """Temperature, abstention threshold, and how good they are on `val`."""
-    temperature = fit_temperature(held.logits, held.classes)
+    temperature = round(fit_temperature(held.logits, held.classes), 4)
     threshold = abstention_threshold(
         held.logits, held.classes, temperature, error_rate, most_abstained
     )

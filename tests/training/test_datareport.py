@@ -166,7 +166,7 @@ def test_the_report_counts_what_is_there(manifest: Path, tmp_path: Path) -> None
         for split in ("train", "val", "test")
     }
     assert (
-        f"{len(rows)} of {len(rows) + 1} rows can be used, 18 images, 9 groups" in text
+        f"{len(rows)} of {len(rows) + 1} rows can be used, 18 images, 4 groups" in text
     )
     wright = text.partition("## wright, cells4")[2]
     counts = " | ".join(map(str, number.values()))
