@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge.bundle import (
     CLASSIFIER,
@@ -13,13 +18,16 @@ from edge.bundle import (
     crop_size,
     load_bundle,
 )
-from edge.engines.opening import open_engine
+from edge.engines import EngineFailed
+from edge.engines.opening import open_engine, stale_engine
 from edge.location import locator_spec
 from edge.pipeline import Pipeline
 from edge.profile import IDENTITY_PROFILE, Profile, load_profile
 from edge.scale import Scale
-from edge.settings import EngineKind
+from edge.settings import ON_CPU, EngineSettings
 from edge.taxonomy import TASKS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,22 +38,63 @@ class Parts:
     classifier: Bundle
     locator: Bundle | None
     scale: Scale
-    engine: EngineKind = "onnxruntime"
-    threads: int = 1
+    engine: EngineSettings = ON_CPU
+
+    @property
+    def locator_engine(self) -> EngineSettings:
+        """What runs the locator: the same, in float32."""
+        return msgspec.structs.replace(self.engine, precision="fp32")
 
     def open_pipeline(self) -> Pipeline:
         """Open engines in this thread, prove them, and return a pipeline."""
         return Pipeline(
             profile=self.profile,
             classifier=self.classifier,
-            classifier_engine=open_engine(self.classifier, self.engine, self.threads),
+            classifier_engine=open_engine(self.classifier, self.engine),
             locator=self.locator,
             locator_engine=(
-                open_engine(self.locator, self.engine, self.threads)
+                open_engine(self.locator, self.locator_engine)
                 if self.locator is not None
                 else None
             ),
             scale=self.scale,
+        )
+
+    def build_stale_engines(self) -> None:
+        """Build the engines that TensorRT may not load, and say why.
+
+        Raises
+        ------
+        EngineFailed
+            There is no GPU or no TensorRT, or the building failed.
+        """
+        models = [(self.classifier, self.engine)]
+        if self.locator is not None:
+            models.append((self.locator, self.locator_engine))
+        for bundle, settings in models:
+            if settings.engine == "tensorrt":
+                _build_if_stale(bundle, settings)
+
+
+def _build_if_stale(bundle: Bundle, settings: EngineSettings) -> None:
+    """Build in another process: it needs `export`, which nothing here imports."""
+    _, reasons = stale_engine(bundle, settings)
+    if not reasons:
+        return
+    log.warning(
+        "model=%s the engine is built, which takes minutes: %s",
+        bundle.id,
+        "; ".join(reasons),
+    )
+    command = [sys.executable, "-m", "edge", "build", str(bundle.folder)]
+    command += ["--precision", settings.precision]
+    command += ["--batch", ",".join(str(rows) for rows in settings.batch)]
+    if settings.engines is not None:
+        command += ["--engines", str(settings.engines)]
+    code = subprocess.run(command, check=False).returncode  # noqa: S603
+    if code != 0:
+        raise EngineFailed(
+            f"`{' '.join(command[2:])}` ended with {code}, expected 0; see above"
         )
 
 
@@ -55,8 +104,7 @@ def read_parts(
     locator: Path | None = None,
     finds_cells: bool = True,
     profile: Path | None = None,
-    engine: EngineKind = "onnxruntime",
-    threads: int = 1,
+    engine: EngineSettings = ON_CPU,
 ) -> Parts:
     """Read and check the files that a pipeline needs; None is what is shipped.
 
@@ -72,9 +120,10 @@ def read_parts(
             f"{sorted(TASKS)}; is this the locator?"
         )
     crop_size(model)
+    model.model_of(engine.precision)
     finder = load_bundle(locator or LOCATOR, task="location") if finds_cells else None
     if finder is not None:
         locator_spec(finder)
     chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
     scale = Scale(chosen.record.pixel_size_um)
-    return Parts(chosen, model, finder, scale, engine, threads)
+    return Parts(chosen, model, finder, scale, engine)

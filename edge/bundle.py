@@ -1,6 +1,8 @@
 """The bundle: a model and everything a device must know to trust and run it.
 
-A folder with `bundle.json`, `model.onnx` and `golden.npz`. Nothing in it is executable.
+A folder with `bundle.json`, `model.onnx` and `golden.npz`, and `model-fp16.onnx` or
+`model-int8.onnx` where it was exported in those precisions too. Nothing in it is
+executable. Engines that a device builds of it lie beside it, in `engines/`.
 """
 
 from __future__ import annotations
@@ -21,10 +23,17 @@ from numpy.typing import NDArray
 
 from edge.codec import encode, read_json
 from edge.errors import HemascopeError
+from edge.settings import Lowered, Precision
 
 SHIPPED = Path(__file__).parent / "bundles"
 CLASSIFIER, LOCATOR = SHIPPED / "inception-cells4", SHIPPED / "locator"
 MODEL, GOLDEN = "model.onnx", "golden.npz"
+INT8_CROPS = "int8-crops.json"
+_PRECISE: dict[Precision, str] = {
+    "fp32": MODEL,
+    "fp16": "model-fp16.onnx",
+    "int8": "model-int8.onnx",
+}
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -95,6 +104,34 @@ class ModelSize(_Record, frozen=True, kw_only=True):
     operations: Annotated[int, Meta(gt=0)]
 
 
+class PrecisionRecord(_Record, frozen=True, kw_only=True):
+    """What a lower precision costs, against fp32 on `rows` cells never trained on.
+
+    `worst_logit`: largest difference; `agreement`: share of cells named alike;
+    `balanced_accuracy` of this precision and of fp32, over the classes that occur.
+    `is_forced`: it was exported although `agreement` is too low.
+    """
+
+    rows: Annotated[int, Meta(gt=0)]
+    split: str
+    data_sha256: str
+    worst_logit: Annotated[float, Meta(ge=0)]
+    agreement: Share
+    balanced_accuracy: Share
+    balanced_accuracy_fp32: Share
+    is_forced: bool
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        forced = ", too few, but forced" if self.is_forced else ""
+        return (
+            f"{self.agreement:.2%} of {self.rows} cells of {self.split} named as by "
+            f"fp32{forced}; balanced accuracy {self.balanced_accuracy_fp32:.4f} to "
+            f"{self.balanced_accuracy:.4f}; logits differ by at most "
+            f"{self.worst_logit:.4f}"
+        )
+
+
 class TrainingSummary(_Record, frozen=True, kw_only=True):
     """What the weights were fitted to.
 
@@ -132,6 +169,7 @@ class BundleRecord(_Record, frozen=True, kw_only=True):
     abstain_below: Share = 0.0
     location: LocationSpec | None = None
     size: ModelSize | None = None
+    precisions: dict[Lowered, PrecisionRecord] = {}
     training: TrainingSummary
     metrics: dict[str, Metric]
 
@@ -140,15 +178,42 @@ class BundleRecord(_Record, frozen=True, kw_only=True):
 class Bundle:
     """A bundle whose files are what `bundle.json` says.
 
-    `model` holds the bytes of the ONNX file; `golden` the arrays of the self-test:
-    `image`, `state` of a recurrent model, and one per output. `id` is the name and the
-    first digits of the sha256 of `bundle.json`, which covers every file.
+    `models` holds the bytes of the ONNX file of each precision; `golden` the arrays of
+    the self-test: `image`, `state` of a recurrent model, and one per output, named
+    such as `fp16.logits` for a lower precision. `id` is the name and the first digits
+    of the sha256 of `bundle.json`, which covers every file.
     """
 
     record: BundleRecord
     id: str
-    model: bytes
+    folder: Path
+    models: Mapping[Precision, bytes]
     golden: Mapping[str, NDArray[np.generic]]
+
+    @property
+    def model(self) -> bytes:
+        """The ONNX file in float32."""
+        return self.models["fp32"]
+
+    def cost_of(self, precision: Precision) -> PrecisionRecord | None:
+        """Return what a lower precision costs; None of float32."""
+        costs = self.record.precisions.items()
+        return next((cost for name, cost in costs if name == precision), None)
+
+    def model_of(self, precision: Precision) -> bytes:
+        """Return the ONNX file of a precision.
+
+        Raises
+        ------
+        BundleRefused
+            It was not exported so.
+        """
+        if precision not in self.models:
+            raise BundleRefused(
+                f"{self.id}: has {sorted(self.models)}, no {precision}; export it with "
+                f"--precision {precision}"
+            )
+        return self.models[precision]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -194,10 +259,11 @@ def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
         A file is missing, altered or unknown, or the task is another.
     """
     record = read_json(folder / "bundle.json", BundleRecord)
-    if set(record.files) != {MODEL, GOLDEN}:
+    named = expected_files(record)
+    if set(record.files) != named:
         raise BundleRefused(
             f"{folder}: bundle.json lists {sorted(record.files)}, expected "
-            f"{[GOLDEN, MODEL]}; export it again"
+            f"{sorted(named)}; export it again"
         )
     if task is not None and record.task != task:
         raise BundleRefused(
@@ -216,22 +282,36 @@ def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
             "the bundle again"
         ) from error
     digest = hashlib.sha256(encode(record)).hexdigest()
-    return Bundle(record, f"{record.name}@{digest[:12]}", content[MODEL], golden)
+    models = {p: content[file] for p, file in _PRECISE.items() if file in content}
+    return Bundle(record, f"{record.name}@{digest[:12]}", folder, models, golden)
+
+
+def expected_files(record: BundleRecord) -> set[str]:
+    """Names of the files beside `bundle.json`."""
+    files = {MODEL, GOLDEN, *(_PRECISE[p] for p in record.precisions)}
+    return files | ({INT8_CROPS} if "int8" in record.precisions else set())
 
 
 def save_bundle(
     folder: Path,
     record: BundleRecord,
-    model: bytes,
+    models: Mapping[Precision, bytes],
     golden: Mapping[str, NDArray[np.generic]],
+    int8_crops: bytes | None = None,
 ) -> Bundle:
-    """Write a bundle, `bundle.json` last, and return it as loaded."""
+    """Write a bundle, `bundle.json` last, and return it as loaded.
+
+    `int8_crops` lists what the ranges of int8 were measured on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MODEL).write_bytes(model)
+    for precision, model in models.items():
+        (folder / _PRECISE[precision]).write_bytes(model)
+    if int8_crops is not None:
+        (folder / INT8_CROPS).write_bytes(int8_crops)
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
     files = {
         n: hashlib.sha256((folder / n).read_bytes()).hexdigest()
-        for n in (GOLDEN, MODEL)
+        for n in sorted(expected_files(record))
     }
     record = msgspec.structs.replace(record, files=files)
     (folder / "bundle.json").write_bytes(msgspec.json.format(encode(record)) + b"\n")

@@ -17,7 +17,11 @@ Pixels = Annotated[int, Meta(ge=16, le=16384)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
-EngineKind = Literal["onnxruntime"]
+EngineKind = Literal["onnxruntime", "tensorrt"]
+Precision = Literal["fp32", "fp16", "int8"]
+Lowered = Literal["fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+Rows = Annotated[int, Meta(ge=1, le=4096)]
 
 
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,12 +138,37 @@ class PublishSettings(_Settings, frozen=True):
     ack_timeout_s: Positive = 10.0
 
 
-class ModelSettings(_Settings, frozen=True):
-    """`bundle`: the classifier, the shipped one if absent; `threads` per worker."""
+class EngineSettings(_Settings, frozen=True):
+    """What runs the models.
+
+    `precision`: one that the bundle has; `threads` per worker, on the CPU. The others
+    are for TensorRT. `batch`: least, usual and most cells of a call; `engines`: folder
+    of what is built, the bundle's own if absent; `has_graphs`: replay CUDA graphs;
+    `is_mapped`: share memory between CPU and GPU, on integrated ones if absent.
+    """
+
+    engine: EngineKind = "onnxruntime"
+    precision: Precision = "fp32"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    batch: tuple[Rows, Rows, Rows] = (1, 32, 128)
+    engines: Path | None = None
+    has_graphs: bool = True
+    is_mapped: bool | None = None
+
+    def __post_init__(self) -> None:
+        if list(self.batch) != sorted(self.batch):
+            raise ValueError(
+                f"batch is {self.batch}, expected least, usual and most in this order"
+            )
+
+
+ON_CPU = EngineSettings()
+
+
+class ModelSettings(EngineSettings, frozen=True):
+    """`bundle`: the classifier, the shipped one if absent."""
 
     bundle: Path | None = None
-    engine: EngineKind = "onnxruntime"
-    threads: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class LocationSettings(_Settings, frozen=True):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,16 +17,29 @@ from calibration.confidence import (
     expected_calibration_error,
     fit_temperature,
 )
-from edge.bundle import Bundle, BundleRecord, CellClass, Metric, save_bundle
+from calibration.int8 import Int8Crops, choose_crops
+from edge.bundle import (
+    Bundle,
+    BundleRecord,
+    CellClass,
+    Metric,
+    PrecisionRecord,
+    save_bundle,
+)
+from edge.codec import encode
 from edge.crops import cut_crops, windows
 from edge.engines import BATCH, NEXT_STATE, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import self_test
-from edge.settings import SimulatedSettings
+from edge.settings import Lowered, Precision, SimulatedSettings
 from edge.sources.simulated import SimulatedMicroscope
 from edge.taxonomy import ONTOLOGY
-from export.onnx import to_onnx
+from export.onnx import ExportFailed, to_onnx
+from export.parity import measure_parity
+from export.precision import halve, quantise
+from training.clips import Clips
 from training.families import LOCATOR
+from training.gathering import Source, clips_of, read_usable
 from training.graphs import ClassifierGraph, LocatorGraph, SequenceGraph, TorchEngine
 from training.runs import (
     Held,
@@ -39,6 +55,19 @@ _GOLDEN_CROPS = 6
 _GOLDEN_FIELD_PX = (192, 256)
 
 
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """Lower precisions to export: which, on whose cells, and from how many crops.
+
+    `is_forced`: also where too few cells are named alike.
+    """
+
+    precisions: tuple[Lowered, ...]
+    source: Source
+    crops: int = 256
+    is_forced: bool = False
+
+
 def export_run(
     run: Path,
     out: Path,
@@ -47,6 +76,7 @@ def export_run(
     *,
     error_rate: float,
     most_abstained: float,
+    lower: Lower | None = None,
 ) -> Bundle:
     """Export a run: calibrate confidence, write ONNX, golden data and `bundle.json`.
 
@@ -61,9 +91,13 @@ def export_run(
         Of the bundle.
     error_rate, most_abstained
         See `calibration.confidence.abstention_threshold`.
+    lower
+        Lower precisions, if any.
 
     Raises
     ------
+    ParityRefused, CropsRefused
+        A lower precision says something else; there are no crops to measure it by.
     ExportFailed
         The file is not what the device takes.
     BundleRefused
@@ -84,7 +118,33 @@ def export_run(
     golden = _golden(graph, _golden_image(record))
     example = [torch.from_numpy(golden[n]) for n in (BATCH, STATE) if n in golden]
     free = ("height", "width") if record.family == LOCATOR else ("batch",)
-    model = to_onnx(graph, tuple(example), free)
+    models: dict[Precision, bytes] = {"fp32": to_onnx(graph, tuple(example), free)}
+    costs: dict[Lowered, PrecisionRecord] = {}
+    chosen = None
+    if lower is not None:
+        if not isinstance(graph, ClassifierGraph):
+            raise ExportFailed(
+                "a locator is exported in fp32 alone: its boxes move in others; leave "
+                "--precision out"
+            )
+        cells = _cut(record, lower.source)
+        for precision in lower.precisions:
+            if precision == "fp16":
+                model = to_onnx(halve(graph), tuple(example), free)
+            else:
+                places, chosen = _choose(cells.train, lower.crops)
+                model = quantise(models["fp32"], cells.train.pixels[places, 0])
+            costs[precision] = measure_parity(
+                models["fp32"],
+                model,
+                precision,
+                cells.test,
+                graph.state_size if isinstance(graph, SequenceGraph) else None,
+                split="test",
+                is_forced=lower.is_forced,
+            )
+            models[precision] = model
+            golden |= _golden_of(model, precision, golden)
     bundle = save_bundle(
         out,
         BundleRecord(
@@ -100,17 +160,72 @@ def export_run(
             outputs=graph.names,
             state_size=graph.state_size if isinstance(graph, SequenceGraph) else None,
             size=record.size,
+            precisions=costs,
             temperature=temperature,
             abstain_below=round(abstain_below, 4),
             location=record.location,
             training=record.training,
             metrics=metrics,
         ),
-        model,
+        models,
         golden,
+        None if chosen is None else msgspec.json.format(encode(chosen)) + b"\n",
     )
-    self_test(OnnxRuntimeEngine(bundle.model), bundle)
+    for each, file in models.items():
+        self_test(OnnxRuntimeEngine(file), bundle, each)
     return bundle
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cells:
+    """Those that int8 is measured on, and those that precisions are compared on."""
+
+    train: Clips
+    test: Clips
+
+
+def _cut(record: RunRecord, source: Source) -> _Cells:
+    """Cut the cells of `train` and `test` as the device does."""
+    gathered = read_usable(replace(source, task=record.task))
+    size_px = record.input.size_px or 0
+    train, test = (
+        clips_of(
+            record.task, gathered.parts.get(s, []), s, size_px, record.input.context
+        )
+        for s in ("train", "test")
+    )
+    if not len(test.rows):
+        raise ExportFailed(
+            f"{source.path}: holds no test row of task {record.task!r}; precisions are "
+            "compared on cells that nothing was fitted to"
+        )
+    return _Cells(train, test)
+
+
+def _choose(train: Clips, count: int) -> tuple[NDArray[np.intp], Int8Crops]:
+    classes = train.classes[:, 0]
+    return choose_crops(
+        train.pixels[:, 0],
+        [row.where or row.path.name for row in train.rows],
+        [str(k) for k in classes],
+        [row.domain for row in train.rows],
+        count,
+    )
+
+
+def _golden_of(
+    model: bytes, precision: Precision, golden: Mapping[str, NDArray[np.generic]]
+) -> dict[str, NDArray[np.generic]]:
+    """Return what the file of a lower precision says of the golden input."""
+    state = golden.get(STATE)
+    outputs = OnnxRuntimeEngine(model).infer(
+        np.asarray(golden[BATCH], np.uint8),
+        None if state is None else np.asarray(state, np.float32),
+    )
+    named: dict[str, NDArray[np.generic]] = dict(outputs.tensors)
+    if outputs.next_state is not None:
+        named[NEXT_STATE] = outputs.next_state
+    return {f"{precision}.{name}": values for name, values in named.items()}
 
 
 def _confidence(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import click
 
-from export.bundling import export_run
+from edge.settings import PRECISIONS, Lowered
+from export.bundling import Lower, export_run
+from training.gathering import Source
+from training.runs import load_record
 
 
 @click.command("export")
@@ -26,17 +30,53 @@ from export.bundling import export_run
     show_default=True,
     help="Share of val cells that may be left unidentified.",
 )
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(PRECISIONS[1:]),
+    help="Also this one; compared with fp32 on the test cells of --data.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    help="Labelled cells, as for `train`.",
+)
+@click.option(
+    "--crops",
+    default=256,
+    show_default=True,
+    help="Cells of train that the ranges of int8 are measured on.",
+)
+@click.option("--any-licence", is_flag=True, help="As for `train`.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also a precision that names too many cells otherwise.",
+)
 def export_command(
-    run: Path, out: Path, name: str | None, error_rate: float, most_abstained: float
+    run: Path, out: Path, name: str | None, precisions: tuple[Lowered, ...], **told: Any
 ) -> None:
     """Export the training run RUN as a bundle to the folder OUT."""
+    lower = None
+    if precisions:
+        task = load_record(run).task
+        if told["data"] is None and task != "change":
+            raise click.UsageError(
+                "--precision needs --data: what it costs is measured on labelled cells"
+            )
+        source = Source(told["data"], task, told["any_licence"])
+        lower = Lower(
+            tuple(dict.fromkeys(precisions)), source, told["crops"], told["force"]
+        )
     bundle = export_run(
         run,
         out,
         name or out.name,
         datetime.now(timezone.utc).replace(microsecond=0),
-        error_rate=error_rate,
-        most_abstained=most_abstained,
+        error_rate=told["error_rate"],
+        most_abstained=told["most_abstained"],
+        lower=lower,
     )
     size = sum(path.stat().st_size for path in out.iterdir())
     click.echo(f"{bundle.id}: {size / 1e6:.2f} MB in {out}")
@@ -45,5 +85,7 @@ def export_command(
         f"temperature {record.temperature:.3f}, unidentified below "
         f"{record.abstain_below:.3f}"
     )
+    for precision, cost in record.precisions.items():
+        click.echo(f"{precision}: {cost}")
     for label, metric in record.metrics.items():
         click.echo(f"{label}: {metric}")

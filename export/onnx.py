@@ -70,7 +70,7 @@ def to_onnx(
         )
         model = onnx.load(path)
     _strip(model)
-    _check(model)
+    check_model(model)
     return bytes(model.SerializeToString())
 
 
@@ -88,7 +88,14 @@ def _strip(model: onnx.ModelProto) -> None:
         del value.metadata_props[:]
 
 
-def _check(model: onnx.ModelProto) -> None:
+def check_model(model: onnx.ModelProto) -> None:
+    """Refuse a file that TensorRT would not take.
+
+    Raises
+    ------
+    ExportFailed
+        The opset or the first operation is not what was asked for.
+    """
     onnx.checker.check_model(model, full_check=True)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset != OPSET:

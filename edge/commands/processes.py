@@ -43,6 +43,7 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
     if check:
         click.echo(f"{config}: good; model {parts.classifier.id}")
         return
+    parts.build_stale_engines()
     cv2.setNumThreads(1)  # frames run in parallel, each on one core
     with ExitStack() as opened:
         ledger = Ledger(settings.ledger.folder, settings.device)
@@ -67,8 +68,7 @@ def _parts(settings: DeviceFile) -> Parts:
         locator=settings.location.bundle,
         finds_cells=settings.location.mode == "cells",
         profile=settings.profile,
-        engine=settings.model.engine,
-        threads=settings.model.threads,
+        engine=settings.model,
     )
 
 

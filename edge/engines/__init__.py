@@ -52,3 +52,28 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the runtime. Safe to call twice."""
+
+
+class RecurrentEngine(Engine, Protocol):
+    """An engine that keeps the state of a recurrent model where it computes.
+
+    One row per cell. `infer` with a state leaves the next one as the kept one.
+    """
+
+    def step(self, batch: NDArray[np.uint8]) -> Outputs:
+        """Run one step from the kept state, and keep the next; `next_state` is None.
+
+        Raises
+        ------
+        EngineFailed
+            No state is kept, or that of another number of cells.
+        """
+
+    def reset(self, cells: int) -> None:
+        """Keep the state, all zeros, of `cells` cells that were never seen."""
+
+    def put(self, state: NDArray[np.float32]) -> None:
+        """Keep this state, (N, D) float32."""
+
+    def peek(self) -> NDArray[np.float32]:
+        """Return a copy of the kept state, (N, D) float32."""

@@ -6,7 +6,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.engines import BATCH, NEXT_STATE, STATE, EngineFailed, Outputs
+from edge.engines import BATCH, STATE, EngineFailed, Outputs
+from edge.engines.shapes import (
+    check_call,
+    check_inputs,
+    check_state,
+    finite,
+    no_rows,
+)
 
 
 class OnnxRuntimeEngine:
@@ -30,11 +37,8 @@ class OnnxRuntimeEngine:
             ) from error
         self._inputs = {i.name: tuple(i.shape) for i in self._session.get_inputs()}
         self._outputs = {o.name: tuple(o.shape) for o in self._session.get_outputs()}
-        if BATCH not in self._inputs:
-            raise EngineFailed(
-                f"the model's inputs are {sorted(self._inputs)}, expected {BATCH!r}; "
-                "export it again"
-            )
+        self._state: NDArray[np.float32] | None = None
+        check_inputs(self._inputs)
 
     def infer(
         self, batch: NDArray[np.uint8], state: NDArray[np.float32] | None = None
@@ -42,56 +46,48 @@ class OnnxRuntimeEngine:
         """Run the graph; see `Engine.infer`."""
         if self._session is None:
             raise EngineFailed("the engine is closed; open it again")
-        self._check(batch, state)
+        check_call(self._inputs, batch, state)
         if len(batch) == 0:
-            return self._nothing(batch)
-        feed: dict[str, NDArray[np.generic]] = {BATCH: batch}
-        if state is not None:
-            feed[STATE] = state
-        tensors = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
-        for name, values in tensors.items():
-            if not np.isfinite(values).all():
-                raise EngineFailed(
-                    f"output {name!r} holds NaN or infinity; the model is damaged or "
-                    "its precision overflows"
-                )
-        return Outputs(tensors, tensors.pop(NEXT_STATE, None))
+            outputs = no_rows(self._outputs)
+        else:
+            feed: dict[str, NDArray[np.generic]] = {BATCH: batch}
+            if state is not None:
+                feed[STATE] = state
+            named = zip(self._outputs, self._session.run(None, feed), strict=True)
+            outputs = finite(dict(named))
+        self._state = outputs.next_state
+        return outputs
+
+    def step(self, batch: NDArray[np.uint8]) -> Outputs:
+        """Run one step from the kept state; see `RecurrentEngine.step`."""
+        kept = self.peek()
+        if len(kept) != len(batch):
+            raise EngineFailed(
+                f"batch has {len(batch)} cells, the kept state {len(kept)}; reset it"
+            )
+        return Outputs(self.infer(batch, kept).tensors)
+
+    def reset(self, cells: int) -> None:
+        """Keep the state of cells never seen; see `RecurrentEngine.reset`."""
+        self.put(np.zeros((cells, self._state_size()), np.float32))
+
+    def put(self, state: NDArray[np.float32]) -> None:
+        """Keep this state; see `RecurrentEngine.put`."""
+        check_state(state, len(state), self._state_size())
+        self._state = state.copy()
+
+    def peek(self) -> NDArray[np.float32]:
+        """Return the kept state; see `RecurrentEngine.peek`."""
+        self._state_size()
+        if self._state is None:
+            raise EngineFailed("no state is kept; reset it, or put one")
+        return np.array(self._state)
 
     def close(self) -> None:
         """Release the session. Safe to call twice."""
         self._session = None
 
-    def _check(
-        self, batch: NDArray[np.uint8], state: NDArray[np.float32] | None
-    ) -> None:
-        wanted = self._inputs[BATCH]
-        fits = batch.ndim == 4 and all(
-            not isinstance(want, int) or want == have
-            for want, have in zip(wanted, batch.shape, strict=True)
-        )
-        if batch.dtype != np.uint8 or not fits:
-            raise EngineFailed(
-                f"batch is {batch.dtype} {batch.shape}, the graph takes uint8 {wanted}"
-            )
-        if (state is None) == (STATE in self._inputs):
-            raise EngineFailed(
-                f"the graph {'takes' if state is None else 'has no'} state, "
-                f"{'none' if state is None else 'one'} was given"
-            )
-        if state is not None:
-            size = self._inputs[STATE][-1]
-            if state.dtype != np.float32 or state.shape != (len(batch), size):
-                raise EngineFailed(
-                    f"state is {state.dtype} {state.shape}, the graph takes float32 "
-                    f"{(len(batch), size)}"
-                )
-
-    def _nothing(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Return what an empty batch gives: outputs with no rows."""
-        empty = {
-            name: np.zeros(
-                (0, *(n if isinstance(n, int) else 0 for n in shape[1:])), np.float32
-            )
-            for name, shape in self._outputs.items()
-        }
-        return Outputs(empty, empty.pop(NEXT_STATE, None))
+    def _state_size(self) -> int:
+        if STATE not in self._inputs:
+            raise EngineFailed("the graph has no state: it is not recurrent")
+        return int(self._inputs[STATE][-1])

@@ -2,64 +2,124 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import closing
+
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.bundle import Bundle, BundleRefused
-from edge.engines import NEXT_STATE, STATE, Engine
+from edge.engines import BATCH, NEXT_STATE, STATE, Engine
+from edge.engines.cuda import Gpu
 from edge.engines.onnxruntime import OnnxRuntimeEngine
-from edge.settings import EngineKind
+from edge.engines.passport import (
+    EngineStale,
+    Place,
+    order_of,
+    place_of,
+    present_site,
+    read_plan,
+    why_stale,
+)
+from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
+from edge.settings import ON_CPU, EngineSettings, Precision
 
-_ENGINES = {"onnxruntime": OnnxRuntimeEngine}
-_TOLERANCE = 2e-3  # of a probability or logit: kernels differ between processors
+log = logging.getLogger(__name__)
+
+# Of a probability or logit, over 1 or the largest one: kernels differ between
+# processors, and in half precision by its last digits.
+_TOLERANCE: dict[Precision, float] = {"fp32": 2e-3, "fp16": 2e-2, "int8": 5e-2}
 
 
 def open_engine(
-    bundle: Bundle, kind: EngineKind = "onnxruntime", threads: int = 1
-) -> Engine:
-    """Open an engine for `bundle` and run its self-test.
+    bundle: Bundle, settings: EngineSettings = ON_CPU
+) -> OnnxRuntimeEngine | TensorRTEngine:
+    """Open an engine for `bundle`, warm it up and run its self-test.
 
     Raises
     ------
     EngineFailed
         The runtime refuses the model.
+    EngineStale
+        TensorRT's plan was not built, or for something else.
     BundleRefused
         The golden input does not give the golden output.
     """
-    engine = _ENGINES[kind](bundle.model, threads=threads)
-    self_test(engine, bundle)
+    if settings.engine == "tensorrt":
+        place, reasons = stale_engine(bundle, settings)
+        if reasons:
+            raise EngineStale(
+                f"the engine of {bundle.id} is not used: {'; '.join(reasons)}; run "
+                f"`hemascope build {bundle.folder}`"
+            )
+        engine: OnnxRuntimeEngine | TensorRTEngine = open_plan(
+            read_plan(place), settings
+        )
+    else:
+        model = bundle.model_of(settings.precision)
+        engine = OnnxRuntimeEngine(model, threads=settings.threads)
+    cost = bundle.cost_of(settings.precision)
+    if cost is not None and cost.is_forced:
+        log.warning("model=%s %s: %s", bundle.id, settings.precision, cost)
+    try:
+        self_test(engine, bundle, settings.precision)
+    except BaseException:
+        engine.close()
+        raise
     return engine
 
 
-def self_test(engine: Engine, bundle: Bundle) -> None:
+def stale_engine(bundle: Bundle, settings: EngineSettings) -> tuple[Place, list[str]]:
+    """Return where TensorRT's plan lies, and why it may not be loaded.
+
+    Raises
+    ------
+    EngineFailed
+        There is no GPU or no TensorRT.
+    """
+    with closing(Gpu()) as gpu:
+        site = present_site(load_tensorrt(), gpu)
+    place = place_of(bundle, settings)
+    order = order_of(bundle, settings.precision, settings.batch)
+    return place, why_stale(place, order, site)
+
+
+def open_plan(plan: bytes, settings: EngineSettings) -> TensorRTEngine:
+    """Open a plan that was built here, and warm it up."""
+    engine = TensorRTEngine(
+        plan, has_graphs=settings.has_graphs, is_mapped=settings.is_mapped
+    )
+    try:
+        engine.warm_up()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def self_test(
+    engine: Engine, bundle: Bundle, precision: Precision = "fp32"
+) -> dict[str, float]:
     """Compare the engine's outputs for the golden input with those of the export.
+
+    Returns
+    -------
+    dict of str to float
+        The largest difference of each output.
 
     Raises
     ------
     BundleRefused
         A name, a shape or a value differs.
     """
-    golden = dict(bundle.golden)
-    image = golden.pop("image", None)
-    state = golden.pop(STATE, None)
-    has_state = bundle.record.state_size is not None
-    if (
-        image is None
-        or (state is not None) != has_state
-        or set(golden) != set(bundle.record.outputs)
-    ):
-        raise BundleRefused(
-            f"{bundle.id}: golden.npz holds {sorted(bundle.golden)}, expected 'image', "
-            f"{'state, ' if has_state else ''}and {sorted(bundle.record.outputs)}; "
-            "export it again"
-        )
-    outputs = engine.infer(
-        image.astype(np.uint8, casting="safe", copy=False),
-        None if state is None else state.astype(np.float32, copy=False),
-    )
+    bundle.model_of(precision)
+    image, state, wanted = _golden(bundle, precision)
+    outputs = engine.infer(image, state)
     found = dict(outputs.tensors)
     if outputs.next_state is not None:
         found[NEXT_STATE] = outputs.next_state
-    for name, want in golden.items():
+    off = {}
+    for name, want in wanted.items():
         have = found.get(name)
         if have is None or have.shape != want.shape:
             shape = None if have is None else have.shape
@@ -67,10 +127,36 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
                 f"{bundle.id}: output {name!r} has shape {shape}, expected "
                 f"{want.shape}; export it again"
             )
-        wanted = want.astype(np.float32)
-        worst = float(np.abs(have - wanted).max(initial=0.0))
-        if worst > _TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0))):
+        off[name] = float(np.abs(have - want).max(initial=0.0))
+        most = _TOLERANCE[precision] * max(1.0, float(np.abs(want).max(initial=0.0)))
+        if off[name] > most:
             raise BundleRefused(
-                f"{bundle.id}: output {name!r} is off by {worst:.4f} on the golden "
-                "input; this device computes something else, do not trust it"
+                f"{bundle.id}: output {name!r} is off by {off[name]:.4f} on the golden "
+                f"input, expected at most {most:.4f}; this device computes something "
+                "else, do not trust it"
             )
+    return off
+
+
+def _golden(
+    bundle: Bundle, precision: Precision
+) -> tuple[
+    NDArray[np.uint8], NDArray[np.float32] | None, dict[str, NDArray[np.float32]]
+]:
+    """Return the golden input, state, and outputs of a precision."""
+    golden, prefix = bundle.golden, "" if precision == "fp32" else f"{precision}."
+    image, state = golden.get(BATCH), golden.get(STATE)
+    names = bundle.record.outputs
+    has_state = bundle.record.state_size is not None
+    kept = {n: golden[prefix + n] for n in names if prefix + n in golden}
+    if image is None or (state is not None) != has_state or set(kept) != set(names):
+        raise BundleRefused(
+            f"{bundle.id}: golden.npz holds {sorted(golden)}, expected {BATCH!r}, "
+            f"{'state, ' if has_state else ''}and {[prefix + n for n in names]}; "
+            "export it again"
+        )
+    return (
+        image.astype(np.uint8, casting="safe", copy=False),
+        None if state is None else state.astype(np.float32, copy=False),
+        {name: values.astype(np.float32) for name, values in kept.items()},
+    )

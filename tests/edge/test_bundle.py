@@ -41,7 +41,7 @@ def test_the_shipped_bundles_are_what_they_say() -> None:
 def test_a_bundle_that_is_saved_loads_as_the_same(tmp_path: Path) -> None:
     bundle = load_bundle(CLASSIFIER)
 
-    again = save_bundle(tmp_path, bundle.record, bundle.model, bundle.golden)
+    again = save_bundle(tmp_path, bundle.record, bundle.models, bundle.golden)
 
     assert again.record.classes == bundle.record.classes
     assert again.model == bundle.model
@@ -118,7 +118,7 @@ def test_a_model_that_computes_something_else_is_refused(copy: Path) -> None:
     bundle = load_bundle(copy)
     golden = dict(bundle.golden)
     golden["logits"] = np.asarray(golden["logits"]) + np.float32(0.1)
-    wrong = save_bundle(copy, bundle.record, bundle.model, golden)
+    wrong = save_bundle(copy, bundle.record, bundle.models, golden)
 
     with pytest.raises(BundleRefused, match=r"off by 0\.1"):
         open_engine(wrong)
@@ -127,7 +127,7 @@ def test_a_model_that_computes_something_else_is_refused(copy: Path) -> None:
 def test_a_model_of_other_outputs_is_refused(copy: Path) -> None:
     bundle = load_bundle(copy)
     record = msgspec.structs.replace(bundle.record, outputs=("scores",))
-    wrong = save_bundle(copy, record, bundle.model, bundle.golden)
+    wrong = save_bundle(copy, record, bundle.models, bundle.golden)
 
     with pytest.raises(BundleRefused, match="scores"):
         open_engine(wrong)

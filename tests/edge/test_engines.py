@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from edge.assembly import Parts
 from edge.bundle import Bundle
-from edge.engines import Engine, EngineFailed
+from edge.engines import Engine, EngineFailed, RecurrentEngine
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
+from edge.settings import EngineSettings
+from tests import engines
+from tests.engines import recurrent_model
+
+KINDS = ["onnxruntime", "tensorrt"]
 
 
-@pytest.fixture(params=["onnxruntime"])
-def engine(request: pytest.FixtureRequest, parts: Parts) -> Engine:
-    return open_engine(parts.classifier, request.param)
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, parts: Parts) -> EngineSettings:
+    """TensorRT's engine of the shipped classifier."""
+    engines.needs_gpu()
+    settings = engines.on_gpu(tmp_path_factory.mktemp("engines"))
+    engines.build(parts.classifier, settings)
+    return settings
+
+
+@pytest.fixture(params=KINDS)
+def engine(request: pytest.FixtureRequest, parts: Parts) -> Iterator[Engine]:
+    settings = EngineSettings()
+    if request.param == "tensorrt":
+        settings = request.getfixturevalue("built")
+    opened = open_engine(parts.classifier, settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=KINDS)
+def recurrent(request: pytest.FixtureRequest) -> Iterator[RecurrentEngine]:
+    if request.param == "tensorrt":
+        engines.needs_gpu()
+    opened: RecurrentEngine = (
+        engines.recurrent_engine()
+        if request.param == "tensorrt"
+        else OnnxRuntimeEngine(recurrent_model())
+    )
+    yield opened
+    opened.close()
 
 
 def golden(bundle: Bundle) -> np.ndarray:
@@ -102,37 +136,8 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-def recurrent_model() -> bytes:
-    """next_state = state + mean of the image; logits = next_state."""
-    pytest.importorskip("onnx")
-    from onnx import TensorProto, helper
-
-    f, u = TensorProto.FLOAT, TensorProto.UINT8
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["image"], ["x"], to=f),
-            helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
-            helper.make_node("Add", ["state", "mean"], ["next_state"]),
-            helper.make_node("Identity", ["next_state"], ["logits"]),
-        ],
-        "step",
-        [
-            helper.make_tensor_value_info("image", u, ["n", 4, 4, 3]),
-            helper.make_tensor_value_info("state", f, ["n", 3]),
-        ],
-        [
-            helper.make_tensor_value_info("logits", f, ["n", 3]),
-            helper.make_tensor_value_info("next_state", f, ["n", 3]),
-        ],
-        [helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    model.ir_version = 10
-    return bytes(model.SerializeToString())
-
-
-def test_a_recurrent_model_carries_its_state_on() -> None:
-    engine = OnnxRuntimeEngine(recurrent_model())
+def test_a_recurrent_model_carries_its_state_on(recurrent: RecurrentEngine) -> None:
+    engine = recurrent
     state = np.zeros((2, 3), np.float32)
     batch = np.ones((2, 4, 4, 3), np.uint8)
     for step in range(1, 4):
@@ -152,20 +157,70 @@ def test_a_recurrent_model_carries_its_state_on() -> None:
     ids=["cells", "size", "type"],
 )
 def test_a_state_that_does_not_fit_is_refused_with_both_shapes(
-    state: np.ndarray,
+    recurrent: RecurrentEngine, state: np.ndarray
 ) -> None:
-    engine = OnnxRuntimeEngine(recurrent_model())
-
     with pytest.raises(EngineFailed, match=r"state is .* takes float32 \(2, 3\)"):
-        engine.infer(np.ones((2, 4, 4, 3), np.uint8), state)
+        recurrent.infer(np.ones((2, 4, 4, 3), np.uint8), state)
 
 
-def test_an_output_that_is_not_finite_is_refused() -> None:
-    engine = OnnxRuntimeEngine(recurrent_model())
+def frames(steps: int, cells: int) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 255, (steps, cells, 4, 4, 3))
+    return values.astype(np.uint8)
+
+
+def test_a_kept_state_goes_on_as_one_that_is_given(recurrent: RecurrentEngine) -> None:
+    shown = frames(9, 3)
+    wanted = shown.mean((2, 3)).cumsum(0)
+
+    recurrent.reset(3)
+    kept = [recurrent.step(batch) for batch in shown]
+
+    for step, outputs in enumerate(kept):
+        np.testing.assert_allclose(outputs.tensors["logits"], wanted[step], rtol=1e-5)
+        assert outputs.next_state is None
+    np.testing.assert_allclose(recurrent.peek(), wanted[-1], rtol=1e-5)
+
+
+def test_a_state_can_be_put_peeked_and_reset(recurrent: RecurrentEngine) -> None:
+    first = np.arange(6, dtype=np.float32).reshape(2, 3)
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    recurrent.put(first)
+
+    np.testing.assert_array_equal(recurrent.peek(), first)
+    np.testing.assert_array_equal(recurrent.step(black).tensors["logits"], first)
+    np.testing.assert_array_equal(recurrent.peek(), first)
+
+    recurrent.reset(2)
+    np.testing.assert_array_equal(recurrent.step(black).tensors["logits"], 0 * first)
+
+
+def test_a_given_state_becomes_the_kept_one(recurrent: RecurrentEngine) -> None:
+    white = np.full((1, 4, 4, 3), 10, np.uint8)
+    recurrent.infer(white, np.zeros((1, 3), np.float32))
+
+    np.testing.assert_allclose(recurrent.step(white).tensors["logits"], 20)
+
+
+def test_a_step_without_the_state_of_as_many_cells_is_refused(
+    recurrent: RecurrentEngine,
+) -> None:
+    with pytest.raises(EngineFailed, match="state"):
+        recurrent.step(frames(1, 2)[0])
+    recurrent.reset(3)
+    with pytest.raises(EngineFailed, match="2 cells, the kept state 3"):
+        recurrent.step(frames(1, 2)[0])
+
+
+def test_an_engine_without_a_memory_keeps_no_state(engine: Engine) -> None:
+    with pytest.raises(EngineFailed, match="not recurrent"):
+        cast(RecurrentEngine, engine).reset(2)
+
+
+def test_an_output_that_is_not_finite_is_refused(recurrent: RecurrentEngine) -> None:
     state = np.full((1, 3), np.nan, np.float32)
 
     with pytest.raises(EngineFailed, match="NaN"):
-        engine.infer(np.ones((1, 4, 4, 3), np.uint8), state)
+        recurrent.infer(np.ones((1, 4, 4, 3), np.uint8), state)
 
 
 @pytest.mark.parametrize("data", [b"", b"not a model", b"\x08\x0a" * 50])

@@ -83,6 +83,8 @@ class CapsNet(nn.Module):
         Side of the input, a multiple of 16.
     """
 
+    half_parts = "features", "primary"  # squash and routing need float32
+
     def __init__(
         self,
         classes: int,

@@ -39,6 +39,8 @@ class RecurrentCNN(nn.Module):
         Share of the features that are silent in training.
     """
 
+    half_parts = ("features",)  # the state adds up over hours
+
     def __init__(
         self,
         classes: int,

@@ -1,0 +1,197 @@
+"""The NVIDIA driver through pycuda, and CUDA graphs, which pycuda does not have.
+
+TensorRT uses the primary context of the device, so that is the one taken here. It is
+current only inside `with`: a thread that ends with a context on its stack aborts the
+process. What belongs to a context is released in the thread that made it, or it leaks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.engines import EngineFailed
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: others may go on
+_DRIVER = "libcuda.so.1"
+
+
+class GpuFailed(EngineFailed):
+    """The GPU or its driver is not there, or stopped answering."""
+
+
+def load_driver() -> Any:
+    """Import `pycuda.driver` and start the driver.
+
+    The driver is asked first, since TensorRT's libraries end the process where there is
+    none.
+
+    Raises
+    ------
+    GpuFailed
+        There is no driver, no GPU or no pycuda.
+    """
+    try:
+        code = ctypes.CDLL(_DRIVER).cuInit(0)
+    except OSError as error:
+        raise GpuFailed(
+            f"no NVIDIA driver: {error}; install it, or set engine = 'onnxruntime'"
+        ) from error
+    if code != 0:
+        raise GpuFailed(
+            f"the NVIDIA driver answers cuInit with error {code}, expected 0; see "
+            "nvidia-smi, or set engine = 'onnxruntime'"
+        )
+    try:
+        import pycuda.driver as cuda
+    except ImportError as error:
+        raise GpuFailed(
+            f"pycuda is missing ({error}); pip install 'hemascope[device]', or "
+            "see docs/jetson.md"
+        ) from error
+    cuda.init()
+    return cuda
+
+
+class Gpu:
+    """A device and its primary context, for one thread; current inside `with`."""
+
+    def __init__(self, ordinal: int = 0) -> None:
+        self.cuda = load_driver()
+        device = self.cuda.Device(ordinal)
+        self.name: str = device.name()
+        major, minor = device.compute_capability()
+        self.compute_capability = f"{major}.{minor}"
+        self.is_integrated = bool(
+            device.get_attribute(self.cuda.device_attribute.INTEGRATED)
+        )
+        self.driver = _version(self.cuda.get_driver_version())
+        self._context: Any = device.retain_primary_context()
+
+    def __enter__(self) -> Gpu:
+        self._context.push()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cuda.Context.pop()
+
+    def close(self) -> None:
+        """Let the context go, in the thread that took it. Safe to call twice.
+
+        pycuda makes it current to detach it, and leaves it so: that is undone here.
+        Left to its destructor pycuda detaches it as if it were no primary one.
+        """
+        if self._context is not None:
+            self._context.detach()
+            self._context = None
+            popped = ctypes.c_void_p()
+            ctypes.CDLL(_DRIVER).cuCtxPopCurrent_v2(ctypes.byref(popped))
+
+    def free_bytes(self) -> int:
+        """Memory that nobody uses; inside `with`."""
+        free, _ = self.cuda.mem_get_info()
+        return int(free)
+
+    def stream(self) -> Any:
+        """Return a new non-blocking stream; inside `with`."""
+        return self.cuda.Stream(_NON_BLOCKING)
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+class Buffer:
+    """One tensor's place on the host and on the device, for at most `items` items.
+
+    Where `is_mapped`, both are the same memory and nothing is copied: right on devices
+    whose CPU and GPU share it.
+    """
+
+    def __init__(self, gpu: Gpu, items: int, dtype: type, *, is_mapped: bool) -> None:
+        cuda = gpu.cuda
+        flags = cuda.host_alloc_flags.DEVICEMAP if is_mapped else 0
+        self.host: NDArray[Any] = cuda.pagelocked_empty(items, dtype, mem_flags=flags)
+        self._cuda = cuda
+        self._pinned: Any = self.host.base
+        self._own: Any = None if is_mapped else cuda.mem_alloc(self.host.nbytes)
+        place: Any = self._pinned.get_device_pointer() if is_mapped else self._own
+        self.address = int(place)
+
+    def shaped(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the first items of the host's side as an array."""
+        return self.host[: int(np.prod(shape))].reshape(shape)
+
+    def upload(self, items: int, stream: Any) -> None:
+        """Send the first items to the device, in the stream's order."""
+        if self._own is not None and items:
+            self._cuda.memcpy_htod_async(self._own, self.host[:items], stream)
+
+    def download(self, items: int, stream: Any) -> None:
+        """Fetch the first items from the device, in the stream's order."""
+        if self._own is not None and items:
+            self._cuda.memcpy_dtoh_async(self.host[:items], self._own, stream)
+
+    def close(self) -> None:
+        """Give the memory back; inside `with` of its GPU."""
+        self.host = np.empty(0)
+        if self._own is not None:
+            self._own.free()
+            self._own = None
+        self._pinned.free()
+
+
+class Graph:
+    """What `enqueue` puts into `stream`, captured once and launched as one."""
+
+    def __init__(self, stream: Any, enqueue: Callable[[], None]) -> None:
+        self._driver = ctypes.CDLL(_DRIVER)
+        handle = ctypes.c_void_p(stream.handle)
+        self._call("cuStreamBeginCapture_v2", handle, ctypes.c_int(_THREAD_LOCAL))
+        captured, count = ctypes.c_void_p(), ctypes.c_size_t()
+        try:
+            enqueue()
+        finally:
+            self._call("cuStreamEndCapture", handle, ctypes.byref(captured))
+        self._launchable: ctypes.c_void_p | None = ctypes.c_void_p()
+        try:
+            self._call("cuGraphGetNodes", captured, None, ctypes.byref(count))
+            if count.value == 0:
+                raise EngineFailed(
+                    "the captured CUDA graph is empty; the engine works on another "
+                    "device or stream"
+                )
+            self._call(
+                "cuGraphInstantiateWithFlags",
+                ctypes.byref(self._launchable),
+                captured,
+                ctypes.c_ulonglong(0),
+            )
+        finally:
+            self._call("cuGraphDestroy", captured)
+
+    def launch(self, stream: Any) -> None:
+        """Put the whole graph into `stream`."""
+        self._call("cuGraphLaunch", self._launchable, ctypes.c_void_p(stream.handle))
+
+    def close(self) -> None:
+        """Release the graph; inside `with` of its GPU. Safe to call twice."""
+        if self._launchable is not None:
+            self._call("cuGraphExecDestroy", self._launchable)
+            self._launchable = None
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._driver, name)(*arguments)
+        if code != 0:
+            raise GpuFailed(f"{name} failed with CUDA error {code}, expected 0")

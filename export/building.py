@@ -1,0 +1,164 @@
+"""The command `hemascope build`: a bundle's engine, on the device that will run it."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edge.bundle import CLASSIFIER, LOCATOR, Bundle, load_bundle
+from edge.engines.opening import stale_engine
+from edge.engines.passport import Passport, Place, order_of, read_passport
+from edge.settings import PRECISIONS, EngineSettings, Precision
+from export.engine import build_engine, run_in_thread
+
+
+class Batch(click.ParamType):  # type: ignore[type-arg]
+    """`MIN,OPT,MAX`: three rising numbers of cells."""
+
+    name = "MIN,OPT,MAX"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[int, int, int]:
+        """Return the three numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+            self.fail(f"{value!r}: expected three numbers such as 1,32,128")
+        least, usual, most = (int(part) for part in parts)
+        if not 1 <= least <= usual <= most:
+            self.fail(
+                f"{value!r}: expected 1 or more, none smaller than the one before"
+            )
+        return least, usual, most
+
+
+_STANDARD = EngineSettings()
+
+
+@click.command("build")
+@click.argument(
+    "bundles",
+    nargs=-1,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+)
+@click.option(
+    "--precision",
+    default=_STANDARD.precision,
+    show_default=True,
+    type=click.Choice(PRECISIONS),
+    help="One that the bundle was exported in; a locator's is always fp32.",
+)
+@click.option(
+    "--batch",
+    default=",".join(str(n) for n in _STANDARD.batch),
+    show_default=True,
+    type=Batch(),
+    help="Least, usual and most cells of a call.",
+)
+@click.option(
+    "--engines",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for engines; else in the bundle.",
+)
+@click.option("--force", is_flag=True, help="Build also what is there and good.")
+def build_command(
+    bundles: tuple[Path, ...],
+    precision: Precision,
+    batch: tuple[int, int, int],
+    engines: Path | None,
+    force: bool,
+) -> None:
+    """Build TensorRT engines of BUNDLES, the shipped ones if none is named.
+
+    An engine that is there and good is left; of any other it is said why it is built
+    again.
+    """
+    console = Console()
+    for folder in bundles or (LOCATOR, CLASSIFIER):
+        bundle = load_bundle(folder)
+        is_locator = bundle.record.input.size_px is None
+        settings = EngineSettings(
+            engine="tensorrt",
+            precision="fp32" if is_locator else precision,
+            batch=batch,
+            engines=engines,
+        )
+        place, reasons = stale_engine(bundle, settings)
+        for reason in reasons:
+            console.print(f"{bundle.id}: {reason}", highlight=False)
+        if reasons or force:
+            _build(bundle, place, settings, console)
+        console.print(_shown(bundle.id, read_passport(place)))
+        console.print(f"engine: {place.folder}", highlight=False)
+
+
+def _build(
+    bundle: Bundle, place: Place, settings: EngineSettings, console: Console
+) -> None:
+    """Build one engine, and show how far it is; Ctrl-C ends it, nothing is written."""
+    cancel = threading.Event()
+    with _bar(console) as bar:
+        task = bar.add_task(f"building {bundle.id}", total=1.0, phase="")
+
+        def tell(share: float, phase: str) -> None:
+            bar.update(task, completed=share, phase=phase[:48])
+
+        def work() -> Passport:
+            return build_engine(
+                bundle,
+                order_of(bundle, settings.precision, settings.batch),
+                place,
+                settings,
+                datetime.now(timezone.utc).replace(microsecond=0),
+                progress=tell,
+                cancel=cancel,
+            )
+
+        run_in_thread(work, cancel)
+        tell(1.0, "")
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}"),
+    )
+    return Progress(*columns, console=console)
+
+
+def _shown(bundle_id: str, passport: Passport) -> Table:
+    grid = Table(title=f"passport of {bundle_id}", show_header=False)
+    site, order = passport.site, passport.order
+    worst = ", ".join(f"{n} {v:.2g}" for n, v in passport.parity.worst.items())
+    where = "" if site.l4t is None else f", Jetson Linux {site.l4t}"
+    grid.add_row("precision", order.precision)
+    for name, shapes in order.shapes.items():
+        grid.add_row(name, " to ".join(str(shape) for shape in shapes))
+    grid.add_row(
+        "built on",
+        f"{site.gpu}, compute capability {site.compute_capability}{where}; "
+        f"{site.flavour} {site.tensorrt}, driver {passport.driver}",
+    )
+    grid.add_row("build", f"{passport.build_seconds:.1f} s")
+    grid.add_row("worst difference on golden input", worst)
+    if passport.parity.agreement is not None:
+        grid.add_row("golden cells named alike", f"{passport.parity.agreement:.1%}")
+    for latency in passport.latency:
+        grid.add_row(
+            f"{latency.rows} rows",
+            f"{latency.median_ms:.3f} ms, 99 % within {latency.p99_ms:.3f} ms",
+        )
+    return grid

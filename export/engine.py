@@ -1,0 +1,339 @@
+"""Build a TensorRT engine from a bundle, on the device that will run it.
+
+Precision lives in the ONNX file, networks are strongly typed, so one code base serves
+TensorRT 10.3 to 11 and TensorRT-RTX: no precision flag and no calibrator is touched.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.bundle import Bundle
+from edge.engines import BATCH, STATE
+from edge.engines.cuda import Gpu
+from edge.engines.opening import open_plan, self_test
+from edge.engines.passport import (
+    Latency,
+    Order,
+    Parity,
+    Passport,
+    Place,
+    Tensor,
+    present_site,
+    write_atomically,
+    write_passport,
+)
+from edge.engines.tensorrt import TensorRTEngine, load_tensorrt, new_log
+from edge.errors import HemascopeError
+from edge.settings import EngineSettings
+
+log = logging.getLogger(__name__)
+
+_WORKSPACE_BYTES = 2 << 30
+_SHARE_OF_FREE = 0.8
+_OUT_OF_MEMORY = "Could not find any implementation"  # how TensorRT says it
+_CALLS, _FEWEST, _FIRST = 500, 20, 5  # the first ones do not count
+_LONGEST_MS = 500.0
+Progress = Callable[[float, str], None]
+
+
+class BuildFailed(HemascopeError):
+    """TensorRT cannot build the engine; says which node and what to do."""
+
+
+class BuildCancelled(HemascopeError):
+    """Somebody stopped the building; nothing was written."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A plan, its tensors, and what it took."""
+
+    plan: bytes
+    tensors: tuple[Tensor, ...]
+    workspace_bytes: int
+    seconds: float
+
+
+def build_plan(
+    model: bytes,
+    order: Order,
+    trt: Any,
+    *,
+    free_bytes: int | None = None,
+    progress: Progress = lambda share, phase: None,
+    cancel: threading.Event | None = None,
+    cache: Path | None = None,
+    tune: Callable[[Any], None] = lambda config: None,
+) -> Built:
+    """Parse a model and build its plan.
+
+    Parameters
+    ----------
+    model
+        The ONNX file of `order`.
+    order
+        What to build.
+    trt
+        The module of TensorRT.
+    free_bytes
+        Memory of the device; the workspace takes no more than a share of it.
+    progress
+        Called with the share that is done and the phase.
+    cancel
+        Set from another thread, it ends the building.
+    cache
+        File of timings, read and written; a build after the first is faster.
+    tune
+        Changes the builder's configuration, such as the device to build for.
+
+    Raises
+    ------
+    BuildFailed
+        A node is not understood, or no kernel fits into the memory.
+    BuildCancelled
+        `cancel` was set.
+    """
+    start = time.monotonic()
+    said = new_log(trt)
+    builder = trt.Builder(said)
+    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flag)
+    parser = trt.OnnxParser(network, said)
+    if not parser.parse(model):
+        raise BuildFailed(_parser_errors(parser))
+    config = builder.create_builder_config()
+    workspace = _WORKSPACE_BYTES
+    if free_bytes is not None:
+        workspace = min(workspace, int(_SHARE_OF_FREE * free_bytes))
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is promised
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = _monitor(trt, progress, cancel or threading.Event())
+    profile = builder.create_optimization_profile()
+    for name, shapes in order.shapes.items():
+        profile.set_shape(name, *shapes)
+    config.add_optimization_profile(profile)
+    timings = config.create_timing_cache(_read(cache))
+    config.set_timing_cache(timings, ignore_mismatch=False)
+    tune(config)
+    plan = builder.build_serialized_network(network, config)
+    if cancel is not None and cancel.is_set():
+        raise BuildCancelled("building was cancelled; nothing was written")
+    if plan is None:
+        raise BuildFailed(_build_errors(said.errors, free_bytes, workspace))
+    if cache is not None:
+        write_atomically(cache, bytes(config.get_timing_cache().serialize()))
+    tensors = (
+        *(network.get_input(i) for i in range(network.num_inputs)),
+        *(network.get_output(i) for i in range(network.num_outputs)),
+    )
+    return Built(
+        plan=bytes(plan),
+        tensors=tuple(
+            Tensor(name=t.name, dtype=str(t.dtype).split(".")[-1], shape=tuple(t.shape))
+            for t in tensors
+        ),
+        workspace_bytes=workspace,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _read(cache: Path | None) -> bytes:
+    return b"" if cache is None or not cache.exists() else cache.read_bytes()
+
+
+def _parser_errors(parser: Any) -> str:
+    lines = []
+    for number in range(parser.num_errors):
+        error = parser.get_error(number)
+        lines.append(
+            f"node {error.node_name() or error.node()} ({error.node_operator()}): "
+            f"{error.desc()}"
+        )
+    told = "\n".join(lines) or "it gives no reason"
+    return f"TensorRT does not understand the model, export it again:\n{told}"
+
+
+def _build_errors(errors: Sequence[str], free: int | None, workspace: int) -> str:
+    told = "; ".join(errors[-3:]) or "TensorRT gives no reason"
+    if any(_OUT_OF_MEMORY in error for error in errors):
+        memory = "" if free is None else f" of {free >> 20} MiB free"
+        told += (
+            f" (this is also how TensorRT runs out of memory: the workspace was "
+            f"{workspace >> 20} MiB{memory}; end other programs, or build for a "
+            "smaller --batch)"
+        )
+    return f"the engine could not be built: {told}"
+
+
+def _monitor(trt: Any, progress: Progress, cancel: threading.Event) -> Any:
+    """Return what TensorRT tells of its progress.
+
+    Phases nest; the share that is told is that of the outermost, refined by those
+    inside, and never falls.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.open: dict[str, list[int]] = {}
+            self.told = 0.0
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            self.open[name] = [0, max(1, steps)]
+            self.tell(name)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            if name in self.open:
+                self.open[name][0] = step + 1
+            self.tell(name)
+            return not cancel.is_set()
+
+        def phase_finish(self, name: str) -> None:
+            self.open.pop(name, None)
+
+        def tell(self, name: str) -> None:
+            share, width = 0.0, 1.0
+            for done, steps in self.open.values():
+                share += width * min(done, steps) / steps
+                width /= steps
+            self.told = max(self.told, min(share, 1.0))
+            progress(self.told, name)
+
+    return Monitor()
+
+
+def build_engine(
+    bundle: Bundle,
+    order: Order,
+    place: Place,
+    settings: EngineSettings,
+    created_at: datetime,
+    *,
+    progress: Progress,
+    cancel: threading.Event,
+) -> Passport:
+    """Build the engine of a bundle, prove it on the golden input, and write it.
+
+    The plan comes first and the passport last, each whole or not at all: whatever
+    stops the building, no half engine is ever loaded.
+
+    Parameters
+    ----------
+    bundle, order, place, settings
+        What, where, and how it is run afterwards.
+    created_at
+        For the passport.
+    progress, cancel
+        See `build_plan`.
+
+    Raises
+    ------
+    BuildFailed, BuildCancelled
+        See `build_plan`.
+    BundleRefused
+        The engine computes something else than the export.
+    EngineFailed
+        There is no GPU or no TensorRT, or the GPU stopped answering.
+    """
+    trt = load_tensorrt()
+    with closing(Gpu()) as gpu, gpu:
+        site, driver = present_site(trt, gpu), gpu.driver
+        built = build_plan(
+            bundle.model_of(order.precision),
+            order,
+            trt,
+            free_bytes=gpu.free_bytes(),
+            progress=progress,
+            cancel=cancel,
+            cache=place.folder.parent / "timing.cache",
+        )
+    engine = open_plan(built.plan, settings)
+    try:
+        worst = self_test(engine, bundle, order.precision)
+        parity = Parity(worst=worst, agreement=_agreement(engine, bundle))
+        latency = tuple(
+            _latency(engine, order, rows)
+            for rows in sorted({order.shapes[BATCH][k][0] for k in range(3)})
+        )
+    finally:
+        engine.close()
+    place.passport.unlink(missing_ok=True)
+    write_atomically(place.plan, built.plan)
+    passport = Passport(
+        order=order,
+        site=site,
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        driver=driver,
+        has_tf32=False,
+        workspace_bytes=built.workspace_bytes,
+        tensors=built.tensors,
+        build_seconds=round(built.seconds, 2),
+        created_at=created_at,
+        parity=parity,
+        latency=latency,
+    )
+    write_passport(place, passport)
+    return passport
+
+
+def _agreement(engine: TensorRTEngine, bundle: Bundle) -> float | None:
+    """Share of golden cells that get the class of the float32 export."""
+    if "logits" not in bundle.golden:
+        return None
+    image = np.asarray(bundle.golden[BATCH], np.uint8)
+    state = bundle.golden.get(STATE)
+    given = None if state is None else np.asarray(state, np.float32)
+    found = engine.infer(image, given).tensors["logits"]
+    wanted = np.asarray(bundle.golden["logits"])
+    return float((found.argmax(1) == wanted.argmax(1)).mean())
+
+
+def _latency(engine: TensorRTEngine, order: Order, rows: int) -> Latency:
+    """Measure whole calls with `rows` rows of the usual shape."""
+    _, usual, _ = order.shapes[BATCH]
+    batch = np.zeros((rows, *usual[1:]), np.uint8)
+    state = None
+    if STATE in order.shapes:
+        state = np.zeros((rows, order.shapes[STATE][0][1]), np.float32)
+    taken: list[float] = []
+    while len(taken) < _CALLS and (len(taken) < _FEWEST or sum(taken) < _LONGEST_MS):
+        start = time.perf_counter()
+        engine.infer(batch, state)
+        taken.append((time.perf_counter() - start) * 1e3)
+    median, p99 = np.percentile(taken[_FIRST:], [50, 99]).round(4).tolist()
+    return Latency(
+        rows=rows, median_ms=median, p99_ms=p99, calls=len(taken) - _FIRST
+    )
+
+
+def run_in_thread(work: Callable[[], Passport], cancel: threading.Event) -> Passport:
+    """Do `work` in a thread of its own, so that Ctrl-C reaches us and cancels it.
+
+    TensorRT builds without the interpreter lock; the engine it proves belongs to that
+    thread.
+    """
+    with ThreadPoolExecutor(1, "build") as pool:
+        future = pool.submit(work)
+        while not future.done():
+            try:
+                wait([future], 0.1)
+            except KeyboardInterrupt:
+                cancel.set()
+        return future.result()

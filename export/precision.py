@@ -1,0 +1,134 @@
+"""The same graph in half precision and in eight bits, as ONNX alone.
+
+Precision lives in the ONNX file: TensorRT's networks are strongly typed, and ONNX
+Runtime runs the same file. Half precision goes between float32 edges: standardisation,
+recurrent state, routing of capsules, softmax stay in float32. Eight bits are Q/DQ nodes
+around convolutions alone (around matrix products where a network has no convolution),
+with the ranges of real crops.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import CalibrationMethod
+from torch import Tensor, nn
+
+from edge.engines import BATCH, NEXT_STATE, STATE
+from export.onnx import check_model
+
+_AT_ONCE = 32
+_FRAMES = 3  # of a still crop, for the ranges of a recurrent model
+
+
+class Halved(nn.Module):
+    """A module in half precision between float32 edges."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape float32 -> float32."""
+        out: Tensor = self.module(x.half()).float()
+        return out
+
+
+def halve(graph: nn.Module) -> nn.Module:
+    """Return a copy of a classifier's graph that computes in half precision.
+
+    A network whose attribute `half_parts` names submodules keeps all else in float32.
+    """
+    halved = copy.deepcopy(graph)
+    network: Any = halved.network
+    parts = getattr(network, "half_parts", ())
+    for name in parts:
+        setattr(network, name, Halved(getattr(network, name)))
+    if not parts:
+        halved.network = Halved(network)
+    return halved
+
+
+def quantise(model: bytes, crops: NDArray[np.uint8]) -> bytes:
+    """Return `model` with Q/DQ nodes around its convolutions.
+
+    Parameters
+    ----------
+    model
+        A classifier's ONNX file in float32.
+    crops
+        (N, S, S, 3) uint8: see `calibration.int8`.
+
+    Notes
+    -----
+    TensorRT wants symmetric ranges, weights per channel, biases left alone, and no
+    quantised graph outputs: a state rounded to eight bits would lose its memory.
+    """
+    logging.getLogger().addFilter(_no_advice)
+    kinds = {node.op_type for node in onnx.load_from_string(model).graph.node}
+    wanted = ["Conv"] if "Conv" in kinds else ["Gemm", "MatMul"]
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(model)
+        try:
+            quantize_static(
+                source,
+                target,
+                _Reader(model, crops),
+                op_types_to_quantize=wanted,
+                per_channel=True,
+                activation_type=QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                extra_options={
+                    "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,
+                    "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm", "MatMul"],
+                },
+            )
+        finally:
+            logging.getLogger().removeFilter(_no_advice)
+        quantised = onnx.load(target)
+    check_model(quantised)
+    return bytes(quantised.SerializeToString())
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    """Drop advice to preprocess: shapes are inferred, and nothing is to be fused."""
+    return "pre-process" not in record.getMessage()
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds crops; a recurrent model sees each of them some times, with its state."""
+
+    def __init__(self, model: bytes, crops: NDArray[np.uint8]) -> None:
+        session = onnxruntime.InferenceSession(
+            model, providers=["CPUExecutionProvider"]
+        )
+        states = [i.shape[-1] for i in session.get_inputs() if i.name == STATE]
+        self._feeds: list[dict[str, NDArray[np.generic]]] = []
+        for start in range(0, len(crops), _AT_ONCE):
+            batch = crops[start : start + _AT_ONCE]
+            if not states:
+                self._feeds.append({BATCH: batch})
+                continue
+            state = np.zeros((len(batch), states[0]), np.float32)
+            for _ in range(_FRAMES):
+                feed: dict[str, NDArray[np.generic]] = {BATCH: batch, STATE: state}
+                self._feeds.append(feed)
+                (state,) = session.run([NEXT_STATE], feed)
+        self._next = iter(self._feeds)
+
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+        """Return the next batch; None after the last."""
+        return next(self._next, None)
