@@ -36,7 +36,7 @@ from edge.engines.passport import (
     write_atomically,
     write_passport,
 )
-from edge.engines.tensorrt import TensorRTEngine, load_tensorrt, new_log
+from edge.engines.tensorrt import TensorRTEngine, flavour_of, load_tensorrt, new_log
 from edge.errors import HemascopeError
 from edge.settings import EngineSettings
 
@@ -129,15 +129,17 @@ def build_plan(
     for name, shapes in order.shapes.items():
         profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
-    timings = config.create_timing_cache(_read(cache))
-    config.set_timing_cache(timings, ignore_mismatch=False)
+    keeps_timings = flavour_of(trt) == "tensorrt"  # TensorRT-RTX tries none
+    if keeps_timings:
+        timings = config.create_timing_cache(_read(cache))
+        config.set_timing_cache(timings, ignore_mismatch=False)
     tune(config)
     plan = builder.build_serialized_network(network, config)
     if cancel is not None and cancel.is_set():
         raise BuildCancelled("building was cancelled; nothing was written")
     if plan is None:
         raise BuildFailed(_build_errors(said.errors, free_bytes, workspace))
-    if cache is not None:
+    if cache is not None and keeps_timings:
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
     tensors = (
         *(network.get_input(i) for i in range(network.num_inputs)),
@@ -318,9 +320,7 @@ def _latency(engine: TensorRTEngine, order: Order, rows: int) -> Latency:
         engine.infer(batch, state)
         taken.append((time.perf_counter() - start) * 1e3)
     median, p99 = np.percentile(taken[_FIRST:], [50, 99]).round(4).tolist()
-    return Latency(
-        rows=rows, median_ms=median, p99_ms=p99, calls=len(taken) - _FIRST
-    )
+    return Latency(rows=rows, median_ms=median, p99_ms=p99, calls=len(taken) - _FIRST)
 
 
 def run_in_thread(work: Callable[[], Passport], cancel: threading.Event) -> Passport:

@@ -7,12 +7,14 @@ of their own, since a driver cannot be exchanged in one that runs.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.standin.environment import pycuda_library, python, standin_environment
 
+ROOT = Path(__file__).parents[2]
 SUITES = ["tests/tensorrt", "tests/edge/test_engines.py"]
 
 
@@ -39,21 +41,87 @@ def test_the_runtime_passes_its_tests_on_the_stand_in(
     assert "no NVIDIA driver" not in done.stdout
 
 
-def defective(environment: dict[str, str], folder: Path, was: str, now: str) -> str:
-    """Return what the tests say of a runtime in which `was` became `now`."""
-    runtime = Path("edge/engines/tensorrt.py").read_text(encoding="utf-8")
-    assert runtime.count(was) == 1, was
-    (folder / "broken.py").write_text(runtime.replace(was, now), encoding="utf-8")
-    done = python(
-        {**environment, "HEMASCOPE_BROKEN": str(folder / "broken.py")},
-        *(
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "tests/tensorrt/test_runtime.py",
-        ),
-    )
-    assert done.returncode != 0, f"nobody noticed {was!r} -> {now!r}"
-    return done.stdout
+RUNTIME, BUILDING = "tests/tensorrt/test_runtime.py", "tests/tensorrt/test_building.py"
+_CRASHES = (-6, -11)  # aborted by pycuda, or read what was freed
+# Module, what stands there, the defect, and the tests that must notice.
+DEFECTS = {
+    "missing pop": (
+        "edge.engines.cuda",
+        "        self.cuda.Context.pop()\n",
+        "        self.cuda.Context\n",
+        [RUNTIME, "-k", "no_context_stays"],
+    ),
+    "context kept": (
+        "edge.engines.tensorrt",
+        "        self._gpu.close()\n",
+        "        self._gpu\n",
+        [RUNTIME, "-k", "left_behind"],
+    ),
+    "graph kept": (
+        "edge.engines.tensorrt",
+        "            self._graph.close()\n",
+        "            self._graph\n",
+        [RUNTIME, "-k", "left_behind"],
+    ),
+    "wrong slot": (
+        "edge.engines.tensorrt",
+        "NEXT_STATE: states[1 - number]",
+        "NEXT_STATE: states[number]",
+        [RUNTIME, "-k", "slot_to_slot"],
+    ),
+    "read too early": (
+        "edge.engines.tensorrt",
+        "        slot.done.synchronize()\n",
+        "        slot.done\n",
+        [RUNTIME, "-k", "any_size"],
+    ),
+    "wrong type": (
+        "edge.engines.tensorrt",
+        "types = {trt.DataType.UINT8: np.uint8,",
+        "types = {trt.DataType.HALF: np.float32, trt.DataType.UINT8: np.uint8,",
+        [RUNTIME, "-k", "half_precision"],
+    ),
+    "stale passport": (
+        "edge.engines.passport",
+        '        *_differences("built on", passport.site, site),\n',
+        "",
+        [BUILDING, "-k", "TensorRT and explained"],
+    ),
+    "altered plan": (
+        "edge.engines.passport",
+        "    if found != passport.plan_sha256:\n",
+        "    if found is None:\n",
+        [BUILDING, "-k", "altered and explained"],
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_is_noticed(
+    environment: dict[str, str], tmp_path: Path, defect: str
+) -> None:
+    module, was, now, tests = DEFECTS[defect]
+    copy = copy_of_the_project(tmp_path)
+    file = copy / f"{module.replace('.', '/')}.py"
+    text = file.read_text(encoding="utf-8")
+    assert text.count(was) == 1, was
+    file.write_text(text.replace(was, now), encoding="utf-8")
+
+    options = ("-q", "-x", "-p", "no:cacheprovider")
+    bad = python(environment, "-m", "pytest", *options, *tests, root=copy)
+
+    noticed = bad.returncode == 1 and re.search(r"1 (failed|error)", bad.stdout)
+    assert noticed or bad.returncode in _CRASHES, bad.stdout + bad.stderr
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """Return a root whose `edge` may be changed; models and the rest are links."""
+    for name in ("edge", "tests"):
+        shutil.copytree(
+            ROOT / name,
+            folder / name,
+            ignore=shutil.ignore_patterns("bundles", "__pycache__"),
+        )
+    for name in ("calibration", "export", "training", "pyproject.toml", "edge/bundles"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 _OWN = re.compile(r"^Result (cu\w+)\(", re.MULTILINE)
 
 
@@ -48,12 +49,14 @@ def standin_environment(folder: Path, pycuda: Path) -> dict[str, str]:
     }
 
 
-def python(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
-    """Run Python with these arguments there, from the root of the project."""
+def python(
+    environment: dict[str, str], *arguments: str, root: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Run Python with these arguments there, from the root of a project."""
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,
-        cwd=HERE.parents[1],
+        cwd=root,
         capture_output=True,
         text=True,
         timeout=600,

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-if "HEMASCOPE_BROKEN" in os.environ:  # the tests are tested: put a defect in
-    spec = importlib.util.spec_from_file_location(
-        "edge.engines.tensorrt", os.environ["HEMASCOPE_BROKEN"]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["edge.engines.tensorrt"] = module
-    spec.loader.exec_module(module)
 
 from edge.engines.cuda import GpuFailed, load_driver
 

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from edge.bundle import crop_size, first_state, load_bundle
+from calibration.int8 import Int8Crops
+from edge.bundle import INT8_CROPS, crop_size, first_state, load_bundle
 from edge.cli import hemascope
+from edge.engines import BATCH, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
+from edge.settings import PRECISIONS, EngineSettings, Precision
 from edge.taxonomy import TASKS
-from tests.tensorrt_rtx import plan_bytes
+from export.onnx import ExportFailed
+from export.parity import ParityRefused
+from tests.tensorrt_rtx import build_without_gpu
 from training.checkpoint import FILE
 from training.families import CLASSIFIERS, LOCATOR_PLANS
 from training.fit import Plan
-from training.graphs import TorchEngine
+from training.graphs import ClassifierGraph, TorchEngine
 from training.runs import graph_of, load_held, load_record, load_weights
 from training.studies import read_study
 
@@ -69,12 +78,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+# After a few steps a model is as good as chance, so classes may well change.
+LOWER = ("--precision", "fp16", "--precision", "int8", "--force", "--crops", 64)
+
+
 def trained(family: str, manifest: Path, folder: Path, *more: object) -> Path:
     """Fit a family and export it, once for all tests of this module."""
     out = folder / "-".join([family, *(str(m).strip("-") for m in more)])
     if not (out / "bundle").exists():
         invoke("train", family, "--data", manifest, "--out", out, *more)
-        invoke("export", out, out / "bundle", "--name", family)
+        lower = LOWER if family in CLASSIFIERS else ()
+        data = ("--data", manifest) if lower else ()
+        invoke("export", out, out / "bundle", "--name", family, *lower, *data)
     return out
 
 
@@ -91,7 +106,9 @@ def test_from_manifest_to_bundle(family: str, manifest: Path, folder: Path) -> N
     bundle = load_bundle(out / "bundle")
     assert bundle.record.training == record.training
     assert (bundle.record.state_size is not None) == (family == "rnn")
-    open_engine(bundle)  # passes its self-test
+    for precision in bundle.models:  # passes its self-test
+        open_engine(bundle, EngineSettings(precision=precision)).close()
+    assert [*bundle.models] == (["fp32"] if family == "locator" else [*PRECISIONS])
 
 
 @pytest.mark.parametrize("family", [*CLASSIFIERS])
@@ -106,11 +123,11 @@ def test_torch_and_onnx_runtime_agree_on_probabilities(
     size = crop_size(bundle)
     crops = np.random.default_rng(0).integers(0, 255, (5, size, size, 3))
     state = first_state(bundle, 5)
-    onnx, torch = OnnxRuntimeEngine(bundle.model), TorchEngine(graph)
+    ours_engine, engine = TorchEngine(graph), OnnxRuntimeEngine(bundle.model)
 
     for _ in range(3):
-        ours = torch.infer(crops.astype(np.uint8), state)
-        theirs = onnx.infer(crops.astype(np.uint8), state)
+        ours = ours_engine.infer(crops.astype(np.uint8), state)
+        theirs = engine.infer(crops.astype(np.uint8), state)
         np.testing.assert_allclose(
             theirs.tensors["probabilities"], ours.tensors["probabilities"], atol=1e-4
         )
@@ -130,13 +147,119 @@ def test_every_family_classifies_images(
     assert all(name in lines for name in TASKS["cells4"])
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", [*CLASSIFIERS])
 def test_every_family_builds_as_a_tensorrt_engine(
-    family: str, manifest: Path, folder: Path
+    family: str, precision: Precision, manifest: Path, folder: Path
 ) -> None:
     bundle = load_bundle(trained(family, manifest, folder) / "bundle")
 
-    assert plan_bytes(bundle) > 50_000
+    built = build_without_gpu(bundle, precision)
+
+    assert len(built.plan) > 50_000
+    names = {BATCH, *bundle.record.outputs, *((STATE,) if family == "rnn" else ())}
+    assert {t.name: t.dtype for t in built.tensors} == {
+        name: "UINT8" if name == BATCH else "FLOAT" for name in names
+    }
+
+
+@pytest.mark.parametrize("family", [*CLASSIFIERS])
+def test_lower_precisions_are_where_they_should_be(
+    family: str, manifest: Path, folder: Path
+) -> None:
+    bundle = load_bundle(trained(family, manifest, folder) / "bundle")
+    fp32, fp16, int8 = (onnx.load_from_string(bundle.models[p]) for p in PRECISIONS)
+
+    def weights(model: onnx.ModelProto, kind: int) -> int:
+        return sum(
+            int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == kind
+        )
+
+    whole = weights(fp32, onnx.TensorProto.FLOAT)
+    least = {"capsnet": 0.3, "rnn": 0.6}.get(family, 0.9)
+    assert weights(fp16, onnx.TensorProto.FLOAT16) > least * whole
+    assert weights(fp32, onnx.TensorProto.FLOAT16) == 0
+    assert weights(int8, onnx.TensorProto.INT8) > least * whole
+    assert weights(int8, onnx.TensorProto.INT32) == 0  # no quantised bias
+    makers = {name: node for node in int8.graph.node for name in node.output}
+    for output in int8.graph.output:
+        assert makers[output.name].op_type != "DequantizeLinear"
+    quantised = {
+        user.op_type
+        for node in int8.graph.node
+        if node.op_type == "DequantizeLinear"
+        for user in int8.graph.node
+        if node.output[0] in user.input
+    }
+    pools = {"MaxPool", "AveragePool"}  # those that share a convolution's input
+    assert quantised - pools == ({"Gemm"} if family == "dbn" else {"Conv"})
+
+
+def test_what_the_ranges_were_measured_on_is_listed(
+    manifest: Path, folder: Path
+) -> None:
+    bundle = trained("vgg16", manifest, folder) / "bundle"
+
+    listed = msgspec.json.decode((bundle / INT8_CROPS).read_bytes(), type=Int8Crops)
+
+    assert len(listed.crops) == 64
+    with manifest.open() as file:
+        rows = {f"manifest.csv:{n}": r for n, r in enumerate(csv.DictReader(file), 2)}
+    assert {rows[crop.where]["split"] for crop in listed.crops} == {"train"}
+    assert {crop.domain for crop in listed.crops} == {"wright", "giemsa"}
+    cost = load_bundle(bundle).cost_of("int8")
+    assert cost is not None
+    assert cost.rows == sum(
+        row["split"] == "test" and row["licence"] == "MIT" for row in rows.values()
+    )
+
+
+def test_a_precision_that_says_something_else_is_refused_or_forced(
+    manifest: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A damaged converter: the head's weights have the other sign."""
+
+    def damaged(graph: ClassifierGraph) -> ClassifierGraph:
+        changed = copy.deepcopy(graph)
+        changed.network.fc.weight.data *= -1  # type: ignore[union-attr,operator]
+        return changed
+
+    monkeypatch.setattr("export.bundling.halve", damaged)
+    done = trained("inception", manifest, folder)
+    asked = [
+        "export",
+        done,
+        tmp_path / "bad",
+        "--precision",
+        "fp16",
+        "--data",
+        manifest,
+    ]
+
+    refused = run(*asked)
+    assert isinstance(refused.exception, ParityRefused)
+    assert "fp16 names" in str(refused.exception)
+    assert "expected 99.5" in str(refused.exception)
+    assert not (tmp_path / "bad").exists()
+
+    said = invoke(*asked, "--force")
+    assert "too few, but forced" in said
+    cost = load_bundle(tmp_path / "bad").cost_of("fp16")
+    assert cost is not None
+    assert cost.is_forced
+
+
+def test_lower_precisions_need_cells_and_no_locator(
+    manifest: Path, folder: Path, tmp_path: Path
+) -> None:
+    asked = tmp_path / "bundle", "--precision", "fp16"
+    blind = run("export", trained("vgg16", manifest, folder), *asked)
+    assert "needs --data" in blind.output
+
+    locator = trained("locator", manifest, folder)
+    refused = run("export", locator, *asked, "--data", manifest)
+    assert isinstance(refused.exception, ExportFailed)
+    assert "a locator is exported in fp32 alone" in str(refused.exception)
 
 
 @pytest.mark.parametrize("family", ["vgg16", "rnn"])
