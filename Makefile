@@ -1,6 +1,7 @@
 # make run    set everything up and show live classification
 # make test   set everything up and run the tests
 # make check  format, lint, types, architecture
+# make gpu-check  on a machine with an NVIDIA GPU: all that needs one
 # make bench  measure speed; HEMASCOPE_REAL_FIELDS=folder adds real 640x480 fields
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ APT := python3-venv python3-dev gcc pkg-config mosquitto libgl1 \
 	gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
 
-.PHONY: run setup test device-test check bench clean
+.PHONY: run setup test device-test check bench gpu-check clean
 
 run: setup
 	$(BIN)/hemascope demo
@@ -39,7 +40,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt setup-system.sh Makefile
 		echo "setup: PyGObject could not be built; GStreamer sources are left out" >&2
 	touch $@
 
-test: setup
+# For the tests of the TensorRT runtime, which need no GPU but pycuda.
+$(VENV)/.pycuda: $(VENV)/.ready install-pycuda.sh
+	./install-pycuda.sh $(VENV)
+	touch $@
+
+test: $(VENV)/.pycuda
 	$(BIN)/pytest
 	./device-test.sh $(DEVICE_PYTHONS)
 
@@ -51,6 +57,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gpu-check:
+	./gpu-check.sh
 
 bench: setup
 	$(BIN)/hemascope bench

@@ -229,6 +229,7 @@ class TensorRTEngine:
         self._last: Any = None  # event after which the device is free
         self._turn = 0  # the slot that reads the state next
         self._cells: int | None = None  # rows of the state that is kept
+        self._recent: _Slot | None = None
         self._plan: Any = None
         trt = load_tensorrt()
         self._log = new_log(trt)
@@ -331,11 +332,24 @@ class TensorRTEngine:
     def warm_up(self) -> None:
         """Run what is usual a few times: the first calls are slow."""
         batch = np.zeros(self.usual_shape, np.uint8)
-        state = None
-        if STATE in self._inputs:
-            state = np.zeros((len(batch), self._state_size), np.float32)
         for _ in range(_WARM_UPS):
-            self.infer(batch, state)
+            self.infer(batch, self._unseen(len(batch)))
+
+    def kernel_ms(self, batch: NDArray[np.uint8], calls: int) -> list[float]:
+        """Milliseconds that the device computes, without copies, for the benchmark."""
+        self.infer(batch, self._unseen(len(batch)))
+        with self._working():
+            slot, cuda, taken = self._recent, self._gpu.cuda, []
+            if slot is None or slot.program is None:
+                raise EngineFailed("nothing was computed; give a batch with rows")
+            for _ in range(calls):
+                start, end = cuda.Event(), cuda.Event()
+                start.record(slot.stream)
+                slot.program.enqueue(slot.stream)
+                end.record(slot.stream)
+                end.synchronize()
+                taken.append(float(start.time_till(end)))
+            return taken
 
     def close(self) -> None:
         """Release everything on the device. Safe to call twice.
@@ -353,6 +367,12 @@ class TensorRTEngine:
             self._release()
         self._gpu.close()
 
+    def _unseen(self, cells: int) -> NDArray[np.float32] | None:
+        """Return the state of cells never seen; None without a memory."""
+        if STATE not in self._inputs:
+            return None
+        return np.zeros((cells, self._state_size), np.float32)
+
     def _release(self) -> None:
         """Drop all that lives on the device; no name for any of it outlives this."""
         try:
@@ -367,7 +387,7 @@ class TensorRTEngine:
         self._programs.clear()
         self._slots.clear()
         self._memory.clear()
-        self._last = self._plan = self._runtime = None
+        self._recent = self._last = self._plan = self._runtime = None
 
     @property
     def _inputs(self) -> dict[str, _Tensor]:
@@ -475,6 +495,7 @@ class TensorRTEngine:
                 slot.buffers[name].download(prod(shape), slot.stream)
         slot.done.record(slot.stream)
         slot.rows, slot.program = len(batch), program
+        self._recent = slot
 
     def _collect(self, slot: _Slot, *, fetches_state: bool = False) -> Outputs:
         """Wait for what was launched in `slot` and copy it out."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.assembly import Parts, read_parts
-from edge.bundle import crop_size
+from edge.bundle import CLASSIFIER, crop_size, load_bundle
 from edge.classify import find_images
 from edge.clock import utc_now, utc_of
 from edge.drawing import draw, to_jpeg
@@ -26,6 +26,7 @@ from edge.images import read_image
 from edge.settings import SimulatedSettings
 from edge.sources.simulated import SimulatedMicroscope
 from export.benchmark.delivery import measure_delivery
+from export.benchmark.gpu import measure_gpu
 from export.benchmark.running import faster_than_bound, measure_running
 from export.benchmark.stages import measure_stages
 from export.benchmark.timing import Figure, at_least, in_turns, spread
@@ -37,7 +38,11 @@ _REAL_PIXEL_UM = 0.075  # 7.5 µm over the median red cell of 100 px
 
 @click.command("bench")
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Model; else the shipped."
+    "--bundle",
+    "bundles",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Model; else the shipped. With --engine tensorrt several.",
 )
 @click.option(
     "--real",
@@ -45,14 +50,34 @@ _REAL_PIXEL_UM = 0.075  # 7.5 µm over the median red cell of 100 px
     envvar="HEMASCOPE_REAL_FIELDS",
     help="Folder of real 640x480 fields; left out if absent.",
 )
+@click.option(
+    "--engine",
+    default="onnxruntime",
+    show_default=True,
+    type=click.Choice(["onnxruntime", "tensorrt"]),
+    help="tensorrt: build and measure --bundle in all its precisions on this GPU.",
+)
 @click.option("--rounds", default=25, show_default=True, help="Turns per measurement.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write Markdown.")
 def bench_command(
-    bundle: Path | None, real: Path | None, rounds: int, out: Path | None
+    bundles: tuple[Path, ...],
+    real: Path | None,
+    engine: str,
+    rounds: int,
+    out: Path | None,
 ) -> None:
     """Measure stages, pipeline, delivery and a peer; print ratios taken in turns."""
     cv2.setNumThreads(1)
-    parts = read_parts(classifier=bundle)
+    if engine == "tensorrt":
+        models = [load_bundle(folder) for folder in bundles or (CLASSIFIER,)]
+        lines = measure_gpu(
+            models, rounds, utc_now().replace(microsecond=0), click.echo
+        )
+        click.echo("\n".join(lines))
+        if out is not None:
+            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return
+    parts = read_parts(classifier=bundles[0] if bundles else None)
     cores = os.cpu_count() or 1
     simulated = _simulated_frames(12)
     sections = {"simulated microscope": _measure_source(simulated, rounds)}

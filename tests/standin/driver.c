@@ -15,13 +15,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef int Result;
 typedef unsigned long long Address;
 enum { NO_CONTEXT = 201, INVALID = 1, CAPTURING = 900, NOT_CAPTURING = 901 };
 enum Kind { COPY, SET, CALL, RECORD, WAIT, REPLAY };
 
-struct Event { struct Stream *in; long due; long done; };
+struct Event { struct Stream *in; long due; long done; struct timespec at; };
 struct Op {
     enum Kind kind;
     void *to; const void *from; size_t bytes; int value;
@@ -61,7 +62,10 @@ static void perform(struct Op *op) {
     case COPY: memmove(op->to, op->from, op->bytes); break;
     case SET: memset(op->to, op->value, op->bytes); break;
     case CALL: op->call(op->data); launches++; break;
-    case RECORD: if (op->event->done < op->ticket) op->event->done = op->ticket; break;
+    case RECORD:
+        clock_gettime(CLOCK_MONOTONIC, &op->event->at);
+        if (op->event->done < op->ticket) op->event->done = op->ticket;
+        break;
     case WAIT:
         if (op->event->in && op->event->done < op->ticket)
             drain(op->event->in, SIZE_MAX);
@@ -213,6 +217,13 @@ Result cuEventSynchronize(struct Event *event) {
     if (event->in && event->done < event->due) return finish(event->in);
     return 0;
 }
+Result cuEventElapsedTime_v2(float *ms, struct Event *a, struct Event *b) {
+    CURRENT;
+    if (a->done < a->due || b->done < b->due) return 600;
+    *ms = (b->at.tv_sec - a->at.tv_sec) * 1e3f + (b->at.tv_nsec - a->at.tv_nsec) * 1e-6f;
+    return 0;
+}
+Result cuEventElapsedTime(float *ms, struct Event *a, struct Event *b) { return cuEventElapsedTime_v2(ms, a, b); }
 Result cuEventQuery(struct Event *event) { CURRENT; return event->done < event->due ? 600 : 0; }
 
 Result cuStreamBeginCapture_v2(struct Stream *stream, int mode) {

@@ -23,6 +23,7 @@ from edge.engines.opening import open_engine, stale_engine
 from edge.engines.passport import EngineStale, Place, read_passport
 from edge.engines.tensorrt import load_tensorrt
 from edge.settings import EngineSettings
+from export.benchmark.command import bench_command
 from export.building import build_command
 from export.engine import BuildCancelled, BuildFailed, build_plan, run_in_thread
 from tests.engines import build, on_gpu
@@ -297,3 +298,22 @@ def test_a_precision_that_the_bundle_has_not_is_refused() -> None:
     with pytest.raises(BundleRefused, match=r"no int8; export it with"):
         read_parts(engine=settings)
     assert LOCATOR.exists()
+
+
+BATCH_COLUMNS = ("| 1", "| 8", "| 3", "| 6")
+
+
+def test_the_benchmark_measures_every_precision_and_batch(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.md"
+
+    arguments = ["--engine", "tensorrt", "--rounds", "2", "--out", str(out)]
+    done = CliRunner().invoke(bench_command, arguments, catch_exceptions=False)
+
+    assert done.exit_code == 0
+    text = out.read_text()
+    assert "GPU: " in text
+    assert "kernels alone | TensorRT, graphs | TensorRT, no graphs" in text
+    rows = [line for line in text.splitlines() if line[:3] in BATCH_COLUMNS]
+    assert len(rows) == 4 * len(load_bundle(CLASSIFIER).models)
+    medians = [float(cell.split()[0]) for cell in rows[0].split("|")[2:-1]]
+    assert all(value > 0 for value in medians)

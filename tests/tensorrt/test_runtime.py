@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -56,9 +57,7 @@ def reference(parts: Parts) -> OnnxRuntimeEngine:
 def engine(
     request: pytest.FixtureRequest, built: EngineSettings, parts: Parts
 ) -> Iterator[TensorRTEngine]:
-    settings = EngineSettings(
-        **{f: getattr(built, f) for f in built.__struct_fields__} | request.param
-    )
+    settings = msgspec.structs.replace(built, **request.param)
     opened = open_engine(parts.classifier, settings)
     assert isinstance(opened, TensorRTEngine)
     yield opened
