@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge.errors import HemascopeError
 
 LEAST = 64  # crops; below that a range is chance
-_LEAST_SPREAD = 2.0  # grey levels between a crop and itself moved by one pixel, at most
+_GRAIN = 12.0  # grey levels, standard deviation: an empty field has no more
 _LIKE_NOISE = 0.5  # correlation of neighbouring pixels that real images are above
 _SHARE_OF_NOISE = 0.05
 
@@ -104,7 +104,8 @@ def choose_crops(
 def refuse_noise(pixels: NDArray[np.uint8]) -> None:
     """Refuse crops (N, S, S, 3) of which many are no images.
 
-    In an image neighbouring pixels are alike; in random numbers they are not.
+    In an image neighbouring pixels are alike; in random numbers they are not. Where a
+    crop shows nothing but grain, as an empty field, it may stay.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def refuse_noise(pixels: NDArray[np.uint8]) -> None:
     right = right - right.mean(1, keepdims=True)
     spread = np.sqrt((left**2).mean(1) * (right**2).mean(1))
     alike = (left * right).mean(1) / np.maximum(spread, 1e-9)
-    is_noise = (spread > _LEAST_SPREAD**2) & (alike < _LIKE_NOISE)
+    is_noise = (spread > _GRAIN**2) & (alike < _LIKE_NOISE)
     if is_noise.mean() > _SHARE_OF_NOISE:
         raise CropsRefused(
             f"{is_noise.mean():.0%} of the crops look like noise (correlation of "

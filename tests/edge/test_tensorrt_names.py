@@ -38,7 +38,8 @@ REMOVED = {  # by 11, or not yet in 10.3
     "dynamic_range", "set_output_type", "platform_has_fast_fp16", "device_memory_size",
     "supports_model", "EXPLICIT_BATCH", "MONITOR_MEMORY", "STRICT_NANS",
     "create_runtime_config", "get_engine_stat", "set_builder_config",
-    "set_device_memory", "EDITABLE_TIMING_CACHE", "max_workspace_size", "execute_async_v2",
+    "set_device_memory", "EDITABLE_TIMING_CACHE", "max_workspace_size",
+    "execute_async_v2",
 }  # fmt: skip
 
 OTHERWISE = {  # names of TensorRT, but what they stand for here is ours or Python's
