@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import msgspec
@@ -136,11 +137,10 @@ class Service:
     def _work(self, desk: Desk) -> None:
         """Take tickets the whole way until the desk closes."""
         try:
-            pipeline = self._open_pipeline()
-            while (ticket := desk.take()) is not None:
-                self._in_hand[ticket.number] = ticket
-                self._outcomes.put(self._settle(pipeline, ticket))
-            pipeline.close()
+            with closing(self._open_pipeline()) as pipeline:
+                while (ticket := desk.take()) is not None:
+                    self._in_hand[ticket.number] = ticket
+                    self._outcomes.put(self._settle(pipeline, ticket))
         except HemascopeError as error:
             self._outcomes.put(error)
         except Exception as error:
