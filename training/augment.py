@@ -48,6 +48,9 @@ MOMENT = Jitter(  # what changes between two looks at the same cell
 )
 
 
+ELSEWHERE = Jitter(mix=0.2, strength=0.4)  # what changes from laboratory to laboratory
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """How windows are drawn: side over that of the stock crop, and shift of the centre.
@@ -60,8 +63,8 @@ class View:
     shift: float = 0.04
 
 
-STOCK_CONTEXT = 1.8  # crops are cut once, wider than needed, then zoomed
-BOXED = View(0.95 / STOCK_CONTEXT, 1.0)
+STOCK_CONTEXT = 3.0  # crops are cut once, wider than needed, then zoomed
+BOXED = View(1.0 / STOCK_CONTEXT, 1.0)
 WHOLE = View(0.8, 1.1)  # of images that show one cell, without a box
 
 

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge.engines import Engine
-from training.augment import MOMENT, Jitter, View, draw_views, jitter_colour
+from training.augment import (
+    MOMENT,
+    STOCK_CONTEXT,
+    Jitter,
+    View,
+    draw_views,
+    jitter_colour,
+)
 from training.clips import ENDED, Clips
 from training.data import Crops
 from training.fit import Fitted, Plan, fit
@@ -23,15 +30,15 @@ from training.graphs import ClassifierGraph, SequenceGraph, Standardise, TorchEn
 from training.place import ALONE, Place
 from training.statistics import balanced_accuracy
 
-_STOCK_ZOOM = 1.6  # their pixels over those of what is drawn from them
+_SPARE = 1.1  # pixels of the stock over those needed at the device's context
 _FEWEST = 5  # cells of a class in a domain, to count in the choice of an epoch
 _SAMPLE = 2000
 _BATCH = 256
 
 
-def stock_px(size_px: int) -> int:
-    """Side of the stock crops from which crops of `size_px` are drawn."""
-    return round(_STOCK_ZOOM * size_px)
+def stock_px(size_px: int, context: float) -> int:
+    """Side of the stock crops from which crops of `size_px` and `context` are drawn."""
+    return round(_SPARE * size_px * STOCK_CONTEXT / context)
 
 
 def as_clips(crops: Crops) -> Clips:

@@ -159,8 +159,10 @@ def _robustness(
         chosen = [
             (row, int(k)) for row, k in zip(few.rows, few.classes[:, 0], strict=True)
         ]
-        wide = as_clips(cut_task_crops(chosen, stock_px(size_px), STOCK_CONTEXT))
-        share = bundle.record.input.context / STOCK_CONTEXT
+        context = bundle.record.input.context
+        side = stock_px(size_px, context)
+        wide = as_clips(cut_task_crops(chosen, side, STOCK_CONTEXT))
+        share = context / STOCK_CONTEXT
 
     def right(pixels: NDArray[np.uint8], of: Clips) -> float:
         said = _said(engine, bundle, Clips(pixels, of.classes, of.rows))

@@ -24,6 +24,7 @@ from training.stacks import read_stack
 
 SPLITS = ("train", "val", "test")
 _FREE = ("MIT", "BSD")
+_IMAGE_CONTEXT = 2.0  # side of an image of one cell over the cell, about
 _SERVING = {"cells4": ("cells4", "wbc_subtype")}  # tasks whose rows serve another
 
 
@@ -121,7 +122,7 @@ def cut_task_crops(
     ----------
     rows
         Rows with their class. A row without a box is an image of one cell: its window
-        is the image.
+        is the image, wider where `context` is more than such an image shows.
     size_px
         Side of a crop.
     context
@@ -144,7 +145,7 @@ def cut_task_crops(
             image, of = developed(row, profile), row.image
         if row.box is None:
             whole = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
-            window = windows(whole, 1.0)
+            window = windows(whole, max(1.0, context / _IMAGE_CONTEXT))
         else:
             window = windows(_boxes_inside([row], image), context)
         pixels[place] = cut_crops(image, window, size_px)[0]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
+from msgspec import Meta
 from torch import nn
 
 from edge.errors import HemascopeError
-from training.augment import BOXED, STOCK_CONTEXT, Jitter, View
+from training.augment import BOXED, ELSEWHERE, STOCK_CONTEXT, Jitter, View
 from training.fit import Plan
 from training.graphs import ClassifierGraph, SequenceGraph, Standardise
 from training.models.capsnet import CapsNet
@@ -23,6 +24,8 @@ from training.pretraining import PretrainPlan
 
 LOCATOR = "locator"
 Setting = float | int | str
+_Context = Annotated[float, Meta(ge=1, le=STOCK_CONTEXT)]
+_CROP: dict[str, Any] = {"size_px": int, "context": _Context}
 
 
 class SettingUnknown(HemascopeError):
@@ -34,9 +37,10 @@ class Family:
     """One family of classifiers.
 
     `build(classes, **network)` makes the network; `network` are its settings, with
-    `size_px`, the side of its crops; `plans` are the presets; `frames` is how many a
-    model with a memory is shown in training; `pretrain` comes before labels; `view` and
-    `jitter` are how far its crops are changed.
+    `size_px`, the side of its crops, and `context`, what they show: the side of the
+    window over the longer side of the cell's box; `plans` are the presets; `frames` is
+    how many a model with a memory is shown in training; `pretrain` comes before labels;
+    `view` and `jitter` are how far its crops are changed.
     """
 
     build: Callable[..., nn.Module]
@@ -45,12 +49,17 @@ class Family:
     frames: int = 1
     pretrain: PretrainPlan | None = None
     view: View = BOXED
-    jitter: Jitter = field(default_factory=Jitter)
+    jitter: Jitter = ELSEWHERE
 
     @property
     def size_px(self) -> int:
         """Side of the crops."""
         return int(self.network["size_px"])
+
+    @property
+    def context(self) -> float:
+        """Side of what a crop shows over the longer side of the cell's box."""
+        return float(self.network["context"])
 
     @property
     def has_memory(self) -> bool:
@@ -61,7 +70,13 @@ class Family:
 CLASSIFIERS = {
     "vgg16": Family(
         build=VGG16,
-        network={"size_px": 64, "width": 0.25, "norm": "batch", "head": "pooled"},
+        network={
+            "size_px": 64,
+            "context": 2.0,
+            "width": 0.25,
+            "norm": "batch",
+            "head": "pooled",
+        },
         plans={
             "quick": Plan(25, 100, 3e-3, 2e-2, seed=0, precision="bfloat16"),
             "full": Plan(60, 150, 3e-3, 2e-2, seed=0, patience=20),
@@ -69,7 +84,7 @@ CLASSIFIERS = {
     ),
     "inception": Family(
         build=Inception,
-        network={"size_px": 80, "width": 0.25, "norm": "batch"},
+        network={"size_px": 80, "context": 2.0, "width": 0.25, "norm": "batch"},
         plans={
             "quick": Plan(40, 100, 3e-3, 1e-2, seed=0),
             "full": Plan(60, 150, 3e-3, 1e-2, seed=0, patience=20),
@@ -77,7 +92,7 @@ CLASSIFIERS = {
     ),
     "capsnet": Family(
         build=CapsNet,
-        network={"size_px": 64, "width": 1.0, "norm": "batch"},
+        network={"size_px": 64, "context": 2.0, "width": 1.0, "norm": "batch"},
         plans={
             "quick": Plan(25, 100, 2e-3, 1e-5, seed=0, optimiser="adam"),
             "full": Plan(60, 150, 2e-3, 1e-5, seed=0, optimiser="adam", patience=20),
@@ -85,7 +100,7 @@ CLASSIFIERS = {
     ),
     "dbn": Family(
         build=DBN,
-        network={"size_px": 32, "width": 1.0, "dropout": 0.0},
+        network={"size_px": 32, "context": 1.25, "width": 1.0, "dropout": 0.0},
         plans={
             "quick": Plan(20, 200, 3e-3, 1e-3, seed=0, batch=128),
             "full": Plan(60, 300, 3e-3, 1e-3, seed=0, batch=128, patience=20),
@@ -112,7 +127,13 @@ CLASSIFIERS = {
     ),
     "rnn": Family(
         build=RecurrentCNN,
-        network={"size_px": 48, "width": 0.5, "norm": "batch", "cell": "gru"},
+        network={
+            "size_px": 48,
+            "context": 2.0,
+            "width": 0.5,
+            "norm": "batch",
+            "cell": "gru",
+        },
         plans={
             "quick": Plan(25, 80, 3e-3, 1e-2, seed=0, batch=96),
             "full": Plan(60, 150, 3e-3, 1e-2, seed=0, batch=96, patience=20),
@@ -151,7 +172,7 @@ def changed(family: str, wishes: Sequence[str]) -> dict[str, Setting]:
         There is no such setting, or it does not take the value.
     """
     kind = CLASSIFIERS[family]
-    types = {"size_px": int, **get_type_hints(kind.build.__init__)}
+    types = {**_CROP, **get_type_hints(kind.build.__init__)}
     known = [
         name
         for name, parameter in inspect.signature(kind.build).parameters.items()
@@ -160,9 +181,9 @@ def changed(family: str, wishes: Sequence[str]) -> dict[str, Setting]:
     result = dict(kind.network)
     for wish in wishes:
         name, _, value = wish.partition("=")
-        if name not in {*known, "size_px"}:
+        if name not in {*known, *_CROP}:
             raise SettingUnknown(
-                f"{family} has no setting {name!r}, only {sorted({*known, 'size_px'})}"
+                f"{family} has no setting {name!r}, only {sorted({*known, *_CROP})}"
             )
         try:
             result[name] = msgspec.convert(value, types[name], strict=False)

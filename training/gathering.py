@@ -10,7 +10,7 @@ from edge.bundle import LOCATOR, load_bundle
 from edge.engines.opening import open_engine
 from edge.profile import Profile
 from edge.taxonomy import TASKS
-from training.augment import STOCK_CONTEXT, WHOLE
+from training.augment import STOCK_CONTEXT, WHOLE, Jitter
 from training.classifying import (
     Drawing,
     as_clips,
@@ -36,7 +36,6 @@ from training.simulated import simulated_crops
 from training.splits import mend_cut_groups
 from training.timelapse import simulated_timelapse
 
-CONTEXT = 1.25  # side of a crop over the longer side of the cell's box
 _MOST_UNUSABLE = 0.05  # share of rows with a problem above which nothing is trusted
 _FRAMES, _WINDOW = 20, 8  # of a clip: kept, and shown at a time in training
 SLIDES = 60  # simulated, added to the real cells of task cells4
@@ -203,9 +202,9 @@ def cut_cells(
     """
     if gathered.moves:
         return _cut_clips(gathered, family)
-    size_px = family.size_px
+    size_px, context = family.size_px, family.context
     val, test = (
-        clips_of(gathered.task, gathered.parts[s], s, size_px, CONTEXT, profiles)
+        clips_of(gathered.task, gathered.parts[s], s, size_px, context, profiles)
         for s in ("val", "test")
     )
     labelled = [row for row, _ in gathered.parts["train"]]
@@ -217,12 +216,13 @@ def cut_cells(
         found = find_red_cells(labelled, locator, open_engine(locator))
         say(f"{len(found)} red cells found by {locator.id} where nobody labelled them")
         added = {"found red cells": len(found), "simulated slides": SLIDES}
-    side = stock_px(size_px)
+    is_boxed = any(row.box is not None for row in labelled)
+    side = stock_px(size_px, context)
     wanted = rows_of_task([*labelled, *found], gathered.task)
-    crops = cut_task_crops(wanted, side, STOCK_CONTEXT, profiles)
+    wide = STOCK_CONTEXT if is_boxed else 1.0
+    crops = cut_task_crops(wanted, side, wide, profiles)
     if is_enriched:
         crops = join(crops, simulated_crops(SLIDES, side, STOCK_CONTEXT))
-    is_boxed = any(row.box is not None for row in labelled)
     view = family.view if is_boxed else WHOLE
     drawing = Drawing(as_clips(crops), size_px, view, family.jitter, family.frames)
     return Cells(drawing, val, test, added)
@@ -237,7 +237,7 @@ def _cut_clips(gathered: Gathered, family: Family) -> Cells:
     stock = train if family.has_memory else as_frames(train)
     added = {} if gathered.parts else {"simulated clips": len(train.rows)}
     window = None if gathered.task == "change" else _WINDOW  # there the onset matters
-    drawing = Drawing(stock, size_px, WHOLE, family.jitter, window=window)
+    drawing = Drawing(stock, size_px, WHOLE, Jitter(), window=window)
     return Cells(drawing, val, test, added)
 
 
@@ -246,7 +246,7 @@ def clips_of(
     rows: Labelled,
     split: str,
     size_px: int,
-    context: float = CONTEXT,
+    context: float = 1.0,
     profiles: Mapping[str, Profile] | None = None,
 ) -> Clips:
     """Cut rows as the device sees them; a crop is a clip of one frame.

@@ -29,7 +29,7 @@ from training.data import digest
 from training.datareport import write_data_report
 from training.families import CLASSIFIERS, Setting, new_classifier
 from training.fit import Plan
-from training.gathering import CONTEXT, Gathered, cut_cells, profiles_of
+from training.gathering import Gathered, cut_cells, profiles_of
 from training.graphs import ClassifierGraph, Standardise
 from training.models.dbn import DBN
 from training.place import ALONE, Place
@@ -131,7 +131,7 @@ def train(
         task=gathered.task,
         classes=classes,
         network=dict(wish.network),
-        input=InputSpec(size_px=family.size_px, context=CONTEXT),
+        input=InputSpec(size_px=family.size_px, context=family.context),
         location=None,
         size=measure_size(fitted.model, family.size_px),
         training=summary(

@@ -22,7 +22,7 @@ from training.classifying import (
 from training.clips import Clips
 from training.families import CLASSIFIERS, new_classifier
 from training.fit import Plan
-from training.gathering import CONTEXT, Gathered, clips_of, cut_cells, profiles_of
+from training.gathering import Gathered, clips_of, cut_cells, profiles_of
 from training.graphs import ClassifierGraph
 from training.models.dbn import DBN
 from training.models.layers import NORMS
@@ -94,7 +94,7 @@ def leave_out(
         profiles = profiles_of(gathered) if has_white else None
         cells = cut_cells(gathered, kind, say, profiles=profiles)
         seen = [*gathered.parts["train"], *gathered.parts["val"]]
-        strange = clips_of("cells4", seen, "val", kind.size_px, CONTEXT, profiles)
+        strange = clips_of("cells4", seen, "val", kind.size_px, kind.context, profiles)
         for domain, norm in todo:
             network = dict(kind.network) | ({"norm": norm} if norm != "none" else {})
             torch.manual_seed(plan.seed)

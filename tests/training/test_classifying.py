@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import BOXED, Jitter, View
+from training.augment import BOXED, STOCK_CONTEXT, Jitter, View
 from training.classifying import (
     Drawing,
     as_frames,
     balanced_by_domain,
     predict_clips,
     some_of_each,
+    stock_px,
     verdicts,
 )
 from training.clips import ENDED, Clips
@@ -140,6 +141,11 @@ def test_some_of_each_class_are_drawn_the_same_every_time() -> None:
 
 
 def test_a_drawn_view_of_a_box_shows_at_least_the_cell() -> None:
-    """Stock crops show 1.8 times the cell: the closest view cuts one part in twenty."""
-    assert 1.8 * BOXED.least == pytest.approx(0.95)
+    assert STOCK_CONTEXT * BOXED.least == pytest.approx(1.0)
     assert BOXED.most == 1.0
+
+
+def test_what_the_device_shows_has_its_pixels_in_the_stock() -> None:
+    for size_px, context in ((80, 2.0), (32, 1.25), (64, 3.0)):
+        shown = stock_px(size_px, context) * context / STOCK_CONTEXT
+        assert shown >= size_px
