@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from edge.bundle import CLASSIFIER, LOCATOR, Bundle, load_bundle
-from edge.engines.opening import stale_engine
+from edge.engines.opening import open_engine, stale_engine
 from edge.engines.passport import Passport, Place, order_of, read_passport
 from edge.settings import PRECISIONS, EngineSettings, Precision
 from export.engine import build_engine, run_in_thread
@@ -81,8 +81,8 @@ def build_command(
 ) -> None:
     """Build TensorRT engines of BUNDLES, the shipped ones if none is named.
 
-    An engine that is there and good is left; of any other it is said why it is built
-    again.
+    An engine that is there and good is tested and left; of any other it is said why it
+    is built again.
     """
     console = Console()
     for folder in bundles or (LOCATOR, CLASSIFIER):
@@ -99,6 +99,9 @@ def build_command(
             console.print(f"{bundle.id}: {reason}", highlight=False)
         if reasons or force:
             _build(bundle, place, settings, console)
+        else:
+            open_engine(bundle, settings).close()
+            console.print(f"{bundle.id}: the engine is good, its self-test passed")
         console.print(_shown(bundle.id, read_passport(place)))
         console.print(f"engine: {place.folder}", highlight=False)
 

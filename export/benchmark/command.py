@@ -25,6 +25,7 @@ from edge.frames import Exposure, RawFrame, Shot
 from edge.images import read_image
 from edge.settings import SimulatedSettings
 from edge.sources.simulated import SimulatedMicroscope
+from export.benchmark.building import measure_building
 from export.benchmark.delivery import measure_delivery
 from export.benchmark.gpu import measure_gpu
 from export.benchmark.running import faster_than_bound, measure_running
@@ -54,8 +55,9 @@ _REAL_PIXEL_UM = 0.075  # 7.5 µm over the median red cell of 100 px
     "--engine",
     default="onnxruntime",
     show_default=True,
-    type=click.Choice(["onnxruntime", "tensorrt"]),
-    help="tensorrt: build and measure --bundle in all its precisions on this GPU.",
+    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    help="tensorrt: build and measure each --bundle in all its precisions on this GPU. "
+    "tensorrt-rtx: only build them, which needs no GPU.",
 )
 @click.option("--rounds", default=25, show_default=True, help="Turns per measurement.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write Markdown.")
@@ -68,11 +70,13 @@ def bench_command(
 ) -> None:
     """Measure stages, pipeline, delivery and a peer; print ratios taken in turns."""
     cv2.setNumThreads(1)
-    if engine == "tensorrt":
+    if engine != "onnxruntime":
         models = [load_bundle(folder) for folder in bundles or (CLASSIFIER,)]
-        lines = measure_gpu(
-            models, rounds, utc_now().replace(microsecond=0), click.echo
-        )
+        if engine == "tensorrt":
+            now = utc_now().replace(microsecond=0)
+            lines = measure_gpu(models, rounds, now, click.echo)
+        else:
+            lines = measure_building(models, click.echo)
         click.echo("\n".join(lines))
         if out is not None:
             out.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -41,6 +41,23 @@ def test_the_runtime_passes_its_tests_on_the_stand_in(
     assert "no NVIDIA driver" not in done.stdout
 
 
+@pytest.mark.parametrize("integrated", [True, False])
+def test_memory_is_mapped_where_the_gpu_is_integrated(
+    environment: dict[str, str], integrated: bool
+) -> None:
+    script = (
+        "from tests.engines import recurrent_engine\n"
+        "engine = recurrent_engine()\n"
+        "print('mapped', engine.is_mapped)\n"
+        "engine.close()\n"
+    )
+    kind = {"STANDIN_INTEGRATED": "1"} if integrated else {}
+
+    done = python({**environment, **kind}, "-c", script)
+
+    assert done.stdout == f"mapped {integrated}\n", done.stderr
+
+
 RUNTIME, BUILDING = "tests/tensorrt/test_runtime.py", "tests/tensorrt/test_building.py"
 _CRASHES = (-6, -11)  # aborted by pycuda, or read what was freed
 # Module, what stands there, the defect, and the tests that must notice.

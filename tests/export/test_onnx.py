@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edge.bundle import CLASSIFIER, LOCATOR, load_bundle
 from edge.engines.onnxruntime import OnnxRuntimeEngine
+from export.benchmark.building import build_without_gpu
 from export.onnx import OPSET, ExportFailed, to_onnx
-from tests.tensorrt_rtx import build_without_gpu
 from training.graphs import ClassifierGraph, LocatorGraph, Standardise, TorchEngine
 from training.models.inception import Inception
 from training.models.locator import Locator

@@ -153,7 +153,8 @@ def test_a_good_engine_is_left(engine: Engine) -> None:
     before = engine.place.passport.stat().st_mtime_ns
     arguments = [str(engine.bundle.folder), "--batch", "1,4,16", "--engines"]
     arguments.append(str(engine.settings.engines))
-    CliRunner().invoke(build_command, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(build_command, arguments, catch_exceptions=False)
+    assert "its self-test passed" in done.output
     assert engine.place.passport.stat().st_mtime_ns == before
 
     CliRunner().invoke(build_command, [*arguments, "--force"], catch_exceptions=False)

@@ -23,9 +23,9 @@ from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
 from edge.settings import PRECISIONS, EngineSettings, Precision
 from edge.taxonomy import TASKS
+from export.benchmark.building import build_without_gpu
 from export.onnx import ExportFailed
 from export.parity import ParityRefused
-from tests.tensorrt_rtx import build_without_gpu
 from training.checkpoint import FILE
 from training.families import CLASSIFIERS, LOCATOR_PLANS
 from training.fit import Plan
