@@ -217,6 +217,7 @@ class TensorRTEngine:
     def __init__(
         self, plan: bytes, *, has_graphs: bool = True, is_mapped: bool | None = None
     ) -> None:
+        trt = load_tensorrt()
         self._thread = threading.get_ident()
         self._lost: str | None = None
         self._is_open = True
@@ -231,7 +232,6 @@ class TensorRTEngine:
         self._cells: int | None = None  # rows of the state that is kept
         self._recent: _Slot | None = None
         self._plan: Any = None
-        trt = load_tensorrt()
         self._log = new_log(trt)
         self._runtime = trt.Runtime(self._log)
         try:
@@ -481,6 +481,7 @@ class TensorRTEngine:
         shapes = {BATCH: (rows, *batch.shape[1:])}
         if STATE in self._inputs:
             shapes[STATE] = (rows, self._state_size)
+        slot.stream.synchronize()  # a call that failed may still be under way
         image = slot.buffers[BATCH]
         np.copyto(image.shaped(batch.shape), batch, casting="no")
         image.upload(batch.size, slot.stream)
@@ -513,18 +514,19 @@ class TensorRTEngine:
     def _program(self, slot: _Slot, shapes: dict[str, Shape]) -> _Program:
         """Return the program for these shapes, ready to be enqueued."""
         key = (slot.number, shapes[BATCH] if self._has_graphs else None)
-        program = self._programs.get(key)
+        program = self._programs.pop(key, None)
         if program is None:
             if len(self._programs) >= _MOST_PROGRAMS:
-                self._forget_oldest()
+                self._forget_one()
             program = _Program(
                 self._plan, self._outputs, slot.buffers, has_graph=self._has_graphs
             )
-            self._programs[key] = program
+        self._programs[key] = program  # the last one is the one used last
         program.shape(shapes)
         return program
 
-    def _forget_oldest(self) -> None:
+    def _forget_one(self) -> None:
+        """Release the program that was not used for longest."""
         for slot in self._slots:
             slot.stream.synchronize()
         self._programs.pop(next(iter(self._programs))).close()

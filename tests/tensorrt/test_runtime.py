@@ -330,3 +330,53 @@ def test_a_thread_that_ends_with_an_open_engine_does_not_end_the_process() -> No
 
     assert done.returncode == 0, done.stderr
     assert "alive" in done.stdout
+
+
+def test_of_many_shapes_those_used_last_stay_ready(
+    parts: Parts,
+    tmp_path: Path,
+    counts: Counts,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.engines.tensorrt._MOST_PROGRAMS", 3)
+    locator = parts.locator
+    assert locator is not None
+    settings = on_gpu(tmp_path)
+    build(locator, settings)
+    engine = open_engine(locator, settings)
+    assert isinstance(engine, TensorRTEngine)
+    for height in (64, 80, 96, 64, 112, 128, 64):
+        engine.infer(np.zeros((1, height, 64, 3), np.uint8))
+    before = counts()
+
+    engine.infer(np.zeros((1, 64, 64, 3), np.uint8))
+
+    assert engine.graphs == 3
+    assert counts()["replays"] == before["replays"] + 1
+    engine.close()
+
+
+def test_a_call_that_fails_half_way_does_not_spoil_the_next(
+    built: EngineSettings,
+    reference: OnnxRuntimeEngine,
+    parts: Parts,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = open_engine(parts.classifier, built)
+    batch = crops(parts.classifier, 40)
+    launch, calls = TensorRTEngine._launch, []
+
+    def fail_once(self: TensorRTEngine, *given: object, **more: object) -> None:
+        calls.append(given)
+        if len(calls) == 2:
+            raise EngineFailed("the second part")
+        launch(self, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TensorRTEngine, "_launch", fail_once)
+    with pytest.raises(EngineFailed, match="the second part"):
+        engine.infer(batch)
+
+    found = engine.infer(batch[::-1].copy()).tensors["logits"]
+    wanted = reference.infer(batch[::-1].copy()).tensors["logits"]
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    engine.close()
