@@ -78,7 +78,7 @@ CLASSIFIERS = {
             "head": "pooled",
         },
         plans={
-            "quick": Plan(25, 100, 3e-3, 2e-2, seed=0, precision="bfloat16"),
+            "quick": Plan(25, 100, 3e-3, 2e-2, seed=0),
             "full": Plan(60, 150, 3e-3, 2e-2, seed=0, patience=20),
         },
     ),
