@@ -12,13 +12,13 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.field import PLASMA_DENSITY
 from edge.profile import Profile, ProfileRecord
 from training.data import Row, read_counts
 
 _BRIGHT = 70  # percentile of brightness above which a smear is mostly plasma
 _IMAGES = 40  # per laboratory; more change nothing
 _STEP_PX = 3
-_PLASMA_DENSITY = 0.07  # of the reference, base 10: 8-bit 217
 
 
 def white_points(rows: Iterable[Row]) -> dict[str, Profile]:
@@ -38,9 +38,9 @@ def _profile(rows: list[Row]) -> Profile:
     white = np.median([plasma_colour(read_counts(row)) for row in drawn], axis=0)
     red, green, blue = white.tolist()
     matrix = (
-        (1.0, 0.0, 0.0, _PLASMA_DENSITY),
-        (0.0, 1.0, 0.0, _PLASMA_DENSITY),
-        (0.0, 0.0, 1.0, _PLASMA_DENSITY),
+        (1.0, 0.0, 0.0, PLASMA_DENSITY),
+        (0.0, 1.0, 0.0, PLASMA_DENSITY),
+        (0.0, 0.0, 1.0, PLASMA_DENSITY),
     )
     record = ProfileRecord(white_point=(red, green, blue), matrix=matrix)
     return Profile(record, None, None)

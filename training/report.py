@@ -8,10 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.pages import (
+    Block,
+    Grid,
+    Heading,
+    Picture,
+    ReportImpossible,
+    write_pages,
+)
 from edge.bundle import Metric
 from training import figures
 from training.judging import Judged, score
-from training.pages import Block, Grid, Heading, Picture, ReportImpossible, write_pages
 from training.sections import compared, number, said
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from calibration.pages import Block, Grid, Heading, Picture, Words
 from edge.bundle import Metric
 from training import figures
 from training.curves import named_share
 from training.judging import ClassScores, Judged, Scores
-from training.pages import Block, Grid, Heading, Picture, Words
 
 # Accuracy, precision and recall that the paper reports, on its own data.
 PAPER = {

@@ -118,7 +118,8 @@ def render_slide(
     stain
         Its dyes.
     cells_per_mm2
-        Red cells per square millimetre: 3000 is thin, 9000 is crowded.
+        Red cells per square millimetre: 3000 is thin, 9000 is crowded, 0 is a place
+        that holds no cell at all.
     seed
         The same seed renders the same slide.
 
@@ -133,7 +134,7 @@ def render_slide(
     cells = []
     size_um = (width_px * pixel_size_um, height_px * pixel_size_um)
     for number, (kind, x_um, y_um) in enumerate(
-        _population(rng, size_um, cells_per_mm2)
+        _population(rng, size_um, cells_per_mm2) if cells_per_mm2 else ()
     ):
         patch = paint(kind, rng, pixel_size_um, stain)
         x = round(x_um / pixel_size_um) - patch.shape[1] // 2

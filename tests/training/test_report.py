@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.pages import ReportImpossible
 from edge.bundle import Metric
 from training.judging import Cost, Judged, Robustness
-from training.pages import ReportImpossible
 from training.report import LabelEfficiency, LeftOut, write_report
 from training.sections import PAPER
 

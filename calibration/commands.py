@@ -1,0 +1,140 @@
+"""The commands of this folder: calibrate."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.progress import track
+
+from calibration.field import (
+    LEAST_FRAMES,
+    PLASMA_DENSITY,
+    EmptyField,
+    FieldRefused,
+    measure_field,
+)
+from calibration.field_page import write_field_page
+from edge.codec import read_toml
+from edge.errors import ConfigurationInvalid
+from edge.frames import Exposure, RawFrame, SourceEnded
+from edge.profile import Profile, ProfileRecord, Row4, save_profile
+from edge.settings import DeviceFile, FolderSettings, SourceSettings
+from edge.sources.opening import open_source
+
+_READ_S, _MOST_SILENT = 1.0, 10  # seconds, and reads without a frame before giving up
+_PATH = click.Path(path_type=Path)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.group("calibrate")
+def calibrate_command() -> None:
+    """Measure what the device then applies, until the next calibration."""
+
+
+@calibrate_command.command("field")
+@click.option("--config", type=_PATH, help="Settings file of the device.")
+@click.option("--images", type=_FOLDER, help="Frames of empty places, instead.")
+@click.option("--dark", type=_FOLDER, help="Frames with the light off.")
+@click.option("--out", required=True, type=_PATH, help="Folder of the profile.")
+@click.option(
+    "--frames",
+    default=LEAST_FRAMES,
+    show_default=True,
+    type=click.IntRange(LEAST_FRAMES),
+)
+@click.option("--objective", help="What the profile is for, such as 100x/1.25.")
+@click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
+def field_command(
+    config: Path | None,
+    images: Path | None,
+    dark: Path | None,
+    out: Path,
+    frames: int,
+    objective: str | None,
+    pixel_size_um: float | None,
+) -> None:
+    """Measure black level, flat field and white point on an empty field.
+
+    Bring a place of the slide without cells into view and move the stage a little while
+    it is measured, from empty place to empty place: plasma is not even either.
+    """
+    if (config is None) == (images is None):
+        raise click.UsageError("name either --config or --images")
+    source = _source(config, images)
+    seen = _read(source, frames if images is None else None, "empty field")
+    darks = [] if dark is None else _read(FolderSettings(dark), None, "dark")
+    field = measure_field(seen, darks)
+    record = _record(field, seen[0], objective, pixel_size_um)
+    profile = save_profile(out, record, field.flat_field)
+    page = write_field_page(out, field, profile, seen)
+    _say(field, profile)
+    click.echo(f"profile: {out}\npage: {page}")
+
+
+def _source(config: Path | None, images: Path | None) -> SourceSettings:
+    if config is not None:
+        return read_toml(config, DeviceFile).source
+    return FolderSettings(images or Path())
+
+
+def _read(settings: SourceSettings, count: int | None, what: str) -> list[RawFrame]:
+    """Read `count` frames, or all of a recording."""
+    source = open_source(settings)
+    frames: list[RawFrame] = []
+    silent = 0
+    try:
+        for _ in track(range(count or 10_000), f"reading: {what}", transient=True):
+            item = source.read(_READ_S)
+            if isinstance(item, Exposure):
+                frames.append(item.develop())
+            else:
+                silent += 1
+            if silent > _MOST_SILENT:
+                raise FieldRefused(
+                    f"{len(frames)} frames came, expected {count}; see whether the "
+                    "camera delivers"
+                )
+    except SourceEnded:
+        pass
+    finally:
+        source.close()
+    if not frames:
+        raise ConfigurationInvalid(f"{what}: no frame came; name another source")
+    return frames
+
+
+def _record(
+    field: EmptyField, frame: RawFrame, objective: str | None, pixel_um: float | None
+) -> ProfileRecord:
+    height, width = frame.pixels.shape[:2]
+
+    def row(channel: int) -> Row4:
+        red, green, blue = np.eye(3)[channel].tolist()
+        return red, green, blue, PLASMA_DENSITY
+
+    return ProfileRecord(
+        camera_serial=frame.shot.camera,
+        objective=objective,
+        width_px=width,
+        height_px=height,
+        black_level=field.black_level or 0.0,
+        white_point=field.white_point,
+        matrix=(row(0), row(1), row(2)),
+        pixel_size_um=pixel_um or frame.shot.pixel_size_um,
+        created_at=datetime.now(timezone.utc).replace(microsecond=0),
+    )
+
+
+def _say(field: EmptyField, profile: Profile) -> None:
+    white = ", ".join(f"{value:.1f}" for value in field.white_point)
+    black = "not measured, taken as 0 (--dark measures it)"
+    if field.black_level is not None:
+        black = f"{field.black_level:.1f}"
+    click.echo(f"black level: {black}")
+    click.echo(f"white point: {white} of {field.full_scale}")
+    click.echo(f"darkest place: {field.flat_field.min():.0%} of the brightest")
+    click.echo(f"uneven: {field.uneven:.2%} around the fit; noise {field.noise:.1f}")
+    click.echo(f"calibration: {(profile.calibration_id or '')[:12]}")
