@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 from rich.progress import track
 
@@ -17,10 +18,18 @@ from calibration.field import (
     measure_field,
 )
 from calibration.field_page import write_field_page
+from calibration.scale import measure_rulings
 from edge.codec import read_toml
 from edge.errors import ConfigurationInvalid
 from edge.frames import Exposure, RawFrame, SourceEnded
-from edge.profile import Profile, ProfileRecord, Row4, save_profile
+from edge.images import read_image
+from edge.profile import (
+    Profile,
+    ProfileRecord,
+    Row4,
+    load_profile,
+    save_profile,
+)
 from edge.settings import DeviceFile, FolderSettings, SourceSettings
 from edge.sources.opening import open_source
 
@@ -72,6 +81,32 @@ def field_command(
     page = write_field_page(out, field, profile, seen)
     _say(field, profile)
     click.echo(f"profile: {out}\npage: {page}")
+
+
+@calibrate_command.command("scale")
+@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--division-um",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Distance of neighbouring lines.",
+)
+@click.option("--profile", type=_FOLDER, help="Profile that is given the scale.")
+def scale_command(image: Path, division_um: float, profile: Path | None) -> None:
+    """Read the size of a pixel off IMAGE, a picture of a stage micrometer.
+
+    The scale belongs to an objective: --profile writes it into that objective's
+    profile, which gets a new calibration id.
+    """
+    scale = measure_rulings(read_image(image), division_um)
+    click.echo(f"{scale}; {scale.found} lines, {scale.angle_deg:.1f}° to the rows")
+    if profile is None:
+        return
+    old = load_profile(profile)
+    record = msgspec.structs.replace(old.record, pixel_size_um=round(scale.um, 6))
+    new = save_profile(profile, record, old.flat_field)
+    click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")
 
 
 def _source(config: Path | None, images: Path | None) -> SourceSettings:

@@ -14,6 +14,7 @@ from edge.frames import RawFrame
 from edge.profile import load_profile
 from edge.sources.simulated import SimulatedMicroscope
 from tests.calibration.test_field import EMPTY
+from tests.calibration.test_scale import micrometer
 from tests.conftest import shot
 
 
@@ -91,3 +92,21 @@ def test_nothing_is_written_of_a_field_with_cells(tmp_path: Path) -> None:
 
     assert "not smooth" in str(done.exception)
     assert not (tmp_path / "p").exists()
+
+
+def test_a_scale_is_written_into_the_profile_of_its_objective(
+    images: Path, tmp_path: Path
+) -> None:
+    out, ruler = tmp_path / "profile", tmp_path / "ruler.png"
+    assert run("field", "--images", images, "--out", out).exit_code == 0
+    before = load_profile(out)
+    cv2.imwrite(str(ruler), micrometer(50.0, 7.0))
+
+    done = run("scale", ruler, "--division-um", 10, "--profile", out)
+
+    assert done.exit_code == 0, done.output
+    assert "0.2000" in done.output
+    after = load_profile(out)
+    assert after.record.pixel_size_um == pytest.approx(0.2, rel=2e-3)
+    assert after.calibration_id != before.calibration_id
+    assert after.record.white_point == before.record.white_point
