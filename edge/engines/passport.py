@@ -31,7 +31,7 @@ from edge.settings import EngineSettings, Precision
 PLAN, PASSPORT = "engine.plan", "passport.json"
 _L4T = Path("/etc/nv_tegra_release")
 # A locator's frames, reduced: height and width, least, usual and most.
-FIELD_PX = (64, 64), (272, 432), (640, 960)
+FIELD_PX = (64, 64), (272, 432), (1024, 1536)
 Shape = tuple[int, ...]
 NotNegative = Annotated[float, Meta(ge=0)]
 

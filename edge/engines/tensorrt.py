@@ -547,7 +547,8 @@ class TensorRTEngine:
         ):
             raise EngineFailed(
                 f"batch is {batch.shape}, the engine was built for {tensor.least} to "
-                f"{tensor.most}; build it again for such frames"
+                f"{tensor.most}; export it for such frames, or tell the true "
+                "pixel_size_um where a frame is reduced by it"
             )
 
     def _check_recurrent(self) -> None:

@@ -105,7 +105,7 @@ def test_a_scale_is_written_into_the_profile_of_its_objective(
     done = run("scale", ruler, "--division-um", 10, "--profile", out)
 
     assert done.exit_code == 0, done.output
-    assert "0.2000" in done.output
+    assert "µm per pixel" in done.output
     after = load_profile(out)
     assert after.record.pixel_size_um == pytest.approx(0.2, rel=2e-3)
     assert after.calibration_id != before.calibration_id
