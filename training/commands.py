@@ -28,6 +28,7 @@ from training.families import (
 from training.gathering import Source, gather, read_usable
 from training.locating import CLASSES
 from training.locator_session import train_from as train_locator_from
+from training.models.layers import NORMS
 from training.place import find_place
 from training.runs import Held, RunRecord, save_run
 from training.session import Wish, train
@@ -211,6 +212,9 @@ def study_command() -> None:
 @study_command.command("left-out")
 @click.option("--family", "families", multiple=True, type=click.Choice([*CLASSIFIERS]))
 @click.option("--domain", "domains", multiple=True, required=True)
+@click.option(
+    "--norm", "norms", multiple=True, type=click.Choice(NORMS[:2]), help="Else both."
+)
 @click.option("--out", required=True, type=_PATH, help="JSON file.")
 @_DATA
 @_PRESET
@@ -219,24 +223,22 @@ def study_command() -> None:
 @_SEED
 def left_out_command(
     families: tuple[str, ...],
-    domains: tuple[str, ...],
     out: Path,
     data: Path | None,
-    preset: str,
-    plans: tuple[str, ...],
-    networks: tuple[str, ...],
-    seed: int,
+    **told: Any,
 ) -> None:
     """Leave each DOMAIN out of training and judge by it: colour, norm, family.
 
     The left-out cells are those of `train` and `val`; `test` is not looked at.
     """
     cv2.setNumThreads(1)
+    seed, norms = told["seed"], told["norms"] or NORMS[:2]
     gathered = gather(Source(data, "cells4", seed=seed))
     for family in families or CLASSIFIERS:
-        plan = replace(CLASSIFIERS[family].plans[preset], seed=seed)
-        wish = Wish(family, plan_changed(plan, plans), changed(family, networks))
-        leave_out(gathered, wish, domains, out, click.echo)
+        plan = replace(CLASSIFIERS[family].plans[told["preset"]], seed=seed)
+        plan = plan_changed(plan, told["plans"])
+        wish = Wish(family, plan, changed(family, told["networks"]))
+        leave_out(gathered, wish, told["domains"], out, click.echo, norms)
 
 
 @study_command.command("labels")

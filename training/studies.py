@@ -25,7 +25,7 @@ from training.fit import Plan
 from training.gathering import Gathered, clips_of, cut_cells, profiles_of
 from training.graphs import ClassifierGraph
 from training.models.dbn import DBN
-from training.models.layers import NORMS
+from training.models.layers import NORMS, Norm
 from training.place import ALONE
 from training.pretraining import pretrain
 from training.report import LabelEfficiency, LeftOut
@@ -33,7 +33,6 @@ from training.session import Wish, thinned, unlabelled
 from training.statistics import balanced_accuracy, with_interval
 
 Say = Callable[[str], None]
-_NORMS = NORMS[:2]  # batch and group
 
 
 class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,6 +58,7 @@ def leave_out(
     domains: Sequence[str],
     out: Path,
     say: Say,
+    norms: Sequence[Norm] = NORMS[:2],
 ) -> None:
     """Fit a family without each domain in turn, and judge it on that domain.
 
@@ -77,16 +77,18 @@ def leave_out(
         File of the study.
     say
         Shows a line.
+    norms
+        Of a family that has any.
     """
     study = read_study(out) if out.exists() else Study()
     family, plan = wish.family, wish.plan
     kind = replace(CLASSIFIERS[family], network=wish.network)
-    norms: Sequence[str] = _NORMS if "norm" in kind.network else ("none",)
+    tried: Sequence[str] = norms if "norm" in kind.network else ("none",)
     for has_white in (False, True):
         todo = [
             (domain, norm)
             for domain in domains
-            for norm in norms
+            for norm in tried
             if not _has(study, family, norm, has_white, domain)
         ]
         if not todo:

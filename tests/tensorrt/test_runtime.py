@@ -135,7 +135,9 @@ def test_a_frame_outside_the_range_is_refused_with_both_shapes(
     build(locator, settings)
     engine = open_engine(locator, settings)
 
-    with pytest.raises(EngineFailed, match=r"\(1, 2048, 960, 3\).*\(1, 1024, 1536, 3\)"):
+    with pytest.raises(
+        EngineFailed, match=r"\(1, 2048, 960, 3\).*\(1, 1024, 1536, 3\)"
+    ):
         engine.infer(np.zeros((1, 2048, 960, 3), np.uint8))
     fits = np.zeros((1, 160, 240, 3), np.uint8)
     assert engine.infer(fits).tensors["likely"].shape == (1, 40, 60, 3)
