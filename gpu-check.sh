@@ -8,8 +8,8 @@
 #                                       project: the suite of every engine, the runtime,
 #                                       building, parity and speed; writes REPORT
 #
-# TensorRT is the machine's own (JetPack, or NVIDIA's packages), as are its driver and the
-# CUDA toolkit that pycuda is built with where no wheel of it is in the folder.
+# TensorRT is the machine's own (JetPack, or NVIDIA's packages), as is its driver. pycuda is
+# built with the machine's CUDA toolkit, or where there is none for a driver of CUDA 13.
 set -eu
 cd "$(dirname "$0")"
 
@@ -31,8 +31,9 @@ if [ "${1:-}" = pack ]; then
 	pack click msgspec 'numpy>=2.0,<2.3' onnx onnxruntime opencv-python-headless \
 		paho-mqtt rich tomli-w tomli pytest pytest-timeout hypothesis jsonschema \
 		setuptools wheel pytools siphash24 platformdirs mako
+	pack --no-deps nvidia-cuda-runtime==13.0.96 nvidia-cuda-profiler-api==13.0.85
 	python3 -m pip download --quiet --disable-pip-version-check --no-deps \
-		--no-binary :all: --no-build-isolation --dest "$folder/wheels" pycuda==2026.1
+		--no-binary pycuda --dest "$folder/wheels" pycuda==2026.1
 	echo "packed into $folder: copy it to the GPU machine and run ./gpu-check.sh there"
 	exit 0
 fi
@@ -46,7 +47,8 @@ if [ ! -e "$venv/.ready" ]; then
 	from=""
 	[ -d wheels ] && from="--no-index --find-links wheels"
 	$pip install $from setuptools wheel "numpy>=2.0,<2.3" pytools siphash24 platformdirs mako
-	PATH=$PATH:/usr/local/cuda/bin $pip install $from --no-build-isolation pycuda
+	PATH=/usr/local/cuda/bin:$PATH $pip install $from --no-build-isolation pycuda ||
+		PIP_NO_INDEX=${from:+1} PIP_FIND_LINKS=${from:+wheels} ./install-pycuda.sh "$venv"
 	$pip install $from onnx pytest pytest-timeout hypothesis jsonschema
 	$pip install $from click msgspec onnxruntime opencv-python-headless paho-mqtt rich \
 		tomli-w
