@@ -35,7 +35,7 @@ class ILogger:
         VERBOSE = 4
 
     def log(self, severity: Severity, message: str) -> None:
-        raise NotImplementedError
+        """Whoever listens overrides this."""
 
 
 class IProgressMonitor:
