@@ -46,7 +46,7 @@ _WORKSPACE_BYTES = 2 << 30
 _SHARE_OF_FREE = 0.8
 _OUT_OF_MEMORY = "Could not find any implementation"  # how TensorRT says it
 _CALLS, _FEWEST, _FIRST = 500, 20, 5  # the first ones do not count
-_LONGEST_MS = 500.0
+_LONGEST_MS = 200.0
 Progress = Callable[[float, str], None]
 
 
