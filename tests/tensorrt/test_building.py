@@ -208,7 +208,8 @@ def test_a_build_tells_how_far_it_is_and_can_be_cancelled(bundle: Bundle) -> Non
 def test_control_c_cancels_and_leaves_nothing(tmp_path: Path) -> None:
     """The interrupt reaches the main thread while another builds."""
     script = (
-        "import threading, time\n"
+        "import signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored\n"
         "from export.engine import BuildCancelled, run_in_thread\n"
         "cancel = threading.Event()\n"
         "def work():\n"
