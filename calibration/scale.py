@@ -1,15 +1,12 @@
-"""Measure the size of a pixel: on a stage micrometer, or by the red cells themselves.
+"""Measure the size of a pixel on a stage micrometer.
 
 A stage micrometer is a slide with rulings at a known distance, often 10 µm. Its lines
 are found by the strongest period of the image, then each line by itself; a straight
-line through their places gives the pixels of one division and how sure that is. Red
-cells are 7.5 µm wide on average, give or take; they serve where no micrometer is at
-hand.
+line through their places gives the pixels of one division and how sure that is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
-from edge.location import RED_CELL_UM
 
 _LEAST_LINES = 5
 _MOST_LINES = 200  # closer ones are the sensor's or the screen's
@@ -29,8 +25,6 @@ _CLIMBS = 24  # of a search that halves its step where no move helps
 _WAYS = (-1, 0), (1, 0), (0, -1), (0, 1)
 _RULER = 1e-3  # how far the rulings of a micrometer may be off themselves
 _T95 = 2.0  # of Student's distribution, about, from ten lines on
-_RED_CELL_SPREAD_UM = 0.3  # standard deviation of the mean width between people
-_LEAST_CELLS = 30
 
 
 class ScaleRefused(HemascopeError):
@@ -41,15 +35,14 @@ class ScaleRefused(HemascopeError):
 class PixelScale:
     """Micrometres per pixel with its 95 % interval, and what it was read off.
 
-    `found` counts lines or cells; `angle_deg` is that of the rulings' normal to the
-    rows, None of cells.
+    `found` counts lines; `angle_deg` is that of the rulings' normal to the rows.
     """
 
     um: float
     low_um: float
     high_um: float
     found: int
-    angle_deg: float | None
+    angle_deg: float
 
     def __str__(self) -> str:
         """Say it for people."""
@@ -184,30 +177,3 @@ def _line(
     rest = places - places.mean() - slope * centred
     spread = float(np.sqrt((rest**2).sum() / max(1, len(places) - 2)))
     return slope, spread / float(np.sqrt((centred**2).sum())), spread
-
-
-def scale_of_red_cells(widths_px: Sequence[float]) -> PixelScale:
-    """Read the scale off the widths (px) of whole red cells.
-
-    The interval holds the spread of the cells and that between people: 7.5 µm give or
-    take 0.3, one standard deviation.
-
-    Raises
-    ------
-    ScaleRefused
-        There are fewer than 30.
-    """
-    if len(widths_px) < _LEAST_CELLS:
-        raise ScaleRefused(
-            f"{len(widths_px)} whole red cells, expected at least {_LEAST_CELLS}; show "
-            "more frames"
-        )
-    widths = np.sort(np.asarray(widths_px, np.float64))
-    middle = float(np.median(widths))
-    low, high = np.percentile(widths, [25, 75])
-    of_median = 1.2533 * float(high - low) / 1.349 / np.sqrt(len(widths))
-    share = 1.96 * float(
-        np.hypot(of_median / middle, _RED_CELL_SPREAD_UM / RED_CELL_UM)
-    )
-    um = RED_CELL_UM / middle
-    return PixelScale(um, um * (1 - share), um * (1 + share), len(widths), None)

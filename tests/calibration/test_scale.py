@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from calibration.scale import ScaleRefused, measure_rulings, scale_of_red_cells
+from calibration.scale import ScaleRefused, measure_rulings
 
 
 def micrometer(
@@ -48,7 +48,7 @@ def test_rulings_are_read_to_a_part_in_five_hundred(
 
     truth = 10.0 / period_px
     assert scale.um == pytest.approx(truth, rel=2e-3)
-    turned = (scale.angle_deg or 0.0) - angle_deg
+    turned = scale.angle_deg - angle_deg
     assert min(turned % 180, -turned % 180) < 0.5
 
 
@@ -97,18 +97,3 @@ def three_lines() -> np.ndarray:
 def test_what_is_no_micrometer_is_refused(image: np.ndarray, says: str) -> None:
     with pytest.raises(ScaleRefused, match=says):
         measure_rulings(image, 10.0)
-
-
-def test_red_cells_give_the_scale_within_what_people_differ() -> None:
-    random = np.random.default_rng(0)
-    widths = random.normal(7.5 / 0.07, 8, 500)
-
-    scale = scale_of_red_cells(widths.tolist())
-
-    assert scale.um == pytest.approx(0.07, rel=0.01)
-    assert 0.05 < (scale.high_um - scale.low_um) / scale.um < 0.2
-
-
-def test_a_few_red_cells_are_too_few() -> None:
-    with pytest.raises(ScaleRefused, match="12 whole red cells"):
-        scale_of_red_cells([100.0] * 12)
