@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 import numpy as np
-from rich.progress import track
+from rich.progress import Progress
 
 from calibration.field import (
     LEAST_FRAMES,
@@ -76,6 +76,11 @@ def field_command(
     seen = _read(source, frames if images is None else None, "empty field")
     darks = [] if dark is None else _read(FolderSettings(dark), None, "dark")
     field = measure_field(seen, darks)
+    before = load_profile(out).record if (out / "profile.json").exists() else None
+    if before is not None:
+        objective = objective or before.objective
+        pixel_size_um = pixel_size_um or before.pixel_size_um
+        click.echo(f"kept: objective {objective}, pixel size {pixel_size_um} µm")
     record = _record(field, seen[0], objective, pixel_size_um)
     profile = save_profile(out, record, field.flat_field)
     page = write_field_page(out, field, profile, seen)
@@ -99,11 +104,13 @@ def scale_command(image: Path, division_um: float, profile: Path | None) -> None
     The scale belongs to an objective: --profile writes it into that objective's
     profile, which gets a new calibration id.
     """
-    scale = measure_rulings(read_image(image), division_um)
+    pixels = read_image(image)
+    scale = measure_rulings(pixels, division_um)
     click.echo(f"{scale}; {scale.found} lines, {scale.angle_deg:.1f}° to the rows")
     if profile is None:
         return
     old = load_profile(profile)
+    old.check(pixels.shape[1], pixels.shape[0], camera=None)
     record = msgspec.structs.replace(old.record, pixel_size_um=round(scale.um, 6))
     new = save_profile(profile, record, old.flat_field)
     click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")
@@ -121,17 +128,19 @@ def _read(settings: SourceSettings, count: int | None, what: str) -> list[RawFra
     frames: list[RawFrame] = []
     silent = 0
     try:
-        for _ in track(range(count or 10_000), f"reading: {what}", transient=True):
-            item = source.read(_READ_S)
-            if isinstance(item, Exposure):
-                frames.append(item.develop())
-            else:
-                silent += 1
-            if silent > _MOST_SILENT:
-                raise FieldRefused(
-                    f"{len(frames)} frames came, expected {count}; see whether the "
-                    "camera delivers"
-                )
+        with Progress(transient=True) as bar:
+            task = bar.add_task(f"reading: {what}", total=count)
+            while count is None or len(frames) < count:
+                item = source.read(_READ_S)
+                silent = silent + 1 if item is None else 0
+                if isinstance(item, Exposure):
+                    frames.append(item.develop())
+                    bar.update(task, completed=len(frames))
+                if silent > _MOST_SILENT:
+                    raise FieldRefused(
+                        f"{len(frames)} frames came, expected {count}; see whether "
+                        "the camera delivers"
+                    )
     except SourceEnded:
         pass
     finally:

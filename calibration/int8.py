@@ -75,6 +75,8 @@ def choose_crops(
     """
     digests = [hashlib.sha256(crop.tobytes()).hexdigest() for crop in pixels]
     different = {digest: place for place, digest in reversed([*enumerate(digests)])}
+    if count < LEAST:
+        raise CropsRefused(f"{count} crops asked for, expected at least {LEAST}")
     if len(different) < LEAST:
         raise CropsRefused(
             f"{len(different)} different crops, expected at least {LEAST} real ones; "

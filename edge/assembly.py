@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edge.bundle import (
     load_bundle,
 )
 from edge.engines import EngineFailed
+from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.location import locator_spec
 from edge.pipeline import Pipeline
@@ -47,16 +49,20 @@ class Parts:
 
     def open_pipeline(self) -> Pipeline:
         """Open engines in this thread, prove them, and return a pipeline."""
+        with ExitStack() as opened:  # a failure leaves none open
+            engine = opened.enter_context(
+                closing(open_engine(self.classifier, self.engine))
+            )
+            finder = None
+            if self.locator is not None:
+                finder = open_engine(self.locator, self.locator_engine)
+            opened.pop_all()
         return Pipeline(
             profile=self.profile,
             classifier=self.classifier,
-            classifier_engine=open_engine(self.classifier, self.engine),
+            classifier_engine=engine,
             locator=self.locator,
-            locator_engine=(
-                open_engine(self.locator, self.locator_engine)
-                if self.locator is not None
-                else None
-            ),
+            locator_engine=finder,
             scale=self.scale,
         )
 
@@ -79,8 +85,14 @@ class Parts:
 def _build_if_stale(bundle: Bundle, settings: EngineSettings) -> None:
     """Build in another process: it needs `export`, which nothing here imports."""
     _, reasons = stale_engine(bundle, settings)
-    if not reasons:
-        return
+    try:
+        if not reasons:
+            open_engine(bundle, settings).close()
+            return
+    except GpuFailed:
+        raise
+    except (EngineFailed, BundleRefused) as error:
+        reasons = [str(error)]
     log.warning(
         "model=%s the engine is built, which takes minutes: %s",
         bundle.id,
@@ -89,13 +101,22 @@ def _build_if_stale(bundle: Bundle, settings: EngineSettings) -> None:
     command = [sys.executable, "-m", "edge", "build", str(bundle.folder)]
     command += ["--precision", settings.precision]
     command += ["--batch", ",".join(str(rows) for rows in settings.batch)]
+    command += [] if settings.has_graphs else ["--no-graphs"]
+    if settings.is_mapped is not None:
+        command += ["--mapped" if settings.is_mapped else "--copied"]
     if settings.engines is not None:
         command += ["--engines", str(settings.engines)]
     code = subprocess.run(command, check=False).returncode  # noqa: S603
     if code != 0:
-        raise EngineFailed(
-            f"`{' '.join(command[2:])}` ended with {code}, expected 0; see above"
-        )
+        raise EngineNotBuilt(" ".join(command[2:]), code)
+
+
+class EngineNotBuilt(EngineFailed):
+    """Building ended with an error, told on the screen; its exit code is passed on."""
+
+    def __init__(self, command: str, code: int) -> None:
+        super().__init__(f"`{command}` ended with {code}, expected 0; see above")
+        self.exit_code = code if code > 0 else 1
 
 
 def read_parts(

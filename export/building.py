@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edge.bundle import CLASSIFIER, LOCATOR, Bundle, load_bundle
+from edge.bundle import CLASSIFIER, LOCATOR, Bundle, BundleRefused, load_bundle
+from edge.engines import EngineFailed
+from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.engines.passport import Passport, Place, order_of, read_passport
 from edge.settings import PRECISIONS, EngineSettings, Precision
@@ -71,13 +74,20 @@ _STANDARD = EngineSettings()
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for engines; else in the bundle.",
 )
+@click.option("--graphs/--no-graphs", "has_graphs", default=True, help="CUDA graphs.")
+@click.option(
+    "--mapped/--copied",
+    "is_mapped",
+    default=None,
+    help="Memory that CPU and GPU share; else as the GPU is.",
+)
 @click.option("--force", is_flag=True, help="Build also what is there and good.")
 def build_command(
     bundles: tuple[Path, ...],
     precision: Precision,
     batch: tuple[int, int, int],
-    engines: Path | None,
     force: bool,
+    **told: Any,
 ) -> None:
     """Build TensorRT engines of BUNDLES, the shipped ones if none is named.
 
@@ -92,18 +102,29 @@ def build_command(
             engine="tensorrt",
             precision="fp32" if is_locator else precision,
             batch=batch,
-            engines=engines,
+            **told,
         )
         place, reasons = stale_engine(bundle, settings)
+        reasons = reasons or _what_fails(bundle, settings)
         for reason in reasons:
             console.print(f"{bundle.id}: {reason}", highlight=False)
         if reasons or force:
             _build(bundle, place, settings, console)
         else:
-            open_engine(bundle, settings).close()
             console.print(f"{bundle.id}: the engine is good, its self-test passed")
         console.print(_shown(bundle.id, read_passport(place)))
         console.print(f"engine: {place.folder}", highlight=False)
+
+
+def _what_fails(bundle: Bundle, settings: EngineSettings) -> list[str]:
+    """Say what an engine does wrong that fits by its passport; nothing if it passes."""
+    try:
+        open_engine(bundle, settings).close()
+    except GpuFailed:
+        raise
+    except (EngineFailed, BundleRefused) as error:
+        return [str(error)]
+    return []
 
 
 def _build(

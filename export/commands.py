@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from calibration.int8 import LEAST
 from edge.settings import PRECISIONS, Lowered
 from export.bundling import Lower, export_run
 from training.gathering import Source
@@ -46,6 +47,7 @@ from training.runs import load_record
     "--crops",
     default=256,
     show_default=True,
+    type=click.IntRange(LEAST),
     help="Cells of train that the ranges of int8 are measured on.",
 )
 @click.option("--any-licence", is_flag=True, help="As for `train`.")

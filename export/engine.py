@@ -37,14 +37,15 @@ from edge.engines.passport import (
     write_passport,
 )
 from edge.engines.tensorrt import TensorRTEngine, flavour_of, load_tensorrt, new_log
-from edge.errors import HemascopeError
+from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
 _WORKSPACE_BYTES = 2 << 30
 _SHARE_OF_FREE = 0.8
-_OUT_OF_MEMORY = "Could not find any implementation"  # how TensorRT says it
+# How TensorRT says that memory ran out.
+_OUT_OF_MEMORY = "any implementation", "workspace limit", "out of memory", "OutOfMemory"
 _CALLS, _FEWEST, _FIRST = 500, 20, 5  # the first ones do not count
 _LONGEST_MS = 200.0
 Progress = Callable[[float, str], None]
@@ -117,6 +118,8 @@ def build_plan(
     parser = trt.OnnxParser(network, said)
     if not parser.parse(model):
         raise BuildFailed(_parser_errors(parser))
+    if network.num_outputs == 0:
+        raise BuildFailed("the model has no output: it is none; export it again")
     config = builder.create_builder_config()
     workspace = _WORKSPACE_BYTES
     if free_bytes is not None:
@@ -131,16 +134,17 @@ def build_plan(
     config.add_optimization_profile(profile)
     keeps_timings = flavour_of(trt) == "tensorrt"  # TensorRT-RTX tries none
     if keeps_timings:
-        timings = config.create_timing_cache(_read(cache))
-        config.set_timing_cache(timings, ignore_mismatch=False)
+        _attach_timings(config, cache)
     tune(config)
     plan = builder.build_serialized_network(network, config)
     if cancel is not None and cancel.is_set():
         raise BuildCancelled("building was cancelled; nothing was written")
     if plan is None:
         raise BuildFailed(_build_errors(said.errors, free_bytes, workspace))
-    if cache is not None and keeps_timings:
-        write_atomically(cache, bytes(config.get_timing_cache().serialize()))
+    timings = config.get_timing_cache() if keeps_timings else None
+    if cache is not None and timings is not None:
+        write_atomically(cache, bytes(timings.serialize()))
+    progress(1.0, "")
     tensors = (
         *(network.get_input(i) for i in range(network.num_inputs)),
         *(network.get_output(i) for i in range(network.num_outputs)),
@@ -156,8 +160,14 @@ def build_plan(
     )
 
 
-def _read(cache: Path | None) -> bytes:
-    return b"" if cache is None or not cache.exists() else cache.read_bytes()
+def _attach_timings(config: Any, cache: Path | None) -> None:
+    """Use the timings of an earlier build; those of another device are left out."""
+    known = b"" if cache is None or not cache.exists() else cache.read_bytes()
+    for data in (known, b""):
+        timings = config.create_timing_cache(data)
+        if timings is not None and config.set_timing_cache(timings, False):
+            return
+        log.info("timings of %d bytes are not of this device: begun anew", len(data))
 
 
 def _parser_errors(parser: Any) -> str:
@@ -174,14 +184,14 @@ def _parser_errors(parser: Any) -> str:
 
 def _build_errors(errors: Sequence[str], free: int | None, workspace: int) -> str:
     told = "; ".join(errors[-3:]) or "TensorRT gives no reason"
-    if any(_OUT_OF_MEMORY in error for error in errors):
-        memory = "" if free is None else f" of {free >> 20} MiB free"
+    memory = "" if free is None else f" of {free >> 20} MiB free"
+    told += f" (workspace {workspace >> 20} MiB{memory}"
+    if any(sign in error for error in errors for sign in _OUT_OF_MEMORY):
         told += (
-            f" (this is also how TensorRT runs out of memory: the workspace was "
-            f"{workspace >> 20} MiB{memory}; end other programs, or build for a "
-            "smaller --batch)"
+            "; this is also how TensorRT runs out of memory: end other programs, or "
+            "build for a smaller --batch"
         )
-    return f"the engine could not be built: {told}"
+    return f"the engine could not be built: {told})"
 
 
 def _monitor(trt: Any, progress: Progress, cancel: threading.Event) -> Any:
@@ -196,19 +206,23 @@ def _monitor(trt: Any, progress: Progress, cancel: threading.Event) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.open: dict[str, list[int]] = {}
             self.told = 0.0
+            self.lock = threading.Lock()  # TensorRT calls from several threads
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self.open[name] = [0, max(1, steps)]
-            self.tell(name)
+            with self.lock:
+                self.open[name] = [0, max(1, steps)]
+                self.tell(name)
 
         def step_complete(self, name: str, step: int) -> bool:
-            if name in self.open:
-                self.open[name][0] = step + 1
-            self.tell(name)
+            with self.lock:
+                if name in self.open:
+                    self.open[name][0] = step + 1
+                self.tell(name)
             return not cancel.is_set()
 
         def phase_finish(self, name: str) -> None:
-            self.open.pop(name, None)
+            with self.lock:
+                self.open.pop(name, None)
 
         def tell(self, name: str) -> None:
             share, width = 0.0, 1.0
@@ -255,6 +269,7 @@ def build_engine(
         There is no GPU or no TensorRT, or the GPU stopped answering.
     """
     trt = load_tensorrt()
+    _refuse_read_only(place.folder)
     with closing(Gpu()) as gpu, gpu:
         site, driver = present_site(trt, gpu), gpu.driver
         built = build_plan(
@@ -295,6 +310,19 @@ def build_engine(
     return passport
 
 
+def _refuse_read_only(folder: Path) -> None:
+    """Say before minutes of building where nothing can be written after them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ".probe", b"")
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"{folder}: cannot be written: {error.strerror}; name a folder that can, "
+            "by --engines or in [model] engines"
+        ) from error
+
+
 def _agreement(engine: TensorRTEngine, bundle: Bundle) -> float | None:
     """Share of golden cells that get the class of the float32 export."""
     if "logits" not in bundle.golden:
@@ -330,7 +358,11 @@ def run_in_thread(work: Callable[[], Passport], cancel: threading.Event) -> Pass
     thread.
     """
     with ThreadPoolExecutor(1, "build") as pool:
-        future = pool.submit(work)
+        try:
+            future = pool.submit(work)
+        except KeyboardInterrupt:
+            cancel.set()
+            raise
         while not future.done():
             try:
                 wait([future], 0.1)

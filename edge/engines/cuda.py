@@ -64,7 +64,14 @@ class Gpu:
 
     def __init__(self, ordinal: int = 0) -> None:
         self.cuda = load_driver()
-        device = self.cuda.Device(ordinal)
+        try:
+            self._take(self.cuda.Device(ordinal))
+        except self.cuda.Error as error:
+            raise GpuFailed(
+                f"the GPU does not answer: {error}; see nvidia-smi and dmesg"
+            ) from error
+
+    def _take(self, device: Any) -> None:
         self.name: str = device.name()
         major, minor = device.compute_capability()
         self.compute_capability = f"{major}.{minor}"

@@ -271,6 +271,7 @@ class TensorRTEngine:
             check_call({n: t.shape for n, t in self._inputs.items()}, batch, state)
             self._check_range(batch)
             if len(batch) == 0:
+                self._cells = None if state is None else 0
                 return no_rows({n: t.shape for n, t in self._outputs.items()})
             if state is None:
                 return _joined(self._in_parts(batch))
@@ -518,12 +519,22 @@ class TensorRTEngine:
         if program is None:
             if len(self._programs) >= _MOST_PROGRAMS:
                 self._forget_one()
-            program = _Program(
-                self._plan, self._outputs, slot.buffers, has_graph=self._has_graphs
-            )
+            program = self._new_program(slot)
         self._programs[key] = program  # the last one is the one used last
         program.shape(shapes)
         return program
+
+    def _new_program(self, slot: _Slot) -> _Program:
+        """Make a program; where memory is short others give way first."""
+        while True:
+            try:
+                return _Program(
+                    self._plan, self._outputs, slot.buffers, has_graph=self._has_graphs
+                )
+            except EngineFailed:
+                if not self._programs:
+                    raise
+                self._forget_one()
 
     def _forget_one(self) -> None:
         """Release the program that was not used for longest."""
@@ -572,6 +583,11 @@ class TensorRTEngine:
         with self._gpu:
             try:
                 yield
+            except self._gpu.cuda.MemoryError as error:
+                raise EngineFailed(
+                    f"the GPU {self._gpu.name} has no memory left: {error}; use "
+                    "smaller batches or fewer workers, or end other programs"
+                ) from error
             except (self._gpu.cuda.Error, GpuFailed) as error:
                 self._lost = (
                     f"the GPU {self._gpu.name} stopped answering: {error}; nothing is "

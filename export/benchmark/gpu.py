@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle, crop_size, first_state
 from edge.engines import Engine
-from edge.engines.cuda import Gpu
+from edge.engines.cuda import Gpu, GpuFailed
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_plan
 from edge.engines.passport import (
@@ -29,6 +29,7 @@ from edge.engines.passport import (
     read_plan,
 )
 from edge.engines.tensorrt import TensorRTEngine
+from edge.errors import HemascopeError
 from edge.settings import EngineSettings, Precision
 from export.benchmark.timing import Spread, in_turns, spread
 from export.engine import build_engine
@@ -57,7 +58,11 @@ def measure_gpu(
     ------
     EngineFailed
         There is no GPU or no TensorRT.
+    BundleRefused
+        A bundle is no classifier.
     """
+    for bundle in bundles:
+        crop_size(bundle)  # a locator is refused before anything is measured
     lines = [*_place(), ""]
     with tempfile.TemporaryDirectory() as folder:
         for bundle in bundles:
@@ -68,11 +73,14 @@ def measure_gpu(
                     batch=(1, 32, max(BATCHES)),
                     engines=Path(folder),
                 )
-                say(f"{bundle.id} {precision}: building")
-                passport = _build(bundle, settings, now)
-                lines += _built(bundle, passport)
-                say(f"{bundle.id} {precision}: measuring")
-                lines += _measure(bundle, settings, rounds)
+                say(f"{bundle.id} {precision}: building and measuring")
+                try:
+                    lines += _built(bundle, _build(bundle, settings, now))
+                    lines += _measure(bundle, settings, rounds)
+                except GpuFailed:
+                    raise
+                except HemascopeError as error:  # the others are still measured
+                    lines += [f"{bundle.id} {precision}: {error}", ""]
     return lines
 
 
@@ -206,6 +214,9 @@ def _torch(bundle: Bundle, precision: Precision) -> dict[str, Engine]:
     network = CLASSIFIERS[family].network
     grey = Standardise((0.7,) * 3, (0.2,) * 3)
     graph = new_classifier(family, len(bundle.labels), network, grey).eval()
+    size = bundle.record.size
+    if size is None or size.parameters != sum(p.numel() for p in graph.parameters()):
+        return {}  # the bundle was built with other settings: another network
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "fp16":
         from export.precision import halve

@@ -101,8 +101,11 @@ def test_a_scale_is_written_into_the_profile_of_its_objective(
     assert run("field", "--images", images, "--out", out).exit_code == 0
     before = load_profile(out)
     cv2.imwrite(str(ruler), micrometer(50.0, 7.0))
+    half = tmp_path / "half.png"
+    cv2.imwrite(str(half), micrometer(25.0, 7.0, size=(300, 480)))
 
     done = run("scale", ruler, "--division-um", 10, "--profile", out)
+    other = run("scale", half, "--division-um", 10, "--profile", out)
 
     assert done.exit_code == 0, done.output
     assert "µm per pixel" in done.output
@@ -110,3 +113,19 @@ def test_a_scale_is_written_into_the_profile_of_its_objective(
     assert after.record.pixel_size_um == pytest.approx(0.2, rel=2e-3)
     assert after.calibration_id != before.calibration_id
     assert after.record.white_point == before.record.white_point
+    assert "480x300" in str(other.exception)
+    again = run("field", "--images", images, "--out", out)
+    assert "kept: objective None, pixel size 0.1999" in again.output
+    assert load_profile(out).record.pixel_size_um == after.record.pixel_size_um
+
+
+def test_frames_that_the_camera_skips_are_waited_for(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text(
+        'device = "bench"\n[source]\nkind = "simulated"\ncells_per_mm2 = 0\n'
+        "width_px = 320\nheight_px = 240\nrate_hz = 0\ndrop_share = 0.4\n"
+        '[ledger]\nfolder = "ledger"\n'
+    )
+    done = run("field", "--config", config, "--out", tmp_path / "p")
+
+    assert done.exit_code == 0, done.output

@@ -88,3 +88,8 @@ def test_grain_and_an_empty_field_are_no_noise() -> None:
     places, _ = choose(crops, ["RBC"] * 160 + ["Plasma"] * 40, 150)
 
     assert len(places) == 150
+
+
+def test_a_choice_of_a_few_is_refused() -> None:
+    with pytest.raises(CropsRefused, match="3 crops asked for"):
+        choose(cells(100), ["RBC"] * 100, 3)

@@ -211,6 +211,16 @@ def test_a_step_without_the_state_of_as_many_cells_is_refused(
         recurrent.step(frames(1, 2)[0])
 
 
+def test_no_cells_leave_no_cells_behind(recurrent: RecurrentEngine) -> None:
+    recurrent.reset(2)
+
+    recurrent.infer(frames(1, 0)[0], np.zeros((0, 3), np.float32))
+
+    assert recurrent.peek().shape == (0, 3)
+    with pytest.raises(EngineFailed, match="2 cells, the kept state 0"):
+        recurrent.step(frames(1, 2)[0])
+
+
 def test_an_engine_without_a_memory_keeps_no_state(engine: Engine) -> None:
     with pytest.raises(EngineFailed, match="not recurrent"):
         cast(RecurrentEngine, engine).reset(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -17,11 +18,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edge.assembly import read_parts
+from edge.assembly import EngineNotBuilt, read_parts
 from edge.bundle import CLASSIFIER, LOCATOR, Bundle, BundleRefused, load_bundle
 from edge.engines.opening import open_engine, stale_engine
 from edge.engines.passport import EngineStale, Place, read_passport
 from edge.engines.tensorrt import load_tensorrt
+from edge.errors import ConfigurationInvalid
 from edge.settings import EngineSettings
 from export.benchmark.command import bench_command
 from export.building import build_command
@@ -208,12 +210,12 @@ def test_a_build_tells_how_far_it_is_and_can_be_cancelled(bundle: Bundle) -> Non
 def test_control_c_cancels_and_leaves_nothing(tmp_path: Path) -> None:
     """The interrupt reaches the main thread while another builds."""
     script = (
-        "import signal, threading\n"
+        "import signal, threading, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored\n"
         "from export.engine import BuildCancelled, run_in_thread\n"
         "cancel = threading.Event()\n"
         "def work():\n"
-        "    print('working', flush=True)\n"
+        "    time.sleep(0.5); print('working', flush=True)\n"
         "    if not cancel.wait(20): return None\n"
         "    raise BuildCancelled('cancelled')\n"
         "try:\n"
@@ -241,31 +243,75 @@ def test_what_the_work_raises_reaches_whoever_waits() -> None:
 
 
 def test_a_node_that_is_not_understood_is_named(bundle: Bundle) -> None:
-    order, _ = order_and_model(bundle)
+    onnx = pytest.importorskip("onnx")
+    order, model = order_and_model(bundle)
+    strange = onnx.load_from_string(model)
+    strange.graph.node[3].op_type = "NoSuchOperator"
 
     with pytest.raises(BuildFailed, match=r"node .*\(.*\): "):
+        build_plan(strange.SerializeToString(), order, load_tensorrt())  # type: ignore[arg-type]
+
+
+def test_what_is_no_model_is_no_engine(bundle: Bundle) -> None:
+    order, _ = order_and_model(bundle)
+
+    with pytest.raises(BuildFailed, match="export it again"):
         build_plan(b"\x08\x0a" * 50, order, load_tensorrt())  # type: ignore[arg-type]
 
 
 def test_no_memory_is_explained(bundle: Bundle) -> None:
     order, model = order_and_model(bundle)
 
-    with pytest.raises(BuildFailed, match=r"out of memory.*of 1 MiB free"):
+    with pytest.raises(BuildFailed, match=r"of 1 MiB free; this is also how TensorRT"):
         build_plan(model, order, load_tensorrt(), free_bytes=1 << 20)  # type: ignore[arg-type]
 
 
-def test_timings_of_the_last_build_are_used(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_timings_of_the_last_build_are_used_and_foreign_ones_left_out(
+    bundle: Bundle, tmp_path: Path
 ) -> None:
+    trt = load_tensorrt()
+    if not hasattr(trt, "seen_timings"):
+        pytest.skip("a real TensorRT tells nobody what it was given")
     order, model = order_and_model(bundle)
     cache = tmp_path / "timing.cache"
 
-    build_plan(model, order, load_tensorrt(), cache=cache)  # type: ignore[arg-type]
-
+    build_plan(model, order, trt, cache=cache)  # type: ignore[arg-type]
     first = cache.read_bytes()
-    assert first
-    build_plan(model, order, load_tensorrt(), cache=cache)  # type: ignore[arg-type]
-    assert cache.stat().st_size >= len(first)
+    build_plan(model, order, trt, cache=cache)  # type: ignore[arg-type]
+    cache.write_bytes(b"of another device")
+    build_plan(model, order, trt, cache=cache)  # type: ignore[arg-type]
+
+    assert trt.seen_timings[-4:] == [b"", first, b"of another device", b""]
+    assert cache.read_bytes() == first
+
+
+def test_a_plan_that_fits_but_fails_is_built_again(engine: Engine) -> None:
+    """As after an update that changes no version that anybody tells."""
+    plan = b"a plan of yesterday"
+    engine.place.plan.write_bytes(plan)
+    edit("", plan_sha256=hashlib.sha256(plan).hexdigest())(engine)
+    assert engine.reasons() == ""
+
+    arguments = [str(engine.bundle.folder), "--batch", "1,4,16", "--engines"]
+    arguments.append(str(engine.settings.engines))
+    done = CliRunner().invoke(build_command, arguments, catch_exceptions=False)
+
+    assert "refuses the plan" in " ".join(done.output.split())
+    open_engine(engine.bundle, engine.settings).close()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_building(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigurationInvalid, match=r"cannot be written.*--engines"):
+        build(bundle, on_gpu(tmp_path / "file"))
+
+
+def test_the_exit_code_of_building_is_passed_on() -> None:
+    assert EngineNotBuilt("edge build", 78).exit_code == 78
+    assert EngineNotBuilt("edge build", -9).exit_code == 1
 
 
 def test_run_builds_what_is_stale_and_examines_with_it(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
-from edge.engines.tensorrt import TensorRTEngine
+from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
 from edge.settings import EngineSettings
 from tests.engines import build, on_gpu, plan_of, recurrent_engine, recurrent_model
 
@@ -381,4 +381,24 @@ def test_a_call_that_fails_half_way_does_not_spoil_the_next(
     found = engine.infer(batch[::-1].copy()).tensors["logits"]
     wanted = reference.infer(batch[::-1].copy()).tensors["logits"]
     np.testing.assert_allclose(found, wanted, atol=2e-3)
+    engine.close()
+
+
+def test_where_memory_is_short_other_shapes_give_way(
+    built: EngineSettings,
+    reference: OnnxRuntimeEngine,
+    parts: Parts,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trt = load_tensorrt()
+    if not hasattr(trt, "most_contexts"):
+        pytest.skip("a real TensorRT takes what it needs")
+    gc.collect()
+    monkeypatch.setattr(trt, "most_contexts", trt.live_contexts + 2)
+    engine = open_engine(parts.classifier, built)
+    for cells in (1, 2, 4, 8, 16, 1):
+        batch = crops(parts.classifier, cells)
+        found = engine.infer(batch).tensors["logits"]
+        wanted = reference.infer(batch).tensors["logits"]
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
     engine.close()
