@@ -56,16 +56,44 @@ def second_opinion(
     return np.log(np.stack(columns, axis=1) + _DOUBT).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Adaptation:
+    """What a site's reviewed cells taught about the model's confidence there.
+
+    `scale` and `bias` (K,): vector scaling (Guo et al., arXiv 1706.04599) of the
+    natural logarithms of the probabilities.
+    """
+
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    def applied(self, log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return adapted log-probabilities (N, K), not normalised."""
+        return np.asarray(log_probabilities * self.scale + self.bias)
+
+
+def log_probabilities(
+    logits: NDArray[np.floating],
+    temperature: float,
+    opinion: NDArray[np.float32] | float = 0.0,
+) -> NDArray[np.float64]:
+    """Natural logarithms (N, K) of softmax(logits / temperature + opinion)."""
+    scaled = logits.astype(np.float64) / temperature + opinion
+    scaled -= scaled.max(axis=1, keepdims=True)
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
+
+
 def decide(
     logits: NDArray[np.float32],
     temperature: float,
     abstain_below: float,
     opinion: NDArray[np.float32] | float = 0.0,
+    adaptation: Adaptation | None = None,
 ) -> Decisions:
     """Turn logits into calibrated probabilities and decisions.
 
     softmax(logits / temperature + opinion): the classifier's calibrated word, times
-    what somebody else holds likely.
+    what somebody else holds likely; then as the site's reviewed cells teach.
 
     Parameters
     ----------
@@ -78,13 +106,15 @@ def decide(
         Cells whose highest probability is lower are left unidentified.
     opinion
         (N, K) natural logarithms of a second, calibrated opinion; 0 for none.
+    adaptation
+        Of this site; None changes nothing.
     """
-    scaled = logits.astype(np.float64) / temperature + opinion
-    scaled -= scaled.max(axis=1, keepdims=True)
-    likely = np.exp(scaled)
-    probabilities = (likely / likely.sum(axis=1, keepdims=True)).astype(np.float32)
+    said = log_probabilities(logits, temperature, opinion)
+    if adaptation is not None:
+        said = log_probabilities(adaptation.applied(said), 1.0)
+    probabilities = np.exp(said).astype(np.float32)
     return Decisions(
-        scaled.argmax(axis=1),
+        said.argmax(axis=1),
         probabilities,
         probabilities.max(axis=1) < abstain_below,
     )

@@ -29,10 +29,31 @@ IDENTITY: tuple[Row4, Row4, Row4] = (
 )
 
 
+Density = tuple[float, float, float]
+
+
 class ProfileMismatch(HemascopeError):
     """The profile belongs to another camera, another frame size, or is damaged."""
 
     exit_code = 78
+
+
+class ReferenceRecord(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
+    """How a slide was brought to the reference look, and by what.
+
+    `method` names what was fitted: median densities of located cells, or the stains of
+    Macenko or Vahadane. Densities are optical, base 10, RGB, above plasma, before the
+    map; `matrix` (3, 3) takes them to the reference. `cells` and `nuclei` were located.
+    """
+
+    method: Literal["cells", "macenko", "vahadane"]
+    red_cell_density: Density
+    nucleus_density: Density | None
+    cells: Annotated[int, Meta(ge=0)]
+    nuclei: Annotated[int, Meta(ge=0)]
+    matrix: tuple[Density, Density, Density]
 
 
 class ProfileRecord(
@@ -44,7 +65,10 @@ class ProfileRecord(
     `flat_field` is 1; None is the full scale of the frame's type. `matrix` (3, 4) maps
     optical density (base 10, RGB) to that of the reference look; its last column is an
     offset, so an empty field comes out as 255 * 10**-offset. `flat_field_sha256` is
-    that of `flat_field.npy`, None where the light is even.
+    that of `flat_field.npy`, None where the light is even. `is_verified` is false where
+    no empty field was seen and flat field and white point were read off frames with
+    cells. `reference` says where `matrix` comes from; `previous` is the calibration
+    that this one replaced.
     """
 
     format: Literal[1] = 1
@@ -57,6 +81,9 @@ class ProfileRecord(
     matrix: tuple[Row4, Row4, Row4] = IDENTITY
     pixel_size_um: Annotated[float, Meta(gt=0)] | None = None
     flat_field_sha256: str | None = None
+    is_verified: bool = True
+    reference: ReferenceRecord | None = None
+    previous: str | None = None
     created_at: datetime = datetime(1970, 1, 1, tzinfo=timezone.utc)
     software_version: str = __version__
 

@@ -1,41 +1,88 @@
-"""One white for all laboratories: the plasma of each becomes the reference's.
+"""One look for all laboratories: a common white, or the reference look as well.
 
-That is a light grey, so that what is brighter than most plasma is not clipped: pale
-platelets would vanish in it. The white point is measured once per laboratory, over all
-its images, and frozen; an image is never corrected by its own statistics.
+The white is a light grey, so that what is brighter than most plasma is not clipped:
+pale platelets would vanish in it. Everything is measured once per laboratory, over all
+its images, and frozen; an image is never corrected by its own statistics, and no label
+is looked at: cells are those that the shipped locator finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.field import PLASMA_DENSITY
+from calibration.reference import (
+    SlideColours,
+    fit_reference,
+    measure_slide,
+    with_reference,
+)
+from edge.bundle import LOCATOR, load_bundle
+from edge.engines.opening import open_engine
 from edge.profile import Profile, ProfileRecord
 from training.data import Row, read_counts
 
+Colour = Literal["as-is", "white-point", "slide-reference"]
+COLOURS: tuple[Colour, ...] = get_args(Colour)
+
 _BRIGHT = 70  # percentile of brightness above which a smear is mostly plasma
-_IMAGES = 40  # per laboratory; more change nothing
+_IMAGES = 60  # per laboratory; more change nothing
 _STEP_PX = 3
 
 
-def white_points(rows: Iterable[Row]) -> dict[str, Profile]:
-    """Return a profile per laboratory that makes its plasma the reference's.
+def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
+    """Return a profile per laboratory that brings its images to a common look.
 
-    The colour is the median over images of the median of their brightest part.
-    Laboratories whose images differ in depth are measured at that of the first.
+    Raises
+    ------
+    ReferenceRefused
+        A laboratory shows too few cells for a slide reference.
     """
+    drawn = _drawn(rows)
+    if colour == "as-is":
+        return {}
+    whites = {domain: _white(own) for domain, own in drawn.items()}
+    if colour == "white-point":
+        return whites
+    slides = measured(drawn, whites)
+    return {
+        domain: with_reference(whites[domain], fit_reference(slide))
+        for domain, slide in slides.items()
+    }
+
+
+def measured(
+    drawn: dict[str, list[Row]], whites: dict[str, Profile]
+) -> dict[str, SlideColours]:
+    """Colours of the cells that the shipped locator finds in each laboratory."""
+    locator = load_bundle(LOCATOR, task="location")
+    engine = open_engine(locator)
+    return {
+        domain: measure_slide(map(read_counts, own), whites[domain], locator, engine)
+        for domain, own in drawn.items()
+    }
+
+
+def _drawn(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Draw some images of each laboratory, evenly."""
     images: dict[str, dict[tuple[str, str, int], Row]] = {}
     for row in rows:
         images.setdefault(row.domain, {}).setdefault(row.image, row)
-    return {domain: _profile(list(own.values())) for domain, own in images.items()}
+    every = {domain: max(1, len(own) // _IMAGES) for domain, own in images.items()}
+    return {d: list(own.values())[:: every[d]] for d, own in images.items()}
 
 
-def _profile(rows: list[Row]) -> Profile:
-    drawn = rows[:: max(1, len(rows) // _IMAGES)]
-    white = np.median([plasma_colour(read_counts(row)) for row in drawn], axis=0)
+def _white(rows: Sequence[Row]) -> Profile:
+    """Make a laboratory's plasma the reference's.
+
+    Its colour is the median over images of the median of their brightest part. Images
+    that differ in depth are measured at that of the first.
+    """
+    white = np.median([plasma_colour(read_counts(row)) for row in rows], axis=0)
     red, green, blue = white.tolist()
     matrix = (
         (1.0, 0.0, 0.0, PLASMA_DENSITY),

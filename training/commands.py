@@ -14,6 +14,7 @@ from torch import nn
 from edge.assembly import read_parts
 from edge.bundle import CLASSIFIER
 from edge.taxonomy import TASKS
+from training.colour import COLOURS, Colour
 from training.comparing import Comparison, compare
 from training.data import SPLITS, read_fields
 from training.evaluation import examine_crops, examine_fields, show
@@ -59,6 +60,13 @@ _PLAN = click.option(
 _NETWORK = click.option(
     "--network", "networks", multiple=True, help="NAME=VALUE, in place of the family's."
 )
+_COLOUR = click.option(
+    "--colour",
+    default="as-is",
+    show_default=True,
+    type=click.Choice(COLOURS),
+    help="Bring all domains to one white, or to the reference look.",
+)
 _SEED = click.option("--seed", default=0, show_default=True)
 
 
@@ -75,7 +83,7 @@ _SEED = click.option("--seed", default=0, show_default=True)
 @click.option("--licence", help="Of data in a layout that states none.")
 @click.option("--group", help="Regular expression: its group 1 in a name is the slide.")
 @click.option("--without", multiple=True, help="Leave a domain out, to judge by it.")
-@click.option("--white-point", is_flag=True, help="Bring all domains to one white.")
+@_COLOUR
 @click.option(
     "--label-share",
     type=click.FloatRange(0, 1, min_open=True),
@@ -116,7 +124,7 @@ def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
                 changed(family, told["networks"]),
                 weights,
                 told["label_share"],
-                told["white_point"],
+                told["colour"],
                 not told["from_scratch"],
             )
             gathered = gather(source)
@@ -215,6 +223,9 @@ def study_command() -> None:
 @click.option(
     "--norm", "norms", multiple=True, type=click.Choice(NORMS[:2]), help="Else both."
 )
+@click.option(
+    "--colour", "colours", multiple=True, type=click.Choice(COLOURS), help="Else all."
+)
 @click.option("--out", required=True, type=_PATH, help="JSON file.")
 @_DATA
 @_PRESET
@@ -233,12 +244,13 @@ def left_out_command(
     """
     cv2.setNumThreads(1)
     seed, norms = told["seed"], told["norms"] or NORMS[:2]
+    colours: tuple[Colour, ...] = told["colours"] or COLOURS
     gathered = gather(Source(data, "cells4", seed=seed))
     for family in families or CLASSIFIERS:
         plan = replace(CLASSIFIERS[family].plans[told["preset"]], seed=seed)
         plan = plan_changed(plan, told["plans"])
         wish = Wish(family, plan, changed(family, told["networks"]))
-        leave_out(gathered, wish, told["domains"], out, click.echo, norms)
+        leave_out(gathered, wish, told["domains"], out, click.echo, norms, colours)
 
 
 @study_command.command("labels")

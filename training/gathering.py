@@ -18,7 +18,7 @@ from training.classifying import (
     stock_px,
 )
 from training.clips import Clips, read_clips
-from training.colour import white_points
+from training.colour import Colour, looks
 from training.data import (
     SPLITS,
     DataInvalid,
@@ -261,6 +261,7 @@ def clips_of(
     return as_clips(cut_task_crops(rows, size_px, context, profiles))
 
 
-def profiles_of(gathered: Gathered) -> dict[str, Profile]:
-    """White points of the laboratories, over all splits: no label is looked at."""
-    return white_points(row for part in gathered.parts.values() for row, _ in part)
+def profiles_of(gathered: Gathered, colour: Colour) -> dict[str, Profile]:
+    """Profiles of the laboratories, over all splits: no label is looked at."""
+    rows = [row for part in gathered.parts.values() for row, _ in part]
+    return looks(rows, colour)

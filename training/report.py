@@ -18,6 +18,7 @@ from calibration.pages import (
 )
 from edge.bundle import Metric
 from training import figures
+from training.colour import Colour
 from training.judging import Judged, score
 from training.sections import compared, number, said
 
@@ -26,17 +27,20 @@ from training.sections import compared, number, said
 class LeftOut:
     """A model that was fitted to all domains but one, judged on that one.
 
-    `norm` is "batch", "group" or "none"; `white_point` whether crops were white
-    balanced; `home` is the balanced accuracy on held-out cells of the other domains.
+    `norm` is "batch", "group" or "none"; `colour` what all domains were brought to;
+    `home` is the balanced accuracy on held-out cells of the other domains. `errors` are
+    calibration errors on the domain left out: as fitted at home, and after 100 of its
+    cells were reviewed.
     """
 
     family: str
     norm: str
-    white_point: bool
+    colour: Colour
     domain: str
     balanced_accuracy: Metric
     home: float
     seconds: float
+    errors: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,16 @@ def _left_out(results: Sequence[LeftOut]) -> Iterator[Block]:
     table = [[found.get((v, d), (np.nan, np.nan)) for d in domains] for v in variants]
     yield Heading("A laboratory left out")
     yield Grid(
-        ("model", "left out", "cells", "balanced accuracy", "at home", "training (s)"),
+        (
+            "model",
+            "left out",
+            "cells",
+            "balanced accuracy",
+            "at home",
+            "calibration error there",
+            "after 100 reviewed cells",
+            "training (s)",
+        ),
         [
             [
                 _variant(r),
@@ -117,6 +130,7 @@ def _left_out(results: Sequence[LeftOut]) -> Iterator[Block]:
                 str(r.balanced_accuracy.rows),
                 said(r.balanced_accuracy),
                 number(r.home, ".3f"),
+                *(number(e, ".3f") for e in r.errors or (np.nan, np.nan)),
                 number(r.seconds, ",.4g"),
             ]
             for r in results
@@ -133,7 +147,8 @@ def _left_out(results: Sequence[LeftOut]) -> Iterator[Block]:
 
 def _variant(result: LeftOut) -> str:
     norm = "no norm" if result.norm == "none" else f"{result.norm} norm"
-    return f"{result.family}, {norm}{', white point' if result.white_point else ''}"
+    colour = "" if result.colour == "as-is" else f", {result.colour}"
+    return f"{result.family}, {norm}{colour}"
 
 
 def _efficiency(results: Sequence[LabelEfficiency]) -> Iterator[Block]:

@@ -25,6 +25,7 @@ from training.classifying import (
     train_classifier,
 )
 from training.clips import Clips
+from training.colour import Colour
 from training.data import digest
 from training.datareport import write_data_report
 from training.families import CLASSIFIERS, Setting, new_classifier
@@ -48,8 +49,8 @@ class Wish:
     """What shall be fitted, and how.
 
     `network` changes the family's settings; `weights` is an ImageNet file; of the
-    labelled cells `label_share` are used; `has_white_point`: all laboratories are
-    brought to a common white first; `is_pretrained` is for families that learn without
+    labelled cells `label_share` are used; `colour` is what all laboratories are brought
+    to first; `is_pretrained` is for families that learn without
     labels too.
     """
 
@@ -58,7 +59,7 @@ class Wish:
     network: Mapping[str, Setting]
     weights: Path | None = None
     label_share: float = 1.0
-    has_white_point: bool = False
+    colour: Colour = "as-is"
     is_pretrained: bool = True
 
 
@@ -100,7 +101,7 @@ def train(
     """
     family = replace(CLASSIFIERS[wish.family], network=wish.network)
     plan = wish.plan
-    profiles = profiles_of(gathered) if wish.has_white_point else None
+    profiles = profiles_of(gathered, wish.colour)
     cells = cut_cells(gathered, family, say, profiles=profiles)
     if folder is not None and place.rank == 0 and gathered.examined is not None:
         write_data_report(folder, gathered.examined, as_crops(cells.drawing.stock))

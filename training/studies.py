@@ -8,10 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 
+from calibration.confidence import (
+    REVIEWED,
+    expected_calibration_error,
+    fit_adaptation,
+    fit_temperature,
+)
 from edge.bundle import Metric
 from edge.codec import encode, read_json
+from edge.decision import log_probabilities
 from edge.taxonomy import TASKS
 from training.classifying import (
     Verdicts,
@@ -20,6 +28,8 @@ from training.classifying import (
     train_classifier,
 )
 from training.clips import Clips
+from training.colour import COLOURS, Colour
+from training.data import DataInvalid
 from training.families import CLASSIFIERS, new_classifier
 from training.fit import Plan
 from training.gathering import Gathered, clips_of, cut_cells, profiles_of
@@ -59,11 +69,11 @@ def leave_out(
     out: Path,
     say: Say,
     norms: Sequence[Norm] = NORMS[:2],
+    colours: Sequence[Colour] = COLOURS,
 ) -> None:
     """Fit a family without each domain in turn, and judge it on that domain.
 
-    With and without a common white point, with batch and with group normalisation where
-    the family has any. What `out` holds already is not done again.
+    What `out` holds already is not done again.
 
     Parameters
     ----------
@@ -79,21 +89,34 @@ def leave_out(
         Shows a line.
     norms
         Of a family that has any.
+    colours
+        What all domains are brought to.
+
+    Raises
+    ------
+    DataInvalid
+        There are no cells of a domain.
     """
+    known = {row.domain for part in gathered.parts.values() for row, _ in part}
+    if not set(domains) <= known:
+        raise DataInvalid(
+            f"domains {sorted(set(domains) - known)} have no cells, expected some of "
+            f"{sorted(known)}"
+        )
     study = read_study(out) if out.exists() else Study()
     family, plan = wish.family, wish.plan
     kind = replace(CLASSIFIERS[family], network=wish.network)
     tried: Sequence[str] = norms if "norm" in kind.network else ("none",)
-    for has_white in (False, True):
+    for colour in colours:
         todo = [
             (domain, norm)
             for domain in domains
             for norm in tried
-            if not _has(study, family, norm, has_white, domain)
+            if not _has(study, family, norm, colour, domain)
         ]
         if not todo:
             continue
-        profiles = profiles_of(gathered) if has_white else None
+        profiles = profiles_of(gathered, colour)
         cells = cut_cells(gathered, kind, say, profiles=profiles)
         seen = [*gathered.parts["train"], *gathered.parts["val"]]
         strange = clips_of("cells4", seen, "val", kind.size_px, kind.context, profiles)
@@ -115,20 +138,40 @@ def leave_out(
             cell = LeftOut(
                 family=family,
                 norm=norm,
-                white_point=has_white,
+                colour=colour,
                 domain=domain,
                 balanced_accuracy=balanced_with_interval(away),
                 home=fitted.score,
+                errors=_errors(judge(fitted.model, held), away, plan.seed),
                 seconds=round(fitted.seconds, 1),
             )
             study = msgspec.structs.replace(study, left_out=(*study.left_out, cell))
             _write(out, study)
-            say(f"{family} {norm} white={has_white} without {domain}: {cell}")
+            say(f"{family} {norm} {colour} without {domain}: {cell}")
 
 
-def _has(study: Study, family: str, norm: str, has_white: bool, domain: str) -> bool:
-    done = {(c.family, c.norm, c.white_point, c.domain) for c in study.left_out}
-    return (family, norm, has_white, domain) in done
+def _errors(home: Verdicts, away: Verdicts, seed: int) -> tuple[float, float] | None:
+    """Calibration errors on strange cells: as fitted at home, and after a review.
+
+    Of a hundred cells, drawn as they come; the errors are those of the others.
+    """
+    temperature = fit_temperature(home.logits, home.classes)
+    said = log_probabilities(away.logits, temperature)
+    drawn = np.random.default_rng(seed).permutation(len(said))
+    reviewed, rest = drawn[:REVIEWED], drawn[REVIEWED:]
+    if len(rest) < REVIEWED:
+        return None
+    fitted = fit_adaptation(said[reviewed], away.classes[reviewed])
+    before, after = (
+        expected_calibration_error(s[rest], away.classes[rest], 1.0)
+        for s in (said, fitted.applied(said))
+    )
+    return round(before, 4), round(after, 4)
+
+
+def _has(study: Study, family: str, norm: str, colour: str, domain: str) -> bool:
+    done = {(c.family, c.norm, c.colour, c.domain) for c in study.left_out}
+    return (family, norm, colour, domain) in done
 
 
 def _where(clips: Clips, is_kept: Callable[[str], bool]) -> Clips:

@@ -6,11 +6,15 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from calibration.confidence import (
+    REVIEWED,
     TooFewCells,
     abstention_threshold,
     expected_calibration_error,
+    fit_adaptation,
     fit_temperature,
+    gain_of_adapting,
 )
+from edge.decision import log_probabilities
 
 
 def overconfident(
@@ -107,3 +111,60 @@ def test_a_model_without_errors_never_abstains() -> None:
 def test_too_few_cells_are_said() -> None:
     with pytest.raises(TooFewCells, match="30 cells"):
         fit_temperature(np.zeros((30, 4), np.float32), np.zeros(30, np.int64))
+
+
+def strange_site(cells: int = 1500) -> tuple[np.ndarray, np.ndarray]:
+    """What is said where a stain makes the model too sure, and too fond of class 1."""
+    logits, classes = overconfident(1.0, cells)
+    said = logits * 3.0 + np.array([0.0, 2.5, 0.0, 0.0], np.float32)
+    return log_probabilities(said, 1.0), classes
+
+
+def test_a_hundred_reviewed_cells_make_a_strange_site_honest() -> None:
+    said, classes = strange_site()
+
+    fitted = fit_adaptation(said[:REVIEWED], classes[:REVIEWED])
+
+    rest, truth = said[REVIEWED:], classes[REVIEWED:]
+    before = expected_calibration_error(rest, truth, 1.0)
+    after = expected_calibration_error(fitted.applied(rest), truth, 1.0)
+    assert before > 0.2
+    assert after < 0.4 * before
+    assert gain_of_adapting(said[:REVIEWED], classes[:REVIEWED]) > 0.2
+
+
+def test_adapting_finds_the_minimum_that_torch_finds() -> None:
+    said, classes = strange_site(80)
+    scale = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([scale, bias], max_iter=500, tolerance_change=1e-14)
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = torch.nn.functional.cross_entropy(
+            torch.from_numpy(said) * scale + bias,
+            torch.from_numpy(classes),
+            reduction="sum",
+        )
+        value = value + ((scale - 1) ** 2).sum() / (2 * 0.5**2) + (bias**2).sum() / 2
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+
+    fitted = fit_adaptation(said, classes)
+    np.testing.assert_allclose(fitted.scale, scale.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(fitted.bias, bias.detach().numpy(), atol=1e-4)
+
+
+def test_nothing_is_gained_where_the_model_is_right_already() -> None:
+    logits, classes = overconfident(1.0, 100)
+
+    assert gain_of_adapting(log_probabilities(logits, 1.0), classes) < 0.02
+
+
+def test_too_few_reviewed_cells_are_said() -> None:
+    said, classes = strange_site(29)
+
+    with pytest.raises(TooFewCells, match="29 reviewed cells"):
+        fit_adaptation(said, classes)

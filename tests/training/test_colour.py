@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge.sources.simulated import SimulatedMicroscope
-from training.colour import plasma_colour, white_points
+from training.colour import looks, plasma_colour
 from training.data import developed
 from training.layouts.manifest import read_manifest
 
@@ -36,7 +36,7 @@ def test_every_laboratory_gets_the_same_white(manifest: Path, tmp_path: Path) ->
         for row in rows
     ]
 
-    profiles = white_points(rows)
+    profiles = looks(rows, "white-point")
     assert set(profiles) == {"giemsa", "wright"}
     for row in rows:
         white = plasma_colour(developed(row, profiles[row.domain]))

@@ -283,7 +283,7 @@ def test_a_report_compares_families(manifest: Path, folder: Path) -> None:
     study = folder / "study.json"
     invoke(
         "study", "left-out", "--family", "dbn", "--domain", "giemsa", "--data",
-        manifest, "--out", study,
+        manifest, "--out", study, "--colour", "as-is",
     )  # fmt: skip
 
     shown = invoke(
@@ -301,7 +301,10 @@ def test_a_report_compares_families(manifest: Path, folder: Path) -> None:
 
 def test_a_study_goes_on_where_it_was(manifest: Path, folder: Path) -> None:
     out = folder / "left-out.json"
-    command = ("study", "left-out", "--family", "capsnet", "--data", manifest)
+    command = (
+        "study", "left-out", "--family", "capsnet", "--data", manifest,
+        "--colour", "as-is", "--colour", "white-point",
+    )  # fmt: skip
 
     invoke(*command, "--out", out, "--domain", "giemsa")
     first = read_study(out).left_out
@@ -311,12 +314,24 @@ def test_a_study_goes_on_where_it_was(manifest: Path, folder: Path) -> None:
     assert len(first) == 4  # with and without white point, batch and group
     assert len(cells) == 8
     assert "without giemsa" not in said
-    assert {(c.norm, c.white_point, c.domain) for c in cells} == {
-        (norm, white, domain)
+    assert {(c.norm, c.colour, c.domain) for c in cells} == {
+        (norm, colour, domain)
         for norm in ("batch", "group")
-        for white in (False, True)
+        for colour in ("as-is", "white-point")
         for domain in ("giemsa", "wright")
     }
+
+
+def test_a_domain_without_cells_cannot_be_left_out(
+    manifest: Path, folder: Path
+) -> None:
+    refused = run(
+        "study", "left-out", "--data", manifest, "--out", folder / "no.json",
+        "--family", "dbn", "--domain", "nowhere",
+    )  # fmt: skip
+
+    assert "['nowhere'] have no cells" in str(refused.exception)
+    assert "'giemsa', 'wright'" in str(refused.exception)
 
 
 def test_labels_are_thinned_for_the_deep_belief_network(
@@ -385,7 +400,7 @@ def test_a_sequence_model_learns_from_strips(tmp_path: Path) -> None:
     ("more", "says"),
     [
         (("--without", "giemsa"), "giemsa"),
-        (("--white-point",), "wright"),
+        (("--colour", "white-point"), "wright"),
         (("--label-share", "0.2"), "wright"),
     ],
 )

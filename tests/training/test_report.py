@@ -165,8 +165,8 @@ def test_sections_without_data_are_left_out(tmp_path: Path, model: Model) -> Non
 
 def test_experiments_and_pictures_are_shown(tmp_path: Path, model: Model) -> None:
     rows = [
-        LeftOut("vgg16", "batch", False, "chula", SURE, 0.97, 800.0),
-        LeftOut("vgg16", "none", True, "raabin", SURE, 0.97, 800.0),
+        LeftOut("vgg16", "batch", "as-is", "chula", SURE, 0.97, 800.0),
+        LeftOut("vgg16", "none", "white-point", "raabin", SURE, 0.97, 800.0),
     ]
     picture = tmp_path / "field.jpg"
     picture.write_bytes(b"\xff\xd8\xff rest")
@@ -182,7 +182,7 @@ def test_experiments_and_pictures_are_shown(tmp_path: Path, model: Model) -> Non
         pictures={"A field": picture},
     )
 
-    assert "| vgg16, no norm, white point | raabin | 100 | 0.900 (0.850 to" in markdown
+    assert "| vgg16, no norm, white-point | raabin | 100 | 0.900 (0.850 to" in markdown
     assert markdown.index("| 1 % |") < markdown.index("| 100 % |")
     assert "![A field](figures/picture-1.jpeg)" in markdown
     assert any(str(a.get("src")).startswith("data:image/jpeg") for _, a in page.tags)

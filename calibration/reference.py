@@ -1,0 +1,195 @@
+"""Fit a slide's colours to the reference look: once, accepted, then frozen.
+
+A common white leaves the stain: laboratories with the same plasma still differ by a
+factor of four in how dense their red cells are. Two more colours, those of red cells
+and of nuclei, fix the rest. They are medians over hundreds of located cells of a slide,
+never of one frame, and the map that brings them to the reference is the affine map in
+optical density that the device applies anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.field import PLASMA_DENSITY
+from edge.bundle import Bundle
+from edge.colours import Colours, read_colours
+from edge.correction import correct, prepare
+from edge.engines import Engine
+from edge.errors import HemascopeError
+from edge.frames import Counts
+from edge.location import Regions, find_regions, locator_spec, reduce, reduction
+from edge.profile import IDENTITY, Density, Profile, ReferenceRecord, Row4
+from edge.scale import estimate_pixel_size
+
+# Medians over BCCD, PBC and Raabin-WBC, each at a white of 255 * 10**-PLASMA_DENSITY,
+# averaged in optical density and rounded (`hemascope study colours`).
+RED_CELL_DENSITY: Density = (0.10, 0.16, 0.09)
+NUCLEUS_DENSITY: Density = (0.30, 0.58, 0.11)
+
+LEAST_CELLS = 200
+_LEAST_NUCLEI = 10
+_LEAST_DENSITY = 0.02  # of the red cells: less is no stain
+_GAINS = 0.25, 4.0  # singular values of a map that still shows the same slide
+_TRIES = 3  # frames whose cells agree on the scale before it is believed
+
+
+class ReferenceRefused(HemascopeError):
+    """The cells do not tell how this slide should be brought to the reference."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlideColours:
+    """Optical densities (base 10, above plasma) of cells of a slide.
+
+    `red_cells` (N, 3) and `nuclei` (M, 3); `backgrounds` (F, 3) 8-bit RGB of the frames
+    that showed some; `frames` were looked at.
+    """
+
+    red_cells: NDArray[np.float64]
+    nuclei: NDArray[np.float64]
+    backgrounds: NDArray[np.float64]
+    frames: int
+
+
+def bare(profile: Profile) -> Profile:
+    """Return the profile without its slide reference: light and white alone."""
+    matrix = tuple(
+        (*row[:3], PLASMA_DENSITY if profile.record.white_point else 0.0)
+        for row in IDENTITY
+    )
+    record = msgspec.structs.replace(profile.record, matrix=matrix, reference=None)
+    return Profile(record, profile.flat_field, profile.calibration_id)
+
+
+def measure_slide(
+    frames: Iterable[Counts],
+    profile: Profile,
+    locator: Bundle,
+    engine: Engine,
+    pixel_size_um: float | None = None,
+) -> SlideColours:
+    """Locate the cells of frames and read their colours at a common white.
+
+    Parameters
+    ----------
+    frames
+        (H, W, 3) uint8 or uint16 RGB sensor counts of different places of one slide.
+    profile
+        Of the microscope; its slide reference, if any, is left out.
+    locator, engine
+        What finds cells.
+    pixel_size_um
+        Read off the cells where neither it nor the profile knows.
+    """
+    own = bare(profile)
+    known = pixel_size_um or profile.record.pixel_size_um
+    seen: list[Colours] = []
+    for counts in frames:
+        height, width = counts.shape[:2]
+        field = correct(counts, prepare(own, width, height, counts.dtype))
+        colours = _colours(field, locator, engine, known)
+        if colours is not None:
+            seen.append(colours)
+    offset = PLASMA_DENSITY if profile.record.white_point else 0.0
+    empty = np.zeros((0, 3))
+    return SlideColours(
+        _density(np.concatenate([empty, *(c.red_cells for c in seen)]), offset),
+        _density(np.concatenate([empty, *(c.nuclei for c in seen)]), offset),
+        np.array([c.background for c in seen if c.background is not None]),
+        len(seen),
+    )
+
+
+def _colours(
+    field: NDArray[np.uint8], locator: Bundle, engine: Engine, known_um: float | None
+) -> Colours | None:
+    frame_px = (field.shape[1], field.shape[0])
+    spec = locator_spec(locator)
+
+    def small(um: float) -> NDArray[np.uint8]:
+        return reduce(field, reduction(um, spec))
+
+    def locate(um: float) -> Regions:
+        return find_regions(small(um), engine, spec, frame_px)
+
+    um = known_um or estimate_pixel_size(frame_px, locator, locate)
+    if um is None:
+        return None
+    return read_colours(small(um), locate(um), locator.labels, frame_px)
+
+
+def _density(rgb: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
+    return np.asarray(-np.log10(np.maximum(rgb, 1.0) / 255) - offset)
+
+
+def fit_reference(slide: SlideColours) -> ReferenceRecord:
+    """Fit the map that brings a slide's red cells and nuclei to the reference.
+
+    The map is the one nearest to the identity (least Frobenius norm of the difference)
+    that leaves plasma where it is and takes both medians where they belong. With fewer
+    than ten nuclei only the red cells are.
+
+    Raises
+    ------
+    ReferenceRefused
+        There are fewer than 200 cells, they are hardly stained, or the map would
+        change the colours beyond belief.
+    """
+    cells = len(slide.red_cells) + len(slide.nuclei)
+    if cells < LEAST_CELLS or len(slide.red_cells) < LEAST_CELLS // 2:
+        raise ReferenceRefused(
+            f"{cells} whole cells on {slide.frames} frames, {len(slide.red_cells)} of "
+            f"them red, expected at least {LEAST_CELLS}; show more places of the slide"
+        )
+    red = np.median(slide.red_cells, axis=0)
+    if float(red.max()) < _LEAST_DENSITY:
+        raise ReferenceRefused(
+            f"red cells have an optical density of {red.max():.3f} above plasma, "
+            f"expected at least {_LEAST_DENSITY}; is the slide stained, and the white "
+            "point that of this slide?"
+        )
+    ours, wanted = [red], [np.array(RED_CELL_DENSITY)]
+    nucleus = None
+    if len(slide.nuclei) >= _LEAST_NUCLEI:
+        nucleus = np.median(slide.nuclei, axis=0)
+        ours, wanted = [*ours, nucleus], [*wanted, np.array(NUCLEUS_DENSITY)]
+    here, there = np.stack(ours, axis=1), np.stack(wanted, axis=1)
+    matrix = np.eye(3) + (there - here) @ np.linalg.pinv(here)
+    gains = np.linalg.svd(matrix, compute_uv=False)
+    if gains[-1] < _GAINS[0] or gains[0] > _GAINS[1]:
+        raise ReferenceRefused(
+            f"the map would change densities by {gains[-1]:.2f} to {gains[0]:.2f} "
+            f"times, expected {_GAINS[0]} to {_GAINS[1]}; red cells are at "
+            f"{np.round(red, 3).tolist()}, check white point, stain and focus"
+        )
+    return ReferenceRecord(
+        method="cells",
+        red_cell_density=_three(red),
+        nucleus_density=None if nucleus is None else _three(nucleus),
+        cells=cells,
+        nuclei=len(slide.nuclei),
+        matrix=tuple(_three(row) for row in matrix),  # type: ignore[arg-type]
+    )
+
+
+def with_reference(profile: Profile, reference: ReferenceRecord) -> Profile:
+    """Return the profile as it would be with this reference; it has no id yet."""
+    own = bare(profile).record
+    rows = [
+        (*line, whole[3])
+        for line, whole in zip(reference.matrix, own.matrix, strict=True)
+    ]
+    matrix: tuple[Row4, Row4, Row4] = (rows[0], rows[1], rows[2])
+    record = msgspec.structs.replace(own, matrix=matrix, reference=reference)
+    return Profile(record, profile.flat_field, None)
+
+
+def _three(values: NDArray[np.float64]) -> Density:
+    red, green, blue = (round(float(v), 6) for v in values)
+    return red, green, blue
