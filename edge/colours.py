@@ -69,6 +69,11 @@ def read_colours(
     return Colours(background, share, _red_cells(red), _nuclei(white))
 
 
+def median(colours: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Median (3,) of colours (N, 3); None of none."""
+    return np.median(colours, axis=0) if len(colours) else None
+
+
 def _background(
     field: NDArray[np.uint8], boxes: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64] | None, float]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge import __version__, clock
 from edge.bundle import Bundle, crop_size, first_state
+from edge.colours import median, read_colours
 from edge.correction import ColourMap, correct, correct_crops, prepare
 from edge.crops import cut_crops, windows
 from edge.decision import Decisions, decide, second_opinion
@@ -32,7 +33,7 @@ from edge.location import (
 )
 from edge.profile import Profile
 from edge.quality import measure_quality
-from edge.results import Cell, Examination, FrameRange
+from edge.results import Cell, Colour, Examination, FrameRange, SeenColours
 from edge.scale import Scale, estimate_pixel_size
 from edge.taxonomy import UNIDENTIFIED
 
@@ -113,6 +114,7 @@ class Pipeline:
             cells = self._name(regions, decisions)
         with stage("quality"):
             quality = measure_quality(counts, field, self._white())
+            colours = self._look_at(field, regions, raw)
         said, doubts = cells[:MOST_CELLS], []
         if self.locator is not None and scale.doubt is not None:
             doubts.append(scale.doubt)
@@ -134,6 +136,7 @@ class Pipeline:
                 pixel_size_um=scale.um,
                 pixel_size_origin=scale.origin,
                 quality=quality,
+                colours=colours,
                 model=self.classifier.id,
                 locator=None if self.locator is None else self.locator.id,
                 calibration_id=self.profile.calibration_id,
@@ -194,6 +197,20 @@ class Pipeline:
         )
         return 0.0 if opinion is None else locator_spec(self.locator).trust * opinion
 
+    def _look_at(
+        self, field: NDArray[np.uint8], regions: Regions, raw: RawFrame
+    ) -> SeenColours | None:
+        """Median colours of the frame; None where no cells are located."""
+        if self.locator is None:
+            return None
+        frame_px = (_width(raw), _height(raw))
+        seen = read_colours(field, regions, self.locator.labels, frame_px)
+        return SeenColours(
+            background=_said(seen.background),
+            red_cells=_said(median(seen.red_cells)),
+            nuclei=_said(median(seen.nuclei)),
+        )
+
     def _white(self) -> NDArray[np.uint8] | None:
         """Return what an empty field looks like corrected, if somebody measured it."""
         if self.profile.calibration_id is None:
@@ -226,6 +243,13 @@ class Pipeline:
                 )
             )
         )
+
+
+def _said(colour: NDArray[np.float64] | None) -> Colour | None:
+    if colour is None:
+        return None
+    red, green, blue = colour.round(1).tolist()
+    return red, green, blue
 
 
 def _width(raw: RawFrame) -> int:

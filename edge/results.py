@@ -72,6 +72,42 @@ class Quality(_Said, frozen=True, kw_only=True):
     background_delta_e: Annotated[float, Meta(ge=0)] | None
 
 
+Colour = tuple[float, float, float]
+
+
+class SeenColours(_Said, frozen=True, kw_only=True):
+    """Median colours of one frame after correction, 8-bit RGB.
+
+    `background` is that of plasma between the cells, null where cells cover the field;
+    `red_cells` and `nuclei` are null where none is whole.
+    """
+
+    background: Colour | None
+    red_cells: Colour | None
+    nuclei: Colour | None
+
+
+DriftStatus = Literal["good", "amber", "red", "held", "uncalibrated"]
+
+
+class Drift(_Said, frozen=True, kw_only=True):
+    """How far the microscope is from its calibration, over the last seconds.
+
+    `background`, `red_cells`, `nuclei`: CIE76 distance from what the calibration
+    promises, or from the run's first frames where it promises nothing; `sharpness`:
+    focus beside that of the first frames. `of` names what is worst, `advice` what to do
+    about it. `held`: no background was visible for a while, so nothing is known.
+    """
+
+    status: DriftStatus
+    of: Literal["background", "red_cells", "nuclei", "focus"] | None = None
+    advice: str | None = None
+    background: Annotated[float, Meta(ge=0)] | None = None
+    red_cells: Annotated[float, Meta(ge=0)] | None = None
+    nuclei: Annotated[float, Meta(ge=0)] | None = None
+    sharpness: Annotated[float, Meta(ge=0)] | None = None
+
+
 class Examination(_Said, frozen=True, kw_only=True):
     """What one frame showed, or why it showed nothing."""
 
@@ -88,6 +124,8 @@ class Examination(_Said, frozen=True, kw_only=True):
     pixel_size_um: Annotated[float, Meta(gt=0)] | None = None
     pixel_size_origin: Literal["profile", "source", "estimated"] | None = None
     quality: Quality | None = None
+    colours: SeenColours | None = None
+    drift: Drift | None = None
     model: str | None = None
     locator: str | None = None
     calibration_id: str | None = None

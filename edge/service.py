@@ -23,6 +23,7 @@ import msgspec
 from edge import __version__, clock
 from edge.desk import Desk, Ticket
 from edge.drawing import draw, to_jpeg
+from edge.drift import DriftWatch
 from edge.errors import FrameRejected, HemascopeError
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
@@ -69,10 +70,11 @@ class Service:
         settings: RunSettings,
         *,
         keep_rows: int,
+        drift: DriftWatch | None = None,
     ) -> None:
         self._source, self._open_pipeline = source, open_pipeline
         self._ledger, self._previews, self._settings = ledger, previews, settings
-        self._keep_rows = keep_rows
+        self._keep_rows, self._drift = keep_rows, drift
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
         self._last_digest: int | None = None
         self._identical = self._failures = 0
@@ -247,7 +249,7 @@ class Service:
     def _write(
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
-        said = self._reject_frozen(outcome)
+        said = self._follow_drift(self._reject_frozen(outcome))
         row = self._append_on_any_disk(said)
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
@@ -294,6 +296,15 @@ class Service:
                 quality=None,
             )
             return self._ledger.append(bare)
+
+    def _follow_drift(self, said: Examination) -> Examination:
+        """Say how far the microscope is from its calibration, by its good frames."""
+        if self._drift is None or said.quality is None or said.colours is None:
+            return said
+        if said.status == "rejected":
+            return said
+        drift = self._drift.follow(said.colours, said.quality.focus, said.monotonic_ns)
+        return msgspec.structs.replace(said, drift=drift)
 
     def _reject_frozen(self, outcome: Outcome) -> Examination:
         """Reject what cannot be live: a camera never sends the same noise twice."""

@@ -13,6 +13,7 @@ from edge.archive import Archive
 from edge.assembly import Parts, read_parts
 from edge.codec import read_toml
 from edge.commands.signals import until_signalled
+from edge.drift import DriftWatch
 from edge.ledger import Ledger
 from edge.preview import PreviewWriter
 from edge.publish import Publisher
@@ -58,6 +59,7 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
             previews,
             settings.run,
             keep_rows=settings.ledger.keep_rows,
+            drift=DriftWatch(parts.profile),
         )
         service.run(stop, frames=frames)
 
