@@ -10,21 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edge.bundle import (
     CLASSIFIER,
     LOCATOR,
+    MODEL,
     Bundle,
     BundleRefused,
     crop_size,
     load_bundle,
 )
+from edge.decision import Adaptation
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.location import locator_spec
 from edge.pipeline import Pipeline
-from edge.profile import IDENTITY_PROFILE, Profile, load_profile
+from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch, load_profile
 from edge.scale import Scale
 from edge.settings import ON_CPU, EngineSettings
 from edge.taxonomy import TASKS
@@ -64,7 +67,14 @@ class Parts:
             locator=self.locator,
             locator_engine=finder,
             scale=self.scale,
+            adaptation=self._adaptation(),
         )
+
+    def _adaptation(self) -> Adaptation | None:
+        site = self.profile.record.confidence
+        if site is None:
+            return None
+        return Adaptation(np.array(site.scale), np.array(site.bias))
 
     def build_stale_engines(self) -> None:
         """Build the engines that TensorRT may not load, and say why.
@@ -146,5 +156,26 @@ def read_parts(
     if finder is not None:
         locator_spec(finder)
     chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
+    _refuse_other_confidence(chosen, model)
     scale = Scale(chosen.record.pixel_size_um)
     return Parts(chosen, model, finder, scale, engine)
+
+
+def _refuse_other_confidence(profile: Profile, model: Bundle) -> None:
+    """Refuse to adapt a model by what was measured of another."""
+    site = profile.record.confidence
+    if site is None:
+        return
+    if site.model != model.record.files[MODEL] or site.classes != model.labels:
+        raise ProfileMismatch(
+            f"the profile's confidence was measured with model {site.model[:12]} of "
+            f"{list(site.classes)}, not with {model.id}; run `hemascope calibrate "
+            "confidence` again, or go back with `hemascope calibrate versions`"
+        )
+    sizes = {len(site.scale), len(site.bias), len(site.classes)}
+    if len(sizes) > 1 or not np.isfinite(site.bias).all():
+        raise ProfileMismatch(
+            f"the profile's confidence has {len(site.scale)} scales and "
+            f"{len(site.bias)} biases, expected {len(site.classes)} finite ones; "
+            "calibrate again"
+        )

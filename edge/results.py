@@ -87,7 +87,7 @@ class SeenColours(_Said, frozen=True, kw_only=True):
     nuclei: Colour | None
 
 
-DriftStatus = Literal["good", "amber", "red", "held", "uncalibrated"]
+DriftStatus = Literal["good", "amber", "red", "held", "unverified", "uncalibrated"]
 
 
 class Drift(_Said, frozen=True, kw_only=True):
@@ -96,7 +96,8 @@ class Drift(_Said, frozen=True, kw_only=True):
     `background`, `red_cells`, `nuclei`: CIE76 distance from what the calibration
     promises, or from the run's first frames where it promises nothing; `sharpness`:
     focus beside that of the first frames. `of` names what is worst, `advice` what to do
-    about it. `held`: no background was visible for a while, so nothing is known.
+    about it. `held`: no background was visible for a while, so nothing is known;
+    `unverified`: good, but calibrated without an empty field.
     """
 
     status: DriftStatus
