@@ -30,8 +30,10 @@ from edge.settings import BrokerSettings
 log = logging.getLogger(__name__)
 
 ROOT = "cells/v1"
+REQUESTS, RESPONSES = "cmd/req", "cmd/resp"
 ARCHIVE_STATE = f"{ROOT}/archive/state"
 MAX_PAYLOAD_BYTES = 256_000
+_MOST_PACKET_BYTES = 300_000  # the broker keeps larger ones from us
 _CONNECT_S = 5.0
 _GOODBYE_S = 2.0
 _IN_FLIGHT = 200
@@ -63,12 +65,14 @@ def device_of(topic_text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What arrived."""
+    """What arrived. `is_retained`: its sender had it kept, whenever it was sent."""
 
     topic: str
     payload: bytes
     is_retained: bool
     properties: tuple[tuple[str, str], ...] = ()
+    correlation: bytes | None = None
+    qos: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +119,15 @@ class Link:
         self._is_up = False
         self._granted = False
         self._client = self._prepare(settings, client_id, will)
+        most = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        most.MaximumPacketSize = _MOST_PACKET_BYTES
         try:
             self._client.connect(
-                settings.host, settings.port, settings.keepalive_s, clean_start=True
+                settings.host,
+                settings.port,
+                settings.keepalive_s,
+                clean_start=True,
+                properties=most,
             )
         except ssl.SSLError as error:
             raise BrokerRefused(f"broker {self._where}: TLS failed: {error}") from error
@@ -133,7 +143,10 @@ class Link:
         self._await("_is_up")
         if subscriptions:
             self._client.subscribe(
-                [(name, SubscribeOptions(qos=1)) for name in subscriptions]
+                [
+                    (name, SubscribeOptions(qos=1, retainAsPublished=True))
+                    for name in subscriptions
+                ]
             )
             self._await("_granted")
 
@@ -163,8 +176,13 @@ class Link:
         qos: int = 1,
         is_retained: bool = False,
         properties: tuple[tuple[str, str], ...] = (),
+        correlation: bytes | None = None,
+        expires_s: int | None = None,
     ) -> int:
         """Send a message; return its id, as in `Published`.
+
+        `correlation` tells which answer belongs to which request; after `expires_s`
+        the broker no longer delivers it.
 
         Raises
         ------
@@ -180,6 +198,10 @@ class Link:
         extra = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if properties:
             extra.UserProperty = list(properties)
+        if correlation is not None:
+            extra.CorrelationData = correlation
+        if expires_s is not None:
+            extra.MessageExpiryInterval = expires_s
         sent = self._client.publish(topic_text, payload, qos, is_retained, extra)
         if sent.rc not in (
             MQTTErrorCode.MQTT_ERR_SUCCESS,
@@ -298,7 +320,14 @@ class Link:
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         pairs = getattr(message.properties, "UserProperty", [])
         self._events.append(
-            Message(message.topic, bytes(message.payload), message.retain, tuple(pairs))
+            Message(
+                message.topic,
+                bytes(message.payload),
+                message.retain,
+                tuple(pairs),
+                getattr(message.properties, "CorrelationData", None),
+                message.qos,
+            )
         )
 
     def _on_publish(

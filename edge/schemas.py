@@ -10,15 +10,23 @@ import click
 from edge.bundle import BundleRecord
 from edge.classify import ImageLine
 from edge.codec import schema_of
+from edge.entries import Entry
+from edge.metrics import Metrics
 from edge.profile import ProfileRecord
+from edge.requests import NoteRequest, Request, Response
 from edge.results import Ack, ArchiveState, DeviceState, Result
 from edge.settings import ArchiveFile, DeviceFile
 
 PUBLISHED = {
     "result": Result,
+    "entry": Entry,
     "ack": Ack,
     "device-state": DeviceState,
     "archive-state": ArchiveState,
+    "metrics": Metrics,
+    "request": Request,
+    "note-request": NoteRequest,
+    "response": Response,
     "bundle": BundleRecord,
     "profile": ProfileRecord,
     "device-file": DeviceFile,
