@@ -38,6 +38,7 @@ _CONNECT_S = 5.0
 _GOODBYE_S = 2.0
 _IN_FLIGHT = 200
 _REFUSED_PAUSE_S = 60.0
+_MEANWHILE_S = 0.25
 
 
 class BrokerUnreachable(HemascopeError):
@@ -349,9 +350,14 @@ def _password(settings: BrokerSettings) -> str | None:
 
 
 def keep_serving(
-    connect: Callable[[], Link], serve: Callable[[Link, Event], None], stop: Event
+    connect: Callable[[], Link],
+    serve: Callable[[Link, Event], None],
+    stop: Event,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
     """Connect and serve until `stop`, again and again, whatever the broker does.
+
+    `meanwhile` is called a few times per second between two tries.
 
     Raises
     ------
@@ -367,7 +373,15 @@ def keep_serving(
         except BrokerUnreachable as error:
             wait_s = backoff.next_s()
             log.warning("%s; next try in %.1f s", error, wait_s)
-            stop.wait(wait_s)
+            _wait(stop, wait_s, meanwhile)
         except BrokerRefused as error:
             log.error("%s; next try in %.0f s", error, _REFUSED_PAUSE_S)
-            stop.wait(_REFUSED_PAUSE_S)
+            _wait(stop, _REFUSED_PAUSE_S, meanwhile)
+
+
+def _wait(stop: Event, wait_s: float, meanwhile: Callable[[], None]) -> None:
+    until_s = time.monotonic() + wait_s
+    while (left_s := until_s - time.monotonic()) > 0:
+        meanwhile()
+        if stop.wait(min(left_s, _MEANWHILE_S)):
+            return

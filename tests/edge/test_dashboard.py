@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -64,9 +65,20 @@ def observer(tmp_path: Path) -> Observer:
 
 @pytest.fixture
 def dashboard(observer: Observer) -> Iterator[Dashboard]:
+    """A page that is shown news, as `watch` does, until the test ends."""
     served = Dashboard(0)
-    served.show(observer)
+    done = threading.Event()
+
+    def keep_showing() -> None:
+        while not done.is_set():
+            served.show(observer)
+            done.wait(0.1)
+
+    shower = threading.Thread(target=keep_showing)
+    shower.start()
     yield served
+    done.set()
+    shower.join()
     served.close()
 
 

@@ -15,6 +15,7 @@ from edge.watch import table
 from tests.conftest import examination
 
 DEVICE = "scope-01"
+JPEG = b"\xff\xd8\xff and so on"
 
 
 @pytest.fixture
@@ -160,10 +161,10 @@ def test_a_message_cannot_command_the_terminal(results: list[bytes]) -> None:
 def test_a_preview_of_no_row_is_ignored(seq: str) -> None:
     observer = Observer()
     name = topic(DEVICE, "preview")
-    observer.take(Message(name, b"jpeg", False, (("seq", seq),)))
+    observer.take(Message(name, JPEG, False, (("seq", seq),)))
     assert observer.devices == {}
 
-    observer.take(Message(name, b"jpeg", False, (("seq", "7"),)))
+    observer.take(Message(name, JPEG, False, (("seq", "7"),)))
     assert observer.devices[DEVICE].preview_seq == 7
 
 
