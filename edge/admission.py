@@ -113,6 +113,11 @@ class Admission:
 
     def _judge(self, command: CommandName, request: Request, message: Message) -> None:
         """Raise `RequestRefused` where a well-formed request is not admitted."""
+        if message.is_retained:
+            raise RequestRefused(
+                "retained: it would be asked again at every connection; publish an "
+                "empty retained message to this topic, then ask without retain"
+            )
         correlation = message.correlation
         if correlation is not None and correlation != request.id.encode():
             raise RequestRefused("its correlation data are not its id")
@@ -182,11 +187,6 @@ def _known(name: str) -> CommandName:
 
 def _check_form(message: Message) -> None:
     """Raise `RequestRefused` for what no request may be, before it is decoded."""
-    if message.is_retained:
-        raise RequestRefused(
-            "retained: it would be asked again at every connection; publish an empty "
-            "retained message to this topic, then ask without retain"
-        )
     if len(message.payload) > MAX_REQUEST_BYTES:
         raise RequestRefused(
             f"{len(message.payload)} bytes, a request has at most {MAX_REQUEST_BYTES}"

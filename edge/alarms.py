@@ -42,6 +42,9 @@ KINDS: dict[str, Kind] = {
     "frames-rejected": Kind(
         "run", 0, "look at the preview; focus, light the field, or move the slide"
     ),
+    "drifted": Kind(
+        "run", 0, "do what the text says, then calibrate again if it goes on"
+    ),
     "disk-filling": Kind(
         "run", 0, "free space on the ledger's disk, or bring the archive back"
     ),

@@ -24,7 +24,7 @@ from edge.ledger import Ledger, LedgerFull, LedgerRow
 from edge.metrics import Meter, RunMetrics, write_metrics
 from edge.pausing import Pausable
 from edge.requests import NoteRequest, Request
-from edge.results import Examination
+from edge.results import Drift, Examination
 from edge.settings import AlarmSettings, CommandSettings
 from edge.standing import Taken
 
@@ -60,6 +60,7 @@ class Attendant:
         self._looked_s = 0.0
         self._frame_s = time.monotonic()
         self._reason = ""
+        self._drift: Drift | None = None
         if ledger.standing.is_paused:
             source.pause()
             log.warning("examination was stopped by command; `start` lets it go on")
@@ -88,6 +89,7 @@ class Attendant:
         if said.status != "gap":
             self._frame_s = time.monotonic()
             self._reason = said.reason or ""
+            self._drift = said.drift or self._drift
         if picture is not None and self._wanted is not None:
             self._keep(row, picture)
 
@@ -218,6 +220,10 @@ class Attendant:
                 f"the last {self._meter.rejected_in_a_row} frames were rejected: "
                 f"{self._reason}"[:1000],
             )
+        drift = self._drift
+        if drift is not None and (drift.status == "amber" or drift.status == "red"):
+            text = f"{drift.of} left the calibration: {drift.advice}"
+            found["drifted"] = Finding(drift.status, text)
         amber, red = self._alarms.disk_share
         if figures.disk_used >= amber:
             found["disk-filling"] = Finding(

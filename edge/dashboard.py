@@ -167,6 +167,7 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
             "model": "" if last is None else last.model or "",
             "calibration": "none" if last is None else last.calibration_id or "none",
             "pixel size": _pixel_size(view),
+            "drift": "" if last is None or last.drift is None else last.drift.status,
             "per frame": _spent(view),
             **_figures(view),
         },

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -38,7 +39,6 @@ _CONNECT_S = 5.0
 _GOODBYE_S = 2.0
 _IN_FLIGHT = 200
 _REFUSED_PAUSE_S = 60.0
-_MEANWHILE_S = 0.25
 
 
 class BrokerUnreachable(HemascopeError):
@@ -353,11 +353,11 @@ def keep_serving(
     connect: Callable[[], Link],
     serve: Callable[[Link, Event], None],
     stop: Event,
-    meanwhile: Callable[[], None] = lambda: None,
+    on_wait: Callable[[str], None] = lambda reason: None,
 ) -> None:
     """Connect and serve until `stop`, again and again, whatever the broker does.
 
-    `meanwhile` is called a few times per second between two tries.
+    `on_wait` is told why, every second before the next try.
 
     Raises
     ------
@@ -373,15 +373,16 @@ def keep_serving(
         except BrokerUnreachable as error:
             wait_s = backoff.next_s()
             log.warning("%s; next try in %.1f s", error, wait_s)
-            _wait(stop, wait_s, meanwhile)
+            _wait(stop, wait_s, partial(on_wait, str(error)))
         except BrokerRefused as error:
             log.error("%s; next try in %.0f s", error, _REFUSED_PAUSE_S)
-            _wait(stop, _REFUSED_PAUSE_S, meanwhile)
+            _wait(stop, _REFUSED_PAUSE_S, partial(on_wait, str(error)))
 
 
-def _wait(stop: Event, wait_s: float, meanwhile: Callable[[], None]) -> None:
-    until_s = time.monotonic() + wait_s
-    while (left_s := until_s - time.monotonic()) > 0:
-        meanwhile()
-        if stop.wait(min(left_s, _MEANWHILE_S)):
+def _wait(stop: Event, wait_s: float, on_turn: Callable[[], None]) -> None:
+    """Wait for `stop`, at most `wait_s`; call `on_turn` at once and every second."""
+    deadline_s = time.monotonic() + wait_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        on_turn()
+        if stop.wait(min(left_s, 1.0)):
             return

@@ -56,7 +56,7 @@ def watch(
             raise
         link.close()
 
-    keep_serving(connect, serve, stop, meanwhile=lambda: show(observer))
+    keep_serving(connect, serve, stop, on_wait=lambda _: show(observer))
 
 
 def table(observer: Observer) -> RenderableType:
