@@ -20,6 +20,7 @@ import msgspec
 from edge import __version__
 from edge.admission import Admission
 from edge.announcing import Announcer
+from edge.budget import Budget
 from edge.codec import PayloadInvalid, decode_canonical, encode
 from edge.cursor import Cursor, LedgerBusy, hold, read_cursor, write_cursor
 from edge.ledger import LedgerDamaged, LedgerReader, LedgerRow
@@ -97,6 +98,7 @@ class Publisher:
         known = cursor.announced if cursor is not None and is_ours else None
         self._announcer = Announcer(self._ledger, known)
         self._admission = Admission(folder, standing, commands)
+        self._complaints = Budget(20, 0.2)
         self._lookout = Lookout(folder, self._ledger)
         self._stated: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
         self._announced_s = self._second_s = 0.0
@@ -230,13 +232,15 @@ class Publisher:
             elif not event.is_retained:
                 self._apply(link, decode_canonical(event.payload, Ack))
         except PayloadInvalid as error:
-            log.warning("topic=%s ignored: %s", event.topic, error)
+            if self._complaints.spend():
+                log.warning("topic=%s ignored: %s", event.topic, error)
 
     def _apply(self, link: Link, ack: Ack) -> None:
         """Move the cursor if the archive holds the very row that we hold."""
         oldest, newest = self._ledger.span()
         if ack.epoch != self._ledger.epoch or ack.upto > newest:
-            log.warning("acknowledgement of row %d of %s ignored", ack.upto, ack.epoch)
+            if self._complaints.spend():
+                log.warning("acknowledgement of %s:%d ignored", ack.epoch, ack.upto)
             return
         lies_before = ack.resume and ack.upto < oldest
         if self._ledger.sha256(ack.upto) != ack.hash and not lies_before:

@@ -205,3 +205,20 @@ def test_closing_ends_the_streams(observer: Observer) -> None:
         answer.read()
 
     assert time.monotonic() - start < 3
+
+
+def test_without_news_nothing_is_live(
+    observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that hears of devices may hang; the page must say so by itself."""
+    served = Dashboard(0)
+    served.show(observer)
+    assert json.loads(served.view())["devices"][0]["is_stale"] is False
+    moment = time.monotonic() + 4
+    monkeypatch.setattr("edge.dashboard.time.monotonic", lambda: moment)
+
+    view = json.loads(served.view())
+    served.close()
+    assert view["devices"][0]["is_stale"] is True
+    assert view["devices"][0]["state"] == "no news"
+    assert view["archive"] == "unknown"
