@@ -56,9 +56,16 @@ def command_command(
         raise ConfigurationInvalid(
             f"--device {device!r}: {error}; expected a-z, 0-9 and -, at most 32"
         ) from error
-    request = new_request(name, by or getpass.getuser(), text, lives)
+    request = new_request(name, by or _user(), text, lives)
     for answer in ask(broker, device, name, request, timeout_s=timeout):
         said = f"{answer.outcome}: {answer.text} (row {answer.row} of {device})"
         if answer.outcome in ("refused", "failed"):
             raise CommandRefused(said)
         click.echo(said)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:  # a container without such a user
+        raise ConfigurationInvalid("nobody knows the user's name; say --by") from error

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -295,6 +299,30 @@ def test_a_damaged_inbox_is_put_aside_and_requests_go_on(site: Site) -> None:
 
     assert (site.folder / "inbox.damaged").exists()
     assert notes_in(site.folder) == ["note 1", "note 2"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_reader_needs_no_right_to_write() -> None:
+    """The run process reads what another user's publisher wrote."""
+    with tempfile.TemporaryDirectory() as made:  # pytest's own is closed to others
+        Path(made).chmod(0o755)
+        site = Site(Path(made) / "ledger")
+        _let_another_user_read(site)
+        site.end()
+
+
+def _let_another_user_read(site: Site) -> None:
+    site.ask("note", request_of(site.clock, "note", 1))
+    program = (
+        "import os, sys; from pathlib import Path; from edge.inbox import look_into; "
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "sys.exit(len(look_into(Path(sys.argv[1]))[1]))"
+    )
+    seen = subprocess.run([sys.executable, "-c", program, site.folder], check=False)
+    assert seen.returncode == 1
+    site.admission.close()
+    seen = subprocess.run([sys.executable, "-c", program, site.folder], check=False)
+    assert seen.returncode == 1
 
 
 @pytest.mark.parametrize("name", ["note", "stop", "snapshot"])
