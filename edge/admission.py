@@ -66,6 +66,7 @@ class Admission:
         self._opened: Inbox | None = None
         self._requests = Budget(REQUESTS_AT_ONCE, REQUESTS_PER_S, monotonic)
         self._refusals = Budget(REFUSALS_AT_ONCE, REFUSALS_PER_S, monotonic)
+        self._complaints = Budget(3, 1 / 60, monotonic)
         self.unrecorded = 0
 
     def take(self, name: str, message: Message) -> None:
@@ -98,7 +99,8 @@ class Admission:
             inbox = self._inbox()
             inbox.clear(self._standing.taken(inbox.id))
         except InboxFailed as error:
-            log.warning("%s", error)
+            if self._complaints.spend():
+                log.error("%s", error)
 
     def close(self) -> None:
         """Close the inbox."""

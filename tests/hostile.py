@@ -167,7 +167,7 @@ class Arsenal:
             other = self.samples[self.rng.choice(list(self.samples))]
             payload = mutated(sample, self.rng) if self.rng.random() < 0.9 else other
             if not is_strict(payload, schema):
-                kept = self.rng.random() < 0.05 and len(payload) < 1000
+                kept = self.rng.random() < 0.05 and 0 < len(payload) < 1000
                 made.append(Shot(_topic(name), payload, is_retained=kept))
         return made
 
