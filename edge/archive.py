@@ -6,6 +6,7 @@ import logging
 import time
 from threading import Event
 
+from edge.budget import Budget
 from edge.codec import PayloadInvalid, decode, encode
 from edge.mqtt import (
     ARCHIVE_STATE,
@@ -32,6 +33,7 @@ class Archive:
     def __init__(self, store: Store, broker: BrokerSettings, client_id: str) -> None:
         self._store, self._broker, self._client_id = store, broker, client_id
         self._resumed_s: dict[Chain, float] = {}
+        self._complaints = Budget(20, 0.2)
 
     def run(self, stop: Event) -> None:
         """Archive until `stop`; connections come and go.
@@ -82,7 +84,8 @@ class Archive:
         try:
             state = decode(message.payload, DeviceState)
         except PayloadInvalid as error:
-            log.warning("topic=%s ignored: %s", message.topic, error)
+            if self._complaints.spend():
+                log.warning("topic=%s ignored: %s", message.topic, error)
             return
         if state.device == device_of(message.topic)[0] and state.state == "online":
             self._acknowledge(link, self._store.expect(state), resume=True)
@@ -93,6 +96,11 @@ class Archive:
         now_s = time.monotonic()
         due = now_s - self._resumed_s.get(chain, -_RESUME_PERIOD_S) >= _RESUME_PERIOD_S
         if lacks and due:
+            self._resumed_s = {
+                known: at
+                for known, at in self._resumed_s.items()
+                if now_s - at < _RESUME_PERIOD_S
+            }
             self._resumed_s[chain] = now_s
         if due or not lacks:
             self._acknowledge(link, chain, resume=lacks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,23 @@ class Parts:
         if site is None:
             return None
         return Adaptation(np.array(site.scale), np.array(site.bias))
+
+    def self_test(self) -> str:
+        """Open the engines anew, each with its golden input, and say what was proven.
+
+        Raises
+        ------
+        EngineFailed, BundleRefused
+            A model cannot be opened, or does not say what it said at export.
+        """
+        start_s = time.monotonic()
+        self.open_pipeline().close()
+        spent_s = time.monotonic() - start_s
+        models = [self.classifier, *([] if self.locator is None else [self.locator])]
+        return (
+            f"{' and '.join(m.id for m in models)}: files intact, golden outputs "
+            f"reproduced by {self.engine.engine} in {spent_s:.1f} s"
+        )
 
     def build_stale_engines(self) -> None:
         """Build the engines that TensorRT may not load, and say why.

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.broker import start_broker
-from edge.codec import decode, write_toml
+from edge.codec import write_toml
+from edge.entries import read_row
 from edge.errors import HemascopeError
 from edge.ledger import LedgerReader
 from edge.observing import Observer
+from edge.requests import COMMANDS
 from edge.results import Result
 from edge.settings import (
     ArchiveFile,
     ArchiveSettings,
     BrokerSettings,
+    CommandSettings,
     DeviceFile,
     LedgerSettings,
     RunSettings,
@@ -171,6 +174,7 @@ def _write_settings(
         source=source,
         ledger=LedgerSettings(folder / "ledger"),
         run=RunSettings(preview_hz=4.0),
+        commands=CommandSettings(allow=COMMANDS),
         broker=broker,
     )
     archive = ArchiveFile(
@@ -221,8 +225,9 @@ def summarise(ledger: Path, archive_file: Path, published: int) -> Summary:
     cells: Counter[str] = Counter()
     frames = 0
     for row in kept:
-        said = decode(row.data, Result)
-        cells.update(said.counts)
-        frames += said.status != "gap"
+        said = read_row(row.data)
+        if isinstance(said, Result):
+            cells.update(said.counts)
+            frames += said.status != "gap"
     same = sum(archived.get(row.seq) == row.data for row in kept)
     return Summary(frames, cells, len(kept), published, same, len(kept) - same)

@@ -16,6 +16,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 # `$` alone would let a newline follow in Python; the look-ahead forbids it everywhere.
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Name = Annotated[str, Meta(pattern=r"^(?!archive$)[a-z0-9][a-z0-9-]{0,31}$(?!\n)")]
+Epoch = Annotated[str, Meta(pattern=r"^[0-9A-Za-z-]{1,64}$(?!\n)")]
 Status = Literal["ok", "degraded", "rejected", "gap"]
 
 FIRST_PREVIOUS = "0" * 64
@@ -145,7 +146,7 @@ class Result(Examination, frozen=True, kw_only=True):
 
     v: Literal[1] = 1
     device: Name
-    epoch: str
+    epoch: Epoch
     seq: Number
     prev: Sha256
 
@@ -155,7 +156,7 @@ class ResultHead(Struct, frozen=True):
 
     v: Literal[1]
     device: Name
-    epoch: str
+    epoch: Epoch
     seq: Number
     prev: Sha256
 
@@ -168,10 +169,20 @@ class Ack(_Said, frozen=True, kw_only=True):
     """
 
     v: Literal[1] = 1
-    epoch: str
+    epoch: Epoch
     upto: Count
     hash: Sha256
     resume: bool
+
+
+class ActiveAlarm(_Said, frozen=True, kw_only=True):
+    """An alarm that is not over; `row` tells more, null while it has none yet."""
+
+    severity: Literal["amber", "red"]
+    code: str
+    text: str
+    since: datetime
+    row: Number | None = None
 
 
 class DeviceState(_Said, frozen=True, kw_only=True):
@@ -179,18 +190,21 @@ class DeviceState(_Said, frozen=True, kw_only=True):
 
     `connection` counts the connections of this device: a late will of an earlier
     connection carries a lower number and is ignored. `oldest` is the first row the
-    device still holds: earlier ones were acknowledged and deleted.
+    device still holds: earlier ones were acknowledged and deleted. `is_paused`: it was
+    told to stop examining. `alarms` are those that are not over.
     """
 
     v: Literal[1] = 1
     state: Literal["online", "offline", "stopped"]
     device: Name
-    epoch: str
+    epoch: Epoch
     connection: Count
     oldest: Number
     seq: Count
     acknowledged: Count
     software: str
+    is_paused: bool = False
+    alarms: tuple[ActiveAlarm, ...] = ()
 
 
 class ArchiveState(_Said, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edge import __version__, clock
+from edge.attending import Attendant
 from edge.desk import Desk, Ticket
 from edge.drawing import draw, to_jpeg
 from edge.drift import DriftWatch
@@ -48,7 +49,8 @@ class Outcome:
     """What a worker says of one ticket.
 
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
-    fault was ours and not the frame's. `preview` is a JPEG when one was due.
+    fault was ours and not the frame's. `preview` is a JPEG when one was due, `snapshot`
+    one in full size when it was asked for.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Outcome:
     digest: int | None = None
     failure: str | None = None
     preview: bytes | None = None
+    snapshot: bytes | None = None
 
 
 class Service:
@@ -71,10 +74,11 @@ class Service:
         *,
         keep_rows: int,
         drift: DriftWatch | None = None,
+        attendant: Attendant | None = None,
     ) -> None:
         self._source, self._open_pipeline = source, open_pipeline
         self._ledger, self._previews, self._settings = ledger, previews, settings
-        self._keep_rows, self._drift = keep_rows, drift
+        self._keep_rows, self._drift, self._attendant = keep_rows, drift, attendant
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
         self._last_digest: int | None = None
         self._identical = self._failures = 0
@@ -111,7 +115,9 @@ class Service:
             thread.start()
         try:
             self._write_in_order(desk, workers, on_row)
+            self._dismiss(None)
         except HemascopeError as error:
+            self._dismiss(error)
             self._say_why(error)
             raise
         finally:
@@ -173,8 +179,13 @@ class Service:
             frame=frame,
             timings_ms={"wait": ticket.waited_ms, **seen.examination.timings_ms},
         )
-        preview = self._draw(seen.raw.pixels, said) if self._previews.is_due() else None
-        return Outcome(ticket.number, said, _digest(seen.raw.pixels), None, preview)
+        pixels, preview, snapshot = seen.raw.pixels, None, None
+        is_asked = self._attendant is not None and self._attendant.wants_snapshot
+        if self._attendant is not None and is_asked:
+            snapshot = self._attendant.draw(pixels, said)
+        if self._previews.is_due() or (is_asked and self._previews.is_allowed):
+            preview = self._draw(pixels, said)
+        return Outcome(ticket.number, said, _digest(pixels), None, preview, snapshot)
 
     def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
@@ -199,6 +210,8 @@ class Service:
         failed: HemascopeError | None = None
         due, moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
+            if self._attendant is not None:
+                self._attendant.step(queue=len(self._in_hand))
             outcome = self._next_outcome()
             if isinstance(outcome, Outcome):
                 waiting[outcome.number] = outcome
@@ -239,6 +252,15 @@ class Service:
         said = _nothing("rejected", reason, ticket.item, ticket.passed_over)
         return Outcome(number, said, failure=reason)
 
+    def _dismiss(self, error: HemascopeError | None) -> None:
+        """End what was asked beside the frames, and raise the alarm if we must stop."""
+        if self._attendant is None:
+            return
+        try:
+            self._attendant.close(error)
+        except HemascopeError as last:
+            log.error("not written at the end: %s", last)
+
     def _say_why(self, error: HemascopeError) -> None:
         """End the ledger with the reason why there are no more results."""
         try:
@@ -253,6 +275,8 @@ class Service:
         row = self._append_on_any_disk(said)
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
+        if self._attendant is not None:
+            self._attendant.wrote(row, said, outcome.snapshot)
         if row.seq % _PRUNE_EVERY == 0:
             self._ledger.prune(self._keep_rows)
         on_row(row, said)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.requests import CommandName
 from edge.results import Name, Share
 
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
@@ -204,6 +205,35 @@ class RunSettings(_Settings, frozen=True):
     preview_width_px: Annotated[int, Meta(ge=64, le=1920)] = 960
 
 
+class CommandSettings(_Settings, frozen=True):
+    """What may be asked of the device over MQTT; nothing unless it stands in `allow`.
+
+    `most_age_s`: how long a request may live; `keep_snapshots`: the newest are kept.
+    """
+
+    allow: tuple[CommandName, ...] = ()
+    most_age_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    keep_snapshots: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class AlarmSettings(_Settings, frozen=True):
+    """When the device says that something is wrong: each amber, then red.
+
+    `disk_share` of the ledger's disk that is used; `temperature_c` of the hottest part;
+    `no_frame_s`: so long without a frame, a live camera counts as silent.
+    """
+
+    disk_share: tuple[Share, Share] = (0.85, 0.95)
+    temperature_c: tuple[Finite, Finite] = (85.0, 95.0)
+    no_frame_s: Positive = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("disk_share", "temperature_c"):
+            amber, red = getattr(self, name)
+            if amber > red:
+                raise ValueError(f"{name} is {amber}, {red}, expected amber, then red")
+
+
 class DeviceFile(_Settings, frozen=True, kw_only=True):
     """The settings file of a device, for `run` and `publish`."""
 
@@ -214,6 +244,8 @@ class DeviceFile(_Settings, frozen=True, kw_only=True):
     location: LocationSettings = LocationSettings()
     ledger: LedgerSettings
     run: RunSettings = RunSettings()
+    commands: CommandSettings = CommandSettings()
+    alarms: AlarmSettings = AlarmSettings()
     broker: BrokerSettings = BrokerSettings()
     publish: PublishSettings = PublishSettings()
 

@@ -11,10 +11,12 @@ import cv2
 
 from edge.archive import Archive
 from edge.assembly import Parts, read_parts
+from edge.attending import Attendant
 from edge.codec import read_toml
 from edge.commands.signals import until_signalled
 from edge.drift import DriftWatch
 from edge.ledger import Ledger
+from edge.pausing import Pausable
 from edge.preview import PreviewWriter
 from edge.publish import Publisher
 from edge.service import Service
@@ -50,8 +52,16 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
         ledger = Ledger(settings.ledger.folder, settings.device)
         opened.callback(ledger.close)
         previews = PreviewWriter(settings.ledger.folder, settings.run.preview_hz)
-        source = open_source(settings.source)
+        source = Pausable(open_source(settings.source))
         stop = opened.enter_context(until_signalled())
+        attendant = Attendant(
+            ledger,
+            settings.ledger.folder,
+            source,
+            lambda: _parts(settings).self_test(),
+            commands=settings.commands,
+            alarms=settings.alarms,
+        )
         service = Service(
             source,
             parts.open_pipeline,
@@ -60,6 +70,7 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
             settings.run,
             keep_rows=settings.ledger.keep_rows,
             drift=DriftWatch(parts.profile),
+            attendant=attendant,
         )
         service.run(stop, frames=frames)
 
@@ -83,7 +94,9 @@ def publish_command(config: Path, check: bool) -> None:
     if check:
         click.echo(f"{config}: good")
         return
-    publisher = Publisher(settings.ledger.folder, settings.broker, settings.publish)
+    publisher = Publisher(
+        settings.ledger.folder, settings.broker, settings.publish, settings.commands
+    )
     with until_signalled() as stop:
         publisher.run(stop)
 

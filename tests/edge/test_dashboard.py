@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -64,9 +65,20 @@ def observer(tmp_path: Path) -> Observer:
 
 @pytest.fixture
 def dashboard(observer: Observer) -> Iterator[Dashboard]:
+    """A page that is shown news, as `watch` does, until the test ends."""
     served = Dashboard(0)
-    served.show(observer)
+    done = threading.Event()
+
+    def keep_showing() -> None:
+        while not done.is_set():
+            served.show(observer)
+            done.wait(0.1)
+
+    shower = threading.Thread(target=keep_showing)
+    shower.start()
     yield served
+    done.set()
+    shower.join()
     served.close()
 
 
@@ -193,3 +205,20 @@ def test_closing_ends_the_streams(observer: Observer) -> None:
         answer.read()
 
     assert time.monotonic() - start < 3
+
+
+def test_without_news_nothing_is_live(
+    observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that hears of devices may hang; the page must say so by itself."""
+    served = Dashboard(0)
+    served.show(observer)
+    assert json.loads(served.view())["devices"][0]["is_stale"] is False
+    moment = time.monotonic() + 4
+    monkeypatch.setattr("edge.dashboard.time.monotonic", lambda: moment)
+
+    view = json.loads(served.view())
+    served.close()
+    assert view["devices"][0]["is_stale"] is True
+    assert view["devices"][0]["state"] == "no news"
+    assert view["archive"] == "unknown"
