@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -320,9 +321,14 @@ def _password(settings: BrokerSettings) -> str | None:
 
 
 def keep_serving(
-    connect: Callable[[], Link], serve: Callable[[Link, Event], None], stop: Event
+    connect: Callable[[], Link],
+    serve: Callable[[Link, Event], None],
+    stop: Event,
+    on_wait: Callable[[str], None] = lambda reason: None,
 ) -> None:
     """Connect and serve until `stop`, again and again, whatever the broker does.
+
+    `on_wait` is told why, every second before the next try.
 
     Raises
     ------
@@ -338,7 +344,16 @@ def keep_serving(
         except BrokerUnreachable as error:
             wait_s = backoff.next_s()
             log.warning("%s; next try in %.1f s", error, wait_s)
-            stop.wait(wait_s)
+            _wait(stop, wait_s, partial(on_wait, str(error)))
         except BrokerRefused as error:
             log.error("%s; next try in %.0f s", error, _REFUSED_PAUSE_S)
-            stop.wait(_REFUSED_PAUSE_S)
+            _wait(stop, _REFUSED_PAUSE_S, partial(on_wait, str(error)))
+
+
+def _wait(stop: Event, wait_s: float, on_turn: Callable[[], None]) -> None:
+    """Wait for `stop`, at most `wait_s`; call `on_turn` at once and every second."""
+    deadline_s = time.monotonic() + wait_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        on_turn()
+        if stop.wait(min(left_s, 1.0)):
+            return

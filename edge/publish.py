@@ -31,6 +31,7 @@ from edge.mqtt import (
     keep_serving,
     topic,
 )
+from edge.notify import Notifier
 from edge.preview import newest_preview
 from edge.results import FIRST_PREVIOUS, Ack, ArchiveState, DeviceState
 from edge.settings import BrokerSettings, PublishSettings
@@ -50,7 +51,11 @@ class Publisher:
     """The publishing process. One thread; everything happens in `run`."""
 
     def __init__(
-        self, folder: Path, broker: BrokerSettings, settings: PublishSettings
+        self,
+        folder: Path,
+        broker: BrokerSettings,
+        settings: PublishSettings,
+        notifier: Notifier | None = None,
     ) -> None:
         """Open the ledger in `folder`.
 
@@ -62,6 +67,7 @@ class Publisher:
             Another process publishes it.
         """
         self._folder, self._broker, self._settings = folder, broker, settings
+        self._notifier = notifier or Notifier()
         self._ledger = LedgerReader(folder)
         try:
             self._lock = hold(folder / _LOCK, "publishes")
@@ -88,7 +94,9 @@ class Publisher:
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
-        keep_serving(self._connect, self._serve, stop)
+        self._notifier.ready()
+        keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+        self._notifier.stopping()
         self._store()
         self._ledger.close()
         self._lock.close()
@@ -119,8 +127,13 @@ class Publisher:
             self._send_preview(link)
             if time.monotonic() - self._stored_s > _CURSOR_PERIOD_S:
                 self._store()
+            self._notifier.progress(self._how_far())
         self._say(link, "stopped")
         link.close()
+
+    def _how_far(self) -> str:
+        archive = "there" if self._archive_is_there else "away"
+        return f"row {self._sent} sent, {self._cursor.upto} archived, archive {archive}"
 
     def _send(self, link: Link) -> None:
         """Send what follows, as far as the window allows."""

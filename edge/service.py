@@ -26,6 +26,7 @@ from edge.drawing import draw, to_jpeg
 from edge.errors import FrameRejected, HemascopeError
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
+from edge.notify import Notifier
 from edge.pipeline import Pipeline
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.results import Examination, FrameRange, Status
@@ -69,10 +70,14 @@ class Service:
         settings: RunSettings,
         *,
         keep_rows: int,
+        notifier: Notifier | None = None,
     ) -> None:
         self._source, self._open_pipeline = source, open_pipeline
         self._ledger, self._previews, self._settings = ledger, previews, settings
         self._keep_rows = keep_rows
+        self._notifier = notifier or Notifier()
+        self._proven: list[str] = []  # workers whose engines passed the self-test
+        self._camera_answered = False
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
         self._last_digest: int | None = None
         self._identical = self._failures = 0
@@ -124,6 +129,7 @@ class Service:
         try:
             while not stop.is_set():
                 item = self._source.read(_READ_S)
+                self._camera_answered = True
                 if item is not None and not desk.put(item):
                     break
         except SourceEnded as end:
@@ -138,6 +144,7 @@ class Service:
         """Take tickets the whole way until the desk closes."""
         try:
             with closing(self._open_pipeline()) as pipeline:
+                self._proven.append(threading.current_thread().name)
                 while (ticket := desk.take()) is not None:
                     self._in_hand[ticket.number] = ticket
                     self._outcomes.put(self._settle(pipeline, ticket))
@@ -198,6 +205,8 @@ class Service:
         due, moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
             outcome = self._next_outcome()
+            if len(self._proven) == len(workers):
+                self._notifier.ready()
             if isinstance(outcome, Outcome):
                 waiting[outcome.number] = outcome
             else:
@@ -211,6 +220,7 @@ class Service:
                 desk.close()
             if desk.taken == due:
                 moved_s = time.monotonic()
+                self._say_idle()
             elif time.monotonic() - moved_s > self._settings.most_frame_s:
                 failed = failed or self._hung()
                 break
@@ -218,6 +228,12 @@ class Service:
             self._write(waiting.get(number) or self._given_up(number), on_row)
         if failed is not None:
             raise failed
+
+    def _say_idle(self) -> None:
+        """Nothing is in hand: that is progress while the camera's thread goes round."""
+        if self._camera_answered:
+            self._camera_answered = False
+            self._notifier.progress()
 
     def _next_outcome(self) -> Outcome | HemascopeError | None:
         try:
@@ -254,6 +270,7 @@ class Service:
         if row.seq % _PRUNE_EVERY == 0:
             self._ledger.prune(self._keep_rows)
         on_row(row, said)
+        self._notifier.progress(f"row {row.seq}: {said.status} {said.reason or ''}")
         self._count_failures(outcome)
 
     def _count_failures(self, outcome: Outcome) -> None:
