@@ -17,6 +17,7 @@ from edge.mqtt import (
     keep_serving,
     topic,
 )
+from edge.notify import Notifier
 from edge.results import Ack, ArchiveState, DeviceState
 from edge.settings import BrokerSettings
 from edge.store import Chain, Store, Verdict
@@ -30,8 +31,16 @@ _RESUME_PERIOD_S = 1.0
 class Archive:
     """The archiving process. One thread; everything happens in `run`."""
 
-    def __init__(self, store: Store, broker: BrokerSettings, client_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        broker: BrokerSettings,
+        client_id: str,
+        notifier: Notifier | None = None,
+    ) -> None:
         self._store, self._broker, self._client_id = store, broker, client_id
+        self._notifier = notifier or Notifier()
+        self._arrived = 0
         self._resumed_s: dict[Chain, float] = {}
         self._complaints = Budget(20, 0.2)
 
@@ -45,7 +54,9 @@ class Archive:
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
-        keep_serving(self._connect, self._serve, stop)
+        self._notifier.ready()
+        keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+        self._notifier.stopping()
 
     def _connect(self) -> Link:
         link = Link(
@@ -74,6 +85,8 @@ class Archive:
             results = [m for m in arrived if device_of(m.topic)[1] == "result"]
             for chain, verdict in self._store.take(results).items():
                 self._answer(link, chain, verdict)
+            self._arrived += len(results)
+            self._notifier.progress(f"{self._arrived} results arrived since the start")
         link.publish(
             ARCHIVE_STATE, encode(ArchiveState(state="stopped")), is_retained=True
         )

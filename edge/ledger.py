@@ -331,6 +331,7 @@ def _reserve(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o660)  # as the umask allows; who reads must share SQLite's index
     db = sqlite3.connect(path, timeout=10)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")

@@ -37,6 +37,7 @@ from edge.mqtt import (
     keep_serving,
     topic,
 )
+from edge.notify import Notifier
 from edge.preview import newest_preview
 from edge.results import (
     FIRST_PREVIOUS,
@@ -69,6 +70,7 @@ class Publisher:
         broker: BrokerSettings,
         settings: PublishSettings,
         commands: CommandSettings = CommandSettings(),  # noqa: B008 frozen
+        notifier: Notifier | None = None,
     ) -> None:
         """Open the ledger in `folder`.
 
@@ -80,6 +82,7 @@ class Publisher:
             Another process publishes it.
         """
         self._folder, self._broker, self._settings = folder, broker, settings
+        self._notifier = notifier or Notifier()
         self._ledger = LedgerReader(folder)
         standing = self._ledger.standing
         try:
@@ -120,7 +123,9 @@ class Publisher:
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
-        keep_serving(self._connect, self._serve, stop)
+        self._notifier.ready()
+        keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+        self._notifier.stopping()
         self._store()
         self._admission.close()
         self._ledger.close()
@@ -164,8 +169,13 @@ class Publisher:
                 self._look_around(link)
             if now_s - self._stored_s > _CURSOR_PERIOD_S:
                 self._store()
+            self._notifier.progress(self._how_far())
         self._say(link, "stopped")
         link.close()
+
+    def _how_far(self) -> str:
+        archive = "there" if self._archive_is_there else "away"
+        return f"row {self._sent} sent, {self._cursor.upto} archived, archive {archive}"
 
     def _send(self, link: Link) -> None:
         """Send what follows, as far as the window allows."""

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -28,6 +28,7 @@ from edge.drift import DriftWatch
 from edge.errors import FrameRejected, HemascopeError
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
+from edge.notify import Notifier
 from edge.pipeline import Pipeline
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.results import Examination, FrameRange, Status
@@ -61,6 +62,19 @@ class Outcome:
     snapshot: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Company:
+    """Who goes along with a run: sees its rows, does what is due beside the frames.
+
+    `drift` compares what is seen with the calibration, `attendant` answers requests and
+    raises alarms, `notifier` tells systemd of progress.
+    """
+
+    drift: DriftWatch | None = None
+    attendant: Attendant | None = None
+    notifier: Notifier = field(default_factory=Notifier)
+
+
 class Service:
     """Runs a source through pipelines into a ledger. Used once, by the main thread."""
 
@@ -73,12 +87,15 @@ class Service:
         settings: RunSettings,
         *,
         keep_rows: int,
-        drift: DriftWatch | None = None,
-        attendant: Attendant | None = None,
+        company: Company | None = None,
     ) -> None:
         self._source, self._open_pipeline = source, open_pipeline
         self._ledger, self._previews, self._settings = ledger, previews, settings
-        self._keep_rows, self._drift, self._attendant = keep_rows, drift, attendant
+        self._keep_rows, company = keep_rows, company or Company()
+        self._drift, self._attendant = company.drift, company.attendant
+        self._notifier = company.notifier
+        self._proven: list[str] = []  # workers whose engines passed the self-test
+        self._camera_answered = False
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
         self._last_digest: int | None = None
         self._identical = self._failures = 0
@@ -132,6 +149,7 @@ class Service:
         try:
             while not stop.is_set():
                 item = self._source.read(_READ_S)
+                self._camera_answered = True
                 if item is not None and not desk.put(item):
                     break
         except SourceEnded as end:
@@ -146,6 +164,7 @@ class Service:
         """Take tickets the whole way until the desk closes."""
         try:
             with closing(self._open_pipeline()) as pipeline:
+                self._proven.append(threading.current_thread().name)
                 while (ticket := desk.take()) is not None:
                     self._in_hand[ticket.number] = ticket
                     self._outcomes.put(self._settle(pipeline, ticket))
@@ -210,8 +229,7 @@ class Service:
         failed: HemascopeError | None = None
         due, moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
-            if self._attendant is not None:
-                self._attendant.step(queue=len(self._in_hand))
+            self._go_round(len(workers))
             outcome = self._next_outcome()
             if isinstance(outcome, Outcome):
                 waiting[outcome.number] = outcome
@@ -226,6 +244,7 @@ class Service:
                 desk.close()
             if desk.taken == due:
                 moved_s = time.monotonic()
+                self._say_idle()
             elif time.monotonic() - moved_s > self._settings.most_frame_s:
                 failed = failed or self._hung()
                 break
@@ -233,6 +252,19 @@ class Service:
             self._write(waiting.get(number) or self._given_up(number), on_row)
         if failed is not None:
             raise failed
+
+    def _go_round(self, workers: int) -> None:
+        """Do what is due beside the frames."""
+        if self._attendant is not None:
+            self._attendant.step(queue=len(self._in_hand))
+        if len(self._proven) == workers:
+            self._notifier.ready()
+
+    def _say_idle(self) -> None:
+        """Nothing is in hand: that is progress while the camera's thread goes round."""
+        if self._camera_answered:
+            self._camera_answered = False
+            self._notifier.progress()
 
     def _next_outcome(self) -> Outcome | HemascopeError | None:
         try:
@@ -280,6 +312,7 @@ class Service:
         if row.seq % _PRUNE_EVERY == 0:
             self._ledger.prune(self._keep_rows)
         on_row(row, said)
+        self._notifier.progress(f"row {row.seq}: {said.status} {said.reason or ''}")
         self._count_failures(outcome)
 
     def _count_failures(self, outcome: Outcome) -> None:

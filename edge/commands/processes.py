@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,12 +16,14 @@ from edge.attending import Attendant
 from edge.codec import read_toml
 from edge.commands.signals import until_signalled
 from edge.drift import DriftWatch
+from edge.errors import ConfigurationInvalid
 from edge.ledger import Ledger
+from edge.notify import Notifier, notifier_of
 from edge.pausing import Pausable
 from edge.preview import PreviewWriter
 from edge.publish import Publisher
-from edge.service import Service
-from edge.settings import ArchiveFile, DeviceFile
+from edge.service import Company, Service
+from edge.settings import ArchiveFile, DeviceFile, RunSettings
 from edge.sources.opening import open_source
 from edge.store import Store
 
@@ -46,7 +49,11 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
     if check:
         click.echo(f"{config}: good; model {parts.classifier.id}")
         return
+    notifier = _notifier()
+    _demand_patience(notifier, settings.run)
+    notifier.status("looking at the engines; building one takes minutes")
     parts.build_stale_engines()
+    notifier.status("self-test")
     cv2.setNumThreads(1)  # frames run in parallel, each on one core
     with ExitStack() as opened:
         ledger = Ledger(settings.ledger.folder, settings.device)
@@ -69,10 +76,26 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
             previews,
             settings.run,
             keep_rows=settings.ledger.keep_rows,
-            drift=DriftWatch(parts.profile),
-            attendant=attendant,
+            company=Company(DriftWatch(parts.profile), attendant, notifier),
         )
         service.run(stop, frames=frames)
+        notifier.stopping()
+
+
+def _notifier() -> Notifier:
+    """Return systemd's ear; if it ends us as hung, all threads say where they are."""
+    faulthandler.enable()
+    return notifier_of()
+
+
+def _demand_patience(notifier: Notifier, settings: RunSettings) -> None:
+    """Refuse a watchdog that would end us before we can say which frame hangs."""
+    least_s = 1.5 * settings.most_frame_s
+    if notifier.watchdog_s is not None and notifier.watchdog_s < least_s:
+        raise ConfigurationInvalid(
+            f"WatchdogSec is {notifier.watchdog_s:.0f} s, expected at least "
+            f"{least_s:.0f} (1.5 times most_frame_s of [run]); change one of the two"
+        )
 
 
 def _parts(settings: DeviceFile) -> Parts:
@@ -95,7 +118,11 @@ def publish_command(config: Path, check: bool) -> None:
         click.echo(f"{config}: good")
         return
     publisher = Publisher(
-        settings.ledger.folder, settings.broker, settings.publish, settings.commands
+        settings.ledger.folder,
+        settings.broker,
+        settings.publish,
+        settings.commands,
+        _notifier(),
     )
     with until_signalled() as stop:
         publisher.run(stop)
@@ -116,7 +143,10 @@ def archive_command(config: Path, check: bool, verify: bool) -> None:
         _verify(store)
         return
     with until_signalled() as stop:
-        Archive(store, settings.broker, settings.archive.client_id).run(stop)
+        archive = Archive(
+            store, settings.broker, settings.archive.client_id, _notifier()
+        )
+        archive.run(stop)
     store.close()
 
 

@@ -25,7 +25,7 @@ from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
 from edge.requests import COMMANDS, CommandName
 from edge.results import Result
-from edge.service import RunFailed, Service
+from edge.service import Company, RunFailed, Service
 from edge.settings import AlarmSettings, CommandSettings, RunSettings
 from tests.asking import DEVICE, audits_in, entries_in, notes_in
 from tests.conftest import examination, shot
@@ -106,7 +106,7 @@ class Run:
             previews,
             RunSettings(workers=1, most_failures=30),
             keep_rows=1000,
-            attendant=attendant,
+            company=Company(attendant=attendant),
         )
         self.ready.set()
         try:
