@@ -40,10 +40,10 @@ def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
     ReferenceRefused
         A laboratory shows too few cells for a slide reference.
     """
-    drawn = _drawn(rows)
+    drawn = drawn_images(rows)
     if colour == "as-is":
         return {}
-    whites = {domain: _white(own) for domain, own in drawn.items()}
+    whites = {domain: white_profile(own) for domain, own in drawn.items()}
     if colour == "white-point":
         return whites
     slides = measured(drawn, whites)
@@ -65,7 +65,7 @@ def measured(
     }
 
 
-def _drawn(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def drawn_images(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Draw some images of each laboratory, evenly."""
     images: dict[str, dict[tuple[str, str, int], Row]] = {}
     for row in rows:
@@ -74,7 +74,7 @@ def _drawn(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return {d: list(own.values())[:: every[d]] for d, own in images.items()}
 
 
-def _white(rows: Sequence[Row]) -> Profile:
+def white_profile(rows: Sequence[Row]) -> Profile:
     """Make a laboratory's plasma the reference's.
 
     Its colour is the median over images of the median of their brightest part. Images

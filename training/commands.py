@@ -15,6 +15,7 @@ from edge.assembly import read_parts
 from edge.bundle import CLASSIFIER
 from edge.taxonomy import TASKS
 from training.colour import COLOURS, Colour
+from training.colours import apart
 from training.comparing import Comparison, compare
 from training.data import SPLITS, read_fields
 from training.evaluation import examine_crops, examine_fields, show
@@ -251,6 +252,21 @@ def left_out_command(
         plan = plan_changed(plan, told["plans"])
         wish = Wish(family, plan, changed(family, told["networks"]))
         leave_out(gathered, wish, told["domains"], out, click.echo, norms, colours)
+
+
+@study_command.command("colours")
+@_DATA
+@_TASK
+def colours_command(data: Path | None, task: str) -> None:
+    """Show how far laboratories lie apart in colour, and what calibration brings."""
+    cv2.setNumThreads(1)
+    gathered = read_usable(Source(data, task))
+    rows = [row for part in gathered.parts.values() for row, _ in part]
+    for colour, parts in apart(rows).items():
+        told = "  ".join(
+            f"{p} {mean:.1f} (max {m:.1f})" for p, (mean, m) in parts.items()
+        )
+        click.echo(f"{colour}: ΔE {told}")
 
 
 @study_command.command("labels")
