@@ -17,6 +17,7 @@ from edge.bundle import (
     CLASSIFIER,
     LOCATOR,
     MODEL,
+    SEQUENCE,
     Bundle,
     BundleRefused,
     crop_size,
@@ -206,7 +207,7 @@ def read_parts(
     scale = Scale(chosen.record.pixel_size_um)
     if sequence is None:
         return Parts(chosen, model, finder, scale, engine)
-    follows = _load_model(sequence.bundle, sequence)
+    follows = _load_model(sequence.bundle or SEQUENCE, sequence)
     if follows.record.state_size is None:
         raise BundleRefused(
             f"{follows.id}: keeps no state, expected a recurrent model for [sequence]; "

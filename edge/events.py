@@ -4,6 +4,9 @@ A change is suspected where its probability reaches `begin_at`, confirmed once i
 over the last frames reaches `confirm_at`, and over once that mean falls below
 `end_below`, another change takes its place, or the cell is gone. A suspicion that is
 dropped again is never told. The onset is the frame that was suspected first.
+
+A model that has watched a cell for hours may lean towards a change that never came. So
+each cell is also compared with itself: its log-odds must rise above their own mean.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from edge.settings import EventSettings
 Box = tuple[int, int, int, int]
 Severity = Literal["info", "warning"]
 
+_USUAL_FRAMES = 16  # over which what is usual for a cell is averaged
+_SURE = 1e-4  # probabilities are not believed to be nearer to 0 or 1
 _GRAVE = ("lysis",)  # what asks for somebody to come and look
 
 
@@ -42,13 +47,15 @@ class _Change:
     at: int
     onset: Moment
     last: deque[float]
+    rises: deque[float]
     number: int | None = None
     frames: int = 0
     total: float = 0.0
 
-    def see(self, share: float) -> None:
-        """Take the probability of one more frame."""
+    def see(self, share: float, rise: float) -> None:
+        """Take the probability of one more frame, and its rise of log-odds."""
         self.last.append(share)
+        self.rises.append(rise)
         self.total += share
         self.frames += 1
 
@@ -94,6 +101,7 @@ class Changes:
         self._loud = np.flatnonzero(loud)
         self.next_id = first_id
         self._open: dict[int, _Watch] = {}
+        self._usual: dict[int, NDArray[np.float32]] = {}  # log-odds of each cell
 
     def take(
         self,
@@ -122,9 +130,12 @@ class Changes:
         if len(tracks) == 0 or len(self._loud) == 0:
             return []
         loudest = self._loud[probabilities[:, self._loud].argmax(axis=1)]
-        likely = probabilities[np.arange(len(tracks)), loudest]
-        is_told = (likely >= self._settings.begin_at) & (
-            frames > self._settings.settle_frames
+        each = np.arange(len(tracks))
+        rise = self._rise(tracks, probabilities, frames)
+        is_told = (
+            (probabilities[each, loudest] >= self._settings.begin_at)
+            & (rise[each, loudest] >= self._settings.least_rise / 2)
+            & (frames > self._settings.settle_frames)
         )
         is_open = np.fromiter((t in self._open for t in tracks.tolist()), bool)
         events: list[Event] = []
@@ -136,7 +147,8 @@ class Changes:
             self._suspect(watch, told, moment)
             for change in (watch.going_on, watch.suspected):
                 if change is not None:
-                    change.see(float(probabilities[row, change.at]))
+                    share = float(probabilities[row, change.at])
+                    change.see(share, float(rise[row, change.at]))
             events += self._judge(track, watch)
             if watch.going_on is None and watch.suspected is None:
                 del self._open[track]
@@ -146,6 +158,7 @@ class Changes:
         """End the events of tracks that are over."""
         events = []
         for track in tracks:
+            self._usual.pop(track, None)
             watch = self._open.pop(track, None)
             if watch is not None and watch.going_on is not None:
                 events.append(_event(track, watch, watch.going_on, reason))
@@ -153,7 +166,31 @@ class Changes:
 
     def end_all(self, reason: str) -> list[Event]:
         """End everything that goes on."""
-        return self.end(list(self._open), reason)
+        return self.end(list(self._usual), reason)
+
+    def _rise(
+        self,
+        tracks: NDArray[np.int64],
+        probabilities: NDArray[np.float32],
+        frames: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """How far the log-odds (N, K) lie above what is usual for each cell.
+
+        What is usual is not learned from a cell of which something is suspected.
+        """
+        share = np.clip(probabilities, _SURE, 1 - _SURE)
+        odds = np.log(share / (1 - share))
+        numbers = tracks.tolist()
+        usual = np.stack(
+            [self._usual.get(t, row) for t, row in zip(numbers, odds, strict=True)]
+        )
+        rise = np.asarray(odds - usual, np.float32)
+        rate = 1 / np.minimum(np.maximum(frames, 1), _USUAL_FRAMES)[:, None]
+        usual += (rate * rise).astype(np.float32)
+        for track, row in zip(numbers, usual, strict=True):
+            if track not in self._open:
+                self._usual[track] = row
+        return rise
 
     def _suspect(self, watch: _Watch, told: int | None, moment: Moment) -> None:
         """Begin to suspect `told`, unless it is what goes on or is suspected already.
@@ -163,25 +200,42 @@ class Changes:
         known = (watch.going_on, watch.suspected)
         if told is None or any(c is not None and c.at == told for c in known):
             return
-        window: deque[float] = deque(maxlen=self._settings.confirm_frames)
-        watch.suspected = _Change(self._classes[told], told, moment, window)
+        frames = self._settings.confirm_frames
+        watch.suspected = _Change(
+            self._classes[told],
+            told,
+            moment,
+            deque(maxlen=frames),
+            deque(maxlen=frames),
+        )
 
     def _is_sure(self, change: _Change) -> bool:
-        return change.is_full and change.mean >= self._settings.confirm_at
+        rise = sum(change.rises) / len(change.rises)
+        return (
+            change.is_full
+            and change.mean >= self._settings.confirm_at
+            and rise >= self._settings.least_rise
+        )
+
+    def _is_vain(self, change: _Change) -> bool:
+        return (
+            change.mean < self._settings.begin_at
+            or change.frames >= self._settings.doubt_frames
+        )
 
     def _judge(self, track: int, watch: _Watch) -> list[Event]:
         """Confirm, drop or end, by the mean of the last frames."""
         events = []
         before, suspected = watch.going_on, watch.suspected
-        if suspected is not None and suspected.mean < self._settings.begin_at:
-            watch.suspected = None
-        elif suspected is not None and self._is_sure(suspected):
+        if suspected is not None and self._is_sure(suspected):
             if before is not None:
                 reason = f"{suspected.name} took its place"
                 events.append(_event(track, watch, before, reason))
             suspected.number, self.next_id = self.next_id, self.next_id + 1
             watch.going_on, watch.suspected = suspected, None
             events.append(_event(track, watch, suspected, None))
+        elif suspected is not None and self._is_vain(suspected):
+            watch.suspected = None
         elif before is not None and before.mean < self._settings.end_below:
             watch.going_on = None
             events.append(_event(track, watch, before, "the cell is as before"))

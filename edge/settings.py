@@ -202,10 +202,13 @@ class TrackingSettings(_Settings, frozen=True):
     most_tracks: Annotated[int, Meta(ge=1, le=5000)] = 1000
 
 
-class SequenceSettings(EngineSettings, frozen=True, kw_only=True):
-    """`bundle`: a recurrent model that sees each followed cell, one step per frame."""
+class SequenceSettings(EngineSettings, frozen=True):
+    """A recurrent model sees each followed cell, one step per frame.
 
-    bundle: Path
+    `bundle`: the model, the shipped one if absent.
+    """
+
+    bundle: Path | None = None
 
 
 class PauseSettings(_Settings, frozen=True):
@@ -224,8 +227,10 @@ class EventSettings(_Settings, frozen=True):
 
     `quiet`: classes that are no event; `begin_at`: least probability that makes a
     change suspected, and dates it; `confirm_at`: least mean over `confirm_frames`
-    frames that confirms it; `end_below`: over once that mean is lower; `settle_frames`:
-    of a new state nothing is believed for so many frames.
+    frames that confirms it, and `least_rise` how far the log-odds must then lie above
+    what they usually are for this very cell; `doubt_frames`: a suspicion that is not
+    confirmed so soon is dropped; `end_below`: over once the mean is lower;
+    `settle_frames`: of a new state nothing is believed for so many frames.
     """
 
     quiet: tuple[str, ...] = ("steady", "unreliable")
@@ -233,6 +238,8 @@ class EventSettings(_Settings, frozen=True):
     confirm_at: Share = 0.85
     end_below: Share = 0.3
     confirm_frames: Annotated[int, Meta(ge=1, le=100)] = 3
+    least_rise: Annotated[float, Meta(ge=0, le=20)] = 2.0
+    doubt_frames: Annotated[int, Meta(ge=1, le=1000)] = 8
     settle_frames: Annotated[int, Meta(ge=0, le=1000)] = 3
 
     def __post_init__(self) -> None:
@@ -240,6 +247,11 @@ class EventSettings(_Settings, frozen=True):
             raise ValueError(
                 f"end_below, begin_at and confirm_at are {self.end_below}, "
                 f"{self.begin_at} and {self.confirm_at}, expected them in rising order"
+            )
+        if self.doubt_frames < self.confirm_frames:
+            raise ValueError(
+                f"doubt_frames is {self.doubt_frames}, expected at least "
+                f"confirm_frames, {self.confirm_frames}, or nothing is ever confirmed"
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from edge.settings import TrackingSettings
 from edge.tracking import Found, Tracker
 
-_SAME_UM = 1.5  # a track this far from a cell is half as good as one upon it
 _PER_MM2 = 6500.0  # cells of a usual smear
 Places = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -28,13 +27,15 @@ class Scene:
     """Frames of cells whose numbers are known.
 
     For each frame: `truth` and `true_um`, all cells in view; `found_um`, what a locator
-    finds of them, and more.
+    finds of them, and more; `same_um`: a track this far from a cell is half as good as
+    one upon it.
     """
 
     frame_um: tuple[float, float]
     truth: list[Numbers]
     true_um: list[Places]
     found_um: list[Places]
+    same_um: float = 1.5
 
 
 def strewn(
@@ -71,6 +72,24 @@ def strewn(
     return Scene((width, 0.75 * width), truth, true_um, found_um)
 
 
+def real_scene(rows: Sequence[Mapping[str, str]]) -> Scene:
+    """Make a scene of rows of a manifest, whose boxes are real detections, in pixels.
+
+    Nobody has told which of them are the same cell. The links of trackpy, with its
+    range and memory, stand for the truth: what comes out is agreement, not accuracy.
+    """
+    frames: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        x = (float(row["x0"]) + float(row["x1"])) / 2
+        y = (float(row["y0"]) + float(row["y1"])) / 2
+        frames.setdefault(row["path"], []).append((x, y))
+    found = [np.array(frames[name]) for name in sorted(frames)]
+    size = np.max([f.max(axis=0) for f in found], axis=0) + 5
+    bare = Scene((float(size[0]), float(size[1])), [], [], found, 4.0)
+    truth, true_um, _ = follow_by_trackpy(bare, 12.0, predicts=False)
+    return Scene(bare.frame_um, truth, true_um, found, 4.0)
+
+
 def follow(
     scene: Scene, settings: TrackingSettings
 ) -> tuple[list[Numbers], list[Places], NDArray[np.float64]]:
@@ -90,12 +109,12 @@ def follow(
 
 
 def follow_by_trackpy(
-    scene: Scene, *, predicts: bool
+    scene: Scene, range_um: float, *, predicts: bool
 ) -> tuple[list[Numbers], list[Places], NDArray[np.float64]]:
     """Track a scene with trackpy, with or without its prediction of drift.
 
-    Its search range is our gate, its memory our coasting; where a knot of cells is too
-    large for it, it may narrow the range.
+    Its search range is `range_um`, as our gate, its memory our coasting; where a knot
+    of cells is too large for it, it may narrow the range.
     """
     import pandas
     import trackpy
@@ -112,7 +131,7 @@ def follow_by_trackpy(
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        linked = link(table, 3.0, **options)
+        linked = link(table, range_um, **options)
     each = 1e3 * (time.perf_counter() - start) / len(scene.found_um)
     numbers, places = [], []
     for t in range(len(scene.found_um)):
@@ -127,6 +146,7 @@ def score(
     true_um: Sequence[Places],
     numbers: Sequence[Numbers],
     places: Sequence[Places],
+    same_um: float = 1.5,
 ) -> dict[str, float]:
     """Compare tracks with the truth: HOTA, MOTA, IDF1, IDSW and Frag.
 
@@ -136,11 +156,13 @@ def score(
         For each frame the numbers (M,) and places (M, 2) µm of the cells in view.
     numbers, places
         Those that a tracker gives, (N,) and (N, 2) µm.
+    same_um
+        See `Scene`.
     """
     from trackeval import metrics
 
     alike = [
-        np.maximum(0, 1 - np.linalg.norm(a[:, None] - b[None], axis=2) / (2 * _SAME_UM))
+        np.maximum(0, 1 - np.linalg.norm(a[:, None] - b[None], axis=2) / (2 * same_um))
         for a, b in zip(true_um, places, strict=True)
     ]
     known, found = _dense(truth), _dense(numbers)

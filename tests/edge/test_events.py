@@ -31,6 +31,7 @@ def watch(
 ) -> list[Event]:
     """Follow one cell, number 7, through the frames of a course."""
     changes = changes or Changes(CLASSES, EventSettings())
+    course = list(course)
     told: list[Event] = []
     for frame, row in enumerate(course):
         told += changes.take(
@@ -62,9 +63,24 @@ def test_what_passes_is_never_told() -> None:
     assert watch(doubt) == []
 
 
+def test_a_model_that_leans_to_a_change_is_believed_only_when_it_rises() -> None:
+    leaning = [saying("activation", 0.8)] * 60
+    wavering = [saying("activation", 0.88)] * 4 + leaning
+
+    (event,) = watch([*leaning, *wavering, *[saying("activation", 0.99)] * 6])
+
+    assert event.onset == 124
+
+
+def test_a_change_too_slow_to_be_dated_is_never_told() -> None:
+    odds = np.linspace(-4, 4, 200)
+
+    assert watch(saying("swelling", float(1 / (1 + np.exp(-o)))) for o in odds) == []
+
+
 def test_an_event_is_not_over_for_one_bad_frame_but_for_several() -> None:
-    sure = [saying("activation", 0.99)] * 5
-    one = watch([*sure, STEADY, *sure])
+    sure = [*[STEADY] * 3, *[saying("activation", 0.99)] * 5]
+    one = watch([*sure, STEADY, *sure[3:]])
     several = watch([*sure, *[STEADY] * 4])
 
     assert [e.phase for e in one] == ["confirmed"]
@@ -74,8 +90,8 @@ def test_an_event_is_not_over_for_one_bad_frame_but_for_several() -> None:
 
 
 def test_lysis_takes_the_place_of_swelling_once_it_is_sure() -> None:
-    swelling = [saying("swelling", 0.95)] * 5
-    blink = watch([*swelling, saying("lysis", 0.9), *swelling])
+    swelling = [*[STEADY] * 3, *[saying("swelling", 0.95)] * 5]
+    blink = watch([*swelling, saying("lysis", 0.9), *swelling[3:]])
     burst = watch([*swelling, *[saying("lysis", 0.99)] * 4])
 
     assert [e.change for e in blink] == ["swelling"]
@@ -85,11 +101,11 @@ def test_lysis_takes_the_place_of_swelling_once_it_is_sure() -> None:
         ("lysis", "confirmed"),
     ]
     assert burst[1].reason == "lysis took its place"
-    assert burst[2].onset == 5
+    assert burst[2].onset == 8
 
 
 def test_a_young_state_is_not_believed() -> None:
-    course = [saying("lysis", 0.99)] * 3
+    course = [STEADY, *[saying("lysis", 0.99)] * 3]
 
     assert watch(course, age=1) == []
     assert len(watch(course, age=10)) == 1
@@ -97,7 +113,7 @@ def test_a_young_state_is_not_believed() -> None:
 
 def test_an_event_ends_with_its_track() -> None:
     changes = Changes(CLASSES, EventSettings())
-    (begun,) = watch([saying("lysis", 0.99)] * 3, changes)
+    (begun,) = watch([STEADY, *[saying("lysis", 0.99)] * 3], changes)
 
     (ended,) = changes.end([5, 7, 9], "the cell is not seen any more")
 
@@ -110,21 +126,23 @@ def test_numbers_of_events_are_not_given_twice() -> None:
     changes = Changes(CLASSES, EventSettings(), first_id=4)
     sure, over = [saying("lysis", 0.99)] * 4, [STEADY] * 6
 
-    told = watch([*sure, *over, *sure], changes)
+    told = watch([*over, *sure, *over, *sure], changes)
 
     assert [e.id for e in told] == [4, 4, 5]
 
 
-def test_the_motion_of_a_cell_is_an_event_too_except_what_cannot_be_told() -> None:
-    changes = Changes(TASKS["timelapse"], EventSettings())
-
+def test_a_cell_that_moves_otherwise_is_an_event_too_except_where_nobody_can_tell() -> (
+    None
+):
     def told(row: tuple[float, float, float]) -> list[str]:
+        changes = Changes(TASKS["timelapse"], EventSettings())
         events = []
-        for frame in range(6):
+        for frame in range(9):
+            now = (0.9, 0.05, 0.05) if frame < 3 else row
             events += changes.take(
                 Moment(frame, START),
                 np.array([1]),
-                np.array([row], np.float32),
+                np.array([now], np.float32),
                 np.array([50]),
                 [(0, 0, 9, 9)],
             )
@@ -135,12 +153,12 @@ def test_the_motion_of_a_cell_is_an_event_too_except_what_cannot_be_told() -> No
 
 
 def test_lysis_is_a_warning_and_an_end_is_no_alarm() -> None:
-    (event,) = watch([saying("lysis", 0.99)] * 3)
+    (event,) = watch([STEADY, *[saying("lysis", 0.99)] * 3])
     ended = msgspec.structs.replace(event, phase="ended", reason="over")
 
     assert alarm_of(event) == (
         "warning",
-        "lysis of cell 7 since frame 0, 00:00:00 UTC, 99% sure",
+        "lysis of cell 7 since frame 1, 00:00:01 UTC, 99% sure",
     )
     assert alarm_of(msgspec.structs.replace(event, change="swelling"))[0] == "info"  # type: ignore[index]
     assert alarm_of(ended) is None
@@ -149,3 +167,5 @@ def test_lysis_is_a_warning_and_an_end_is_no_alarm() -> None:
 def test_thresholds_out_of_order_are_refused() -> None:
     with pytest.raises((ValueError, ConfigurationInvalid), match="rising order"):
         EventSettings(begin_at=0.9, confirm_at=0.8)
+    with pytest.raises(ValueError, match="nothing is ever confirmed"):
+        EventSettings(confirm_frames=5, doubt_frames=4)
