@@ -58,6 +58,7 @@ class Parts:
     engine: EngineSettings = ON_CPU
     sequence: Bundle | None = None
     sequence_engine: EngineSettings = ON_CPU
+    memory_frames: int = 0
 
     @property
     def locator_engine(self) -> EngineSettings:
@@ -124,6 +125,7 @@ class Parts:
             events,
             most_cells=tracking.most_tracks,
             most_rows=self.sequence_engine.batch[2],
+            memory_frames=self.memory_frames,
         )
         return Follower(tracking, pace, model)
 
@@ -213,7 +215,16 @@ def read_parts(
             f"{follows.id}: keeps no state, expected a recurrent model for [sequence]; "
             "train one with `hemascope train rnn --task change`"
         )
-    return Parts(chosen, model, finder, scale, engine, follows, sequence)
+    return Parts(
+        chosen,
+        model,
+        finder,
+        scale,
+        engine,
+        follows,
+        sequence,
+        sequence.memory_frames,
+    )
 
 
 def _load_model(folder: Path, settings: EngineSettings) -> Bundle:

@@ -154,6 +154,10 @@ class Changes:
                 del self._open[track]
         return events
 
+    def is_open(self, track: int) -> bool:
+        """Whether something goes on with this cell, or is suspected."""
+        return track in self._open
+
     def end(self, tracks: Iterable[int], reason: str) -> list[Event]:
         """End the events of tracks that are over."""
         events = []

@@ -2,6 +2,10 @@
 
 Every cell is cut out in a window that stays as large as it was at first, so that a cell
 that swells is seen to swell.
+
+A model that learned from short clips has never seen hours pass, and comes to expect a
+change that is overdue. So each cell has two memories, of which the older one speaks;
+they begin anew in turns, as long as nothing happens to the cell.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from edge.engines import RecurrentEngine
 from edge.events import Box, Changes, Moment
 from edge.frames import RawFrame
 from edge.location import are_whole
-from edge.memory import Memory
+from edge.memory import Ids, Memory, Opinions
 from edge.profile import Profile
 from edge.results import Course, Event
 from edge.settings import EventSettings
@@ -61,6 +65,8 @@ class SequenceModel:
         When a change is believed.
     most_cells, most_rows
         How many cells are followed at once, and go through the engine at once.
+    memory_frames
+        How far memories go back while nothing happens, 0 for ever.
     """
 
     def __init__(
@@ -72,10 +78,12 @@ class SequenceModel:
         *,
         most_cells: int,
         most_rows: int,
+        memory_frames: int = 0,
     ) -> None:
         self.bundle = bundle
+        self._turn = memory_frames // 2
         self._engine, self._profile = engine, profile
-        self._memory = Memory(bundle, engine, most_cells, most_rows)
+        self._memory = Memory(bundle, engine, 2 * most_cells, most_rows)
         self._changes = Changes(bundle.labels, events)
         self._sides: dict[int, int] = {}  # of each track's window, px
         self._stepped: dict[int, int] = {}  # the step that showed each track last
@@ -112,7 +120,7 @@ class SequenceModel:
         pixels = view.raw.pixels
         colours = prepare(self._profile, width_px, height_px, pixels.dtype)
         crops = cut_crops(pixels, windows, crop_size(self.bundle))
-        said = self._memory.step(tracks, correct_crops(crops, windows, colours))
+        said = self._remember(tracks, correct_crops(crops, windows, colours))
         moment = Moment(view.raw.shot.sequence, view.raw.shot.utc)
         events = self._changes.take(
             moment, tracks, said.probabilities, said.frames, _inside(windows)
@@ -129,7 +137,7 @@ class SequenceModel:
     def end(self, tracks: Iterable[int], reason: str) -> list[Event]:
         """Forget tracks that are over; return the events that end with them."""
         ended = list(tracks)
-        self._memory.forget(ended)
+        self._memory.forget(_keys(ended))
         for track in ended:
             self._sides.pop(track, None)
             self._stepped.pop(track, None)
@@ -140,9 +148,35 @@ class SequenceModel:
         self._memory.forget_all()
         return self._changes.end_all(reason)
 
+    def _remember(self, tracks: Ids, crops: NDArray[np.uint8]) -> Opinions:
+        """Show each cell to its memories; what the older one says counts."""
+        if self._turn == 0:
+            return self._memory.step(2 * tracks, crops)
+        keys = np.concatenate([2 * tracks, 2 * tracks + 1])
+        said = self._memory.step(keys, np.concatenate([crops, crops]))
+        ages = said.frames.reshape(2, -1)
+        older = ages.argmax(axis=0)  # the first of two of the same age
+        speaks = older * len(tracks) + np.arange(len(tracks))
+        self._take_turns(tracks, older, ages)
+        return Opinions(tracks, said.probabilities[speaks], said.frames[speaks])
+
+    def _take_turns(
+        self, tracks: Ids, older: NDArray[np.intp], ages: NDArray[np.int64]
+    ) -> None:
+        """Let one memory of each cell begin anew, where it is time and all is quiet."""
+        oldest, youngest = ages.max(axis=0), ages.min(axis=0)
+        twins = (oldest == youngest) & (oldest >= self._turn)
+        self._memory.forget((2 * tracks[twins] + 1).tolist())
+        aged = ~twins & (oldest >= 2 * self._turn) & (youngest >= self._turn)
+        for track, memory in zip(
+            tracks[aged].tolist(), older[aged].tolist(), strict=True
+        ):
+            if not self._changes.is_open(track):
+                self._memory.forget([2 * track + memory])
+
     @property
     def remembered(self) -> int:
-        """How many cells have a state."""
+        """How many states there are, two of each cell."""
         return len(self._memory)
 
     def close(self) -> None:
@@ -192,6 +226,11 @@ class SequenceModel:
             frames=frames,
             is_discontinuous=frames > 1 and (is_late or last != self._steps - 1),
         )
+
+
+def _keys(tracks: Iterable[int]) -> list[int]:
+    """Return the names of both memories of each track."""
+    return [2 * track + memory for track in tracks for memory in (0, 1)]
 
 
 def _inside(windows: NDArray[np.int32]) -> list[Box]:

@@ -205,10 +205,13 @@ class TrackingSettings(_Settings, frozen=True):
 class SequenceSettings(EngineSettings, frozen=True):
     """A recurrent model sees each followed cell, one step per frame.
 
-    `bundle`: the model, the shipped one if absent.
+    `bundle`: the model, the shipped one if absent. `memory_frames`: how far the memory
+    of a cell goes back while nothing happens to it, as models are trained on clips that
+    are no longer; 0 is for ever, at half the cost.
     """
 
     bundle: Path | None = None
+    memory_frames: Annotated[int, Meta(ge=0, le=100_000)] = 20
 
 
 class PauseSettings(_Settings, frozen=True):

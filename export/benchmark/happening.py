@@ -197,7 +197,7 @@ def score(microscope: SimulatedMicroscope, run: list[Examination]) -> Score:
         frames=len(run),
         expected=Counter(e.change for e in must),
         cells=sum(len(said.cells) for said in run),
-        most_live=max(said.following.tracks for said in run if said.following),
+        most_live=max((s.following.tracks for s in run if s.following), default=0),
     )
     open_must, open_may = list(must), list(may)
     for event in (e for said in run for e in said.events if e.phase == "confirmed"):

@@ -30,6 +30,7 @@ from export.benchmark.tracking import (
     follow_by_trackpy,
     real_scene,
     score,
+    seen_scene,
     strewn,
 )
 
@@ -48,7 +49,9 @@ def timelapse_command() -> None:
 
 
 @timelapse_command.command("tracking")
-@click.option("--cells", "sizes", multiple=True, type=int, default=(100, 500, 1000))
+@click.option(
+    "--cells", "sizes", multiple=True, type=click.IntRange(50), default=(100, 500, 1000)
+)
 @click.option("--frames", default=60, show_default=True)
 @click.option("--real", type=_FOUND, help="Manifest with the flowcatchr detections.")
 def tracking_command(sizes: tuple[int, ...], frames: int, real: Path | None) -> None:
@@ -59,6 +62,18 @@ def tracking_command(sizes: tuple[int, ...], frames: int, real: Path | None) -> 
     for cells in sizes:
         scenes[f"{cells} cells"] = strewn(cells, frames, 1, hand_um=0)
         scenes[f"{cells} cells, moved by hand"] = strewn(cells, frames, 2)
+    moving = SimulatedSettings(
+        width_px=800,
+        height_px=600,
+        pixel_size_um=0.14,
+        rate_hz=2,
+        drift_um_per_s=2.0,
+        hand_move_every_s=0,
+        seed=6,
+    )
+    scenes["simulated microscope, stage drifts 1 µm per frame"] = seen_scene(
+        read_parts(), moving, frames
+    )
     for name, scene in scenes.items():
         _compare(name, scene, TrackingSettings(most_tracks=5000), 3.0)
     if real is not None:

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.settings import TrackingSettings
+from edge.assembly import Parts
+from edge.clock import utc_of
+from edge.frames import Exposure, RawFrame, Shot
+from edge.settings import SimulatedSettings, TrackingSettings
+from edge.sources.simulated import SimulatedMicroscope
+from edge.taxonomy import NOT_A_CELL
 from edge.tracking import Found, Tracker
 
 _PER_MM2 = 6500.0  # cells of a usual smear
@@ -88,6 +93,30 @@ def real_scene(rows: Sequence[Mapping[str, str]]) -> Scene:
     bare = Scene((float(size[0]), float(size[1])), [], [], found, 4.0)
     truth, true_um, _ = follow_by_trackpy(bare, 12.0, predicts=False)
     return Scene(bare.frame_um, truth, true_um, found, 4.0)
+
+
+def seen_scene(parts: Parts, source: SimulatedSettings, frames: int) -> Scene:
+    """Make a scene of what the device's locator finds under a simulated microscope."""
+    microscope = SimulatedMicroscope(source)
+    um, pipeline = source.pixel_size_um, parts.open_pipeline()
+    truth, true_um, found_um = [], [], []
+    for number in range(frames):
+        shot = Shot(number, number, utc_of(0), "made", pixel_size_um=um)
+        raw = RawFrame(shot, microscope.render(number))
+        cells = pipeline.examine(Exposure(shot, lambda raw=raw: raw)).examination.cells  # type: ignore[misc]
+        shown = microscope.truth(number, least_visible=0.5)
+        truth.append(np.array([c.id for c in shown], np.int64))
+        true_um.append(_centres([c.box for c in shown], um))
+        found_um.append(_centres([c.box for c in cells if c.label != NOT_A_CELL], um))
+    pipeline.close()
+    return Scene(
+        (source.width_px * um, source.height_px * um), truth, true_um, found_um
+    )
+
+
+def _centres(boxes: Sequence[tuple[float, float, float, float]], um: float) -> Places:
+    corners = np.array(boxes, float).reshape(-1, 4)
+    return np.asarray((corners[:, :2] + corners[:, 2:]) / 2 * um)
 
 
 def follow(

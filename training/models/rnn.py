@@ -37,10 +37,6 @@ class RecurrentCNN(nn.Module):
         Units of the recurrent cell.
     dropout
         Share of the features that are silent in training.
-    prelude
-        In training the first frame is shown up to so many times before a clip begins.
-        A clip is short and something often happens in it; a cell on the device stays
-        for hours, and that time passes must not foretell anything.
     """
 
     half_parts = ("features",)  # the state adds up over hours
@@ -54,7 +50,6 @@ class RecurrentCNN(nn.Module):
         cell: Cell = "gru",
         memory: int = 96,
         dropout: float = 0.2,
-        prelude: int = 0,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -71,7 +66,7 @@ class RecurrentCNN(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
-        self.memory, self.prelude = memory, prelude
+        self.memory = memory
         self.state_size = memory if cell == "gru" else 2 * memory
         kind = nn.GRUCell if cell == "gru" else nn.LSTMCell
         self.cell = kind(channels, memory)
@@ -96,14 +91,9 @@ class RecurrentCNN(nn.Module):
     def loss(self, x: Tensor, classes: Tensor) -> Tensor:
         """Cross entropy of (N, T, 3, S, S) with classes (N, T), -1 where none."""
         each = self.features(x.flatten(0, 1)).mean((2, 3))
-        frames = each.reshape(*x.shape[:2], -1)
         state = each.new_zeros(len(x), self.state_size)
-        if self.prelude > 0:
-            with torch.no_grad():
-                for _ in range(int(torch.randint(self.prelude + 1, ()))):
-                    _, state = self._step(frames[:, 0], state)
         logits = []
-        for frame in frames.unbind(1):
+        for frame in each.reshape(*x.shape[:2], -1).unbind(1):
             said, state = self._step(frame, state)
             logits.append(said)
         return cross_entropy(torch.stack(logits, 1).flatten(0, 1), classes.flatten())
