@@ -15,16 +15,15 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.entries import Severity
 from edge.results import Event
 from edge.settings import EventSettings
 
 Box = tuple[int, int, int, int]
-Severity = Literal["info", "warning"]
 
 _USUAL_FRAMES = 16  # over which what is usual for a cell is averaged
 _SURE = 1e-4  # probabilities are not believed to be nearer to 0 or 1
@@ -265,11 +264,11 @@ def _event(track: int, watch: _Watch, change: _Change, reason: str | None) -> Ev
 def alarm_of(event: Event) -> tuple[Severity, str] | None:
     """Return how grave a confirmed event is and one line on it; None of one that ended.
 
-    Lysis is a warning: cells burst because something is wrong with what they lie in.
+    Lysis is red: cells burst because something is wrong with what they lie in.
     """
     if event.phase != "confirmed":
         return None
-    severity: Severity = "warning" if event.change in _GRAVE else "info"
+    severity: Severity = "red" if event.change in _GRAVE else "amber"
     since = event.onset_utc.strftime("%H:%M:%S")
     return severity, (
         f"{event.change} of cell {event.track_id} since frame {event.onset}, {since} "

@@ -152,15 +152,15 @@ def test_a_cell_that_moves_otherwise_is_an_event_too_except_where_nobody_can_tel
     assert told((0.01, 0.98, 0.01)) == ["flipping"]
 
 
-def test_lysis_is_a_warning_and_an_end_is_no_alarm() -> None:
+def test_lysis_is_a_red_alarm_and_an_end_is_none() -> None:
     (event,) = watch([STEADY, *[saying("lysis", 0.99)] * 3])
     ended = msgspec.structs.replace(event, phase="ended", reason="over")
 
     assert alarm_of(event) == (
-        "warning",
+        "red",
         "lysis of cell 7 since frame 1, 00:00:01 UTC, 99% sure",
     )
-    assert alarm_of(msgspec.structs.replace(event, change="swelling"))[0] == "info"  # type: ignore[index]
+    assert alarm_of(msgspec.structs.replace(event, change="swelling"))[0] == "amber"  # type: ignore[index]
     assert alarm_of(ended) is None
 
 
