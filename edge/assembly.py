@@ -17,6 +17,7 @@ from edge.bundle import (
     CLASSIFIER,
     LOCATOR,
     MODEL,
+    SEQUENCE,
     Bundle,
     BundleRefused,
     crop_size,
@@ -26,11 +27,21 @@ from edge.decision import Adaptation
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
+from edge.following import Follower
 from edge.location import locator_spec
+from edge.pace import Pace
 from edge.pipeline import Pipeline
 from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch, load_profile
 from edge.scale import Scale
-from edge.settings import ON_CPU, EngineSettings
+from edge.sequence import SequenceModel
+from edge.settings import (
+    ON_CPU,
+    EngineSettings,
+    EventSettings,
+    PauseSettings,
+    SequenceSettings,
+    TrackingSettings,
+)
 from edge.taxonomy import TASKS
 
 log = logging.getLogger(__name__)
@@ -45,6 +56,9 @@ class Parts:
     locator: Bundle | None
     scale: Scale
     engine: EngineSettings = ON_CPU
+    sequence: Bundle | None = None
+    sequence_engine: EngineSettings = ON_CPU
+    memory_frames: int = 0
 
     @property
     def locator_engine(self) -> EngineSettings:
@@ -94,6 +108,27 @@ class Parts:
             f"reproduced by {self.engine.engine} in {spent_s:.1f} s"
         )
 
+    def open_follower(
+        self,
+        tracking: TrackingSettings,
+        pauses: PauseSettings,
+        events: EventSettings,
+    ) -> Follower:
+        """Open the sequence model, if there is one, in this thread; follow with it."""
+        pace = Pace(pauses.lost_after, pauses.reset_after_s)
+        if self.sequence is None:
+            return Follower(tracking, pace)
+        model = SequenceModel(
+            self.sequence,
+            open_engine(self.sequence, self.sequence_engine),
+            self.profile,
+            events,
+            most_cells=tracking.most_tracks,
+            most_rows=self.sequence_engine.batch[2],
+            memory_frames=self.memory_frames,
+        )
+        return Follower(tracking, pace, model)
+
     def build_stale_engines(self) -> None:
         """Build the engines that TensorRT may not load, and say why.
 
@@ -105,6 +140,8 @@ class Parts:
         models = [(self.classifier, self.engine)]
         if self.locator is not None:
             models.append((self.locator, self.locator_engine))
+        if self.sequence is not None:
+            models.append((self.sequence, self.sequence_engine))
         for bundle, settings in models:
             if settings.engine == "tensorrt":
                 _build_if_stale(bundle, settings)
@@ -154,6 +191,7 @@ def read_parts(
     finds_cells: bool = True,
     profile: Path | None = None,
     engine: EngineSettings = ON_CPU,
+    sequence: SequenceSettings | None = None,
 ) -> Parts:
     """Read and check the files that a pipeline needs; None is what is shipped.
 
@@ -162,21 +200,44 @@ def read_parts(
     BundleRefused, ConfigurationInvalid, ProfileMismatch
         A file is missing, altered or does not fit.
     """
-    model = load_bundle(classifier or CLASSIFIER)
-    if model.record.task not in TASKS:
-        raise BundleRefused(
-            f"{model.id}: its task is {model.record.task!r}, expected one of "
-            f"{sorted(TASKS)}; is this the locator?"
-        )
-    crop_size(model)
-    model.model_of(engine.precision)
+    model = _load_model(classifier or CLASSIFIER, engine)
     finder = load_bundle(locator or LOCATOR, task="location") if finds_cells else None
     if finder is not None:
         locator_spec(finder)
     chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
     _refuse_other_confidence(chosen, model)
     scale = Scale(chosen.record.pixel_size_um)
-    return Parts(chosen, model, finder, scale, engine)
+    if sequence is None:
+        return Parts(chosen, model, finder, scale, engine)
+    follows = _load_model(sequence.bundle or SEQUENCE, sequence)
+    if follows.record.state_size is None:
+        raise BundleRefused(
+            f"{follows.id}: keeps no state, expected a recurrent model for [sequence]; "
+            "train one with `hemascope train rnn --task change`"
+        )
+    return Parts(
+        chosen,
+        model,
+        finder,
+        scale,
+        engine,
+        follows,
+        sequence,
+        sequence.memory_frames,
+    )
+
+
+def _load_model(folder: Path, settings: EngineSettings) -> Bundle:
+    """Load a bundle that names cells, in the precision that is asked for."""
+    model = load_bundle(folder)
+    if model.record.task not in TASKS:
+        raise BundleRefused(
+            f"{model.id}: its task is {model.record.task!r}, expected one of "
+            f"{sorted(TASKS)}; is this the locator?"
+        )
+    crop_size(model)
+    model.model_of(settings.precision)
+    return model
 
 
 def _refuse_other_confidence(profile: Profile, model: Bundle) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON readers and SQL can hold
 Number = Annotated[int, Meta(ge=1, le=2**53)]
@@ -26,13 +26,77 @@ class _Said(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+class Course(_Said, frozen=True, kw_only=True):
+    """What the sequence model says of a followed cell, from all it saw of it so far.
+
+    `probabilities` are in the order of `Following.classes`; `label` is the likeliest.
+    `frames` counts those it saw since its state was new; `is_discontinuous`: frames of
+    this cell are missing just before this one.
+    """
+
+    label: str
+    probabilities: tuple[Share, ...]
+    frames: Number
+    is_discontinuous: bool = False
+
+
+class Event(_Said, frozen=True, kw_only=True):
+    """Something happened to a followed cell, and is confirmed or over.
+
+    `id` and `track_id` are unique within a run. `onset` is the frame that first showed
+    it, `frame` the one that said so last; `confidence` is the mean probability of
+    `change` between them. `box` is a window around the cell, where it was last.
+    `reason` says why an event is over.
+    """
+
+    id: Count
+    track_id: Count
+    change: str
+    phase: Literal["confirmed", "ended"]
+    onset: Count
+    onset_utc: datetime
+    frame: Count
+    frames: Number
+    confidence: Share
+    box: tuple[int, int, int, int]
+    reason: str | None = None
+
+
+class Following(_Said, frozen=True, kw_only=True):
+    """How this frame continues the ones before.
+
+    `tracks` counts the cells that are followed, `coasting` those of them not found
+    here; `ended` names tracks that are over. `shift_um`: how far the field moved since
+    the last followed frame, x and y, null where nobody could tell. `pause_s`: time
+    since that frame, null for the first.
+
+    `continuity`: "first"; "continuous"; "discontinuous": frames are missing, states are
+    kept; "reset": the pause was too long, states are new; "new field": another place,
+    all tracks ended. `not_followed` counts cells beyond the number that may be
+    followed, `dropped` tracks that made room for them. `model` and `classes`: the
+    sequence model's.
+    """
+
+    continuity: Literal["first", "continuous", "discontinuous", "reset", "new field"]
+    tracks: Count
+    coasting: Count = 0
+    ended: tuple[Count, ...] = ()
+    shift_um: tuple[float, float] | None = None
+    pause_s: Annotated[float, Meta(ge=0)] | None = None
+    not_followed: Count = 0
+    dropped: Count = 0
+    model: str | None = None
+    classes: tuple[str, ...] = ()
+
+
 class Cell(_Said, frozen=True, kw_only=True):
     """One region and what it holds.
 
     `box` is x0, y0, x1, y1 in pixels of the frame, x1 and y1 exclusive. `label` is
     "unidentified" where the model abstained; `confidence` is the highest probability.
     `ontology` is a Cell Ontology id. `track_id` names the same cell in other frames,
-    null where cells are not followed.
+    null where cells are not followed or this one is too new; `course` is what the
+    sequence model says of it.
     """
 
     id: Count
@@ -43,6 +107,7 @@ class Cell(_Said, frozen=True, kw_only=True):
     confidence: Share
     probabilities: dict[str, Share]
     abstained: bool
+    course: Course | UnsetType = UNSET  # costs nothing where cells are not followed
 
 
 class FrameRange(_Said, frozen=True, kw_only=True):
@@ -134,6 +199,8 @@ class Examination(_Said, frozen=True, kw_only=True):
     software: str
     cells: tuple[Cell, ...] = ()
     counts: dict[str, Count] = {}
+    following: Following | None = None
+    events: tuple[Event, ...] = ()
     timings_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 

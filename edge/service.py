@@ -26,13 +26,15 @@ from edge.desk import Desk, Ticket
 from edge.drawing import draw, to_jpeg
 from edge.drift import DriftWatch
 from edge.errors import FrameRejected, HemascopeError
+from edge.following import Follower
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
 from edge.notify import Notifier
-from edge.pipeline import Pipeline
+from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.results import Examination, FrameRange, Status
 from edge.settings import RunSettings
+from edge.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +69,15 @@ class Company:
     """Who goes along with a run: sees its rows, does what is due beside the frames.
 
     `drift` compares what is seen with the calibration, `attendant` answers requests and
-    raises alarms, `notifier` tells systemd of progress.
+    raises alarms, `notifier` tells systemd of progress. With `open_follower`, cells are
+    followed: each worker examines its frame as always and then waits for its turn at
+    the one follower.
     """
 
     drift: DriftWatch | None = None
     attendant: Attendant | None = None
     notifier: Notifier = field(default_factory=Notifier)
+    open_follower: Callable[[], Follower] | None = None
 
 
 class Service:
@@ -94,6 +99,8 @@ class Service:
         self._keep_rows, company = keep_rows, company or Company()
         self._drift, self._attendant = company.drift, company.attendant
         self._notifier = company.notifier
+        opens = company.open_follower
+        self._turns = None if opens is None else Turns(opens)
         self._proven: list[str] = []  # workers whose engines passed the self-test
         self._camera_answered = False
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
@@ -128,7 +135,13 @@ class Service:
             )
             for n in range(self._settings.workers or os.cpu_count() or 1)
         ]
-        for thread in (camera, *workers):
+        follower = [
+            threading.Thread(
+                target=self._follow, args=(turns,), name="follower", daemon=True
+            )
+            for turns in filter(None, [self._turns])
+        ]
+        for thread in (camera, *workers, *follower):
             thread.start()
         try:
             self._write_in_order(desk, workers, on_row)
@@ -140,7 +153,9 @@ class Service:
         finally:
             stop.set()
             desk.close()
-            self._drain([camera, *workers])
+            if self._turns is not None:
+                self._turns.close()
+            self._drain([camera, *workers, *follower])
             if not camera.is_alive():
                 self._source.close()
 
@@ -160,6 +175,16 @@ class Service:
         finally:
             desk.close()
 
+    def _follow(self, turns: Turns[Follower]) -> None:
+        """Follow cells from frame to frame, in order, until there are no more."""
+        try:
+            turns.run()
+        except HemascopeError as error:
+            self._outcomes.put(error)
+        except Exception as error:
+            log.exception("the follower failed")
+            self._outcomes.put(RunFailed(f"the follower failed: {error!r}"))
+
     def _work(self, desk: Desk) -> None:
         """Take tickets the whole way until the desk closes."""
         try:
@@ -178,9 +203,11 @@ class Service:
         """Say something of a ticket, whatever happens."""
         item = ticket.item
         if isinstance(item, Gap):
+            if self._turns is not None:
+                self._turns.skip(ticket.number)
             return Outcome(ticket.number, _nothing("gap", item.reason, item))
         try:
-            seen = pipeline.examine(item)
+            seen = self._examine(pipeline, ticket.number, item)
         except FrameRejected as error:
             said = _nothing("rejected", str(error), item, ticket.passed_over)
             return Outcome(ticket.number, said)
@@ -205,6 +232,18 @@ class Service:
         if self._previews.is_due() or (is_asked and self._previews.is_allowed):
             preview = self._draw(pixels, said)
         return Outcome(ticket.number, said, _digest(pixels), None, preview, snapshot)
+
+    def _examine(self, pipeline: Pipeline, number: int, exposure: Exposure) -> Seen:
+        """Examine a frame alone, then, in its turn, with the ones before it."""
+        turns = self._turns
+        if turns is None:
+            return pipeline.examine(exposure)
+        try:
+            seen = pipeline.examine(exposure)
+        except BaseException:
+            turns.skip(number)
+            raise
+        return turns.take(number, lambda f: Seen(seen.raw, f.follow(seen)))
 
     def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""

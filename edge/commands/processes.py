@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from edge.codec import read_toml
 from edge.commands.signals import until_signalled
 from edge.drift import DriftWatch
 from edge.errors import ConfigurationInvalid
+from edge.following import Follower
 from edge.ledger import Ledger
 from edge.notify import Notifier, notifier_of
 from edge.pausing import Pausable
@@ -76,7 +78,12 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
             previews,
             settings.run,
             keep_rows=settings.ledger.keep_rows,
-            company=Company(DriftWatch(parts.profile), attendant, notifier),
+            company=Company(
+                DriftWatch(parts.profile),
+                attendant,
+                notifier,
+                _open_follower(settings, parts),
+            ),
         )
         service.run(stop, frames=frames)
         notifier.stopping()
@@ -105,7 +112,16 @@ def _parts(settings: DeviceFile) -> Parts:
         finds_cells=settings.location.mode == "cells",
         profile=settings.profile,
         engine=settings.model,
+        sequence=settings.sequence,
     )
+
+
+def _open_follower(settings: DeviceFile, parts: Parts) -> Callable[[], Follower] | None:
+    """Return what opens a follower, None where cells are not followed."""
+    tracking = settings.tracking
+    if tracking is None:
+        return None
+    return lambda: parts.open_follower(tracking, settings.pauses, settings.events)
 
 
 @click.command("publish")
