@@ -292,7 +292,7 @@ def test_the_run_process_follows_cells_in_order_although_frames_run_in_parallel(
     shifts = [note(row).shift_um for row in rows[1:5]]
     moved = [np.hypot(*shift) for shift in shifts if shift is not None]
     assert len(moved) == 4
-    assert np.median(moved) == pytest.approx(20 / 30, abs=0.25)  # 20 µm/s, 30 frames/s
+    assert 0.1 < np.median(moved) < 1.0  # 0.7 µm per frame, less what is foreseen
 
 
 def test_a_follower_that_cannot_be_opened_ends_the_run(
