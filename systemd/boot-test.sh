@@ -1,12 +1,14 @@
 #!/bin/sh
 # Boot a container and let the units start, be killed, hang, fill a disk and stop in it.
-# usage: boot-test.sh PYTHON   with the package's dependencies and pytest installed
+# usage: boot-test.sh PYTHON [WHICH]   an interpreter that has what the package needs and
+#        pytest; WHICH tests, as for pytest -k: the first one and those it names
 # The container's system is made once, in HEMASCOPE_BOOT_CACHE; a boot leaves no trace
 # in it. The report of the last boot lies beside it.
 set -eu
 export LC_ALL=C
 source=$(cd "$(dirname "$0")/.." && pwd)
-python=${1:?usage: boot-test.sh PYTHON}
+python=${1:?usage: boot-test.sh PYTHON [WHICH]}
+which=${2:+test_all_units_start or $2}
 cache=${HEMASCOPE_BOOT_CACHE:-/var/cache/hemascope-boot}
 
 skip() {
@@ -78,7 +80,7 @@ printf '#!/opt/hemascope/bin/python\nfrom edge.cli import main\nmain()\n' \
 chmod 755 /opt/hemascope/bin/hemascope
 cd /opt/source
 /opt/hemascope/bin/python -m pytest -v -p no:cacheprovider -p no:hypothesispytest --durations=0 -rP --maxfail=4 \
-    tests/systemd/test_booted.py >/report/tests.txt 2>&1
+    -k "$which" tests/systemd/test_booted.py >/report/tests.txt 2>&1
 echo \$? >/report/code
 journalctl --no-pager >/report/journal.txt
 systemctl --no-block poweroff

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.ledger import Ledger
+from tests.conftest import examination
+
 pytestmark = pytest.mark.skipif(
     os.environ.get("HEMASCOPE_BOOTED") != "1",
     reason="needs a booted system of its own: make boot-test",
@@ -118,7 +121,11 @@ def put_settings(text: str = DEVICE_TOML) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    """What README.md says, once, on a fresh system."""
+    """What README.md says, once; a ledger of another user is there already."""
+    ledger = Ledger(LEDGER, "scope-01")
+    ledger.append(examination())
+    ledger.close()
+    (LEDGER / "ledger.sqlite").chmod(0o640)
     said = do(SYSTEMD / "install.sh", "device", "archive", "broker")
     assert f"{ETC}/credentials/password is missing" in said
     certificates = Path("/root/certificates")
@@ -244,13 +251,20 @@ def test_who_hangs_is_ended_and_comes_back(unit: str) -> None:
 
 
 def test_publish_delivers_without_run_and_run_then_writes_again() -> None:
-    """SQLite's index belongs to whoever opens first; both must be able to write it."""
+    """SQLite's index belongs to who opens first; the other must be able to write it.
+
+    Root keeps off the ledger meanwhile: SQLite gives its index to the file's owner.
+    """
     do("systemctl", "stop", PUBLISH)
     await_rows()
+    wanted = newest()
     do("systemctl", "stop", RUN)
     do("systemctl", "start", PUBLISH)
-    await_delivery()
+    wait_until(lambda: archived() >= wanted, 60, "the archive has them")
+    assert (LEDGER / "ledger.sqlite-shm").owner() == PUBLISH
+
     do("systemctl", "start", RUN)
+
     await_rows()
     await_delivery()
 
