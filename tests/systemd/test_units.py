@@ -105,3 +105,14 @@ def test_users_are_made(tmp_path: Path) -> None:
     passwd = (tmp_path / "etc" / "passwd").read_text()
     assert all(f"{unit.stem}:x:" in passwd for unit in PROCESSES)
     assert "/bin/bash" not in passwd
+
+
+def test_a_device_can_tell_its_boot_and_whether_its_clock_is_right() -> None:
+    run, publish = (
+        FOLDER / "hemascope-run.service",
+        FOLDER / "hemascope-publish.service",
+    )
+
+    assert settings(run, "ProcSubset") == settings(publish, "ProcSubset") == []
+    assert settings(run, "ProtectClock") == []
+    assert "adjtimex" in settings(run, "SystemCallFilter")
