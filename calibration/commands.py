@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import msgspec
-import numpy as np
 
 from calibration.confidence_command import confidence_command
 from calibration.crowded import measure_crowded_field
@@ -26,8 +25,8 @@ from edge.profile import (
     IDENTITY_PROFILE,
     Profile,
     ProfileRecord,
-    Row4,
     load_profile,
+    offset_alone,
 )
 from edge.settings import FolderSettings
 
@@ -77,8 +76,6 @@ def field_command(
     Bring a place of the slide without cells into view and move the stage a little while
     it is measured, from empty place to empty place: plasma is not even either.
     """
-    if (config is None) == (images is None):
-        raise click.UsageError("name either --config or --images")
     source = source_of(config, images)
     seen = read_frames(source, frames if images is None else None, "field")
     darks = [] if dark is None else read_frames(FolderSettings(dark), None, "dark")
@@ -178,11 +175,6 @@ def _record(
     field: EmptyField, frame: RawFrame, objective: str | None, pixel_um: float | None
 ) -> ProfileRecord:
     height, width = frame.pixels.shape[:2]
-
-    def row(channel: int) -> Row4:
-        red, green, blue = np.eye(3)[channel].tolist()
-        return red, green, blue, PLASMA_DENSITY
-
     return ProfileRecord(
         camera_serial=frame.shot.camera,
         objective=objective,
@@ -191,7 +183,7 @@ def _record(
         black_level=field.black_level or 0.0,
         white_point=field.white_point,
         is_verified=field.is_verified,
-        matrix=(row(0), row(1), row(2)),
+        matrix=offset_alone(PLASMA_DENSITY),
         pixel_size_um=pixel_um or frame.shot.pixel_size_um,
         created_at=datetime.now(timezone.utc).replace(microsecond=0),
     )

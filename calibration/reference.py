@@ -23,12 +23,12 @@ from edge.correction import correct, prepare
 from edge.engines import Engine
 from edge.errors import HemascopeError
 from edge.frames import Counts
-from edge.location import Regions, find_regions, locator_spec, reduce, reduction
-from edge.profile import IDENTITY, Density, Profile, ReferenceRecord, Row4
-from edge.scale import estimate_pixel_size
+from edge.location import locate_at, locator_spec
+from edge.profile import Density, Matrix, Profile, ReferenceRecord, offset_alone
+from edge.scale import read_pixel_size
 
 # Medians over BCCD, PBC and Raabin-WBC, each at a white of 255 * 10**-PLASMA_DENSITY,
-# averaged in optical density and rounded (`hemascope study colours`).
+# averaged in optical density and rounded.
 RED_CELL_DENSITY: Density = (0.10, 0.16, 0.09)
 NUCLEUS_DENSITY: Density = (0.30, 0.58, 0.11)
 
@@ -48,13 +48,11 @@ class ReferenceRefused(HemascopeError):
 class SlideColours:
     """Optical densities (base 10, above plasma) of cells of a slide.
 
-    `red_cells` (N, 3) and `nuclei` (M, 3); `backgrounds` (F, 3) 8-bit RGB of the frames
-    that showed some; `frames` were looked at.
+    `red_cells` (N, 3) and `nuclei` (M, 3); `frames` were looked at.
     """
 
     red_cells: NDArray[np.float64]
     nuclei: NDArray[np.float64]
-    backgrounds: NDArray[np.float64]
     frames: int
 
 
@@ -70,12 +68,13 @@ def plasma_colour(counts: NDArray[np.integer]) -> NDArray[np.float64]:
 
 def bare(profile: Profile) -> Profile:
     """Return the profile without its slide reference: light and white alone."""
-    matrix = tuple(
-        (*row[:3], PLASMA_DENSITY if profile.record.white_point else 0.0)
-        for row in IDENTITY
-    )
+    matrix = offset_alone(_plasma_density(profile))
     record = msgspec.structs.replace(profile.record, matrix=matrix, reference=None)
     return Profile(record, profile.flat_field, profile.calibration_id)
+
+
+def _plasma_density(profile: Profile) -> float:
+    return PLASMA_DENSITY if profile.record.white_point else 0.0
 
 
 def measure_slide(
@@ -107,12 +106,11 @@ def measure_slide(
         colours = _colours(field, locator, engine, known)
         if colours is not None:
             seen.append(colours)
-    offset = PLASMA_DENSITY if profile.record.white_point else 0.0
+    offset = _plasma_density(profile)
     empty = np.zeros((0, 3))
     return SlideColours(
         _density(np.concatenate([empty, *(c.red_cells for c in seen)]), offset),
         _density(np.concatenate([empty, *(c.nuclei for c in seen)]), offset),
-        np.array([c.background for c in seen if c.background is not None]),
         len(seen),
     )
 
@@ -120,19 +118,12 @@ def measure_slide(
 def _colours(
     field: NDArray[np.uint8], locator: Bundle, engine: Engine, known_um: float | None
 ) -> Colours | None:
-    frame_px = (field.shape[1], field.shape[0])
-    spec = locator_spec(locator)
-
-    def small(um: float) -> NDArray[np.uint8]:
-        return reduce(field, reduction(um, spec))
-
-    def locate(um: float) -> Regions:
-        return find_regions(small(um), engine, spec, frame_px)
-
-    um = known_um or estimate_pixel_size(frame_px, locator, locate)
+    um = known_um or read_pixel_size(field, locator, engine)
     if um is None:
         return None
-    return read_colours(small(um), locate(um), locator.labels, frame_px)
+    small, regions = locate_at(um, field, engine, locator_spec(locator))
+    frame_px = (field.shape[1], field.shape[0])
+    return read_colours(small, regions, locator.labels, frame_px)
 
 
 def _density(rgb: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
@@ -195,7 +186,7 @@ def with_reference(profile: Profile, reference: ReferenceRecord) -> Profile:
         (*line, whole[3])
         for line, whole in zip(reference.matrix, own.matrix, strict=True)
     ]
-    matrix: tuple[Row4, Row4, Row4] = (rows[0], rows[1], rows[2])
+    matrix: Matrix = (rows[0], rows[1], rows[2])
     record = msgspec.structs.replace(own, matrix=matrix, reference=reference)
     return Profile(record, profile.flat_field, None)
 

@@ -21,16 +21,13 @@ from edge.errors import HemascopeError
 from edge.frames import Counts
 from edge.location import (
     RED_CELL_UM,
-    Regions,
     are_whole,
-    find_regions,
+    locate_at,
     locator_spec,
-    reduce,
-    reduction,
     widths,
 )
 from edge.profile import Profile
-from edge.scale import estimate_pixel_size
+from edge.scale import read_pixel_size
 
 _LEAST_LINES = 5
 _MOST_LINES = 200  # closer ones are the sensor's or the screen's
@@ -140,19 +137,10 @@ def measure_cells(images: Sequence[Counts], profile: Profile) -> PixelScale:
     for counts in images:
         frame_px = (counts.shape[1], counts.shape[0])
         field = correct(counts, prepare(profile, *frame_px, counts.dtype))
-
-        def locate(
-            um: float,
-            field: NDArray[np.uint8] = field,
-            frame_px: tuple[int, int] = frame_px,
-        ) -> Regions:
-            small = reduce(field, reduction(um, spec))
-            return find_regions(small, engine, spec, frame_px)
-
-        um = estimate_pixel_size(frame_px, locator, locate)
+        um = read_pixel_size(field, locator, engine)
         if um is None:
             continue
-        found = locate(um)
+        _, found = locate_at(um, field, engine, spec)
         red = np.array([locator.labels[kind] == "RBC" for kind in found.kinds], bool)
         boxes = found.boxes[red & are_whole(found.boxes, frame_px)]
         first = boxes.astype(np.float64) if not sizes else first

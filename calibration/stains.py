@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.colours import to_lab
 from edge.errors import HemascopeError
 
 Method = Literal["reinhard", "macenko", "vahadane"]
@@ -64,7 +65,7 @@ def gather(images: Sequence[Image], white: _Array) -> Slide:
         )
     every = max(1, len(pixels) // _MOST_PIXELS)
     chosen = pixels[::every]
-    return Slide(_density(chosen, white), _to_lab(chosen[None])[0], white)
+    return Slide(_density(chosen, white), to_lab(chosen), white)
 
 
 def is_stained(image: Image, white: _Array) -> NDArray[np.bool_]:
@@ -89,7 +90,7 @@ def normalise(image: Image, method: Method, slide: Slide, reference: Slide) -> I
     if not mask.any():
         return out
     if method == "reinhard":
-        lab = _to_lab(image[mask][None])[0]
+        lab = to_lab(image[mask])
         out[mask] = _to_rgb(_matched(lab, slide.lab, reference.lab)[None])[0]
         return out
     map_to = stain_map(method, slide, reference)
@@ -156,11 +157,6 @@ def _matched(lab: _Array, ours: _Array, theirs: _Array) -> _Array:
 
 def _density(pixels: NDArray[np.generic], white: _Array) -> _Array:
     return np.asarray(-np.log10(np.maximum(pixels, 1.0) / white))
-
-
-def _to_lab(pixels: Image) -> _Array:
-    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    return np.asarray(lab, np.float64)
 
 
 def _to_rgb(lab: _Array) -> _Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge.crops import cut_crops
 from edge.location import Regions
@@ -67,6 +67,18 @@ def read_colours(
     red = _looks(field, boxes[inside & (names == "RBC")])
     white = _looks(field, boxes[inside & (names == "WBC")])
     return Colours(background, share, _red_cells(red), _nuclei(white))
+
+
+def to_lab(rgb: ArrayLike) -> NDArray[np.float64]:
+    """CIELAB (…, 3) of 8-bit sRGB colours (…, 3); what is beyond white is white."""
+    colours = np.asarray(rgb, np.float32).clip(0, 255) / 255
+    lab = cv2.cvtColor(colours.reshape(1, -1, 3), cv2.COLOR_RGB2Lab)
+    return np.asarray(lab.reshape(colours.shape), np.float64)
+
+
+def delta_e(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """CIE76 difference of two colours (3,) in CIELAB."""
+    return float(np.linalg.norm(a - b))
 
 
 def median(colours: NDArray[np.float64]) -> NDArray[np.float64] | None:

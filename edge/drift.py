@@ -12,10 +12,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.colours import delta_e, to_lab
 from edge.profile import Profile
 from edge.results import Drift, DriftStatus, SeenColours
 
@@ -64,7 +64,7 @@ class _Chart:
         if self.average is None:
             self.average = lab
         self.average = self.average + share * (lab - self.average)
-        off, mean = _distance(lab, self.expected), self.delta_e or 0.0
+        off, mean = delta_e(lab, self.expected), self.delta_e or 0.0
         levels = [times * AMBER, times * RED]
         sums = [
             max(0.0, s + step_s * (off / limit - _SLACK))
@@ -82,7 +82,7 @@ class _Chart:
         """Distance of the average from what is expected."""
         if self.average is None or self.expected is None:
             return None
-        return _distance(self.average, self.expected)
+        return delta_e(self.average, self.expected)
 
 
 class DriftWatch:
@@ -118,7 +118,7 @@ class DriftWatch:
         for name, chart in self._charts.items():
             colour = getattr(seen, name)
             if colour is not None:
-                chart.follow(_lab(colour), step_s, _TIMES[name])
+                chart.follow(to_lab(colour), step_s, _TIMES[name])
         if seen.background is not None or self._seen_ns is None:
             self._seen_ns = monotonic_ns
         sharpness = self._follow_focus(focus, step_s)
@@ -175,20 +175,9 @@ def expected_colours(profile: Profile) -> dict[str, _Colour | None]:
     return {
         name: None
         if density is None
-        else _lab(255 * 10 ** -(matrix[:, :3] @ np.array(density) + matrix[:, 3]))
+        else to_lab(255 * 10 ** -(matrix[:, :3] @ np.array(density) + matrix[:, 3]))
         for name, density in densities.items()
     }
-
-
-def _lab(rgb: Sequence[float] | _Colour) -> _Colour:
-    """CIELAB of an 8-bit sRGB colour."""
-    pixel = np.array([[rgb]], np.float32).clip(0, 255) / 255
-    return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_RGB2Lab)[0, 0], np.float64)
-
-
-def _distance(a: _Colour, b: _Colour) -> float:
-    """CIE76 colour difference."""
-    return float(np.linalg.norm(a - b))
 
 
 def _rounded(value: float | None) -> float | None:

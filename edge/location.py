@@ -163,6 +163,15 @@ def find_regions(
     )
 
 
+def locate_at(
+    pixel_size_um: float, field: NDArray[np.uint8], engine: Engine, spec: LocationSpec
+) -> tuple[NDArray[np.uint8], Regions]:
+    """Find cells on a corrected full-size frame (H, W, 3); return it reduced, too."""
+    small = reduce(field, reduction(pixel_size_um, spec))
+    frame_px = (field.shape[1], field.shape[0])
+    return small, find_regions(small, engine, spec, frame_px)
+
+
 def _distinct(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], overlap: float
 ) -> NDArray[np.intp]:

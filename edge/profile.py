@@ -22,11 +22,19 @@ from edge.codec import encode, read_json
 from edge.errors import HemascopeError
 
 Row4 = tuple[float, float, float, float]
-IDENTITY: tuple[Row4, Row4, Row4] = (
-    (1.0, 0.0, 0.0, 0.0),
-    (0.0, 1.0, 0.0, 0.0),
-    (0.0, 0.0, 1.0, 0.0),
-)
+Matrix = tuple[Row4, Row4, Row4]
+
+
+def offset_alone(density: float) -> Matrix:
+    """Return the matrix that adds an optical density to every channel alike."""
+    return (
+        (1.0, 0.0, 0.0, density),
+        (0.0, 1.0, 0.0, density),
+        (0.0, 0.0, 1.0, density),
+    )
+
+
+IDENTITY = offset_alone(0.0)
 
 
 Density = tuple[float, float, float]
@@ -99,7 +107,7 @@ class ProfileRecord(
     height_px: Annotated[int, Meta(gt=0)] | None = None
     black_level: Annotated[float, Meta(ge=0)] = 0.0
     white_point: tuple[float, float, float] | None = None
-    matrix: tuple[Row4, Row4, Row4] = IDENTITY
+    matrix: Matrix = IDENTITY
     pixel_size_um: Annotated[float, Meta(gt=0)] | None = None
     flat_field_sha256: str | None = None
     is_verified: bool = True

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.colours import delta_e, to_lab
 from edge.frames import Counts
 from edge.results import Quality
 
@@ -41,12 +42,7 @@ def measure_quality(
             round(float(bright[1]), 1),
             round(float(bright[2]), 1),
         ),
-        background_delta_e=None if white is None else round(_delta_e(bright, white), 2),
+        background_delta_e=(
+            None if white is None else round(delta_e(to_lab(bright), to_lab(white)), 2)
+        ),
     )
-
-
-def _delta_e(a: NDArray[np.floating], b: NDArray[np.integer]) -> float:
-    """CIE76 colour difference of two 8-bit sRGB colours."""
-    pair = np.array([[a, b]], np.float32) / 255
-    lab = cv2.cvtColor(pair, cv2.COLOR_RGB2Lab)[0]
-    return float(np.linalg.norm(lab[0] - lab[1]))

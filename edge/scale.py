@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
-from edge.location import RED_CELL_UM, Regions, are_whole, locator_spec, widths
+from edge.engines import Engine
+from edge.location import (
+    RED_CELL_UM,
+    Regions,
+    are_whole,
+    locate_at,
+    locator_spec,
+    widths,
+)
 
 Origin = Literal["profile", "source", "estimated"]
 Locate = Callable[[float], Regions]
@@ -129,6 +137,18 @@ def estimate_pixel_size(
         return None
     refined, _ = _fit(locate(RED_CELL_UM / best), expected, best, frame_px)
     return RED_CELL_UM / (refined or best)
+
+
+def read_pixel_size(
+    field: NDArray[np.uint8], locator: Bundle, engine: Engine
+) -> float | None:
+    """Estimate the pixel size (µm) of a corrected frame (H, W, 3); None if unknown."""
+    spec = locator_spec(locator)
+    return estimate_pixel_size(
+        (field.shape[1], field.shape[0]),
+        locator,
+        lambda um: locate_at(um, field, engine, spec)[1],
+    )
 
 
 def _fit(

@@ -8,7 +8,7 @@ is looked at: cells are those that the shipped locator finds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,7 +23,7 @@ from calibration.reference import (
 )
 from edge.bundle import LOCATOR, load_bundle
 from edge.engines.opening import open_engine
-from edge.profile import Profile, ProfileRecord
+from edge.profile import Profile, ProfileRecord, offset_alone
 from training.data import Row, read_counts
 
 Colour = Literal["as-is", "white-point", "slide-reference"]
@@ -40,9 +40,9 @@ def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
     ReferenceRefused
         A laboratory shows too few cells for a slide reference.
     """
-    drawn = drawn_images(rows)
     if colour == "as-is":
         return {}
+    drawn = drawn_images(rows)
     whites = {domain: white_profile(own) for domain, own in drawn.items()}
     if colour == "white-point":
         return whites
@@ -54,13 +54,13 @@ def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
 
 
 def measured(
-    drawn: dict[str, list[Row]], whites: dict[str, Profile]
+    drawn: dict[str, list[Row]], profiles: Mapping[str, Profile]
 ) -> dict[str, SlideColours]:
     """Colours of the cells that the shipped locator finds in each laboratory."""
     locator = load_bundle(LOCATOR, task="location")
     engine = open_engine(locator)
     return {
-        domain: measure_slide(map(read_counts, own), whites[domain], locator, engine)
+        domain: measure_slide(map(read_counts, own), profiles[domain], locator, engine)
         for domain, own in drawn.items()
     }
 
@@ -82,10 +82,6 @@ def white_profile(rows: Sequence[Row]) -> Profile:
     """
     white = np.median([plasma_colour(read_counts(row)) for row in rows], axis=0)
     red, green, blue = white.tolist()
-    matrix = (
-        (1.0, 0.0, 0.0, PLASMA_DENSITY),
-        (0.0, 1.0, 0.0, PLASMA_DENSITY),
-        (0.0, 0.0, 1.0, PLASMA_DENSITY),
-    )
+    matrix = offset_alone(PLASMA_DENSITY)
     record = ProfileRecord(white_point=(red, green, blue), matrix=matrix)
     return Profile(record, None, None)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.reference import plasma_colour
 from calibration.stains import METHODS, Method, StainsRefused, gather, normalise
+from edge.colours import delta_e, to_lab
 from edge.correction import correct, prepare
 from edge.profile import Profile
 from training.data import Field
@@ -89,7 +89,7 @@ def _shift(
         except StainsRefused:
             refused += 1
             continue
-        found.append(float(np.linalg.norm(_lab(full) - _lab(less))))
+        found.append(delta_e(_mean_lab(full), _mean_lab(less)))
     return Shift(float(np.mean(found)), max(found), len(found), refused)
 
 
@@ -102,7 +102,6 @@ def _emptied(field: Field, place: tuple[slice, slice], keeps: float) -> _Image:
     return image
 
 
-def _lab(pixels: _Image) -> NDArray[np.float64]:
+def _mean_lab(pixels: _Image) -> NDArray[np.float64]:
     """Mean CIELAB (3,) of pixels."""
-    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    return np.asarray(lab.reshape(-1, 3).mean(axis=0), np.float64)
+    return np.asarray(to_lab(pixels).reshape(-1, 3).mean(axis=0))

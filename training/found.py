@@ -18,15 +18,12 @@ from edge.bundle import Bundle
 from edge.engines import Engine
 from edge.location import (
     RED_CELL_UM,
-    Regions,
     are_whole,
-    find_regions,
+    locate_at,
     locator_spec,
-    reduce,
-    reduction,
     widths,
 )
-from edge.scale import estimate_pixel_size
+from edge.scale import read_pixel_size
 from edge.taxonomy import TASKS
 from training.data import Row, developed
 from training.matching import intersection_over_union
@@ -61,18 +58,12 @@ def _is_white(row: Row) -> bool:
 
 
 def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row]:
-    spec = locator_spec(locator)
     pixels = developed(members[0])
     height, width = pixels.shape[:2]
-
-    def locate(pixel_size_um: float) -> Regions:
-        small = reduce(pixels, reduction(pixel_size_um, spec))
-        return find_regions(small, engine, spec, (width, height))
-
-    pixel_size_um = estimate_pixel_size((width, height), locator, locate)
+    pixel_size_um = read_pixel_size(pixels, locator, engine)
     if pixel_size_um is None:
         return []
-    regions = locate(pixel_size_um)
+    _, regions = locate_at(pixel_size_um, pixels, engine, locator_spec(locator))
     boxes = regions.boxes
     diameter_px = RED_CELL_UM / pixel_size_um
     size = widths(boxes) / diameter_px

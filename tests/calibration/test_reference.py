@@ -32,7 +32,6 @@ def slide(cells: int = 300, nuclei: int = 20) -> SlideColours:
     return SlideColours(
         np.array(RED) + random.normal(0, 0.01, (cells, 3)),
         np.array(NUCLEUS) + random.normal(0, 0.02, (nuclei, 3)),
-        np.zeros((0, 3)),
         9,
     )
 
@@ -61,10 +60,10 @@ def test_without_white_cells_red_ones_alone_decide() -> None:
     ("colours", "says"),
     [
         (slide(cells=120), "140 whole cells"),
-        (SlideColours(np.zeros((300, 3)), np.zeros((0, 3)), np.zeros((0, 3)), 4),
+        (SlideColours(np.zeros((300, 3)), np.zeros((0, 3)), 4),
          "is the slide stained"),
-        (SlideColours(np.full((300, 3), 0.021), np.full((20, 3), 0.022),
-                      np.zeros((0, 3)), 4), "change densities"),
+        (SlideColours(np.full((300, 3), 0.021), np.full((20, 3), 0.022), 4),
+         "change densities"),
     ],
 )  # fmt: skip
 def test_a_slide_that_tells_nothing_is_refused(
