@@ -121,12 +121,7 @@ class Attendant:
 
     def append(self, said: Sequence[Entered], taken: Taken | None = None) -> None:
         """Write entries; on a full disk make room once."""
-        try:
-            self._ledger.append_all(said, taken)
-        except LedgerFull:
-            if self._ledger.make_room() == 0:
-                raise
-            self._ledger.append_all(said, taken)
+        self._ledger.with_room(lambda: self._ledger.append_all(said, taken))
 
     # -- what may be asked -------------------------------------------------------------
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from edge import __version__, clock
 from edge.codec import decode
 from edge.ledger import Ledger, LedgerReader, LedgerRow
-from edge.results import Examination, FrameRange
+from edge.unseen import STOPPED, nothing_of
 
-STOPPED = "acquisition stopped: "
 _MEANING = {
     "core-dump": "it crashed",
     "exit-code": "it gave up",
@@ -71,7 +68,7 @@ def record_failure(folder: Path, failure: str) -> LedgerRow | None:
     try:
         if _last_reason(folder).startswith(STOPPED):
             return None
-        return ledger.append(_gap(failure))
+        return ledger.append(nothing_of("gap", failure))
     finally:
         ledger.close()
 
@@ -82,18 +79,3 @@ def _last_reason(folder: Path) -> str:
     rows = reader.rows(newest - 1, 1)
     reader.close()
     return (decode(rows[0].data, _Said).reason or "") if rows else ""
-
-
-def _gap(reason: str) -> Examination:
-    now_ns = time.monotonic_ns()
-    return Examination(
-        status="gap",
-        reason=reason,
-        utc=clock.utc_of(now_ns),
-        monotonic_ns=now_ns,
-        boot_id=clock.boot_id(),
-        clock_synchronised=clock.is_synchronised(),
-        source="",
-        frame=FrameRange(first=0, last=0),
-        software=__version__,
-    )

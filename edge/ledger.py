@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edge import __version__, clock
 from edge.codec import PayloadInvalid, decode, encode
@@ -25,6 +26,10 @@ from edge.entries import Entered, Entry
 from edge.errors import HemascopeError
 from edge.results import FIRST_PREVIOUS, Examination, Result, ResultHead
 from edge.standing import Standing, Taken
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_ROW_BYTES = 200_000  # brokers are set to refuse 256 kB
 _SCHEMA_VERSION = 1
@@ -181,6 +186,23 @@ class Ledger:
                 return gone
         except sqlite3.Error as error:
             raise _explain(self._folder, error) from error
+
+    def with_room(self, append: Callable[[], T]) -> T:
+        """Append by `append`; on a full disk make room once and do it again.
+
+        Raises
+        ------
+        LedgerFull
+            The disk is full, and nothing on it may go.
+        """
+        try:
+            return append()
+        except LedgerFull:
+            gone = self.make_room()
+            if gone == 0:
+                raise
+            log.warning("disk full: %d acknowledged rows deleted early", gone)
+        return append()
 
     def make_room(self) -> int:
         """Give up the reserve and all acknowledged rows, on a full disk.

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from edge import __version__, clock
 from edge.attending import Attendant
 from edge.desk import Desk, Ticket
 from edge.drawing import draw, to_jpeg
@@ -28,13 +27,14 @@ from edge.drift import DriftWatch
 from edge.errors import FrameRejected, HemascopeError
 from edge.following import Follower
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
-from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
+from edge.ledger import Ledger, LedgerRow, RowRefused
 from edge.notify import Notifier
 from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
-from edge.results import Examination, FrameRange, Status
+from edge.results import Examination
 from edge.settings import RunSettings
 from edge.turns import Turns
+from edge.unseen import STOPPED, nothing_of
 
 log = logging.getLogger(__name__)
 
@@ -205,15 +205,15 @@ class Service:
         if isinstance(item, Gap):
             if self._turns is not None:
                 self._turns.skip(ticket.number)
-            return Outcome(ticket.number, _nothing("gap", item.reason, item))
+            return Outcome(ticket.number, nothing_of("gap", item.reason, item))
         try:
             seen = self._examine(pipeline, ticket.number, item)
         except FrameRejected as error:
-            said = _nothing("rejected", str(error), item, ticket.passed_over)
+            said = nothing_of("rejected", str(error), item, ticket.passed_over)
             return Outcome(ticket.number, said)
         except Exception as error:
             log.exception("sequence=%d failed", item.shot.sequence)
-            said = _nothing(
+            said = nothing_of(
                 "rejected", str(error) or repr(error), item, ticket.passed_over
             )
             return Outcome(ticket.number, said, failure=said.reason)
@@ -320,7 +320,7 @@ class Service:
     def _given_up(self, number: int) -> Outcome:
         ticket = self._in_hand[number]
         reason = f"given up: {self._hung()}"
-        said = _nothing("rejected", reason, ticket.item, ticket.passed_over)
+        said = nothing_of("rejected", reason, ticket.item, ticket.passed_over)
         return Outcome(number, said, failure=reason)
 
     def _dismiss(self, error: HemascopeError | None) -> None:
@@ -335,7 +335,7 @@ class Service:
     def _say_why(self, error: HemascopeError) -> None:
         """End the ledger with the reason why there are no more results."""
         try:
-            self._append(_nothing("gap", f"acquisition stopped: {error}", None))
+            self._append(nothing_of("gap", f"{STOPPED}{error}", None))
         except HemascopeError as last:
             log.error("the ledger does not say why acquisition stopped: %s", last)
 
@@ -343,7 +343,7 @@ class Service:
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
         said = self._follow_drift(self._reject_frozen(outcome))
-        row = self._append_on_any_disk(said)
+        row = self._ledger.with_room(lambda: self._append(said))
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
         if self._attendant is not None:
@@ -365,17 +365,6 @@ class Service:
                 f"{self._failures} frames in a row failed, the last one: "
                 f"{outcome.failure}"
             )
-
-    def _append_on_any_disk(self, said: Examination) -> LedgerRow:
-        """Append; on a full disk make room once."""
-        try:
-            return self._append(said)
-        except LedgerFull:
-            gone = self._ledger.make_room()
-            if gone == 0:
-                raise
-            log.warning("disk full: %d acknowledged rows deleted early", gone)
-        return self._append(said)
 
     def _append(self, said: Examination) -> LedgerRow:
         try:
@@ -433,32 +422,3 @@ class Service:
 def _digest(pixels: Counts) -> int:
     """Return a checksum over every eighth pixel of every eighth row."""
     return zlib.crc32(pixels[::8, ::8].tobytes())
-
-
-def _nothing(
-    status: Status, reason: str, item: Exposure | Gap | None, passed_over: int = 0
-) -> Examination:
-    """Return what is said where nothing could be seen."""
-    mono = time.monotonic_ns()
-    utc, source, frame = clock.utc_of(mono), "", FrameRange(first=0, last=0)
-    if isinstance(item, Gap):
-        utc, mono = item.utc, item.monotonic_ns
-        last = item.first + max(item.missed or 1, 1) - 1
-        frame = FrameRange(first=item.first, last=last, missed=item.missed)
-    elif item is not None:
-        shot = item.shot
-        utc, mono, source = shot.utc, shot.monotonic_ns, shot.source_id
-        frame = FrameRange(
-            first=shot.sequence, last=shot.sequence, passed_over=passed_over
-        )
-    return Examination(
-        status=status,
-        reason=reason,
-        utc=utc,
-        monotonic_ns=mono,
-        boot_id=clock.boot_id(),
-        clock_synchronised=clock.is_synchronised(),
-        source=source,
-        frame=frame,
-        software=__version__,
-    )

@@ -6,9 +6,10 @@ import pytest
 
 from edge.codec import decode
 from edge.cursor import LedgerBusy
-from edge.failure import STOPPED, failure_of, record_failure
+from edge.failure import failure_of, record_failure
 from edge.ledger import Ledger, LedgerDamaged, LedgerReader, first_broken
 from edge.results import Result
+from edge.unseen import STOPPED
 from tests.conftest import examination
 
 HUNG = {"SERVICE_RESULT": "watchdog", "EXIT_CODE": "killed", "EXIT_STATUS": "ABRT"}

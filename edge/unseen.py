@@ -1,0 +1,43 @@
+"""What is said where nothing could be seen: of gaps, bad frames, and the end."""
+
+from __future__ import annotations
+
+import time
+
+from edge import __version__, clock
+from edge.frames import Exposure, Gap
+from edge.results import Examination, FrameRange, Status
+
+STOPPED = "acquisition stopped: "  # begins the reason of a ledger's last row
+
+
+def nothing_of(
+    status: Status,
+    reason: str,
+    item: Exposure | Gap | None = None,
+    passed_over: int = 0,
+) -> Examination:
+    """Return what is said where nothing could be seen."""
+    mono = time.monotonic_ns()
+    utc, source, frame = clock.utc_of(mono), "", FrameRange(first=0, last=0)
+    if isinstance(item, Gap):
+        utc, mono = item.utc, item.monotonic_ns
+        last = item.first + max(item.missed or 1, 1) - 1
+        frame = FrameRange(first=item.first, last=last, missed=item.missed)
+    elif item is not None:
+        shot = item.shot
+        utc, mono, source = shot.utc, shot.monotonic_ns, shot.source_id
+        frame = FrameRange(
+            first=shot.sequence, last=shot.sequence, passed_over=passed_over
+        )
+    return Examination(
+        status=status,
+        reason=reason,
+        utc=utc,
+        monotonic_ns=mono,
+        boot_id=clock.boot_id(),
+        clock_synchronised=clock.is_synchronised(),
+        source=source,
+        frame=frame,
+        software=__version__,
+    )
