@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -340,6 +341,11 @@ class Range:
             line = next(x for x in status.splitlines() if x.startswith("VmRSS"))
             self.memory.setdefault(name, []).append(int(line.split()[1]) / 1024)
 
+    def page_is_up(self) -> bool:
+        """Whether `watch` has begun to serve its page."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.page)) == 0
+
     def page_says(self) -> dict[str, Any]:
         """Return what `watch` shows."""
         url = f"http://127.0.0.1:{self.page}/events"
@@ -408,6 +414,8 @@ def bombard(folder: Path, payloads: int, seed: int = 0) -> dict[str, Any]:
 
 
 def _bombard(place: Range, payloads: int, rng: random.Random) -> dict[str, Any]:
+    place.until(place.page_is_up)
+    place.until(lambda: place.page_says()["archive"] == "online")  # it listens now
     for _ in range(3):
         place.examine()
     place.until(lambda: len(place.archived()) == place.rows)
