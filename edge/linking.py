@@ -6,11 +6,10 @@ enough: the cheapest set of links, where leaving a cell unlinked has a price too
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-from scipy.spatial import cKDTree
 
 Places = NDArray[np.float64]
 
@@ -49,7 +48,7 @@ def estimate_shift(
     """
     if min(len(before), len(now)) < _LEAST_CELLS:
         return None
-    tree = cKDTree(now)
+    tree = _tree(now)
     best, most = np.zeros(2), -1.0
     for shift in (np.zeros(2), guess_um):
         found = _explained(before + shift, tree, gate_um)
@@ -63,7 +62,14 @@ def estimate_shift(
     return _refined(before, now, tree, best, gate_um)
 
 
-def _explained(expected: Places, tree: cKDTree, gate_um: float) -> float:
+def _tree(places: Places) -> Any:
+    """Make places searchable. SciPy takes 30 MB: only who follows cells loads it."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(places)
+
+
+def _explained(expected: Places, tree: Any, gate_um: float) -> float:
     """Share of expected cells that have a found one close by."""
     apart, _ = tree.query(expected, distance_upper_bound=gate_um)
     return float(np.isfinite(apart).mean())
@@ -89,7 +95,7 @@ def _votes(before: Places, now: Places, gate_um: float, most_um: float) -> Place
 
 
 def _refined(
-    before: Places, now: Places, tree: cKDTree, shift: Places, gate_um: float
+    before: Places, now: Places, tree: Any, shift: Places, gate_um: float
 ) -> Places:
     """Move a shift to the median of the pairs that it brings together."""
     for _ in range(3):
@@ -127,10 +133,13 @@ def assign(
     NDArray[np.intp]
         (M,) the cell of each track, -1 for none.
     """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
     tracks, cells = len(expected), len(now)
     if tracks == 0 or cells == 0:
         return np.full(tracks, -1, np.intp)
-    near = cKDTree(now).query_ball_point(expected, gates_um)
+    near = _tree(now).query_ball_point(expected, gates_um)
     counts = np.fromiter((len(n) for n in near), np.intp, tracks)
     row = np.repeat(np.arange(tracks), counts)
     column = np.fromiter((j for n in near for j in n), np.intp, int(counts.sum()))

@@ -241,7 +241,7 @@ class EventSettings(_Settings, frozen=True):
     confirm_at: Share = 0.85
     end_below: Share = 0.3
     confirm_frames: Annotated[int, Meta(ge=1, le=100)] = 3
-    least_rise: Annotated[float, Meta(ge=0, le=20)] = 2.0
+    least_rise: Annotated[float, Meta(ge=0, le=20)] = 3.0
     doubt_frames: Annotated[int, Meta(ge=1, le=1000)] = 8
     settle_frames: Annotated[int, Meta(ge=0, le=1000)] = 3
 

@@ -42,7 +42,7 @@ def draw_strips(
     run: Sequence[Examination],
     strips: Mapping[int, Strip],
 ) -> Picture:
-    """Draw the surest events of a run, two of each change and some steady cells.
+    """Draw events of a run, two of each change, those of the longest tracks.
 
     Returns
     -------
