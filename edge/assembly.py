@@ -19,6 +19,7 @@ from edge.bundle import (
     crop_size,
     load_bundle,
 )
+from edge.confusion import Correction, read_confusion
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
@@ -26,8 +27,9 @@ from edge.location import locator_spec
 from edge.pipeline import Pipeline
 from edge.profile import IDENTITY_PROFILE, Profile, load_profile
 from edge.scale import Scale
-from edge.settings import ON_CPU, EngineSettings
-from edge.taxonomy import TASKS
+from edge.settings import ON_CPU, DifferentialSettings, EngineSettings
+from edge.slide import SlideRun
+from edge.taxonomy import NOT_A_CELL, TASKS
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,27 @@ class Parts:
             locator=self.locator,
             locator_engine=finder,
             scale=self.scale,
+        )
+
+    def open_slide(self, settings: DifferentialSettings) -> SlideRun | None:
+        """Return what counts cells once each; None where nobody wants it or can.
+
+        Raises
+        ------
+        ConfigurationInvalid
+            The confusion file is not one of this classifier.
+        """
+        if not settings.is_on or self.locator is None:
+            return None
+        correction = None
+        if settings.confusion is not None:
+            correction = Correction(read_confusion(settings.confusion))
+            correction.check([n for n in self.classifier.labels if n != NOT_A_CELL])
+        return SlideRun(
+            self.classifier.labels,
+            self.classifier.record.abstain_below,
+            settings.wanted_width,
+            correction,
         )
 
     def build_stale_engines(self) -> None:

@@ -33,6 +33,7 @@ from edge.location import (
 )
 from edge.profile import Profile
 from edge.quality import measure_quality
+from edge.registration import View, view_of
 from edge.results import Cell, Colour, Examination, FrameRange, SeenColours
 from edge.scale import Scale, estimate_pixel_size
 from edge.taxonomy import UNIDENTIFIED
@@ -57,10 +58,15 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A frame and what was found on it."""
+    """A frame and what was found on it.
+
+    `view` is the small picture by which its place on the slide is found; None where the
+    scale is not settled or nobody looks for cells, so that it cannot be counted.
+    """
 
     raw: RawFrame
     examination: Examination
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,8 +119,10 @@ class Pipeline:
             decisions = decide(logits, rule.temperature, rule.abstain_below, opinion)
             cells = self._name(regions, decisions)
         with stage("quality"):
-            quality = measure_quality(counts, field, self._white())
+            scaled = regions.boxes * (field.shape[1] / _width(raw))
+            quality = measure_quality(counts, field, self._white(), scaled)
             colours = self._look_at(field, regions, raw)
+        is_countable = self.locator is not None and scale.doubt is None
         said, doubts = cells[:MOST_CELLS], []
         if self.locator is not None and scale.doubt is not None:
             doubts.append(scale.doubt)
@@ -145,6 +153,7 @@ class Pipeline:
                 counts=Counter(cell.label for cell in said),
                 timings_ms=stage.spent_ms,
             ),
+            view_of(field) if is_countable else None,
         )
 
     def close(self) -> None:

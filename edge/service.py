@@ -29,8 +29,10 @@ from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
 from edge.pipeline import Pipeline
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
+from edge.registration import View
 from edge.results import Examination, FrameRange, Status
 from edge.settings import RunSettings
+from edge.slide import SlideRun
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ class Outcome:
     """What a worker says of one ticket.
 
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
-    fault was ours and not the frame's. `preview` is a JPEG when one was due.
+    fault was ours and not the frame's. `preview` is a JPEG when one was due. `view` is
+    the small picture that tells the frame's place on the slide.
     """
 
     number: int
@@ -56,6 +59,7 @@ class Outcome:
     digest: int | None = None
     failure: str | None = None
     preview: bytes | None = None
+    view: View | None = None
 
 
 class Service:
@@ -71,10 +75,11 @@ class Service:
         *,
         keep_rows: int,
         drift: DriftWatch | None = None,
+        slide: SlideRun | None = None,
     ) -> None:
         self._source, self._open_pipeline = source, open_pipeline
         self._ledger, self._previews, self._settings = ledger, previews, settings
-        self._keep_rows, self._drift = keep_rows, drift
+        self._keep_rows, self._drift, self._slide = keep_rows, drift, slide
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
         self._last_digest: int | None = None
         self._identical = self._failures = 0
@@ -174,7 +179,8 @@ class Service:
             timings_ms={"wait": ticket.waited_ms, **seen.examination.timings_ms},
         )
         preview = self._draw(seen.raw.pixels, said) if self._previews.is_due() else None
-        return Outcome(ticket.number, said, _digest(seen.raw.pixels), None, preview)
+        digest = _digest(seen.raw.pixels)
+        return Outcome(ticket.number, said, digest, None, preview, seen.view)
 
     def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
@@ -199,6 +205,7 @@ class Service:
         failed: HemascopeError | None = None
         due, moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
+            self._write_marks(on_row)
             outcome = self._next_outcome()
             if isinstance(outcome, Outcome):
                 waiting[outcome.number] = outcome
@@ -218,6 +225,9 @@ class Service:
                 break
         for number in sorted({*waiting, *list(self._in_hand)}):  # one never came back
             self._write(waiting.get(number) or self._given_up(number), on_row)
+        if self._slide is not None and self._slide.run is not None:
+            self._slide.end_run()
+        self._write_marks(on_row)
         if failed is not None:
             raise failed
 
@@ -246,10 +256,19 @@ class Service:
         except HemascopeError as last:
             log.error("the ledger does not say why acquisition stopped: %s", last)
 
+    def _write_marks(self, on_row: Callable[[LedgerRow, Examination], None]) -> None:
+        """Append what was started, noted and ended since the last time."""
+        for run, utc, mark in self._slide.marks() if self._slide is not None else ():
+            said = _nothing("mark", None, None)
+            said = msgspec.structs.replace(said, utc=utc, run=run, mark=mark)
+            on_row(self._append_on_any_disk(said), said)
+
     def _write(
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
         said = self._follow_drift(self._reject_frozen(outcome))
+        if self._slide is not None:
+            said = self._slide.take(said, outcome.view)
         row = self._append_on_any_disk(said)
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
@@ -340,7 +359,10 @@ def _digest(pixels: Counts) -> int:
 
 
 def _nothing(
-    status: Status, reason: str, item: Exposure | Gap | None, passed_over: int = 0
+    status: Status,
+    reason: str | None,
+    item: Exposure | Gap | None,
+    passed_over: int = 0,
 ) -> Examination:
     """Return what is said where nothing could be seen."""
     mono = time.monotonic_ns()

@@ -34,6 +34,8 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
     `lamp`: light per channel, 1 is full scale; `lamp_drift_per_h`: share of it;
     `defocus_um`: how far the stage wanders out of focus; `noise`: standard deviation in
     counts; `unplug_every_s`: seconds between losses of the camera, 0 for none.
+    `slide_frames`: the slide is so many frames wide and high; `is_endless`: it begins
+    again at its edges, else the stage turns back there.
     """
 
     width_px: Pixels = 1920
@@ -53,6 +55,8 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
     unplug_every_s: NotNegative = 0.0
     unplug_for_s: NotNegative = 5.0
     seed: Annotated[int, Meta(ge=0)] = 0
+    slide_frames: Annotated[float, Meta(ge=1.5, le=12)] = 2.2
+    is_endless: bool = True
 
 
 class OpenCVSettings(_Settings, frozen=True, tag_field="kind", tag="opencv"):
@@ -204,6 +208,19 @@ class RunSettings(_Settings, frozen=True):
     preview_width_px: Annotated[int, Meta(ge=64, le=1920)] = 960
 
 
+class DifferentialSettings(_Settings, frozen=True):
+    """How cells are counted, each once.
+
+    `is_on`: count, and let the quality gate reject frames; `wanted_width`: how far the
+    limits of a share may lie apart at the end; `confusion`: a file with the model's
+    confusion, to correct the shares by.
+    """
+
+    is_on: bool = True
+    wanted_width: Annotated[float, Meta(ge=0.001, le=1)] = 0.1
+    confusion: Path | None = None
+
+
 class DeviceFile(_Settings, frozen=True, kw_only=True):
     """The settings file of a device, for `run` and `publish`."""
 
@@ -214,6 +231,7 @@ class DeviceFile(_Settings, frozen=True, kw_only=True):
     location: LocationSettings = LocationSettings()
     ledger: LedgerSettings
     run: RunSettings = RunSettings()
+    differential: DifferentialSettings = DifferentialSettings()
     broker: BrokerSettings = BrokerSettings()
     publish: PublishSettings = PublishSettings()
 

@@ -14,6 +14,7 @@ from edge.assembly import Parts, read_parts
 from edge.codec import read_toml
 from edge.commands.signals import until_signalled
 from edge.drift import DriftWatch
+from edge.errors import ConfigurationInvalid
 from edge.ledger import Ledger
 from edge.preview import PreviewWriter
 from edge.publish import Publisher
@@ -37,10 +38,28 @@ _CHECK = click.option(
 @_CONFIG
 @_CHECK
 @click.option("--frames", type=click.IntRange(1), help="End after so many frames.")
-def run_command(config: Path, check: bool, frames: int | None) -> None:
-    """Examine frames and write every result to the ledger."""
+@click.option("--slide", help="The slide's number, such as S26-00123; no patient data.")
+@click.option("--operator", help="Your short code, such as op7; no full name.")
+@click.option("--note", default="", help="A line that is kept with the run.")
+def run_command(
+    config: Path,
+    check: bool,
+    frames: int | None,
+    slide: str | None,
+    operator: str | None,
+    note: str,
+) -> None:
+    """Examine frames, count cells, and write every result to the ledger."""
     settings = read_toml(config, DeviceFile)
     parts = _parts(settings)
+    counted = parts.open_slide(settings.differential)
+    if counted is not None:
+        counted.start_run(slide, operator, note)
+    elif slide or operator or note:
+        raise ConfigurationInvalid(
+            "--slide, --operator and --note are of a run that is counted; set is_on in "
+            "[differential] and mode 'cells' in [location]"
+        )
     if check:
         click.echo(f"{config}: good; model {parts.classifier.id}")
         return
@@ -60,6 +79,7 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
             settings.run,
             keep_rows=settings.ledger.keep_rows,
             drift=DriftWatch(parts.profile),
+            slide=counted,
         )
         service.run(stop, frames=frames)
 
