@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from edge.codec import read_json
 from edge.errors import ConfigurationInvalid
-from edge.limits import LEVEL, clopper_pearson
+from edge.limits import clopper_pearson
 from edge.results import Limits
 
 _DRAWS = 2000
 _PRIOR = 0.5  # cells added to each count, Jeffreys' prior of a share
 _LEAST_RECALL = 0.5  # below it a class is more often called something else
+_DRAWN_LEVEL = 0.97  # of 95 % limits from draws, of 100 cells, only 92 to 94 hold
 _GROWTH = 0.01  # limits are drawn again when so much was added
 
 Counted = Annotated[int, Meta(ge=0)]
@@ -110,7 +111,7 @@ class Correction:
             confusion + _PRIOR / len(names), (_DRAWS, *confusion.shape)
         )
         drawn = _unmixed(rows, self._random.dirichlet(named + _PRIOR, _DRAWS))
-        tail = 100 * (1 - LEVEL) / 2
+        tail = 100 * (1 - _DRAWN_LEVEL) / 2
         low, high = np.percentile(drawn, [tail, 100 - tail], axis=0)
         found = {}
         for n, name in enumerate(names):

@@ -11,7 +11,15 @@ from typing import TypeVar
 
 from edge.codec import PayloadInvalid, decode
 from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
-from edge.results import Ack, ArchiveState, DeviceState, Result
+from edge.results import (
+    Ack,
+    ArchiveState,
+    DeviceState,
+    Differential,
+    Limits,
+    Result,
+    RunMark,
+)
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +27,7 @@ Said = TypeVar("Said", Result, DeviceState)
 
 STALE_S = 10.0  # without a result for so long, what is shown is not live
 _RATE_OVER_S = 10.0
+_COUNTED_OVER_S = 60.0
 _MOST_MISSING = 10_000
 
 SUBSCRIPTIONS = [topic("+", name) for name in ("result", "state", "ack", "preview")]
@@ -26,7 +35,12 @@ SUBSCRIPTIONS = [topic("+", name) for name in ("result", "state", "ack", "previe
 
 @dataclass(slots=True)
 class DeviceView:
-    """One device as seen from outside. `missing` are rows that have not come yet."""
+    """One device as seen from outside.
+
+    `missing` are rows that have not come yet. `cells` are summed over all frames, so
+    one that stays in view is among them again and again; `differential` has each once.
+    `start` says what slide the `run` is of.
+    """
 
     device: str
     state: str = "unknown"
@@ -39,6 +53,10 @@ class DeviceView:
     status: str = ""
     reason: str | None = None
     cells: Counter[str] = field(default_factory=Counter)
+    run: str | None = None
+    start: RunMark | None = None
+    differential: Differential | None = None
+    totals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=2000))
     last: Result | None = None
     heard_s: float | None = None
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
@@ -50,6 +68,13 @@ class DeviceView:
         """Results per second over the last ten seconds."""
         recent = sum(1 for at in self.arrivals_s if now_s - at <= _RATE_OVER_S)
         return recent / _RATE_OVER_S
+
+    def counted_per_min(self, now_s: float) -> float | None:
+        """Cells counted per minute over the last one; None where nothing is counted."""
+        recent = [(at, n) for at, n in self.totals if now_s - at <= _COUNTED_OVER_S]
+        if len(recent) < 2 or now_s <= recent[0][0]:
+            return None
+        return 60 * (recent[-1][1] - recent[0][1]) / (now_s - recent[0][0])
 
     def age_s(self, now_s: float) -> float | None:
         """Seconds since the last new result came; None if none has."""
@@ -125,12 +150,26 @@ class Observer:
         else:
             skipped = range(view.seq + 1, result.seq)
             view.missing.update(skipped[-_MOST_MISSING:])
-            view.seq, view.last = result.seq, result
-            view.status, view.reason = result.status, result.reason
-            view.heard_s = self._monotonic()
+            view.seq, view.heard_s = result.seq, self._monotonic()
             view.arrivals_s.append(view.heard_s)
+            self._take_newest(view, result, view.heard_s)
         view.rows += 1
         view.cells.update(result.counts)
+
+    def _take_newest(self, view: DeviceView, result: Result, now_s: float) -> None:
+        """Show the newest row; what is said of a run is not said of a frame."""
+        if result.run != view.run:
+            view.run, view.start, view.differential = result.run, None, None
+            view.totals.clear()
+        mark = result.mark
+        if mark is not None:
+            if mark.kind == "start":
+                view.start = mark
+            return
+        view.last, view.status, view.reason = result, result.status, result.reason
+        if result.differential is not None:
+            view.differential = result.differential
+            view.totals.append((now_s, result.differential.total))
 
 
 def _own(said: Said, device: str) -> Said:
@@ -148,3 +187,16 @@ def _row_of(message: Message) -> int:
             f"a preview's property seq is {text!r}, expected a row's number"
         )
     return int(text)
+
+
+def slide_of(view: DeviceView) -> str:
+    """Name the slide that a device counts on, and who is at it."""
+    start = view.start
+    if start is None or start.slide is None:
+        return f"run {view.run}"
+    return f"slide {start.slide}" + (f" by {start.operator}" if start.operator else "")
+
+
+def span(limits: Limits) -> str:
+    """Write limits in percent."""
+    return f"{100 * limits.low:.1f} to {100 * limits.high:.1f} %"

@@ -12,6 +12,8 @@ from edge.results import Quality
 # Standard deviations (px) of Gaussians on a frame whose red cells are 24 px wide.
 _GRAIN, _FINE = 1.0, 1.7  # between them lies what a small loss of focus takes away
 _SHAPE, _CELL = 2.0, 5.0  # between them what a large one still leaves
+_GRAIN_PASSED = 0.872  # standard deviation of white noise less its smoothed self
+_FINE_PASSED, _SHAPE_PASSED = 0.0350, 0.0121  # variance of white noise in these bands
 _LEAST_VARIANCE = 1e-3
 
 
@@ -23,10 +25,11 @@ def measure_quality(
 ) -> Quality:
     """Focus, light, motion and content of one reduced frame.
 
-    Fine detail is what two narrow Gaussians differ by, after the sensor's grain is
-    smoothed away; so noise does not pass for sharpness. Its variance is divided by that
-    of the shapes of cells, so that the number of cells hardly matters. Motion smears it
-    in one direction: the coherence of its structure tensor (Bigün and Granlund, 1987).
+    Fine detail is what two narrow Gaussians differ by. Its variance, without what the
+    sensor's grain adds to it, is divided by that of the shapes of cells, so that the
+    number of cells hardly matters. Motion smears fine detail in one direction: the
+    coherence of its structure tensor (Bigün and Granlund, 1987). The grain is the
+    median absolute deviation of what the narrowest Gaussian takes away.
 
     Parameters
     ----------
@@ -42,15 +45,17 @@ def measure_quality(
     """
     green = corrected[..., 1].astype(np.float32)
     smooth = cv2.GaussianBlur(green, (0, 0), _GRAIN)
-    fine = smooth - cv2.GaussianBlur(green, (0, 0), _FINE)
+    fine = smooth - cv2.GaussianBlur(smooth, (0, 0), _FINE)
     shapes = cv2.GaussianBlur(green, (0, 0), _SHAPE)
     shapes -= cv2.GaussianBlur(green, (0, 0), _CELL)
-    spread = float(shapes.var())
+    grain = (1.4826 / _GRAIN_PASSED * float(np.median(np.abs(green - smooth)))) ** 2
+    detail = max(float(fine.var()) - _FINE_PASSED * grain, 0.0)
+    spread = max(float(shapes.var()) - _SHAPE_PASSED * grain, 0.0)
     full_scale = np.iinfo(counts.dtype).max
     bright = corrected[_brightest(corrected[..., 1])].mean(axis=0)
     raw = counts[..., 1]
     return Quality(
-        focus=round(float(fine.var()) / max(spread, _LEAST_VARIANCE), 6),
+        focus=round(detail / max(spread, _LEAST_VARIANCE), 6),
         saturated=round(float(np.count_nonzero(counts == full_scale)) / counts.size, 4),
         background=(
             round(float(bright[0]), 1),

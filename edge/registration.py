@@ -113,6 +113,11 @@ def register(
     deviations = best * np.sqrt(shared * _grains(first.size))
     if best < _LEAST_CORRELATION or deviations < _LEAST_SIGNIFICANCE:
         return None
+    if (
+        correlation[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max()
+        > best
+    ):
+        return None  # the slope of a peak that lies where too little overlaps
     y = row - (height - 1) + _vertex(allowed[:, column], int(row))
     x = column - (width - 1) + _vertex(allowed[row], int(column))
     return Shift(float(x), float(y), best, shared)

@@ -45,7 +45,11 @@ class RunRefused(ConfigurationInvalid):
 
 
 class SlideRun:
-    """The slide that is being counted. `take` from one thread, the rest from any."""
+    """The slide that is being counted.
+
+    `take`, and the state it changes (`gate`, `mosaic`, `census`), from one thread; the
+    rest from any.
+    """
 
     def __init__(
         self,
@@ -128,17 +132,17 @@ class SlideRun:
         if run != self._counted:
             self._counted = run
             self._begin()
-        said = self._gate.judge(said)
+        said = self.gate.judge(said)
         if run is None:
             return said
         place = None
         if view is not None and said.status in ("ok", "degraded"):
             place = self._count(said, view)
         differential = differentiate(
-            self._census.counts(),
+            self.census.counts(),
             self._labels,
             self._wanted_width,
-            self._mosaic.patches,
+            self.mosaic.patches,
             self._correction,
         )
         if place is not None and view is not None:
@@ -149,8 +153,8 @@ class SlideRun:
 
     def _begin(self) -> None:
         """Know nothing yet."""
-        self._gate, self._mosaic = Gate(), Mosaic()
-        self._census = Census(self._labels, self._abstain_below)
+        self.gate, self.mosaic = Gate(), Mosaic()
+        self.census = Census(self._labels, self._abstain_below)
 
     def _under_way(self) -> str:
         if self._run is None:
@@ -160,13 +164,13 @@ class SlideRun:
     def _count(self, said: Examination, view: View) -> Place:
         size = (view.shape[1], view.shape[0])
         sights = _sights(said, self._labels, size)
-        landing = self._mosaic.lay(view, lambda: self._census.nominate(sights))
+        landing = self.mosaic.lay(view, lambda: self.census.nominate(sights))
         for join in landing.joins:
-            self._census.join(join)
+            self.census.join(join)
         if landing.snap is not None:
-            self._census.snap(landing.place, size, landing.snap)
+            self.census.snap(landing.place, size, landing.snap)
         margin_px = counting_margin(size, _um_per_px(said, view))
-        self._census.look(landing.place, size, margin_px, sights)
+        self.census.look(landing.place, size, margin_px, sights)
         return landing.place
 
 

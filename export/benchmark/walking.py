@@ -36,7 +36,8 @@ class Walk:
     """What a walk counted and what there was.
 
     `truth`: cells whose centre lay within the counting margin of a frame that was not
-    rejected; `slide`: cells of the whole slide; `jumps`: moves that left no overlap.
+    rejected; `slide`: cells of the whole slide; `jumps`: moves that left no overlap;
+    `twice`: cells of the truth that two counted cells lie on.
     `placed_px`: errors of the places, within a patch, in pixels of the frame.
     """
 
@@ -51,6 +52,7 @@ class Walk:
     differential: Differential
     cost_ms: NDArray[np.float64]
     placed_px: NDArray[np.float64]
+    twice: int
 
 
 def walk(
@@ -106,6 +108,7 @@ def walk(
         differential=said.differential,
         cost_ms=np.array(costs),
         placed_px=_errors(offsets),
+        twice=_twice(run, bench, offsets),
     )
 
 
@@ -139,6 +142,27 @@ def _errors(offsets: list[tuple[int, float, float]]) -> NDArray[np.float64]:
         of = np.array([o[1:] for o in offsets if o[0] == patch])
         errors += np.hypot(*(of - np.median(of, axis=0)).T).tolist()
     return np.array(errors)
+
+
+def _twice(
+    run: SlideRun, bench: SimulatedMicroscope, offsets: list[tuple[int, float, float]]
+) -> int:
+    """Count the true cells that are nearest to, and lie under, two counted ones."""
+    cells, said = run.census.cells, run.census.said()
+    cells = cells[said >= 0]
+    view_px = max(run.mosaic.keys[0][1].shape)
+    scale = bench.settings.width_px / view_px
+    true = np.array([(c.x_px, c.y_px) for c in bench.cells])
+    radius = np.array([min(c.width_px, c.height_px) / 2 for c in bench.cells])
+    hits: Counter[int] = Counter()
+    for patch in set(cells["patch"].tolist()):
+        of = [o[1:] for o in offsets if o[0] == patch] or [(0.0, 0.0)]
+        for cell in cells[cells["patch"] == patch]:
+            at = cell["at"] * scale - np.median(of, axis=0)
+            apart = np.hypot(*(true - at).T)
+            nearest = int(apart.argmin())
+            hits[nearest] += bool(apart[nearest] < radius[nearest])
+    return sum(1 for times in hits.values() if times > 1)
 
 
 def _jumps(corners: NDArray[np.float64], size: tuple[int, int]) -> int:
