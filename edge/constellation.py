@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ _ALIKE = 1.8  # ratio of widths; a platelet on a red cell is not that cell
 _LEAST_CELLS = 6
 _LEAST_SHARE = 0.25  # of the cells that must agree on a shift to be worth a look
 _MOST_PLACES = 3
+_MOST_VOTES = 1_000_000  # fewer of the seen cells vote where very many are known
 
 
 def pair(
@@ -73,6 +76,7 @@ def likely_shifts(
     """
     if len(seen) < _LEAST_CELLS or len(known) < _LEAST_CELLS:
         return []
+    seen = seen[:: math.ceil(len(seen) * len(known) / _MOST_VOTES)]
     differences = (known[None] - seen[:, None]).reshape(-1, 2)
     square = np.floor(differences / (cell_px / 2)).astype(np.int64)
     square -= square.min(axis=0)

@@ -36,7 +36,7 @@ from edge.quality import measure_quality
 from edge.registration import View, view_of
 from edge.results import Cell, Colour, Examination, FrameRange, SeenColours
 from edge.scale import Scale, estimate_pixel_size
-from edge.taxonomy import UNIDENTIFIED
+from edge.taxonomy import UNIDENTIFIED, WHITE_CELLS
 
 MOST_CELLS = 800  # said of one frame, as a row can hold; a crowded field holds 300
 _BLIND_PX = 480  # longest side of the reduced frame where the scale is unknown
@@ -107,7 +107,7 @@ class Pipeline:
         with stage("correct"):
             field = correct(counts, self._colours(counts))
         with stage("locate"):
-            regions = self._locate(field, raw)
+            regions = self._of_task(self._locate(field, raw))
         with stage("crop"):
             batch = self._cut(raw, regions)
         with stage("infer"):
@@ -177,6 +177,27 @@ class Pipeline:
             return whole_field(*frame_px)
         spec = locator_spec(self.locator)
         return find_regions(field, self.locator_engine, spec, frame_px)
+
+    def _of_task(self, regions: Regions) -> Regions:
+        """Keep what the classifier has names for: kinds of white cells fit no red one.
+
+        Where it names none of what the locator tells apart, all are kept.
+        """
+        labels = () if self.locator is None else self.locator.labels
+        known = {*self.classifier.labels}
+        nameable = [
+            name in known or (name == "WBC" and bool(known & WHITE_CELLS))
+            for name in labels
+        ]
+        if all(nameable) or not any(nameable):
+            return regions
+        kept = np.array(nameable)[regions.kinds]
+        return Regions(
+            regions.boxes[kept],
+            regions.scores[kept],
+            regions.kinds[kept],
+            regions.evidence[kept],
+        )
 
     def _estimate_scale(self, raw: RawFrame) -> float | None:
         """Micrometres per pixel from the red cells of this frame."""

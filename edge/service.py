@@ -256,6 +256,17 @@ class Service:
         except HemascopeError as last:
             log.error("the ledger does not say why acquisition stopped: %s", last)
 
+    def _count(self, said: Examination, view: View | None) -> Examination:
+        """Count what is new on a frame; a result never fails for its place."""
+        if self._slide is None:
+            return said
+        try:
+            return self._slide.take(said, view)
+        except Exception as error:
+            log.exception("sequence=%d not counted", said.frame.first)
+            reason = f"not counted: {error!r}; say so to the makers"
+            return msgspec.structs.replace(said, status="degraded", reason=reason)
+
     def _write_marks(self, on_row: Callable[[LedgerRow, Examination], None]) -> None:
         """Append what was started, noted and ended since the last time."""
         for run, utc, mark in self._slide.marks() if self._slide is not None else ():
@@ -266,9 +277,9 @@ class Service:
     def _write(
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
-        said = self._follow_drift(self._reject_frozen(outcome))
-        if self._slide is not None:
-            said = self._slide.take(said, outcome.view)
+        self._write_marks(on_row)
+        said = self._count(self._reject_frozen(outcome), outcome.view)
+        said = self._follow_drift(said)
         row = self._append_on_any_disk(said)
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))

@@ -63,7 +63,7 @@ class SlideRun:
         self._lock = threading.Lock()
         self._run: str | None = None
         self._marks: deque[tuple[str, datetime, RunMark]] = deque()
-        self._counted: str | None = None  # the run that the state below is of
+        self._counted: str | None = None  # the run that frames are counted for
         self._begin()
 
     @property
@@ -120,19 +120,22 @@ class SlideRun:
             self._run = None
 
     def marks(self) -> list[tuple[str, datetime, RunMark]]:
-        """Take what was started, noted and ended since the last time, in order."""
-        with self._lock:
-            taken = list(self._marks)
-            self._marks.clear()
-            return taken
+        """Take what was started, noted and ended since the last time, in order.
 
-    def take(self, said: Examination, view: View | None) -> Examination:
-        """Judge a frame, count what is new on it, and return what is now said of it."""
-        run = self.run
+        Frames that come after are of the run that is then under way, so that no row of
+        a run stands before its start. Call it where `take` is called.
+        """
+        with self._lock:
+            taken, run = list(self._marks), self._run
+            self._marks.clear()
         if run != self._counted:
             self._counted = run
             self._begin()
-        said = self.gate.judge(said)
+        return taken
+
+    def take(self, said: Examination, view: View | None) -> Examination:
+        """Judge a frame, count what is new on it, and return what is now said of it."""
+        said, run = self.gate.judge(said), self._counted
         if run is None:
             return said
         place = None

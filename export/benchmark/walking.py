@@ -67,6 +67,7 @@ def walk(
     if run is None:
         raise ValueError("the parts have no locator: nothing can be counted")
     run.start_run()
+    run.marks()
     size = (settings.width_px, settings.height_px)
     margin_px = counting_margin(size, settings.pixel_size_um)
     met: dict[int, str] = {}

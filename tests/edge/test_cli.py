@@ -226,3 +226,15 @@ def test_a_path_that_does_not_exist_is_said() -> None:
 
     assert done.returncode == 78
     assert "does not exist" in one_line(done)
+
+
+def test_a_patients_name_is_refused_as_a_slide(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    text = (ROOT / "examples" / "device.toml").read_text(encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
+
+    done = hemascope("run", "--config", config, "--check", "--slide", "Maria Garcia")
+
+    assert done.returncode == 78
+    assert "never a patient's name" in done.stderr
+    assert "Traceback" not in done.stderr
