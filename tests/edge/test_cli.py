@@ -11,7 +11,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge.ledger import Ledger
+from edge.codec import decode
+from edge.ledger import Ledger, LedgerReader
+from edge.results import Result
 from edge.sources.simulated import SimulatedMicroscope
 
 ROOT = Path(__file__).parents[2]
@@ -163,12 +165,18 @@ def test_run_examines_a_folder_into_the_ledger(images: Path, tmp_path: Path) -> 
     for path in images.iterdir():
         shutil.copy(path, tmp_path / "images")
 
-    done = hemascope("run", "--config", file)
+    done = hemascope("run", "--config", file, "--slide", "S26-1", "--operator", "op7")
 
     assert done.returncode == 0, done.stderr
-    ledger = Ledger(tmp_path / "ledger", "scope-01")
-    assert ledger.seq == 2
-    ledger.close()
+    reader = LedgerReader(tmp_path / "ledger")
+    rows = [decode(row.data, Result) for row in reader.rows(0, 10)]
+    reader.close()
+    kinds = [row.status if row.mark is None else row.mark.kind for row in rows]
+    assert kinds == ["start", "ok", "ok", "end"]
+    assert rows[0].mark is not None
+    assert (rows[0].mark.slide, rows[0].mark.operator) == ("S26-1", "op7")
+    assert rows[2].differential is not None
+    assert {row.run for row in rows} == {rows[0].run}
 
 
 def test_check_says_that_settings_are_good_and_starts_nothing(tmp_path: Path) -> None:
