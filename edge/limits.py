@@ -121,20 +121,15 @@ def beta_share(x: float, a: float, b: float) -> float:
         return 1 - beta_share(1 - x, b, a)
     scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     front = math.exp(scale + a * math.log(x) + b * math.log1p(-x)) / a
-    c, d = 1.0, 1 / _away(1 - (a + b) * x / (a + 1))
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, 100_000):
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         for term in (even, odd):
-            d = 1 / _away(1 + term * d)
-            c = _away(1 + term / c)
+            d = 1 / (1 + term * d or _TINY)
+            c = 1 + term / c or _TINY
             fraction *= c * d
         if abs(c * d - 1) < 1e-15:
             break
     return front * fraction
-
-
-def _away(value: float) -> float:
-    """Keep a denominator away from zero."""
-    return value if abs(value) > _TINY else _TINY

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections import deque
+from collections import Counter, deque
 from datetime import datetime
 
 import msgspec
@@ -25,7 +25,7 @@ from edge.errors import ConfigurationInvalid
 from edge.gate import Gate
 from edge.mosaic import Mosaic, Place
 from edge.registration import View
-from edge.results import Examination, RunMark
+from edge.results import Differential, Examination, RunMark
 
 MARGIN_UM = 9.0  # half of the largest cell: what is centred further inside is whole
 _MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small
@@ -141,13 +141,7 @@ class SlideRun:
         place = None
         if view is not None and said.status in ("ok", "degraded"):
             place = self._count(said, view)
-        differential = differentiate(
-            self.census.counts(),
-            self._labels,
-            self._wanted_width,
-            self.mosaic.patches,
-            self._correction,
-        )
+        differential = self._differentiate()
         if place is not None and view is not None:
             differential = msgspec.structs.replace(
                 differential, patch=place.patch, place_um=_in_um(place, said, view)
@@ -158,6 +152,17 @@ class SlideRun:
         """Know nothing yet."""
         self.gate, self.mosaic = Gate(), Mosaic()
         self.census = Census(self._labels, self._abstain_below)
+        self._said: tuple[Counter[str], int, Differential] | None = None
+
+    def _differentiate(self) -> Differential:
+        """Say what was counted so far; where nothing changed, that is said again."""
+        counts, patches = self.census.counts(), self.mosaic.patches
+        if self._said is None or self._said[:2] != (counts, patches):
+            differential = differentiate(
+                counts, self._labels, self._wanted_width, patches, self._correction
+            )
+            self._said = counts, patches, differential
+        return self._said[2]
 
     def _under_way(self) -> str:
         if self._run is None:

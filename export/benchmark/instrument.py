@@ -158,11 +158,13 @@ def _walked(settings: SimulatedSettings, parts: Parts, frames: int) -> Iterable[
     yield f"{seen.frames} frames, {seen.jumps} jumps, {seen.returns} returns"
     for label, truth in sorted(seen.truth.items()):
         count = seen.counted[label]
-        yield f"{label} {count} of {truth} ({100 * (count - truth) / truth:+.2f} %)"
+        off = 100 * (count - truth) / truth
+        edge = f"{seen.least[label]} to {seen.most[label]}"
+        yield f"{label} {count} of {truth} ({off:+.2f} %; by the edge {edge})"
     yield f"twice {seen.twice}, {_unjoined(seen.differential)}"
     yield f"rejected {dict(seen.rejected)}"
     cost, off = np.percentile(seen.cost_ms, [50, 99]), np.percentile(seen.placed_px, 99)
-    yield f"{cost[0]:.1f} ms per frame (99th percentile {cost[1]:.1f})"
+    yield f"{cost[0]:.1f} ms of processor time per frame (99 of 100: {cost[1]:.1f})"
     yield f"places off by at most {off * settings.pixel_size_um:.2f} µm in 99 of 100"
 
 
