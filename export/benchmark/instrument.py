@@ -24,7 +24,7 @@ from export.benchmark.walking import WALK, Walk, walk
 
 # A coarser picture of a smaller slide: a hundred of them are rendered.
 _SMALL = msgspec.structs.replace(
-    WALK, width_px=480, height_px=300, pixel_size_um=0.28, slide_frames=4.0
+    WALK, width_px=480, height_px=300, pixel_size_um=0.28, slide_frames=3.5
 )
 _FULL = msgspec.structs.replace(
     WALK, width_px=1920, height_px=1200, pixel_size_um=0.07, slide_frames=3.0
@@ -65,7 +65,7 @@ def limits_command(runs: int) -> None:
 
 @instrument.command("slides")
 @click.option("--runs", default=100, show_default=True)
-@click.option("--frames", default=30, show_default=True)
+@click.option("--frames", default=20, show_default=True)
 def slides_command(runs: int, frames: int) -> None:
     """Ask on how many slides, seen in part by the whole pipeline, the limits hold."""
     parts = read_parts()

@@ -39,10 +39,10 @@ class Walk:
 
     `truth`: cells whose centre lay within the counting margin of a frame that was not
     rejected; `least` and `most`: those that lay so by 0.7 µm more and by 0.7 µm less,
-    which is how well a centre is known; `slide`: cells of the whole slide; `jumps`: moves that left no overlap;
-    `twice`: cells of the truth that two counted cells lie on.
-    `cost_ms`: processor time of counting, by frame; `placed_px`: errors of the places
-    within a patch, in pixels of the frame.
+    which is how well a centre is known; `slide`: cells of the whole slide; `jumps`:
+    moves that left no overlap; `twice`: cells of the truth that two counted ones lie
+    on. `cost_ms`: processor time of counting, by frame; `placed_px`: errors of the
+    places within a patch, in pixels of the frame.
     """
 
     run: SlideRun
