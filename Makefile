@@ -46,7 +46,7 @@ $(VENV)/.pycuda: $(VENV)/.ready install-pycuda.sh
 	touch $@
 
 test: $(VENV)/.pycuda
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 	./device-test.sh $(DEVICE_PYTHONS)
 
 device-test:

@@ -8,34 +8,30 @@ from pathlib import Path
 import click
 import msgspec
 import numpy as np
-from rich.progress import Progress
 
-from calibration.field import (
-    LEAST_FRAMES,
-    PLASMA_DENSITY,
-    EmptyField,
-    FieldRefused,
-    measure_field,
-)
+from calibration.confidence_command import confidence_command
+from calibration.crowded import measure_crowded_field
+from calibration.field import LEAST_FRAMES, PLASMA_DENSITY, EmptyField, measure_field
 from calibration.field_page import write_field_page
-from calibration.scale import measure_rulings
-from edge.codec import read_toml
-from edge.errors import ConfigurationInvalid
-from edge.frames import Exposure, RawFrame, SourceEnded
+from calibration.frames import FOLDER, PATH, read_frames, source_of
+from calibration.normalise_command import normalise_command
+from calibration.scale import measure_cells, measure_rulings
+from calibration.scale_page import write_scale_page
+from calibration.slide_command import slide_command
+from calibration.versions import current, replace_profile, restore, versions
+from edge.classify import find_images
+from edge.frames import RawFrame
 from edge.images import read_image
 from edge.profile import (
+    IDENTITY_PROFILE,
     Profile,
     ProfileRecord,
     Row4,
     load_profile,
-    save_profile,
 )
-from edge.settings import DeviceFile, FolderSettings, SourceSettings
-from edge.sources.opening import open_source
+from edge.settings import FolderSettings
 
-_READ_S, _MOST_SILENT = 1.0, 10  # seconds, and reads without a frame before giving up
-_PATH = click.Path(path_type=Path)
-_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_FOUND = click.Path(path_type=Path, exists=True)
 
 
 @click.group("calibrate")
@@ -43,11 +39,16 @@ def calibrate_command() -> None:
     """Measure what the device then applies, until the next calibration."""
 
 
+calibrate_command.add_command(slide_command)
+calibrate_command.add_command(confidence_command)
+calibrate_command.add_command(normalise_command)
+
+
 @calibrate_command.command("field")
-@click.option("--config", type=_PATH, help="Settings file of the device.")
-@click.option("--images", type=_FOLDER, help="Frames of empty places, instead.")
-@click.option("--dark", type=_FOLDER, help="Frames with the light off.")
-@click.option("--out", required=True, type=_PATH, help="Folder of the profile.")
+@click.option("--config", type=PATH, help="Settings file of the device.")
+@click.option("--images", type=FOLDER, help="Frames of empty places, instead.")
+@click.option("--dark", type=FOLDER, help="Frames with the light off.")
+@click.option("--out", required=True, type=PATH, help="Folder of the profile.")
 @click.option(
     "--frames",
     default=LEAST_FRAMES,
@@ -56,6 +57,11 @@ def calibrate_command() -> None:
 )
 @click.option("--objective", help="What the profile is for, such as 100x/1.25.")
 @click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
+@click.option(
+    "--from-cells",
+    is_flag=True,
+    help="No place is empty: estimate it from many places with cells, unverified.",
+)
 def field_command(
     config: Path | None,
     images: Path | None,
@@ -64,6 +70,7 @@ def field_command(
     frames: int,
     objective: str | None,
     pixel_size_um: float | None,
+    from_cells: bool,
 ) -> None:
     """Measure black level, flat field and white point on an empty field.
 
@@ -72,24 +79,32 @@ def field_command(
     """
     if (config is None) == (images is None):
         raise click.UsageError("name either --config or --images")
-    source = _source(config, images)
-    seen = _read(source, frames if images is None else None, "empty field")
-    darks = [] if dark is None else _read(FolderSettings(dark), None, "dark")
-    field = measure_field(seen, darks)
-    before = load_profile(out).record if (out / "profile.json").exists() else None
+    source = source_of(config, images)
+    seen = read_frames(source, frames if images is None else None, "field")
+    darks = [] if dark is None else read_frames(FolderSettings(dark), None, "dark")
+    measure = measure_crowded_field if from_cells else measure_field
+    field = measure(seen, darks)
+    before = current(out)
     if before is not None:
-        objective = objective or before.objective
-        pixel_size_um = pixel_size_um or before.pixel_size_um
+        objective = objective or before.record.objective
+        pixel_size_um = pixel_size_um or before.record.pixel_size_um
         click.echo(f"kept: objective {objective}, pixel size {pixel_size_um} µm")
+        if before.record.reference is not None:
+            click.echo("not kept: the slide reference; `hemascope calibrate slide`")
     record = _record(field, seen[0], objective, pixel_size_um)
-    profile = save_profile(out, record, field.flat_field)
+    profile = replace_profile(out, record, field.flat_field)
     page = write_field_page(out, field, profile, seen)
     _say(field, profile)
     click.echo(f"profile: {out}\npage: {page}")
 
 
 @calibrate_command.command("scale")
-@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("images", nargs=-1, required=True, type=_FOUND)
+@click.option(
+    "--cells",
+    is_flag=True,
+    help="They show red cells, not a ruler: less exact, 7.5 µm are assumed.",
+)
 @click.option(
     "--division-um",
     default=10.0,
@@ -97,57 +112,66 @@ def field_command(
     type=click.FloatRange(0, min_open=True),
     help="Distance of neighbouring lines.",
 )
-@click.option("--profile", type=_FOLDER, help="Profile that is given the scale.")
-def scale_command(image: Path, division_um: float, profile: Path | None) -> None:
-    """Read the size of a pixel off IMAGE, a picture of a stage micrometer.
+@click.option("--profile", type=FOLDER, help="Profile that is given the scale.")
+@click.option("--page", type=PATH, help="Folder for a page that shows it.")
+def scale_command(
+    images: tuple[Path, ...],
+    cells: bool,
+    division_um: float,
+    profile: Path | None,
+    page: Path | None,
+) -> None:
+    """Read the size of a pixel off IMAGES of a stage micrometer, or of a smear.
 
     The scale belongs to an objective: --profile writes it into that objective's
     profile, which gets a new calibration id.
     """
-    pixels = read_image(image)
-    scale = measure_rulings(pixels, division_um)
-    click.echo(f"{scale}; {scale.found} lines, {scale.angle_deg:.1f}° to the rows")
-    if profile is None:
+    files = find_images(images)
+    shown = [read_image(file) for file in files]
+    old = None if profile is None else load_profile(profile)
+    for pixels in shown:
+        if old is not None:
+            old.check(pixels.shape[1], pixels.shape[0], camera=None)
+    if cells:
+        scale = measure_cells(shown, old or IDENTITY_PROFILE)
+    elif len(shown) == 1:
+        scale = measure_rulings(shown[0], division_um)
+    else:
+        raise click.UsageError(f"{len(shown)} images; name one of the micrometer")
+    click.echo(f"{scale}; {scale.found} {'cells' if cells else 'lines'}")
+    if page is not None:
+        click.echo(f"page: {write_scale_page(page, scale, shown[0])}")
+    if profile is None or old is None:
         return
-    old = load_profile(profile)
-    old.check(pixels.shape[1], pixels.shape[0], camera=None)
     record = msgspec.structs.replace(old.record, pixel_size_um=round(scale.um, 6))
-    new = save_profile(profile, record, old.flat_field)
+    new = replace_profile(profile, record, old.flat_field)
     click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")
 
 
-def _source(config: Path | None, images: Path | None) -> SourceSettings:
-    if config is not None:
-        return read_toml(config, DeviceFile).source
-    return FolderSettings(images or Path())
+@calibrate_command.command("versions")
+@click.argument("profile", type=FOLDER)
+@click.option("--restore", "wanted", help="Go back to this calibration.")
+def versions_command(profile: Path, wanted: str | None) -> None:
+    """Show the calibrations of a PROFILE, or go back to an earlier one."""
+    if wanted is not None:
+        restore(profile, wanted)
+    now = load_profile(profile)
+    for name in versions(profile):
+        if name != (now.calibration_id or "")[: len(name)]:
+            click.echo(f"  {_line(name, load_profile(profile / 'versions' / name))}")
+    click.echo(f"* {_line((now.calibration_id or '')[:12], now)}")
 
 
-def _read(settings: SourceSettings, count: int | None, what: str) -> list[RawFrame]:
-    """Read `count` frames, or all of a recording."""
-    source = open_source(settings)
-    frames: list[RawFrame] = []
-    silent = 0
-    try:
-        with Progress(transient=True) as bar:
-            task = bar.add_task(f"reading: {what}", total=count)
-            while count is None or len(frames) < count:
-                item = source.read(_READ_S)
-                silent = silent + 1 if item is None else 0
-                if isinstance(item, Exposure):
-                    frames.append(item.develop())
-                    bar.update(task, completed=len(frames))
-                if silent > _MOST_SILENT:
-                    raise FieldRefused(
-                        f"{len(frames)} frames came, expected {count}; see whether "
-                        "the camera delivers"
-                    )
-    except SourceEnded:
-        pass
-    finally:
-        source.close()
-    if not frames:
-        raise ConfigurationInvalid(f"{what}: no frame came; name another source")
-    return frames
+def _line(name: str, profile: Profile) -> str:
+    record = profile.record
+    has = [
+        "flat field" if profile.flat_field is not None else "even light",
+        "verified" if record.is_verified else "unverified",
+        f"{record.pixel_size_um} µm per pixel" if record.pixel_size_um else "no scale",
+        "slide reference" if record.reference else "no slide reference",
+        "site confidence" if record.confidence else "no site confidence",
+    ]
+    return f"{name}  {record.created_at:%Y-%m-%d %H:%M}  {', '.join(has)}"
 
 
 def _record(
@@ -166,6 +190,7 @@ def _record(
         height_px=height,
         black_level=field.black_level or 0.0,
         white_point=field.white_point,
+        is_verified=field.is_verified,
         matrix=(row(0), row(1), row(2)),
         pixel_size_um=pixel_um or frame.shot.pixel_size_um,
         created_at=datetime.now(timezone.utc).replace(microsecond=0),
@@ -177,6 +202,8 @@ def _say(field: EmptyField, profile: Profile) -> None:
     black = "not measured, taken as 0 (--dark measures it)"
     if field.black_level is not None:
         black = f"{field.black_level:.1f}"
+    if not field.is_verified:
+        click.echo("unverified: estimated from frames with cells, no empty field seen")
     click.echo(f"black level: {black}")
     click.echo(f"white point: {white} of {field.full_scale}")
     click.echo(f"darkest place: {field.flat_field.min():.0%} of the brightest")

@@ -44,7 +44,7 @@ class EmptyField:
     counts above black where the field is brightest. `flat_field` (h, w, 3) float32, the
     share of that elsewhere. `uneven` is the root mean square of ln(counts) around the
     fit, `noise` the standard deviation of a count in time; `full_scale` that of the
-    counts' type.
+    counts' type. `is_verified`: an empty field was seen, not guessed.
     """
 
     black_level: float | None
@@ -53,6 +53,7 @@ class EmptyField:
     uneven: float
     noise: float
     full_scale: int
+    is_verified: bool = True
 
 
 def measure_field(
@@ -83,16 +84,16 @@ def measure_field(
         raise FieldRefused(
             f"{len(frames)} frames, expected at least {LEAST_FRAMES} of the same field"
         )
-    _refuse_mixed([*frames, *dark])
+    refuse_mixed([*frames, *dark])
     full_scale = int(np.iinfo(frames[0].pixels.dtype).max)
-    black = _black_level(dark, full_scale)
-    mean, noise = _mean([frame.pixels for frame in frames])
-    _refuse_badly_lit(frames, mean - (black or 0.0), full_scale)
+    black = black_level(dark, full_scale)
+    mean, noise = mean_of([frame.pixels for frame in frames])
+    refuse_badly_lit(frames, mean - (black or 0.0), full_scale)
+    _refuse_unsteady(frames)
     light = np.maximum(mean - (black or 0.0), 0.5)
-    height, width = light.shape[:2]
     blocks = _log_blocks(light, _BLOCKS)
-    fits = [_fit(blocks[..., channel]) for channel in range(3)]
-    rest = blocks - np.stack([_shape(fit, blocks.shape[:2]) for fit in fits], -1)
+    smooth = fit_light(blocks)
+    rest = blocks - smooth.at(blocks.shape[:2])
     uneven = float((np.abs(rest).max(-1) > _UNEVEN).mean())
     if uneven > _MOST_UNEVEN:
         raise FieldRefused(
@@ -100,21 +101,38 @@ def measure_field(
             f"{_MOST_UNEVEN:.0%}: cells, dust or an edge are in view; move to a place "
             "without cells, clean the glass, and calibrate again"
         )
-    size = _sized(height, width, _GRID)
-    log_flat = np.stack([_shape(fit, size) for fit in fits], -1)
-    brightest = log_flat.reshape(-1, 3).max(axis=0)
-    white = np.exp(brightest)
-    return EmptyField(
-        black,
-        (float(white[0]), float(white[1]), float(white[2])),
-        np.exp(log_flat - brightest).astype(np.float32),
-        float(np.sqrt((rest**2).mean())),
-        noise,
-        full_scale,
-    )
+    white, flat = smooth.as_field(light.shape[:2])
+    spread = float(np.sqrt((rest**2).mean()))
+    return EmptyField(black, white, flat, spread, noise, full_scale)
 
 
-def _refuse_mixed(frames: Sequence[RawFrame]) -> None:
+@dataclass(frozen=True, slots=True, eq=False)
+class SmoothLight:
+    """Light over a field: a polynomial of ln(counts) for each channel."""
+
+    terms: tuple[NDArray[np.float64], ...]
+
+    def at(self, size: tuple[int, ...]) -> NDArray[np.float64]:
+        """Ln of the light (h, w, 3) at the centres of so many cells of the field."""
+        height, width = size
+        return np.stack([_shape(fit, (height, width)) for fit in self.terms], -1)
+
+    def as_field(
+        self, frame: tuple[int, ...]
+    ) -> tuple[tuple[float, float, float], NDArray[np.float32]]:
+        """White point, counts where it is brightest, and flat field (h, w, 3)."""
+        log_flat = self.at(sized(frame[0], frame[1], _GRID))
+        brightest = log_flat.reshape(-1, 3).max(axis=0)
+        red, green, blue = np.exp(brightest).tolist()
+        return (red, green, blue), np.exp(log_flat - brightest).astype(np.float32)
+
+
+def fit_light(blocks: NDArray[np.float64]) -> SmoothLight:
+    """Fit the light to ln(counts) of blocks (h, w, 3), specks left out."""
+    return SmoothLight(tuple(_fit(blocks[..., channel]) for channel in range(3)))
+
+
+def refuse_mixed(frames: Sequence[RawFrame]) -> None:
     """Refuse frames that were not taken alike."""
     kinds = {(f.pixels.shape, str(f.pixels.dtype)) for f in frames}
     if len(kinds) > 1:
@@ -129,7 +147,8 @@ def _refuse_mixed(frames: Sequence[RawFrame]) -> None:
             )
 
 
-def _black_level(dark: Sequence[RawFrame], full_scale: int) -> float | None:
+def black_level(dark: Sequence[RawFrame], full_scale: int) -> float | None:
+    """Mean counts of dark frames; None of none."""
     if not dark:
         return None
     level = float(np.mean([frame.pixels.mean() for frame in dark]))
@@ -141,7 +160,7 @@ def _black_level(dark: Sequence[RawFrame], full_scale: int) -> float | None:
     return level
 
 
-def _mean(frames: Sequence[Counts]) -> tuple[NDArray[np.float64], float]:
+def mean_of(frames: Sequence[Counts]) -> tuple[NDArray[np.float64], float]:
     """Return the mean of frames, and the standard deviation of a count in time."""
     total = np.zeros(frames[0].shape, np.float64)
     for frame in frames:
@@ -151,9 +170,10 @@ def _mean(frames: Sequence[Counts]) -> tuple[NDArray[np.float64], float]:
     return mean, float(apart / np.sqrt(2))
 
 
-def _refuse_badly_lit(
+def refuse_badly_lit(
     frames: Sequence[RawFrame], light: NDArray[np.float64], full_scale: int
 ) -> None:
+    """Refuse what is saturated or too dark; `light` is counts above black."""
     saturated = max(float((f.pixels == full_scale).mean()) for f in frames)
     if saturated > _MOST_SATURATED:
         raise FieldRefused(
@@ -168,6 +188,9 @@ def _refuse_badly_lit(
             f"the field is at {level:.0%} of full scale, expected {low:.0%} to "
             f"{high:.0%}; {change} the exposure and calibrate again"
         )
+
+
+def _refuse_unsteady(frames: Sequence[RawFrame]) -> None:
     levels = np.array([frame.pixels[::8, ::8].mean() for frame in frames])
     drift = float(np.ptp(levels) / levels.mean())
     if drift > _MOST_DRIFT:
@@ -177,14 +200,15 @@ def _refuse_badly_lit(
         )
 
 
-def _sized(height: int, width: int, longer: int) -> tuple[int, int]:
+def sized(height: int, width: int, longer: int) -> tuple[int, int]:
+    """Return height and width of a grid over a frame whose longer side is `longer`."""
     scale = min(1.0, longer / max(height, width))
     return max(8, round(height * scale)), max(8, round(width * scale))
 
 
 def _log_blocks(light: NDArray[np.float64], longer: int) -> NDArray[np.float64]:
     """Ln of the mean light of blocks, (h, w, 3)."""
-    height, width = _sized(light.shape[0], light.shape[1], longer)
+    height, width = sized(light.shape[0], light.shape[1], longer)
     small = cv2.resize(light, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(np.log(small), np.float64)
 

@@ -36,7 +36,8 @@ LEAST_CELLS = 200
 _LEAST_NUCLEI = 10
 _LEAST_DENSITY = 0.02  # of the red cells: less is no stain
 _GAINS = 0.25, 4.0  # singular values of a map that still shows the same slide
-_TRIES = 3  # frames whose cells agree on the scale before it is believed
+_BRIGHT = 70  # percentile of brightness above which a smear is mostly plasma
+_STEP_PX = 3
 
 
 class ReferenceRefused(HemascopeError):
@@ -55,6 +56,16 @@ class SlideColours:
     nuclei: NDArray[np.float64]
     backgrounds: NDArray[np.float64]
     frames: int
+
+
+def plasma_colour(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Median colour (3,) of the brightest part of an image (H, W, 3), in counts."""
+    pixels = counts[::_STEP_PX, ::_STEP_PX].reshape(-1, 3).astype(np.float64)
+    bright = pixels.sum(axis=1)
+    colour: NDArray[np.float64] = np.median(
+        pixels[bright >= np.percentile(bright, _BRIGHT)], axis=0
+    )
+    return colour
 
 
 def bare(profile: Profile) -> Profile:
@@ -169,7 +180,6 @@ def fit_reference(slide: SlideColours) -> ReferenceRecord:
             f"{np.round(red, 3).tolist()}, check white point, stain and focus"
         )
     return ReferenceRecord(
-        method="cells",
         red_cell_density=_three(red),
         nucleus_density=None if nucleus is None else _three(nucleus),
         cells=cells,

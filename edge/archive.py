@@ -6,6 +6,7 @@ import logging
 import time
 from threading import Event
 
+from edge.budget import Budget
 from edge.codec import PayloadInvalid, decode, encode
 from edge.mqtt import (
     ARCHIVE_STATE,
@@ -16,6 +17,7 @@ from edge.mqtt import (
     keep_serving,
     topic,
 )
+from edge.notify import Notifier
 from edge.results import Ack, ArchiveState, DeviceState
 from edge.settings import BrokerSettings
 from edge.store import Chain, Store, Verdict
@@ -29,9 +31,18 @@ _RESUME_PERIOD_S = 1.0
 class Archive:
     """The archiving process. One thread; everything happens in `run`."""
 
-    def __init__(self, store: Store, broker: BrokerSettings, client_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        broker: BrokerSettings,
+        client_id: str,
+        notifier: Notifier | None = None,
+    ) -> None:
         self._store, self._broker, self._client_id = store, broker, client_id
+        self._notifier = notifier or Notifier()
+        self._arrived = 0
         self._resumed_s: dict[Chain, float] = {}
+        self._complaints = Budget(20, 0.2)
 
     def run(self, stop: Event) -> None:
         """Archive until `stop`; connections come and go.
@@ -43,7 +54,9 @@ class Archive:
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
-        keep_serving(self._connect, self._serve, stop)
+        self._notifier.ready()
+        keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+        self._notifier.stopping()
 
     def _connect(self) -> Link:
         link = Link(
@@ -72,6 +85,8 @@ class Archive:
             results = [m for m in arrived if device_of(m.topic)[1] == "result"]
             for chain, verdict in self._store.take(results).items():
                 self._answer(link, chain, verdict)
+            self._arrived += len(results)
+            self._notifier.progress(f"{self._arrived} results arrived since the start")
         link.publish(
             ARCHIVE_STATE, encode(ArchiveState(state="stopped")), is_retained=True
         )
@@ -82,7 +97,8 @@ class Archive:
         try:
             state = decode(message.payload, DeviceState)
         except PayloadInvalid as error:
-            log.warning("topic=%s ignored: %s", message.topic, error)
+            if self._complaints.spend():
+                log.warning("topic=%s ignored: %s", message.topic, error)
             return
         if state.device == device_of(message.topic)[0] and state.state == "online":
             self._acknowledge(link, self._store.expect(state), resume=True)
@@ -93,6 +109,11 @@ class Archive:
         now_s = time.monotonic()
         due = now_s - self._resumed_s.get(chain, -_RESUME_PERIOD_S) >= _RESUME_PERIOD_S
         if lacks and due:
+            self._resumed_s = {
+                known: at
+                for known, at in self._resumed_s.items()
+                if now_s - at < _RESUME_PERIOD_S
+            }
             self._resumed_s[chain] = now_s
         if due or not lacks:
             self._acknowledge(link, chain, resume=lacks)

@@ -5,29 +5,45 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edge.bundle import (
     CLASSIFIER,
     LOCATOR,
+    MODEL,
+    SEQUENCE,
     Bundle,
     BundleRefused,
     crop_size,
     load_bundle,
 )
 from edge.confusion import Correction, read_confusion
+from edge.decision import Adaptation
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
+from edge.following import Follower
 from edge.location import locator_spec
+from edge.pace import Pace
 from edge.pipeline import Pipeline
-from edge.profile import IDENTITY_PROFILE, Profile, load_profile
+from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch, load_profile
 from edge.scale import Scale
-from edge.settings import ON_CPU, DifferentialSettings, EngineSettings
+from edge.sequence import SequenceModel
+from edge.settings import (
+    ON_CPU,
+    DifferentialSettings,
+    EngineSettings,
+    EventSettings,
+    PauseSettings,
+    SequenceSettings,
+    TrackingSettings,
+)
 from edge.slide import SlideRun
 from edge.taxonomy import NOT_A_CELL, TASKS
 
@@ -43,6 +59,9 @@ class Parts:
     locator: Bundle | None
     scale: Scale
     engine: EngineSettings = ON_CPU
+    sequence: Bundle | None = None
+    sequence_engine: EngineSettings = ON_CPU
+    memory_frames: int = 0
 
     @property
     def locator_engine(self) -> EngineSettings:
@@ -66,6 +85,7 @@ class Parts:
             locator=self.locator,
             locator_engine=finder,
             scale=self.scale,
+            adaptation=self._adaptation(),
         )
 
     def open_slide(self, settings: DifferentialSettings) -> SlideRun | None:
@@ -89,6 +109,50 @@ class Parts:
             correction,
         )
 
+    def _adaptation(self) -> Adaptation | None:
+        site = self.profile.record.confidence
+        if site is None:
+            return None
+        return Adaptation(np.array(site.scale), np.array(site.bias))
+
+    def self_test(self) -> str:
+        """Open the engines anew, each with its golden input, and say what was proven.
+
+        Raises
+        ------
+        EngineFailed, BundleRefused
+            A model cannot be opened, or does not say what it said at export.
+        """
+        start_s = time.monotonic()
+        self.open_pipeline().close()
+        spent_s = time.monotonic() - start_s
+        models = [self.classifier, *([] if self.locator is None else [self.locator])]
+        return (
+            f"{' and '.join(m.id for m in models)}: files intact, golden outputs "
+            f"reproduced by {self.engine.engine} in {spent_s:.1f} s"
+        )
+
+    def open_follower(
+        self,
+        tracking: TrackingSettings,
+        pauses: PauseSettings,
+        events: EventSettings,
+    ) -> Follower:
+        """Open the sequence model, if there is one, in this thread; follow with it."""
+        pace = Pace(pauses.lost_after, pauses.reset_after_s)
+        if self.sequence is None:
+            return Follower(tracking, pace)
+        model = SequenceModel(
+            self.sequence,
+            open_engine(self.sequence, self.sequence_engine),
+            self.profile,
+            events,
+            most_cells=tracking.most_tracks,
+            most_rows=self.sequence_engine.batch[2],
+            memory_frames=self.memory_frames,
+        )
+        return Follower(tracking, pace, model)
+
     def build_stale_engines(self) -> None:
         """Build the engines that TensorRT may not load, and say why.
 
@@ -100,6 +164,8 @@ class Parts:
         models = [(self.classifier, self.engine)]
         if self.locator is not None:
             models.append((self.locator, self.locator_engine))
+        if self.sequence is not None:
+            models.append((self.sequence, self.sequence_engine))
         for bundle, settings in models:
             if settings.engine == "tensorrt":
                 _build_if_stale(bundle, settings)
@@ -149,6 +215,7 @@ def read_parts(
     finds_cells: bool = True,
     profile: Path | None = None,
     engine: EngineSettings = ON_CPU,
+    sequence: SequenceSettings | None = None,
 ) -> Parts:
     """Read and check the files that a pipeline needs; None is what is shipped.
 
@@ -157,17 +224,61 @@ def read_parts(
     BundleRefused, ConfigurationInvalid, ProfileMismatch
         A file is missing, altered or does not fit.
     """
-    model = load_bundle(classifier or CLASSIFIER)
+    model = _load_model(classifier or CLASSIFIER, engine)
+    finder = load_bundle(locator or LOCATOR, task="location") if finds_cells else None
+    if finder is not None:
+        locator_spec(finder)
+    chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
+    _refuse_other_confidence(chosen, model)
+    scale = Scale(chosen.record.pixel_size_um)
+    if sequence is None:
+        return Parts(chosen, model, finder, scale, engine)
+    follows = _load_model(sequence.bundle or SEQUENCE, sequence)
+    if follows.record.state_size is None:
+        raise BundleRefused(
+            f"{follows.id}: keeps no state, expected a recurrent model for [sequence]; "
+            "train one with `hemascope train rnn --task change`"
+        )
+    return Parts(
+        chosen,
+        model,
+        finder,
+        scale,
+        engine,
+        follows,
+        sequence,
+        sequence.memory_frames,
+    )
+
+
+def _load_model(folder: Path, settings: EngineSettings) -> Bundle:
+    """Load a bundle that names cells, in the precision that is asked for."""
+    model = load_bundle(folder)
     if model.record.task not in TASKS:
         raise BundleRefused(
             f"{model.id}: its task is {model.record.task!r}, expected one of "
             f"{sorted(TASKS)}; is this the locator?"
         )
     crop_size(model)
-    model.model_of(engine.precision)
-    finder = load_bundle(locator or LOCATOR, task="location") if finds_cells else None
-    if finder is not None:
-        locator_spec(finder)
-    chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
-    scale = Scale(chosen.record.pixel_size_um)
-    return Parts(chosen, model, finder, scale, engine)
+    model.model_of(settings.precision)
+    return model
+
+
+def _refuse_other_confidence(profile: Profile, model: Bundle) -> None:
+    """Refuse to adapt a model by what was measured of another."""
+    site = profile.record.confidence
+    if site is None:
+        return
+    if site.model != model.record.files[MODEL] or site.classes != model.labels:
+        raise ProfileMismatch(
+            f"the profile's confidence was measured with model {site.model[:12]} of "
+            f"{list(site.classes)}, not with {model.id}; run `hemascope calibrate "
+            "confidence` again, or go back with `hemascope calibrate versions`"
+        )
+    sizes = {len(site.scale), len(site.bias), len(site.classes)}
+    if len(sizes) > 1 or not np.isfinite(site.bias).all():
+        raise ProfileMismatch(
+            f"the profile's confidence has {len(site.scale)} scales and "
+            f"{len(site.bias)} biases, expected {len(site.classes)} finite ones; "
+            "calibrate again"
+        )

@@ -27,6 +27,7 @@ from edge.settings import Lowered, Precision
 
 SHIPPED = Path(__file__).parent / "bundles"
 CLASSIFIER, LOCATOR = SHIPPED / "inception-cells4", SHIPPED / "locator"
+SEQUENCE = SHIPPED / "rnn-change"
 MODEL, GOLDEN = "model.onnx", "golden.npz"
 INT8_CROPS = "int8-crops.json"
 _PRECISE: dict[Precision, str] = {

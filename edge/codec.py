@@ -50,7 +50,8 @@ def decode(data: bytes, kind: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         seen = bytes(data[:60])
         raise PayloadInvalid(
-            f"not a valid {kind.__name__}: {error}; it starts {seen!r}"
+            f"not a valid {getattr(kind, '__name__', kind)}: {error}; it starts "
+            f"{seen!r}"
         ) from error
 
 

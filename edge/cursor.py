@@ -23,13 +23,15 @@ class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far the archive has acknowledged, kept by the publisher beside the ledger.
 
     Losing it costs duplicates, which the archive drops, never rows. `connections`
-    counts the connections to the broker.
+    counts the connections to the broker; `announced` is the last entry (alarm, answer
+    to a command) that was also sent on its own topic.
     """
 
     epoch: str
     upto: int
     hash: str
     connections: int
+    announced: int = 0
 
 
 def read_cursor(folder: Path) -> Cursor | None:

@@ -21,6 +21,7 @@ from edge.errors import ConfigurationInvalid
 from edge.observing import DeviceView, Observer, slide_of, span
 
 _PERIOD_S = 0.25
+_SILENT_S = 3.0  # `show` comes a few times per second
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -43,7 +44,8 @@ class Dashboard:
         ConfigurationInvalid
             The port is taken.
         """
-        self.view = b"{}"
+        self._view: dict[str, Any] = {}
+        self._shown_s = time.monotonic()
         self.previews: dict[str, bytes] = {}
         self.stop = threading.Event()
         try:
@@ -60,12 +62,23 @@ class Dashboard:
 
     def show(self, observer: Observer) -> None:
         """Show what the observer knows now."""
-        self.view = json.dumps(view_of(observer)).encode()
+        self._view, self._shown_s = view_of(observer), time.monotonic()
         self.previews = {
             name: view.preview
             for name, view in observer.devices.items()
             if view.preview is not None
         }
+
+    def view(self) -> bytes:
+        """Return what the page shows now; without news nothing in it is live."""
+        view = self._view
+        if view and time.monotonic() - self._shown_s > _SILENT_S:
+            old = [
+                {**device, "is_stale": True, "state": "no news"}
+                for device in view["devices"]
+            ]
+            view = {**view, "archive": "unknown", "devices": old}
+        return json.dumps(view).encode()
 
     def close(self) -> None:
         """Stop serving."""
@@ -114,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with suppress(OSError):  # the reader has gone
             while not self._dashboard.stop.wait(_PERIOD_S):
-                self.wfile.write(b"data: " + self._dashboard.view + b"\n\n")
+                self.wfile.write(b"data: " + self._dashboard.view() + b"\n\n")
                 self.wfile.flush()
 
 
@@ -132,13 +145,21 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
     last, age_s = view.last, view.age_s(now_s)
     return {
         "device": view.device,
-        "state": view.state,
+        "state": view.condition(now_s),
         "is_stale": view.is_stale(now_s),
         "cells": dict(view.cells.most_common()),
         "in_view": {} if last is None else last.counts,
         "differential": _differential(view),
         "preview_seq": view.preview_seq,
         "reason": view.reason,
+        "alarms": [
+            {
+                "severity": alarm.severity,
+                "text": f"{alarm.code} since {alarm.since:%Y-%m-%d %H:%M:%S} UTC: "
+                f"{alarm.text}",
+            }
+            for alarm in view.alarms.values()
+        ],
         "facts": {
             "last result": "never" if age_s is None else f"{age_s:.1f} s ago",
             "results": f"{view.rate_hz(now_s):.1f} per second",
@@ -148,7 +169,9 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
             "model": "" if last is None else last.model or "",
             "calibration": "none" if last is None else last.calibration_id or "none",
             "pixel size": _pixel_size(view),
+            "drift": "" if last is None or last.drift is None else last.drift.status,
             "per frame": _spent(view),
+            **_figures(view),
         },
     }
 
@@ -183,6 +206,31 @@ def _run(view: DeviceView, now_s: float) -> dict[str, str]:
     if said.patches > 1:
         facts["mosaic"] = f"{said.patches} patches not joined yet"
     return facts
+
+
+def _figures(view: DeviceView) -> dict[str, str]:
+    """Return what the device measured of itself; nothing where it said nothing."""
+    if view.metrics is None:
+        return {"device's own figures": "none heard"}
+    run, figures = view.metrics.run, {}
+    figures["waits for the archive"] = f"{view.metrics.backlog:,} rows"
+    if run is None:
+        return {**figures, "run process": "silent"}
+    if run.latency_ms is not None:
+        late = run.latency_ms
+        figures["exposure to row"] = (
+            f"{late.p50:.0f} ms, 95 % {late.p95:.0f}, 99 % {late.p99:.0f}"
+        )
+    figures["frames"] = (
+        f"{run.queue} in work, {run.passed_over:,} passed over, {run.rejected:,} "
+        "rejected"
+    )
+    figures["disk"] = (
+        f"{100 * run.disk_used:.0f} % used, {run.disk_free_bytes / 2**30:.1f} GiB free"
+    )
+    if run.temperature_c is not None:
+        figures["hottest part"] = f"{run.temperature_c:.0f} °C"
+    return figures
 
 
 def _pixel_size(view: DeviceView) -> str:

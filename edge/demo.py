@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.broker import start_broker
-from edge.codec import decode, write_toml
+from edge.codec import write_toml
+from edge.entries import read_row
 from edge.errors import HemascopeError
 from edge.ledger import LedgerReader
 from edge.observing import Observer
+from edge.requests import COMMANDS
 from edge.results import Differential, Result
 from edge.settings import (
     ArchiveFile,
     ArchiveSettings,
     BrokerSettings,
+    CommandSettings,
     DeviceFile,
     LedgerSettings,
     RunSettings,
@@ -178,6 +181,7 @@ def _write_settings(
         source=source,
         ledger=LedgerSettings(folder / "ledger"),
         run=RunSettings(preview_hz=4.0),
+        commands=CommandSettings(allow=COMMANDS),
         broker=broker,
     )
     archive = ArchiveFile(
@@ -228,9 +232,10 @@ def summarise(ledger: Path, archive_file: Path, published: int) -> Summary:
     cells: Counter[str] = Counter()
     frames, counted = 0, None
     for row in kept:
-        said = decode(row.data, Result)
-        cells.update(said.counts)
-        frames += said.status not in ("gap", "mark")
-        counted = said.differential or counted
+        said = read_row(row.data)
+        if isinstance(said, Result):
+            cells.update(said.counts)
+            frames += said.status != "gap"
+            counted = said.differential or counted
     same = sum(archived.get(row.seq) == row.data for row in kept)
     return Summary(frames, cells, counted, len(kept), published, same, len(kept) - same)

@@ -145,6 +145,8 @@ class DriftWatch:
             status = "uncalibrated" if levels[worst] == 0 else status
         elif blind_s > _BLIND_S and status == "good":
             status = "held"
+        elif not self._profile.record.is_verified and status == "good":
+            status = "unverified"
         advice = ADVICE[worst] if levels[worst] else None
         if status != self._status:
             level = logging.WARNING if levels[worst] else logging.INFO

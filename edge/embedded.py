@@ -161,7 +161,7 @@ class EmbeddedBroker:
                 del self._retained[packet.topic]
         wanting = [s for s in self._sessions.values() if s.wants(packet.topic)]
         for session in wanting:
-            self._deliver(session, packet, is_retained=False)
+            self._deliver(session, packet, is_retained=packet.retain)  # as our own ask
         return bool(wanting)
 
     def _deliver(
@@ -178,6 +178,7 @@ class EmbeddedBroker:
                 retain=is_retained,
                 packet_id=number,
                 user_properties=packet.user_properties,
+                correlation_data=packet.correlation_data,
             )
         )
 

@@ -11,15 +11,20 @@ import errno
 import hashlib
 import os
 import sqlite3
+import time
 import uuid
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from edge import __version__, clock
 from edge.codec import PayloadInvalid, decode, encode
 from edge.cursor import hold, read_cursor
+from edge.entries import Entered, Entry
 from edge.errors import HemascopeError
 from edge.results import FIRST_PREVIOUS, Examination, Result, ResultHead
+from edge.standing import Standing, Taken
 
 MAX_ROW_BYTES = 200_000  # brokers are set to refuse 256 kB
 _SCHEMA_VERSION = 1
@@ -73,6 +78,7 @@ class Ledger:
         try:
             _reserve(folder / _RESERVE)
             self._db = _connect(folder / _FILE)
+            self.standing = Standing(self._db)
             self._create()
         except (sqlite3.Error, OSError) as error:
             self._lock.close()
@@ -88,8 +94,8 @@ class Ledger:
         last = self._verify_tail()
         self.seq, self._previous = last.seq, last.sha256
 
-    def append(self, examination: Examination) -> LedgerRow:
-        """Store what was said of one frame, durably, and return its row.
+    def append(self, said: Examination | Entered) -> LedgerRow:
+        """Store what was said of one frame, or an entry, durably; return its row.
 
         Raises
         ------
@@ -98,33 +104,56 @@ class Ledger:
         LedgerFull
             The disk is full; nothing was stored, and acquisition must stop.
         """
-        fields = {f: getattr(examination, f) for f in examination.__struct_fields__}
-        result = Result(
-            **fields,
-            device=self.device,
-            epoch=self.epoch,
-            seq=self.seq + 1,
-            prev=self._previous,
-        )
+        return self.append_all([said])[0]
+
+    def append_all(
+        self, said: Sequence[Examination | Entered], taken: Taken | None = None
+    ) -> list[LedgerRow]:
+        """Store several rows, and how far the inbox was taken over: all or nothing.
+
+        Raises as `append` does.
+        """
+        rows: list[LedgerRow] = []
+        seq, previous = self.seq, self._previous
+        for one in said:
+            rows.append(self._row(one, seq + 1, previous))
+            seq, previous = rows[-1].seq, rows[-1].sha256
         try:
-            data = encode(result)
+            with self._db:
+                for row, one in zip(rows, said, strict=True):
+                    self._db.execute(
+                        "INSERT INTO rows VALUES (?, ?, ?)",
+                        (row.seq, row.data, row.sha256),
+                    )
+                    if not isinstance(one, Examination):
+                        self.standing.record(row.seq, one)
+                if taken is not None:
+                    self.standing.take(taken)
+        except sqlite3.Error as error:
+            raise _explain(self._folder, error) from error
+        self.seq, self._previous = seq, previous
+        return rows
+
+    def _row(self, said: Examination | Entered, seq: int, previous: str) -> LedgerRow:
+        """Write what was said as the row after the one whose hash is `previous`."""
+        place: dict[str, Any] = {"device": self.device, "epoch": self.epoch}
+        row: Result | Entry
+        if isinstance(said, Examination):
+            fields = {f: getattr(said, f) for f in said.__struct_fields__}
+            row = Result(**fields, **place, seq=seq, prev=previous)
+        else:
+            row = Entry(**place, **_stamp(), seq=seq, prev=previous, entry=said)
+        try:
+            data = encode(row)
         except PayloadInvalid as error:
             raise RowRefused(str(error)) from error
         if len(data) > MAX_ROW_BYTES:
+            cells = len(said.cells) if isinstance(said, Examination) else 0
             raise RowRefused(
-                f"the result of {len(result.cells)} cells is {len(data)} bytes, more "
-                f"than the {MAX_ROW_BYTES} that brokers take; look at a smaller field"
+                f"the result of {cells} cells is {len(data)} bytes, more than the "
+                f"{MAX_ROW_BYTES} that brokers take; look at a smaller field"
             )
-        row = LedgerRow(result.seq, data, hashlib.sha256(data).hexdigest())
-        try:
-            with self._db:
-                self._db.execute(
-                    "INSERT INTO rows VALUES (?, ?, ?)", (row.seq, row.data, row.sha256)
-                )
-        except sqlite3.Error as error:
-            raise _explain(self._folder, error) from error
-        self.seq, self._previous = row.seq, row.sha256
-        return row
+        return LedgerRow(seq, data, hashlib.sha256(data).hexdigest())
 
     def prune(self, keep: int) -> int:
         """Delete acknowledged rows but the last `keep`; return how many went.
@@ -143,11 +172,13 @@ class Ledger:
         upto = min(cursor.upto, self.seq - keep)
         try:
             with self._db:
-                return self._db.execute(
+                gone = self._db.execute(
                     "DELETE FROM rows WHERE seq IN "
                     "(SELECT seq FROM rows WHERE seq <= ? ORDER BY seq LIMIT ?)",
                     (upto, _PRUNED_AT_ONCE),
                 ).rowcount
+                self.standing.forget_pruned()
+                return gone
         except sqlite3.Error as error:
             raise _explain(self._folder, error) from error
 
@@ -177,6 +208,7 @@ class Ledger:
                 "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, "
                 "value TEXT NOT NULL) STRICT"
             )
+            self.standing.create()
             for key, value in (
                 ("schema", str(_SCHEMA_VERSION)),
                 ("device", self.device),
@@ -218,6 +250,7 @@ class LedgerReader:
             raise LedgerDamaged(f"{folder}: holds no ledger yet; start `hemascope run`")
         uri = f"{path.resolve().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=10)
+        self.standing = Standing(self._db)
         try:
             meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
             self.device, self.epoch = meta["device"], meta["epoch"]
@@ -279,6 +312,17 @@ def first_broken(
     return None
 
 
+def _stamp() -> dict[str, Any]:
+    """When and where an entry is written."""
+    return {
+        "utc": clock.utc_now(),
+        "monotonic_ns": time.monotonic_ns(),
+        "boot_id": clock.boot_id(),
+        "clock_synchronised": clock.is_synchronised(),
+        "software": __version__,
+    }
+
+
 def _reserve(path: Path) -> None:
     """Keep room for when the disk is full: even deleting needs some."""
     if not path.exists() or path.stat().st_size != _RESERVE_BYTES:
@@ -287,6 +331,7 @@ def _reserve(path: Path) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o660)  # as the umask allows; who reads must share SQLite's index
     db = sqlite3.connect(path, timeout=10)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -30,8 +31,10 @@ from edge.settings import BrokerSettings
 log = logging.getLogger(__name__)
 
 ROOT = "cells/v1"
+REQUESTS, RESPONSES = "cmd/req", "cmd/resp"
 ARCHIVE_STATE = f"{ROOT}/archive/state"
 MAX_PAYLOAD_BYTES = 256_000
+_MOST_PACKET_BYTES = 300_000  # the broker keeps larger ones from us
 _CONNECT_S = 5.0
 _GOODBYE_S = 2.0
 _IN_FLIGHT = 200
@@ -63,12 +66,14 @@ def device_of(topic_text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What arrived."""
+    """What arrived. `is_retained`: its sender had it kept, whenever it was sent."""
 
     topic: str
     payload: bytes
     is_retained: bool
     properties: tuple[tuple[str, str], ...] = ()
+    correlation: bytes | None = None
+    qos: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +120,15 @@ class Link:
         self._is_up = False
         self._granted = False
         self._client = self._prepare(settings, client_id, will)
+        most = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        most.MaximumPacketSize = _MOST_PACKET_BYTES
         try:
             self._client.connect(
-                settings.host, settings.port, settings.keepalive_s, clean_start=True
+                settings.host,
+                settings.port,
+                settings.keepalive_s,
+                clean_start=True,
+                properties=most,
             )
         except ssl.SSLError as error:
             raise BrokerRefused(f"broker {self._where}: TLS failed: {error}") from error
@@ -133,7 +144,10 @@ class Link:
         self._await("_is_up")
         if subscriptions:
             self._client.subscribe(
-                [(name, SubscribeOptions(qos=1)) for name in subscriptions]
+                [
+                    (name, SubscribeOptions(qos=1, retainAsPublished=True))
+                    for name in subscriptions
+                ]
             )
             self._await("_granted")
 
@@ -163,8 +177,13 @@ class Link:
         qos: int = 1,
         is_retained: bool = False,
         properties: tuple[tuple[str, str], ...] = (),
+        correlation: bytes | None = None,
+        expires_s: int | None = None,
     ) -> int:
         """Send a message; return its id, as in `Published`.
+
+        `correlation` tells which answer belongs to which request; after `expires_s`
+        the broker no longer delivers it.
 
         Raises
         ------
@@ -180,6 +199,10 @@ class Link:
         extra = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if properties:
             extra.UserProperty = list(properties)
+        if correlation is not None:
+            extra.CorrelationData = correlation
+        if expires_s is not None:
+            extra.MessageExpiryInterval = expires_s
         sent = self._client.publish(topic_text, payload, qos, is_retained, extra)
         if sent.rc not in (
             MQTTErrorCode.MQTT_ERR_SUCCESS,
@@ -298,7 +321,14 @@ class Link:
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         pairs = getattr(message.properties, "UserProperty", [])
         self._events.append(
-            Message(message.topic, bytes(message.payload), message.retain, tuple(pairs))
+            Message(
+                message.topic,
+                bytes(message.payload),
+                message.retain,
+                tuple(pairs),
+                getattr(message.properties, "CorrelationData", None),
+                message.qos,
+            )
         )
 
     def _on_publish(
@@ -320,9 +350,14 @@ def _password(settings: BrokerSettings) -> str | None:
 
 
 def keep_serving(
-    connect: Callable[[], Link], serve: Callable[[Link, Event], None], stop: Event
+    connect: Callable[[], Link],
+    serve: Callable[[Link, Event], None],
+    stop: Event,
+    on_wait: Callable[[str], None] = lambda reason: None,
 ) -> None:
     """Connect and serve until `stop`, again and again, whatever the broker does.
+
+    `on_wait` is told why, every second before the next try.
 
     Raises
     ------
@@ -338,7 +373,16 @@ def keep_serving(
         except BrokerUnreachable as error:
             wait_s = backoff.next_s()
             log.warning("%s; next try in %.1f s", error, wait_s)
-            stop.wait(wait_s)
+            _wait(stop, wait_s, partial(on_wait, str(error)))
         except BrokerRefused as error:
             log.error("%s; next try in %.0f s", error, _REFUSED_PAUSE_S)
-            stop.wait(_REFUSED_PAUSE_S)
+            _wait(stop, _REFUSED_PAUSE_S, partial(on_wait, str(error)))
+
+
+def _wait(stop: Event, wait_s: float, on_turn: Callable[[], None]) -> None:
+    """Wait for `stop`, at most `wait_s`; call `on_turn` at once and every second."""
+    deadline_s = time.monotonic() + wait_s
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        on_turn()
+        if stop.wait(min(left_s, 1.0)):
+            return

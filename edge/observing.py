@@ -9,28 +9,44 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
+
+from edge.budget import Budget
 from edge.codec import PayloadInvalid, decode
+from edge.entries import Alarm, Entry, RunMark, read_row
+from edge.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
+from edge.preview import MAX_PREVIEW_BYTES
 from edge.results import (
     Ack,
+    ActiveAlarm,
     ArchiveState,
     DeviceState,
     Differential,
     Limits,
+    Name,
     Result,
-    RunMark,
 )
 
 log = logging.getLogger(__name__)
 
-Said = TypeVar("Said", Result, DeviceState)
+Said = TypeVar("Said", bound=Result | Entry | DeviceState | Metrics)
 
 STALE_S = 10.0  # without a result for so long, what is shown is not live
+_BEHIND_S = 3.0  # rows that were there so long ago should have come
 _RATE_OVER_S = 10.0
 _COUNTED_OVER_S = 60.0
+# Whatever arrives, what is kept stays small.
 _MOST_MISSING = 10_000
+_MOST_DEVICES = 1000
+_MOST_LABELS, _LONGEST_LABEL = 64, 64
+_MOST_ALARMS = 32
+_JPEG = b"\xff\xd8\xff"
 
-SUBSCRIPTIONS = [topic("+", name) for name in ("result", "state", "ack", "preview")]
+SUBSCRIPTIONS = [
+    topic("+", name)
+    for name in ("result", "state", "ack", "preview", "alarm", "metrics")
+]
 
 
 @dataclass(slots=True)
@@ -63,6 +79,10 @@ class DeviceView:
     missing: set[int] = field(default_factory=set)
     preview: bytes | None = None
     preview_seq: int = 0
+    is_paused: bool = False
+    alarms: dict[str, ActiveAlarm] = field(default_factory=dict)
+    metrics: Metrics | None = None
+    newest: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=16))
 
     def rate_hz(self, now_s: float) -> float:
         """Results per second over the last ten seconds."""
@@ -80,10 +100,26 @@ class DeviceView:
         """Seconds since the last new result came; None if none has."""
         return None if self.heard_s is None else now_s - self.heard_s
 
+    def behind(self, now_s: float) -> int:
+        """How many rows the device has had for a while that have not come here."""
+        due = [seq for at, seq in self.newest if now_s - at >= _BEHIND_S]
+        return max(0, max(due, default=0) - self.seq)
+
     def is_stale(self, now_s: float) -> bool:
         """Whether what is shown may no longer be true."""
         age_s = self.age_s(now_s)
-        return self.state != "online" or age_s is None or age_s > STALE_S
+        is_live = self.state == "online" and not self.is_paused
+        return not is_live or age_s is None or age_s > STALE_S or self.behind(now_s) > 0
+
+    def condition(self, now_s: float) -> str:
+        """Say in a few words how things are, and why they are not live."""
+        if self.state != "online":
+            return self.state
+        if self.is_paused:
+            return "stopped by command"
+        if behind := self.behind(now_s):
+            return f"{behind:,} rows behind"
+        return "no results" if self.is_stale(now_s) else "online"
 
 
 class Observer:
@@ -94,6 +130,7 @@ class Observer:
         self.devices: dict[str, DeviceView] = {}
         self.archive_state = "unknown"
         self.ignored = 0
+        self._complaints = Budget(20, 0.2, monotonic)
 
     def take(self, message: Message) -> None:
         """Take in one message of any of our topics."""
@@ -104,14 +141,22 @@ class Observer:
                 self._take_device(message)
         except PayloadInvalid as error:
             self.ignored += 1
-            log.warning("topic=%s ignored: %s", message.topic, error)
+            if self._complaints.spend():
+                log.warning("topic=%s ignored: %s", message.topic, error)
+
+    def lose_link(self) -> None:
+        """Forget what was live: nobody tells us any more. Counts stay."""
+        self.archive_state = "unknown"
+        for view in self.devices.values():
+            view.state, view.metrics = "unreachable", None
+            view.newest.clear()
 
     def _take_device(self, message: Message) -> None:
-        device, name = device_of(message.topic)
+        device, name = _named(message)
         match name:
             case "result":
-                result = _own(decode(message.payload, Result), device)
-                self._take_result(self._view(device), result)
+                row = _own(read_row(message.payload), device)
+                self._take_row(self._view(device), row)
             case "state":
                 state = _own(decode(message.payload, DeviceState), device)
                 self._take_state(self._view(device), state)
@@ -124,8 +169,20 @@ class Observer:
                 seq = _row_of(message)
                 view = self._view(device)
                 view.preview, view.preview_seq = message.payload, seq
+            case "alarm":
+                entry = _own(decode(message.payload, Entry), device)
+                if not isinstance(entry.entry, Alarm):
+                    raise PayloadInvalid("no alarm")
+                _take_alarm(self._view(device), entry.entry, entry.seq)
+            case "metrics":
+                metrics = _own(decode(message.payload, Metrics), device)
+                view = self._view(device)
+                view.metrics = metrics
+                view.newest.append((self._monotonic(), view.metrics.newest))
 
     def _view(self, device: str) -> DeviceView:
+        if device not in self.devices and len(self.devices) >= _MOST_DEVICES:
+            raise PayloadInvalid(f"more than {_MOST_DEVICES} devices")
         return self.devices.setdefault(device, DeviceView(device))
 
     def _take_state(self, view: DeviceView, state: DeviceState) -> None:
@@ -138,38 +195,82 @@ class Observer:
             if view.stated_epoch and state.state != "online":
                 return  # the late will of an earlier ledger
             view.stated_epoch, view.acknowledged = state.epoch, state.acknowledged
+            view.newest.clear()
         view.state, view.connection = state.state, state.connection
+        view.is_paused = state.is_paused
+        view.alarms = {alarm.code: alarm for alarm in state.alarms[:_MOST_ALARMS]}
 
-    def _take_result(self, view: DeviceView, result: Result) -> None:
-        if result.epoch != view.epoch:
-            view.epoch, view.seq, view.missing = result.epoch, result.seq - 1, set()
-        if result.seq <= view.seq:
-            if result.seq not in view.missing:
-                return  # sent again
-            view.missing.discard(result.seq)
+    def _take_row(self, view: DeviceView, row: Result | Entry) -> None:
+        if row.epoch != view.epoch:
+            view.epoch, view.seq, view.missing = row.epoch, row.seq - 1, set()
+        is_new = row.seq > view.seq
+        if is_new:
+            room = _MOST_MISSING - len(view.missing)
+            skipped = range(view.seq + 1, row.seq)
+            view.missing.update(skipped[max(0, len(skipped) - room) :])
+            view.seq = row.seq
+        elif row.seq in view.missing:
+            view.missing.discard(row.seq)
         else:
-            skipped = range(view.seq + 1, result.seq)
-            view.missing.update(skipped[-_MOST_MISSING:])
-            view.seq, view.heard_s = result.seq, self._monotonic()
-            view.arrivals_s.append(view.heard_s)
-            self._take_newest(view, result, view.heard_s)
+            return  # sent again
         view.rows += 1
-        view.cells.update(result.counts)
+        if isinstance(row, Result):
+            self._take_result(view, row, is_new=is_new)
+        elif is_new and isinstance(row.entry, RunMark):
+            _follow_run(view, row.entry.run)
+            if row.entry.phase == "start":
+                view.start = row.entry
 
-    def _take_newest(self, view: DeviceView, result: Result, now_s: float) -> None:
-        """Show the newest row; what is said of a run is not said of a frame."""
-        if result.run != view.run:
-            view.run, view.start, view.differential = result.run, None, None
-            view.totals.clear()
-        mark = result.mark
-        if mark is not None:
-            if mark.kind == "start":
-                view.start = mark
+    def _take_result(self, view: DeviceView, result: Result, *, is_new: bool) -> None:
+        for label, count in result.counts.items():
+            is_known = label in view.cells
+            if is_known or (
+                len(view.cells) < _MOST_LABELS and len(label) <= _LONGEST_LABEL
+            ):
+                view.cells[label] += count
+        if not is_new:
             return
         view.last, view.status, view.reason = result, result.status, result.reason
+        if result.status != "gap":  # nobody has looked at anything
+            view.heard_s = self._monotonic()
+            view.arrivals_s.append(view.heard_s)
+            _follow_run(view, result.run)
         if result.differential is not None:
             view.differential = result.differential
-            view.totals.append((now_s, result.differential.total))
+            view.totals.append((self._monotonic(), result.differential.total))
+
+
+def _follow_run(view: DeviceView, run: str | None) -> None:
+    """Show nothing of the slide before."""
+    if run != view.run:
+        view.run, view.start, view.differential = run, None, None
+        view.totals.clear()
+
+
+def _named(message: Message) -> tuple[str, str]:
+    """Device and name in a topic; refuse what cannot be, and what was kept too long."""
+    device, name = device_of(message.topic)
+    try:
+        msgspec.convert(device, Name)
+    except msgspec.ValidationError as error:
+        raise PayloadInvalid(f"no device has this name: {error}") from error
+    if message.is_retained and name != "state":
+        raise PayloadInvalid("retained: it may be of any time")
+    return device, name
+
+
+def _take_alarm(view: DeviceView, alarm: Alarm, row: int) -> None:
+    """Show an alarm that begins, and no longer one that is over."""
+    if alarm.until is not None:
+        view.alarms.pop(alarm.code, None)
+    elif alarm.code in view.alarms or len(view.alarms) < _MOST_ALARMS:
+        view.alarms[alarm.code] = ActiveAlarm(
+            severity=alarm.severity,
+            code=alarm.code,
+            text=alarm.text,
+            since=alarm.since,
+            row=row,
+        )
 
 
 def _own(said: Said, device: str) -> Said:
@@ -181,6 +282,12 @@ def _own(said: Said, device: str) -> Said:
 
 def _row_of(message: Message) -> int:
     """Return the row that a preview shows, as its property `seq` says."""
+    if not message.payload.startswith(_JPEG) or (
+        len(message.payload) > MAX_PREVIEW_BYTES
+    ):
+        raise PayloadInvalid(
+            f"a preview is a JPEG of at most {MAX_PREVIEW_BYTES} bytes"
+        )
     text = dict(message.properties).get("seq", "")
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise PayloadInvalid(

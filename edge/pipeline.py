@@ -20,7 +20,7 @@ from edge.bundle import Bundle, crop_size, first_state
 from edge.colours import median, read_colours
 from edge.correction import ColourMap, correct, correct_crops, prepare
 from edge.crops import cut_crops, windows
-from edge.decision import Decisions, decide, second_opinion
+from edge.decision import Adaptation, Decisions, decide, second_opinion
 from edge.engines import Engine
 from edge.frames import Counts, Exposure, RawFrame
 from edge.location import (
@@ -82,6 +82,7 @@ class Pipeline:
     locator: Bundle | None
     locator_engine: Engine | None
     scale: Scale
+    adaptation: Adaptation | None = None
 
     def examine(self, exposure: Exposure) -> Seen:
         """Say what is on one exposure.
@@ -116,7 +117,13 @@ class Pipeline:
         with stage("decide"):
             rule = self.classifier.record
             opinion = self._second_opinion(regions)
-            decisions = decide(logits, rule.temperature, rule.abstain_below, opinion)
+            decisions = decide(
+                logits,
+                rule.temperature,
+                self._abstain_below(),
+                opinion,
+                self.adaptation,
+            )
             cells = self._name(regions, decisions)
         with stage("quality"):
             scaled = regions.boxes * (field.shape[1] / _width(raw))
@@ -240,6 +247,13 @@ class Pipeline:
             red_cells=_said(median(seen.red_cells)),
             nuclei=_said(median(seen.nuclei)),
         )
+
+    def _abstain_below(self) -> float:
+        """Return the confidence to name a cell at: the site's, or the model's."""
+        site = self.profile.record.confidence
+        if self.adaptation is None or site is None or site.abstain_below is None:
+            return self.classifier.record.abstain_below
+        return site.abstain_below
 
     def _white(self) -> NDArray[np.uint8] | None:
         """Return what an empty field looks like corrected, if somebody measured it."""

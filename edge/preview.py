@@ -33,6 +33,11 @@ class PreviewWriter:
         self._due_s = 0.0
         clear_previews(folder)
 
+    @property
+    def is_allowed(self) -> bool:
+        """Whether pictures may be shown at all."""
+        return self._rate_hz > 0
+
     def is_due(self) -> bool:
         """Whether the next frame shall be shown."""
         return self._rate_hz > 0 and time.monotonic() >= self._due_s

@@ -41,19 +41,39 @@ class ProfileMismatch(HemascopeError):
 class ReferenceRecord(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
-    """How a slide was brought to the reference look, and by what.
+    """How a slide was brought to the reference look, by the medians of its cells.
 
-    `method` names what was fitted: median densities of located cells, or the stains of
-    Macenko or Vahadane. Densities are optical, base 10, RGB, above plasma, before the
+    Densities are optical, base 10, RGB, above plasma, before the
     map; `matrix` (3, 3) takes them to the reference. `cells` and `nuclei` were located.
     """
 
-    method: Literal["cells", "macenko", "vahadane"]
     red_cell_density: Density
     nucleus_density: Density | None
     cells: Annotated[int, Meta(ge=0)]
     nuclei: Annotated[int, Meta(ge=0)]
     matrix: tuple[Density, Density, Density]
+
+
+class ConfidenceRecord(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
+    """How far the model's confidence is off at this site, by its reviewed cells.
+
+    `model` is the sha256 of the ONNX file that it was measured with. `scale` and `bias`
+    adapt the logarithms of its probabilities of `classes`; `abstain_below` replaces the
+    model's own threshold where it is given. `cells` were reviewed; `saved` is what
+    adapting saves on cells that it was not fitted to, nats per cell; `errors` are the
+    calibration errors before and after, on all of them.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    scale: tuple[Annotated[float, Meta(gt=0)], ...]
+    bias: tuple[float, ...]
+    abstain_below: Annotated[float, Meta(ge=0, le=1)] | None
+    cells: Annotated[int, Meta(ge=0)]
+    saved: float
+    errors: tuple[float, float]
 
 
 class ProfileRecord(
@@ -67,7 +87,8 @@ class ProfileRecord(
     offset, so an empty field comes out as 255 * 10**-offset. `flat_field_sha256` is
     that of `flat_field.npy`, None where the light is even. `is_verified` is false where
     no empty field was seen and flat field and white point were read off frames with
-    cells. `reference` says where `matrix` comes from; `previous` is the calibration
+    cells. `reference` says where `matrix` comes from; `confidence` adapts what the
+    model says here; `previous` is the calibration
     that this one replaced.
     """
 
@@ -83,6 +104,7 @@ class ProfileRecord(
     flat_field_sha256: str | None = None
     is_verified: bool = True
     reference: ReferenceRecord | None = None
+    confidence: ConfidenceRecord | None = None
     previous: str | None = None
     created_at: datetime = datetime(1970, 1, 1, tzinfo=timezone.utc)
     software_version: str = __version__

@@ -18,22 +18,35 @@ from typing import Literal
 import msgspec
 
 from edge import __version__
+from edge.admission import Admission
+from edge.announcing import Announcer
+from edge.budget import Budget
 from edge.codec import PayloadInvalid, decode_canonical, encode
 from edge.cursor import Cursor, LedgerBusy, hold, read_cursor, write_cursor
-from edge.ledger import LedgerReader, LedgerRow
+from edge.ledger import LedgerDamaged, LedgerReader, LedgerRow
+from edge.lookout import Lookout
 from edge.mqtt import (
     ARCHIVE_STATE,
+    REQUESTS,
     Link,
     Message,
     PayloadRefused,
     Published,
     Will,
+    device_of,
     keep_serving,
     topic,
 )
+from edge.notify import Notifier
 from edge.preview import newest_preview
-from edge.results import FIRST_PREVIOUS, Ack, ArchiveState, DeviceState
-from edge.settings import BrokerSettings, PublishSettings
+from edge.results import (
+    FIRST_PREVIOUS,
+    Ack,
+    ActiveAlarm,
+    ArchiveState,
+    DeviceState,
+)
+from edge.settings import BrokerSettings, CommandSettings, PublishSettings
 
 log = logging.getLogger(__name__)
 
@@ -44,33 +57,55 @@ _POLL_S = 0.005
 _LOCK = "publish.lock"
 _CURSOR_PERIOD_S = 1.0
 _PREVIEW_PERIOD_S = 1 / 30
+_ENTRIES_PERIOD_S = 0.05
+_SECOND_S = 1.0
 
 
 class Publisher:
     """The publishing process. One thread; everything happens in `run`."""
 
     def __init__(
-        self, folder: Path, broker: BrokerSettings, settings: PublishSettings
+        self,
+        folder: Path,
+        broker: BrokerSettings,
+        settings: PublishSettings,
+        commands: CommandSettings = CommandSettings(),  # noqa: B008 frozen
+        notifier: Notifier | None = None,
     ) -> None:
         """Open the ledger in `folder`.
 
         Raises
         ------
         LedgerDamaged
-            There is no ledger.
+            There is no ledger, or it is of an earlier version.
         LedgerBusy
             Another process publishes it.
         """
         self._folder, self._broker, self._settings = folder, broker, settings
+        self._notifier = notifier or Notifier()
         self._ledger = LedgerReader(folder)
+        standing = self._ledger.standing
         try:
+            if not standing.exists:
+                raise LedgerDamaged(
+                    f"{folder}: a ledger of an earlier version; start `hemascope run` "
+                    "once, which brings it up to date"
+                )
             self._lock = hold(folder / _LOCK, "publishes")
-        except LedgerBusy:
+        except (LedgerBusy, LedgerDamaged):
             self._ledger.close()
             raise
         self.device = self._ledger.device
         cursor = read_cursor(folder)
-        if cursor is None or cursor.epoch != self._ledger.epoch:
+        is_ours = cursor is not None and cursor.epoch == self._ledger.epoch
+        known = cursor.announced if cursor is not None and is_ours else None
+        self._announcer = Announcer(self._ledger, known)
+        self._admission = Admission(folder, standing, commands)
+        self._complaints = Budget(20, 0.2)
+        self._lookout = Lookout(folder, self._ledger)
+        self._stated: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
+        self._announced_s = self._second_s = 0.0
+        if cursor is None or not is_ours:
             connections = 0 if cursor is None else cursor.connections
             cursor = Cursor(self._ledger.epoch, 0, FIRST_PREVIOUS, connections)
         self._cursor = cursor
@@ -88,8 +123,11 @@ class Publisher:
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
-        keep_serving(self._connect, self._serve, stop)
+        self._notifier.ready()
+        keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+        self._notifier.stopping()
         self._store()
+        self._admission.close()
         self._ledger.close()
         self._lock.close()
 
@@ -101,12 +139,17 @@ class Publisher:
         link = Link(
             self._broker,
             client_id=self.device,
-            subscriptions=[topic(self.device, "ack"), ARCHIVE_STATE],
+            subscriptions=[
+                topic(self.device, "ack"),
+                ARCHIVE_STATE,
+                f"{topic(self.device, REQUESTS)}/#",
+            ],
             will=Will(topic(self.device, "state"), self._state("offline")),
         )
         self._sent = self._cursor.upto
         self._archive_is_there = False
         self._heard_s = time.monotonic()
+        self._announcer.begin()
         self._say(link, "online")
         log.info("device=%s connection=%d up", self.device, self._cursor.connections)
         return link
@@ -117,10 +160,22 @@ class Publisher:
                 self._take(link, event)
             self._send(link)
             self._send_preview(link)
-            if time.monotonic() - self._stored_s > _CURSOR_PERIOD_S:
+            now_s = time.monotonic()
+            if now_s - self._announced_s > _ENTRIES_PERIOD_S:
+                self._announced_s = now_s
+                self._announcer.send(link)
+            if now_s - self._second_s > _SECOND_S:
+                self._second_s = now_s
+                self._look_around(link)
+            if now_s - self._stored_s > _CURSOR_PERIOD_S:
                 self._store()
+            self._notifier.progress(self._how_far())
         self._say(link, "stopped")
         link.close()
+
+    def _how_far(self) -> str:
+        archive = "there" if self._archive_is_there else "away"
+        return f"row {self._sent} sent, {self._cursor.upto} archived, archive {archive}"
 
     def _send(self, link: Link) -> None:
         """Send what follows, as far as the window allows."""
@@ -166,7 +221,9 @@ class Publisher:
     def _take(self, link: Link, event: Message | Published) -> None:
         """Believe only what is written exactly as our archive writes it."""
         if isinstance(event, Published):
+            self._announcer.take(event.message_id)
             if event.reason_code >= _FAILURE:
+                self._lookout.saw("broker-refuses")
                 log.error(
                     "device=%s the broker refuses results reason=0x%02x; check its "
                     "access list",
@@ -175,23 +232,29 @@ class Publisher:
                 )
             return
         try:
-            if event.topic == ARCHIVE_STATE:
+            _, name = device_of(event.topic)
+            if name.startswith(REQUESTS):
+                self._admission.take(name[len(REQUESTS) + 1 :], event)
+            elif event.topic == ARCHIVE_STATE:
                 state = decode_canonical(event.payload, ArchiveState).state
                 self._archive_is_there = state == "online"
                 self._sent = self._cursor.upto
             elif not event.is_retained:
                 self._apply(link, decode_canonical(event.payload, Ack))
         except PayloadInvalid as error:
-            log.warning("topic=%s ignored: %s", event.topic, error)
+            if self._complaints.spend():
+                log.warning("topic=%s ignored: %s", event.topic, error)
 
     def _apply(self, link: Link, ack: Ack) -> None:
         """Move the cursor if the archive holds the very row that we hold."""
         oldest, newest = self._ledger.span()
         if ack.epoch != self._ledger.epoch or ack.upto > newest:
-            log.warning("acknowledgement of row %d of %s ignored", ack.upto, ack.epoch)
+            if self._complaints.spend():
+                log.warning("acknowledgement of %s:%d ignored", ack.epoch, ack.upto)
             return
         lies_before = ack.resume and ack.upto < oldest
         if self._ledger.sha256(ack.upto) != ack.hash and not lies_before:
+            self._lookout.saw("archive-disagrees")
             log.error(
                 "the archive holds another row %d than we do; it will be sent again",
                 ack.upto,
@@ -208,6 +271,20 @@ class Publisher:
             if ack.upto + 1 < oldest:  # it must learn that rows are gone for good
                 self._say(link, "online")
 
+    def _look_around(self, link: Link) -> None:
+        """Once per second: figures, alarms, and what the run process has taken over."""
+        for alarm in self._lookout.look(
+            archive_is_there=self._archive_is_there,
+            unrecorded=self._admission.unrecorded,
+        ):
+            log.warning("alarm=%s until=%s %s", alarm.code, alarm.until, alarm.text)
+            self._admission.tell(alarm)
+        self._admission.clear()
+        if self._stated != self._lookout.standing():
+            self._say(link, "online")
+        metrics = self._lookout.figures(self._cursor.upto)
+        link.publish(topic(self.device, "metrics"), encode(metrics), qos=0)
+
     def _say(self, link: Link, state: Literal["online", "stopped"]) -> None:
         """Publish our state, retained."""
         text = topic(self.device, "state")
@@ -215,6 +292,7 @@ class Publisher:
 
     def _state(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         oldest, newest = self._ledger.span()
+        self._stated = is_paused, alarms = self._lookout.standing()
         return encode(
             DeviceState(
                 state=state,
@@ -225,12 +303,17 @@ class Publisher:
                 seq=newest,
                 acknowledged=self._cursor.upto,
                 software=__version__,
+                is_paused=is_paused,
+                alarms=alarms,
             )
         )
 
     def _store(self) -> None:
         """Keep the cursor; losing it costs duplicates, so a full disk may."""
         self._stored_s = time.monotonic()
+        self._cursor = msgspec.structs.replace(
+            self._cursor, announced=self._announcer.announced
+        )
         try:
             write_cursor(self._folder, self._cursor)
         except OSError as error:

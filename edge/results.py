@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON readers and SQL can hold
 Number = Annotated[int, Meta(ge=1, le=2**53)]
@@ -16,7 +16,9 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 # `$` alone would let a newline follow in Python; the look-ahead forbids it everywhere.
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Name = Annotated[str, Meta(pattern=r"^(?!archive$)[a-z0-9][a-z0-9-]{0,31}$(?!\n)")]
-Status = Literal["ok", "degraded", "rejected", "gap", "mark"]
+Epoch = Annotated[str, Meta(pattern=r"^[0-9A-Za-z-]{1,64}$(?!\n)")]
+RunId = Annotated[str, Meta(pattern=r"^[0-9TZ]{16}-[0-9a-f]{6}$(?!\n)")]
+Status = Literal["ok", "degraded", "rejected", "gap"]
 
 FIRST_PREVIOUS = "0" * 64
 
@@ -25,13 +27,77 @@ class _Said(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+class Course(_Said, frozen=True, kw_only=True):
+    """What the sequence model says of a followed cell, from all it saw of it so far.
+
+    `probabilities` are in the order of `Following.classes`; `label` is the likeliest.
+    `frames` counts those it saw since its state was new; `is_discontinuous`: frames of
+    this cell are missing just before this one.
+    """
+
+    label: str
+    probabilities: tuple[Share, ...]
+    frames: Number
+    is_discontinuous: bool = False
+
+
+class Event(_Said, frozen=True, kw_only=True):
+    """Something happened to a followed cell, and is confirmed or over.
+
+    `id` and `track_id` are unique within a run. `onset` is the frame that first showed
+    it, `frame` the one that said so last; `confidence` is the mean probability of
+    `change` between them. `box` is a window around the cell, where it was last.
+    `reason` says why an event is over.
+    """
+
+    id: Count
+    track_id: Count
+    change: str
+    phase: Literal["confirmed", "ended"]
+    onset: Count
+    onset_utc: datetime
+    frame: Count
+    frames: Number
+    confidence: Share
+    box: tuple[int, int, int, int]
+    reason: str | None = None
+
+
+class Following(_Said, frozen=True, kw_only=True):
+    """How this frame continues the ones before.
+
+    `tracks` counts the cells that are followed, `coasting` those of them not found
+    here; `ended` names tracks that are over. `shift_um`: how far the field moved since
+    the last followed frame, x and y, null where nobody could tell. `pause_s`: time
+    since that frame, null for the first.
+
+    `continuity`: "first"; "continuous"; "discontinuous": frames are missing, states are
+    kept; "reset": the pause was too long, states are new; "new field": another place,
+    all tracks ended. `not_followed` counts cells beyond the number that may be
+    followed, `dropped` tracks that made room for them. `model` and `classes`: the
+    sequence model's.
+    """
+
+    continuity: Literal["first", "continuous", "discontinuous", "reset", "new field"]
+    tracks: Count
+    coasting: Count = 0
+    ended: tuple[Count, ...] = ()
+    shift_um: tuple[float, float] | None = None
+    pause_s: Annotated[float, Meta(ge=0)] | None = None
+    not_followed: Count = 0
+    dropped: Count = 0
+    model: str | None = None
+    classes: tuple[str, ...] = ()
+
+
 class Cell(_Said, frozen=True, kw_only=True):
     """One region and what it holds.
 
     `box` is x0, y0, x1, y1 in pixels of the frame, x1 and y1 exclusive. `label` is
     "unidentified" where the model abstained; `confidence` is the highest probability.
     `ontology` is a Cell Ontology id. `track_id` names the same cell in other frames,
-    null where cells are not followed.
+    null where cells are not followed or this one is too new; `course` is what the
+    sequence model says of it.
     """
 
     id: Count
@@ -42,6 +108,7 @@ class Cell(_Said, frozen=True, kw_only=True):
     confidence: Share
     probabilities: dict[str, Share]
     abstained: bool
+    course: Course | UnsetType = UNSET  # costs nothing where cells are not followed
 
 
 class FrameRange(_Said, frozen=True, kw_only=True):
@@ -81,15 +148,6 @@ class Quality(_Said, frozen=True, kw_only=True):
 
 
 Fault = Literal["dark", "saturated", "empty", "moving", "blurred", "crowded"]
-
-
-class RunMark(_Said, frozen=True, kw_only=True):
-    """A run is one slide under the microscope: it starts, is noted on, and ends."""
-
-    kind: Literal["start", "note", "end"]
-    slide: str | None = None
-    operator: str | None = None
-    text: str | None = None
 
 
 class Limits(_Said, frozen=True, kw_only=True):
@@ -149,7 +207,7 @@ class SeenColours(_Said, frozen=True, kw_only=True):
     nuclei: Colour | None
 
 
-DriftStatus = Literal["good", "amber", "red", "held", "uncalibrated"]
+DriftStatus = Literal["good", "amber", "red", "held", "unverified", "uncalibrated"]
 
 
 class Drift(_Said, frozen=True, kw_only=True):
@@ -158,7 +216,8 @@ class Drift(_Said, frozen=True, kw_only=True):
     `background`, `red_cells`, `nuclei`: CIE76 distance from what the calibration
     promises, or from the run's first frames where it promises nothing; `sharpness`:
     focus beside that of the first frames. `of` names what is worst, `advice` what to do
-    about it. `held`: no background was visible for a while, so nothing is known.
+    about it. `held`: no background was visible for a while, so nothing is known;
+    `unverified`: good, but calibrated without an empty field.
     """
 
     status: DriftStatus
@@ -174,14 +233,13 @@ class Examination(_Said, frozen=True, kw_only=True):
     """What one frame showed, or why it showed nothing.
 
     `fault` names why the quality gate rejected a frame. `run` is the id of the slide's
-    run. A row of status "mark" is about no frame: it starts, notes on or ends a run.
+    run, which entries start and end.
     """
 
     status: Status
     reason: str | None = None
     fault: Fault | None = None
-    run: str | None = None
-    mark: RunMark | None = None
+    run: RunId | None = None
     utc: datetime
     monotonic_ns: int
     boot_id: str
@@ -202,6 +260,8 @@ class Examination(_Said, frozen=True, kw_only=True):
     cells: tuple[Cell, ...] = ()
     counts: dict[str, Count] = {}
     differential: Differential | None = None
+    following: Following | None = None
+    events: tuple[Event, ...] = ()
     timings_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 
@@ -214,7 +274,7 @@ class Result(Examination, frozen=True, kw_only=True):
 
     v: Literal[1] = 1
     device: Name
-    epoch: str
+    epoch: Epoch
     seq: Number
     prev: Sha256
 
@@ -224,7 +284,7 @@ class ResultHead(Struct, frozen=True):
 
     v: Literal[1]
     device: Name
-    epoch: str
+    epoch: Epoch
     seq: Number
     prev: Sha256
 
@@ -237,10 +297,20 @@ class Ack(_Said, frozen=True, kw_only=True):
     """
 
     v: Literal[1] = 1
-    epoch: str
+    epoch: Epoch
     upto: Count
     hash: Sha256
     resume: bool
+
+
+class ActiveAlarm(_Said, frozen=True, kw_only=True):
+    """An alarm that is not over; `row` tells more, null while it has none yet."""
+
+    severity: Literal["amber", "red"]
+    code: str
+    text: str
+    since: datetime
+    row: Number | None = None
 
 
 class DeviceState(_Said, frozen=True, kw_only=True):
@@ -248,18 +318,21 @@ class DeviceState(_Said, frozen=True, kw_only=True):
 
     `connection` counts the connections of this device: a late will of an earlier
     connection carries a lower number and is ignored. `oldest` is the first row the
-    device still holds: earlier ones were acknowledged and deleted.
+    device still holds: earlier ones were acknowledged and deleted. `is_paused`: it was
+    told to stop examining. `alarms` are those that are not over.
     """
 
     v: Literal[1] = 1
     state: Literal["online", "offline", "stopped"]
     device: Name
-    epoch: str
+    epoch: Epoch
     connection: Count
     oldest: Number
     seq: Count
     acknowledged: Count
     software: str
+    is_paused: bool = False
+    alarms: tuple[ActiveAlarm, ...] = ()
 
 
 class ArchiveState(_Said, frozen=True, kw_only=True):

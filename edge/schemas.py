@@ -7,18 +7,28 @@ from pathlib import Path
 
 import click
 
+from edge.asyncapi import asyncapi_text
 from edge.bundle import BundleRecord
 from edge.classify import ImageLine
 from edge.codec import schema_of
+from edge.entries import Entry
+from edge.metrics import Metrics
 from edge.profile import ProfileRecord
+from edge.requests import NoteRequest, Request, Response
 from edge.results import Ack, ArchiveState, DeviceState, Result
 from edge.settings import ArchiveFile, DeviceFile
 
+ASYNCAPI = "asyncapi.json"
 PUBLISHED = {
     "result": Result,
+    "entry": Entry,
     "ack": Ack,
     "device-state": DeviceState,
     "archive-state": ArchiveState,
+    "metrics": Metrics,
+    "request": Request,
+    "note-request": NoteRequest,
+    "response": Response,
     "bundle": BundleRecord,
     "profile": ProfileRecord,
     "device-file": DeviceFile,
@@ -35,8 +45,9 @@ def schema_text(name: str) -> str:
 @click.command("schema")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 def schema_command(folder: Path) -> None:
-    """Write the JSON Schemas of results, messages and files to FOLDER."""
+    """Write JSON Schemas of all messages and files, and an AsyncAPI 3 document."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED:
         (folder / f"{name}.json").write_text(schema_text(name), encoding="utf-8")
-    click.echo(f"{len(PUBLISHED)} schemas in {folder}")
+    (folder / ASYNCAPI).write_text(asyncapi_text(), encoding="utf-8")
+    click.echo(f"{len(PUBLISHED)} schemas and {ASYNCAPI} in {folder}")

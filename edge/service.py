@@ -16,23 +16,28 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from edge import __version__, clock
+from edge.attending import Attendant
 from edge.desk import Desk, Ticket
 from edge.drawing import draw, to_jpeg
 from edge.drift import DriftWatch
+from edge.entries import RunMark
 from edge.errors import FrameRejected, HemascopeError
+from edge.following import Follower
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerRow, RowRefused
-from edge.pipeline import Pipeline
+from edge.notify import Notifier
+from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.registration import View
 from edge.results import Examination, FrameRange, Status
 from edge.settings import RunSettings
 from edge.slide import SlideRun
+from edge.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +55,9 @@ class Outcome:
     """What a worker says of one ticket.
 
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
-    fault was ours and not the frame's. `preview` is a JPEG when one was due. `view` is
-    the small picture that tells the frame's place on the slide.
+    fault was ours and not the frame's. `preview` is a JPEG when one was due, `snapshot`
+    one in full size when it was asked for. `view` is the small picture that tells the
+    frame's place on the slide.
     """
 
     number: int
@@ -59,7 +65,25 @@ class Outcome:
     digest: int | None = None
     failure: str | None = None
     preview: bytes | None = None
+    snapshot: bytes | None = None
     view: View | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Company:
+    """Who goes along with a run: sees its rows, does what is due beside the frames.
+
+    `drift` compares what is seen with the calibration, `attendant` answers requests and
+    raises alarms, `notifier` tells systemd of progress. With `open_follower`, cells are
+    followed: each worker examines its frame as always and then waits for its turn at
+    the one follower. `slide` counts each cell once and turns bad frames away.
+    """
+
+    drift: DriftWatch | None = None
+    attendant: Attendant | None = None
+    notifier: Notifier = field(default_factory=Notifier)
+    open_follower: Callable[[], Follower] | None = None
+    slide: SlideRun | None = None
 
 
 class Service:
@@ -74,12 +98,17 @@ class Service:
         settings: RunSettings,
         *,
         keep_rows: int,
-        drift: DriftWatch | None = None,
-        slide: SlideRun | None = None,
+        company: Company | None = None,
     ) -> None:
         self._source, self._open_pipeline = source, open_pipeline
         self._ledger, self._previews, self._settings = ledger, previews, settings
-        self._keep_rows, self._drift, self._slide = keep_rows, drift, slide
+        self._keep_rows, company = keep_rows, company or Company()
+        self._drift, self._attendant = company.drift, company.attendant
+        self._notifier, self._slide = company.notifier, company.slide
+        opens = company.open_follower
+        self._turns = None if opens is None else Turns(opens)
+        self._proven: list[str] = []  # workers whose engines passed the self-test
+        self._camera_answered = False
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
         self._last_digest: int | None = None
         self._identical = self._failures = 0
@@ -112,17 +141,27 @@ class Service:
             )
             for n in range(self._settings.workers or os.cpu_count() or 1)
         ]
-        for thread in (camera, *workers):
+        follower = [
+            threading.Thread(
+                target=self._follow, args=(turns,), name="follower", daemon=True
+            )
+            for turns in filter(None, [self._turns])
+        ]
+        for thread in (camera, *workers, *follower):
             thread.start()
         try:
             self._write_in_order(desk, workers, on_row)
+            self._dismiss(None)
         except HemascopeError as error:
+            self._dismiss(error)
             self._say_why(error)
             raise
         finally:
             stop.set()
             desk.close()
-            self._drain([camera, *workers])
+            if self._turns is not None:
+                self._turns.close()
+            self._drain([camera, *workers, *follower])
             if not camera.is_alive():
                 self._source.close()
 
@@ -131,6 +170,7 @@ class Service:
         try:
             while not stop.is_set():
                 item = self._source.read(_READ_S)
+                self._camera_answered = True
                 if item is not None and not desk.put(item):
                     break
         except SourceEnded as end:
@@ -141,10 +181,21 @@ class Service:
         finally:
             desk.close()
 
+    def _follow(self, turns: Turns[Follower]) -> None:
+        """Follow cells from frame to frame, in order, until there are no more."""
+        try:
+            turns.run()
+        except HemascopeError as error:
+            self._outcomes.put(error)
+        except Exception as error:
+            log.exception("the follower failed")
+            self._outcomes.put(RunFailed(f"the follower failed: {error!r}"))
+
     def _work(self, desk: Desk) -> None:
         """Take tickets the whole way until the desk closes."""
         try:
             with closing(self._open_pipeline()) as pipeline:
+                self._proven.append(threading.current_thread().name)
                 while (ticket := desk.take()) is not None:
                     self._in_hand[ticket.number] = ticket
                     self._outcomes.put(self._settle(pipeline, ticket))
@@ -158,9 +209,11 @@ class Service:
         """Say something of a ticket, whatever happens."""
         item = ticket.item
         if isinstance(item, Gap):
+            if self._turns is not None:
+                self._turns.skip(ticket.number)
             return Outcome(ticket.number, _nothing("gap", item.reason, item))
         try:
-            seen = pipeline.examine(item)
+            seen = self._examine(pipeline, ticket.number, item)
         except FrameRejected as error:
             said = _nothing("rejected", str(error), item, ticket.passed_over)
             return Outcome(ticket.number, said)
@@ -178,9 +231,33 @@ class Service:
             frame=frame,
             timings_ms={"wait": ticket.waited_ms, **seen.examination.timings_ms},
         )
-        preview = self._draw(seen.raw.pixels, said) if self._previews.is_due() else None
-        digest = _digest(seen.raw.pixels)
-        return Outcome(ticket.number, said, digest, None, preview, seen.view)
+        pixels, preview, snapshot = seen.raw.pixels, None, None
+        is_asked = self._attendant is not None and self._attendant.wants_snapshot
+        if self._attendant is not None and is_asked:
+            snapshot = self._attendant.draw(pixels, said)
+        if self._previews.is_due() or (is_asked and self._previews.is_allowed):
+            preview = self._draw(pixels, said)
+        return Outcome(
+            ticket.number,
+            said,
+            _digest(pixels),
+            None,
+            preview,
+            snapshot,
+            seen.view,
+        )
+
+    def _examine(self, pipeline: Pipeline, number: int, exposure: Exposure) -> Seen:
+        """Examine a frame alone, then, in its turn, with the ones before it."""
+        turns = self._turns
+        if turns is None:
+            return pipeline.examine(exposure)
+        try:
+            seen = pipeline.examine(exposure)
+        except BaseException:
+            turns.skip(number)
+            raise
+        return turns.take(number, lambda f: Seen(seen.raw, f.follow(seen), seen.view))
 
     def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
@@ -205,7 +282,8 @@ class Service:
         failed: HemascopeError | None = None
         due, moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
-            self._write_marks(on_row)
+            self._write_marks()
+            self._go_round(len(workers))
             outcome = self._next_outcome()
             if isinstance(outcome, Outcome):
                 waiting[outcome.number] = outcome
@@ -220,6 +298,7 @@ class Service:
                 desk.close()
             if desk.taken == due:
                 moved_s = time.monotonic()
+                self._say_idle()
             elif time.monotonic() - moved_s > self._settings.most_frame_s:
                 failed = failed or self._hung()
                 break
@@ -227,9 +306,22 @@ class Service:
             self._write(waiting.get(number) or self._given_up(number), on_row)
         if self._slide is not None and self._slide.run is not None:
             self._slide.end_run()
-        self._write_marks(on_row)
+        self._write_marks()
         if failed is not None:
             raise failed
+
+    def _go_round(self, workers: int) -> None:
+        """Do what is due beside the frames."""
+        if self._attendant is not None:
+            self._attendant.step(queue=len(self._in_hand))
+        if len(self._proven) == workers:
+            self._notifier.ready()
+
+    def _say_idle(self) -> None:
+        """Nothing is in hand: that is progress while the camera's thread goes round."""
+        if self._camera_answered:
+            self._camera_answered = False
+            self._notifier.progress()
 
     def _next_outcome(self) -> Outcome | HemascopeError | None:
         try:
@@ -249,6 +341,15 @@ class Service:
         said = _nothing("rejected", reason, ticket.item, ticket.passed_over)
         return Outcome(number, said, failure=reason)
 
+    def _dismiss(self, error: HemascopeError | None) -> None:
+        """End what was asked beside the frames, and raise the alarm if we must stop."""
+        if self._attendant is None:
+            return
+        try:
+            self._attendant.close(error)
+        except HemascopeError as last:
+            log.error("not written at the end: %s", last)
+
     def _say_why(self, error: HemascopeError) -> None:
         """End the ledger with the reason why there are no more results."""
         try:
@@ -267,25 +368,26 @@ class Service:
             reason = f"not counted: {error!r}; say so to the makers"
             return msgspec.structs.replace(said, status="degraded", reason=reason)
 
-    def _write_marks(self, on_row: Callable[[LedgerRow, Examination], None]) -> None:
+    def _write_marks(self) -> None:
         """Append what was started, noted and ended since the last time."""
-        for run, utc, mark in self._slide.marks() if self._slide is not None else ():
-            said = _nothing("mark", None, None)
-            said = msgspec.structs.replace(said, utc=utc, run=run, mark=mark)
-            on_row(self._append_on_any_disk(said), said)
+        for mark in self._slide.marks() if self._slide is not None else ():
+            self._append_on_any_disk(mark)
 
     def _write(
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
-        self._write_marks(on_row)
+        self._write_marks()
         said = self._count(self._reject_frozen(outcome), outcome.view)
         said = self._follow_drift(said)
         row = self._append_on_any_disk(said)
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
+        if self._attendant is not None:
+            self._attendant.wrote(row, said, outcome.snapshot)
         if row.seq % _PRUNE_EVERY == 0:
             self._ledger.prune(self._keep_rows)
         on_row(row, said)
+        self._notifier.progress(f"row {row.seq}: {said.status} {said.reason or ''}")
         self._count_failures(outcome)
 
     def _count_failures(self, outcome: Outcome) -> None:
@@ -300,7 +402,7 @@ class Service:
                 f"{outcome.failure}"
             )
 
-    def _append_on_any_disk(self, said: Examination) -> LedgerRow:
+    def _append_on_any_disk(self, said: Examination | RunMark) -> LedgerRow:
         """Append; on a full disk make room once."""
         try:
             return self._append(said)
@@ -311,7 +413,9 @@ class Service:
             log.warning("disk full: %d acknowledged rows deleted early", gone)
         return self._append(said)
 
-    def _append(self, said: Examination) -> LedgerRow:
+    def _append(self, said: Examination | RunMark) -> LedgerRow:
+        if isinstance(said, RunMark):
+            return self._ledger.append(said)
         try:
             return self._ledger.append(said)
         except RowRefused as error:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.requests import CommandName
 from edge.results import Name, Share
 
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
@@ -33,7 +34,9 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
 
     `lamp`: light per channel, 1 is full scale; `lamp_drift_per_h`: share of it;
     `defocus_um`: how far the stage wanders out of focus; `noise`: standard deviation in
-    counts; `unplug_every_s`: seconds between losses of the camera, 0 for none.
+    counts; `unplug_every_s`: seconds between losses of the camera, 0 for none;
+    `changing`: share of red cells, platelets and neutrophils to which something happens
+    within `changing_within_h`: they swell, burst or spread, in `change_takes_s`.
     `slide_frames`: the slide is so many frames wide and high; `is_endless`: it begins
     again at its edges, else the stage turns back there.
     """
@@ -54,6 +57,9 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
     drop_share: Share = 0.0
     unplug_every_s: NotNegative = 0.0
     unplug_for_s: NotNegative = 5.0
+    changing: Share = 0.0
+    changing_within_h: Positive = 6.0
+    change_takes_s: Positive = 60.0
     seed: Annotated[int, Meta(ge=0)] = 0
     slide_frames: Annotated[float, Meta(ge=1.5, le=12)] = 2.2
     is_endless: bool = True
@@ -182,6 +188,80 @@ class LocationSettings(_Settings, frozen=True):
     bundle: Path | None = None
 
 
+class TrackingSettings(_Settings, frozen=True):
+    """Cells are followed from frame to frame.
+
+    `most_step_um`: farthest a cell moves on its own between two frames;
+    `most_shift_um`: farthest the whole field moves between two frames and is still
+    recognised; `confirm_after`: frames a cell is found in before it has a number;
+    `coast_frames`: frames it may be missing before its track ends; `most_tracks`: cells
+    followed at once: beyond it, those missing longest are dropped for new ones, and
+    then new ones are not followed.
+    """
+
+    most_step_um: Positive = 3.0
+    most_shift_um: Positive = 60.0
+    confirm_after: Annotated[int, Meta(ge=1, le=100)] = 2
+    coast_frames: Annotated[int, Meta(ge=0, le=1000)] = 5
+    most_tracks: Annotated[int, Meta(ge=1, le=5000)] = 1000
+
+
+class SequenceSettings(EngineSettings, frozen=True):
+    """A recurrent model sees each followed cell, one step per frame.
+
+    `bundle`: the model, the shipped one if absent. `memory_frames`: how far the memory
+    of a cell goes back while nothing happens to it, as models are trained on clips that
+    are no longer; 0 is for ever, at half the cost.
+    """
+
+    bundle: Path | None = None
+    memory_frames: Annotated[int, Meta(ge=0, le=100_000)] = 20
+
+
+class PauseSettings(_Settings, frozen=True):
+    """What missing frames do to what is remembered of cells.
+
+    A pause longer than `lost_after` times the usual one between two frames makes states
+    discontinuous, one longer than `reset_after_s` makes them new.
+    """
+
+    lost_after: Annotated[float, Meta(ge=1.1, le=1000)] = 1.8
+    reset_after_s: Positive = 120.0
+
+
+class EventSettings(_Settings, frozen=True):
+    """When a change of a followed cell is believed.
+
+    `quiet`: classes that are no event; `begin_at`: least probability that makes a
+    change suspected, and dates it; `confirm_at`: least mean over `confirm_frames`
+    frames that confirms it, and `least_rise` how far the log-odds must then lie above
+    what they usually are for this very cell; `doubt_frames`: a suspicion that is not
+    confirmed so soon is dropped; `end_below`: over once the mean is lower;
+    `settle_frames`: of a new state nothing is believed for so many frames.
+    """
+
+    quiet: tuple[str, ...] = ("steady", "unreliable")
+    begin_at: Share = 0.5
+    confirm_at: Share = 0.85
+    end_below: Share = 0.3
+    confirm_frames: Annotated[int, Meta(ge=1, le=100)] = 3
+    least_rise: Annotated[float, Meta(ge=0, le=20)] = 2.0
+    doubt_frames: Annotated[int, Meta(ge=1, le=1000)] = 8
+    settle_frames: Annotated[int, Meta(ge=0, le=1000)] = 3
+
+    def __post_init__(self) -> None:
+        if not self.end_below <= self.begin_at <= self.confirm_at:
+            raise ValueError(
+                f"end_below, begin_at and confirm_at are {self.end_below}, "
+                f"{self.begin_at} and {self.confirm_at}, expected them in rising order"
+            )
+        if self.doubt_frames < self.confirm_frames:
+            raise ValueError(
+                f"doubt_frames is {self.doubt_frames}, expected at least "
+                f"confirm_frames, {self.confirm_frames}, or nothing is ever confirmed"
+            )
+
+
 class LedgerSettings(_Settings, frozen=True):
     """`folder`: on a local disk; `keep_rows`: acknowledged rows that are kept."""
 
@@ -221,6 +301,35 @@ class DifferentialSettings(_Settings, frozen=True):
     confusion: Path | None = None
 
 
+class CommandSettings(_Settings, frozen=True):
+    """What may be asked of the device over MQTT; nothing unless it stands in `allow`.
+
+    `most_age_s`: how long a request may live; `keep_snapshots`: the newest are kept.
+    """
+
+    allow: tuple[CommandName, ...] = ()
+    most_age_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    keep_snapshots: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class AlarmSettings(_Settings, frozen=True):
+    """When the device says that something is wrong: each amber, then red.
+
+    `disk_share` of the ledger's disk that is used; `temperature_c` of the hottest part;
+    `no_frame_s`: so long without a frame, a live camera counts as silent.
+    """
+
+    disk_share: tuple[Share, Share] = (0.85, 0.95)
+    temperature_c: tuple[Finite, Finite] = (85.0, 95.0)
+    no_frame_s: Positive = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("disk_share", "temperature_c"):
+            amber, red = getattr(self, name)
+            if amber > red:
+                raise ValueError(f"{name} is {amber}, {red}, expected amber, then red")
+
+
 class DeviceFile(_Settings, frozen=True, kw_only=True):
     """The settings file of a device, for `run` and `publish`."""
 
@@ -229,11 +338,23 @@ class DeviceFile(_Settings, frozen=True, kw_only=True):
     profile: Path | None = None
     model: ModelSettings = ModelSettings()
     location: LocationSettings = LocationSettings()
+    tracking: TrackingSettings | None = None
+    sequence: SequenceSettings | None = None
+    pauses: PauseSettings = PauseSettings()
+    events: EventSettings = EventSettings()
     ledger: LedgerSettings
     run: RunSettings = RunSettings()
     differential: DifferentialSettings = DifferentialSettings()
+    commands: CommandSettings = CommandSettings()
+    alarms: AlarmSettings = AlarmSettings()
     broker: BrokerSettings = BrokerSettings()
     publish: PublishSettings = PublishSettings()
+
+    def __post_init__(self) -> None:
+        if self.sequence is not None and self.tracking is None:
+            raise ValueError(
+                "sequence needs tracking: add [tracking], so that cells are followed"
+            )
 
 
 class ArchiveSettings(_Settings, frozen=True):

@@ -12,7 +12,6 @@ import re
 import secrets
 import threading
 from collections import Counter, deque
-from datetime import datetime
 
 import msgspec
 import numpy as np
@@ -21,11 +20,12 @@ from edge.census import Census, Sights, sights_of
 from edge.clock import utc_now
 from edge.confusion import Correction
 from edge.differential import differentiate
+from edge.entries import RunMark
 from edge.errors import ConfigurationInvalid
 from edge.gate import Gate
 from edge.mosaic import Mosaic, Place
 from edge.registration import View
-from edge.results import Differential, Examination, RunMark
+from edge.results import Differential, Examination
 
 MARGIN_UM = 9.0  # half of the largest cell: what is centred further inside is whole
 _MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small
@@ -62,7 +62,7 @@ class SlideRun:
         self._wanted_width, self._correction = wanted_width, correction
         self._lock = threading.Lock()
         self._run: str | None = None
-        self._marks: deque[tuple[str, datetime, RunMark]] = deque()
+        self._marks: deque[RunMark] = deque()
         self._counted: str | None = None  # the run that frames are counted for
         self._begin()
 
@@ -84,14 +84,16 @@ class SlideRun:
         """
         slide, operator = checked_slide(slide), checked_operator(operator)
         text = checked_note(note) if note else None
-        mark = RunMark(kind="start", slide=slide, operator=operator, text=text)
-        now = utc_now()
+        run = f"{utc_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        mark = RunMark(
+            run=run, phase="start", slide=slide, operator=operator, text=text
+        )
         with self._lock:
             if self._run is not None:
-                self._marks.append((self._run, now, RunMark(kind="end")))
-            self._run = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-            self._marks.append((self._run, now, mark))
-            return self._run
+                self._marks.append(RunMark(run=self._run, phase="end"))
+            self._run = run
+            self._marks.append(mark)
+        return run
 
     def add_note(self, text: str) -> None:
         """Add a note to the run.
@@ -104,7 +106,7 @@ class SlideRun:
         text = checked_note(text)
         with self._lock:
             run = self._under_way()
-            self._marks.append((run, utc_now(), RunMark(kind="note", text=text)))
+            self._marks.append(RunMark(run=run, phase="note", text=text))
 
     def end_run(self) -> None:
         """End the run; frames are examined on, and not counted.
@@ -116,10 +118,10 @@ class SlideRun:
         """
         with self._lock:
             run = self._under_way()
-            self._marks.append((run, utc_now(), RunMark(kind="end")))
+            self._marks.append(RunMark(run=run, phase="end"))
             self._run = None
 
-    def marks(self) -> list[tuple[str, datetime, RunMark]]:
+    def marks(self) -> list[RunMark]:
         """Take what was started, noted and ended since the last time, in order.
 
         Frames that come after are of the run that is then under way, so that no row of

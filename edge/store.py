@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from edge.budget import Budget
 from edge.clock import utc_now
 from edge.codec import PayloadInvalid, decode
 from edge.errors import HemascopeError
@@ -24,6 +25,11 @@ from edge.mqtt import Message, device_of
 from edge.results import FIRST_PREVIOUS, DeviceState, ResultHead
 
 log = logging.getLogger(__name__)
+
+
+# Whatever is sent to the archive, it cannot fill the disk or the memory with it.
+MOST_ASIDE, MOST_ASIDE_BYTES = 10_000, 64 << 20
+_MOST_CHAINS = 1000
 
 
 class ArchiveFailed(HemascopeError):
@@ -69,6 +75,9 @@ class Store:
                 f"{path}: {error}; check the disk and its rights"
             ) from error
         self._oldest: dict[Chain, int] = {}
+        self._aside = self._count_aside()
+        self._not_kept = 0
+        self._complaints = Budget(20, 0.2)
 
     def take(self, messages: Iterable[Message]) -> dict[Chain, Verdict]:
         """Store messages of result topics in one transaction; return the last verdicts.
@@ -92,7 +101,10 @@ class Store:
     def expect(self, state: DeviceState) -> Chain:
         """Note the oldest row that a device still has, so that a hole can be seen."""
         chain = Chain(state.device, state.epoch)
+        self._oldest.pop(chain, None)
         self._oldest[chain] = state.oldest
+        if len(self._oldest) > _MOST_CHAINS:  # the one not heard of for longest
+            del self._oldest[next(iter(self._oldest))]
         return chain
 
     def cursor(self, chain: Chain) -> tuple[int, str]:
@@ -231,13 +243,34 @@ class Store:
         self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _put_aside(self, device: str, data: bytes, reason: str) -> None:
+        """Keep what is not believed, until there is too much of it."""
+        count, size = self._aside
+        if count >= MOST_ASIDE or size + len(data) > MOST_ASIDE_BYTES:
+            self._not_kept += 1
+            if self._complaints.spend():
+                log.error(
+                    "device=%s quarantine is full, %d messages were not kept: %s",
+                    device,
+                    self._not_kept,
+                    reason,
+                )
+            return
         sha256 = hashlib.sha256(data).hexdigest()
         is_new = self._db.execute(
             "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?)",
             (device, sha256, data, reason, utc_now().isoformat()),
         ).rowcount
         if is_new:
-            log.error("device=%s quarantined: %s", device, reason)
+            self._aside = count + 1, size + len(data)
+            if self._complaints.spend():
+                log.error("device=%s quarantined: %s", device, reason)
+
+    def _count_aside(self) -> tuple[int, int]:
+        """Return how many messages are in quarantine, and their bytes."""
+        count, size = self._db.execute(
+            "SELECT count(*), total(length(data)) FROM quarantine"
+        ).fetchone()
+        return int(count), int(size)
 
 
 _TABLES = """

@@ -10,11 +10,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge.mqtt import Link, Message, keep_serving
+from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
 from edge.observing import SUBSCRIPTIONS, DeviceView, Observer, slide_of, span
+from edge.results import ActiveAlarm
 from edge.settings import BrokerSettings
 
 _REFRESH_HZ = 4
+_COLUMNS = (
+    "device",
+    "state",
+    "results/s",
+    "95 % within",
+    "row",
+    "archived",
+    "missing",
+    "age",
+)
 
 
 def watch(
@@ -31,23 +42,28 @@ def watch(
 
     def serve(link: Link, stop: Event) -> None:
         shown_s = 0.0
-        while not stop.is_set():
-            for event in link.poll(1 / _REFRESH_HZ):
-                if isinstance(event, Message):
-                    observer.take(event)
-            if time.monotonic() - shown_s > 1 / _REFRESH_HZ:
-                shown_s = time.monotonic()
-                show(observer)
+        try:
+            while not stop.is_set():
+                for event in link.poll(1 / _REFRESH_HZ):
+                    if isinstance(event, Message):
+                        observer.take(event)
+                if time.monotonic() - shown_s > 1 / _REFRESH_HZ:
+                    shown_s = time.monotonic()
+                    show(observer)
+        except BrokerUnreachable:
+            observer.lose_link()
+            show(observer)  # now, not only when a broker answers again
+            raise
         link.close()
 
-    keep_serving(connect, serve, stop)
+    keep_serving(connect, serve, stop, on_wait=lambda _: show(observer))
 
 
 def table(observer: Observer) -> RenderableType:
     """All devices, one row each, and what is wrong with them."""
     now_s = time.monotonic()
     grid = Table(title=f"archive: {observer.archive_state}", title_justify="left")
-    for column in ("device", "state", "results/s", "row", "archived", "missing", "age"):
+    for column in _COLUMNS:
         grid.add_column(column, justify="right")
     grid.add_column("cells", overflow="fold")
     notes = []
@@ -56,6 +72,7 @@ def table(observer: Observer) -> RenderableType:
         if view.reason is not None and view.status != "ok":
             note = f"{view.device}: {view.status}: {view.reason}"
             notes.append(Text(_plain(note), "yellow"))
+        notes += [_alarm(view, alarm) for alarm in view.alarms.values()]
     if not observer.devices:
         notes.append(Text("no device has been heard of yet", "dim"))
     counted = [_differential(view, now_s) for view in observer.devices.values()]
@@ -94,9 +111,24 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
     return grid
 
 
+def _alarm(view: DeviceView, alarm: ActiveAlarm) -> Text:
+    note = (
+        f"{view.device}: {alarm.severity} alarm {alarm.code} since "
+        f"{alarm.since:%Y-%m-%d %H:%M:%S} UTC: {alarm.text}"
+    )
+    return Text(_plain(note), "bold red" if alarm.severity == "red" else "yellow")
+
+
 def _plain(text: str) -> str:
     """Show what would command the terminal instead of doing it."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _delay(view: DeviceView) -> str:
+    run = None if view.metrics is None else view.metrics.run
+    if run is None or run.latency_ms is None:
+        return "?"
+    return f"{run.latency_ms.p95:.0f} ms"
 
 
 def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
@@ -107,11 +139,13 @@ def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
         f"{name} {count} ({100 * count / total:.1f} %)"
         for name, count in view.cells.most_common()
     )
-    state = f"{view.state}, STALE" if stale else view.state
+    state = view.condition(now_s)
+    state = f"{state}, STALE" if stale else state
     return (
         _plain(view.device),
         Text(state, "red" if stale else "green"),
         f"{view.rate_hz(now_s):.1f}",
+        _delay(view),
         str(view.seq),
         str(view.acknowledged),
         Text(str(len(view.missing)), "red" if view.missing else ""),

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.field import PLASMA_DENSITY
 from calibration.reference import (
     SlideColours,
     fit_reference,
     measure_slide,
+    plasma_colour,
     with_reference,
 )
 from edge.bundle import LOCATOR, load_bundle
@@ -29,9 +29,7 @@ from training.data import Row, read_counts
 Colour = Literal["as-is", "white-point", "slide-reference"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
 
-_BRIGHT = 70  # percentile of brightness above which a smear is mostly plasma
 _IMAGES = 60  # per laboratory; more change nothing
-_STEP_PX = 3
 
 
 def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
@@ -42,10 +40,10 @@ def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
     ReferenceRefused
         A laboratory shows too few cells for a slide reference.
     """
-    drawn = _drawn(rows)
+    drawn = drawn_images(rows)
     if colour == "as-is":
         return {}
-    whites = {domain: _white(own) for domain, own in drawn.items()}
+    whites = {domain: white_profile(own) for domain, own in drawn.items()}
     if colour == "white-point":
         return whites
     slides = measured(drawn, whites)
@@ -67,7 +65,7 @@ def measured(
     }
 
 
-def _drawn(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def drawn_images(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Draw some images of each laboratory, evenly."""
     images: dict[str, dict[tuple[str, str, int], Row]] = {}
     for row in rows:
@@ -76,7 +74,7 @@ def _drawn(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return {d: list(own.values())[:: every[d]] for d, own in images.items()}
 
 
-def _white(rows: Sequence[Row]) -> Profile:
+def white_profile(rows: Sequence[Row]) -> Profile:
     """Make a laboratory's plasma the reference's.
 
     Its colour is the median over images of the median of their brightest part. Images
@@ -91,13 +89,3 @@ def _white(rows: Sequence[Row]) -> Profile:
     )
     record = ProfileRecord(white_point=(red, green, blue), matrix=matrix)
     return Profile(record, None, None)
-
-
-def plasma_colour(counts: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Median colour (3,) of the brightest part of an image (H, W, 3), in counts."""
-    pixels = counts[::_STEP_PX, ::_STEP_PX].reshape(-1, 3).astype(np.float64)
-    bright = pixels.sum(axis=1)
-    colour: NDArray[np.float64] = np.median(
-        pixels[bright >= np.percentile(bright, _BRIGHT)], axis=0
-    )
-    return colour

@@ -14,9 +14,11 @@ from torch import nn
 from edge.assembly import read_parts
 from edge.bundle import CLASSIFIER
 from edge.taxonomy import TASKS
-from training.colour import COLOURS, Colour
+from training.colour import COLOURS, Colour, looks
+from training.colours import apart
 from training.comparing import Comparison, compare
-from training.data import SPLITS, read_fields
+from training.data import SPLITS, DataInvalid, read_fields
+from training.emptied import shifts
 from training.evaluation import examine_crops, examine_fields, show
 from training.families import (
     CLASSIFIERS,
@@ -251,6 +253,39 @@ def left_out_command(
         plan = plan_changed(plan, told["plans"])
         wish = Wish(family, plan, changed(family, told["networks"]))
         leave_out(gathered, wish, told["domains"], out, click.echo, norms, colours)
+
+
+@study_command.command("colours")
+@_DATA
+@_TASK
+def colours_command(data: Path | None, task: str) -> None:
+    """Show how far laboratories lie apart in colour, and what calibration brings."""
+    cv2.setNumThreads(1)
+    gathered = read_usable(Source(data, task))
+    rows = [row for part in gathered.parts.values() for row, _ in part]
+    for colour, parts in apart(rows).items():
+        told = "  ".join(
+            f"{p} {mean:.1f} (max {m:.1f})" for p, (mean, m) in parts.items()
+        )
+        click.echo(f"{colour}: ΔE {told}")
+
+
+@study_command.command("emptied")
+@click.option("--domain", required=True)
+@click.option("--split", default="val", show_default=True, type=click.Choice(SPLITS))
+@_DATA
+def emptied_command(data: Path | None, domain: str, split: str) -> None:
+    """Show how a white cell's colour changes while the field around it empties."""
+    cv2.setNumThreads(1)
+    parts = read_usable(Source(data, "cells4")).parts
+    rows = [row for part in parts.values() for row, _ in part if row.domain == domain]
+    frozen = looks(rows, "white-point").get(domain)
+    fields = read_fields([row for row in rows if row.split == split], CLASSES)
+    if frozen is None or not fields:
+        raise DataInvalid(f"no {split} field is of {domain!r}, expected some")
+    for method, by_filling in shifts(fields, frozen, CLASSES.index("WBC")).items():
+        for filled, shift in by_filling.items():
+            click.echo(f"{method}, {filled}: {shift}")
 
 
 @study_command.command("labels")

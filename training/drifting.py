@@ -26,7 +26,7 @@ class Drift:
     focus_px: float = 2.0
     lamp: float = 0.02
     noise: float = 6.0
-    neighbours: float = 1.2
+    neighbours: float = 2.2
     veil: float = 0.008
 
 

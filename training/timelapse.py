@@ -16,13 +16,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.sources.painting import LEUKOCYTES, STAINS, Density, Kind, Stain, paint
+from edge.sources.changing import Stage, red_cell, spreading_cell
+from edge.sources.painting import LEUKOCYTES, STAINS, Density, Kind, paint
 from edge.taxonomy import TASKS
-from training.changing import Stage, red_cell, spreading_cell
 from training.clips import Clips
 from training.data import DataInvalid, Row
 from training.drifting import DRIFTING, Drift, draw_focus, draw_lamp, draw_moves
 from training.simulated import random_stain
+from training.surroundings import draw_surroundings
 
 DOMAIN = "simulated time-lapse"
 _NAMES = TASKS["change"]
@@ -100,15 +101,18 @@ def _row(number: int, seed: int, frames: int) -> Row:
 
 
 def _kind(change: str, random: np.random.Generator) -> Kind:
-    """Draw a cell to which this can happen."""
-    if change in ("swelling", "lysis"):
+    """Draw a cell to which this can happen.
+
+    What changes is as likely among steady cells: a kind alone foretells nothing.
+    """
+    is_red = change in ("swelling", "lysis")
+    if change == "steady":
+        is_red = random.random() < 0.5
+        if random.random() < 0.1:
+            return LEUKOCYTES[random.integers(len(LEUKOCYTES))]
+    if is_red:
         return "erythrocyte"
-    if change == "activation":
-        return "platelet" if random.random() < 0.7 else "neutrophil"
-    if random.random() < 0.5:
-        return "erythrocyte"
-    kinds: tuple[Kind, ...] = ("platelet", "platelet", "neutrophil", *LEUKOCYTES)
-    return kinds[random.integers(len(kinds))]
+    return "platelet" if random.random() < 0.7 else "neutrophil"
 
 
 def _course(
@@ -158,18 +162,22 @@ def _film(
     diameter_um, low, high = _SIZES.get(kind, _SIZES["leukocyte"])
     um = diameter_um / (random.uniform(low, high) * size_px)
     side = int(_ROOM * _FINE * size_px) // 2 * 2 + 1
-    look = (red_cell if kind == "erythrocyte" else spreading_cell)(
-        kind, stain, um / _FINE, side, random
-    )
+    patch = paint(kind, random, um / _FINE, stain)
+    if kind == "erythrocyte":
+        look = red_cell(patch, stain, um / _FINE, side, random)
+    else:
+        look = spreading_cell(patch, kind, side, random)
     drawn = {stage: look(stage) for stage in set(stages)}
-    ground = _ground(diameter_um, um, stain, size_px, drift, random)
+    ground = draw_surroundings(
+        diameter_um, um, stain, size_px, drift, len(stages), random
+    )
     moves = draw_moves(drift, len(stages), _REACH * size_px, random)
     lamp = draw_lamp(drift, len(stages), random)
     blur = np.hypot(_OPTICS_UM / um, draw_focus(drift, len(stages), random))
     noise = drift.noise * random.random()
     film = np.empty((len(stages), size_px, size_px, 3), np.uint8)
     for t, stage in enumerate(stages):
-        density = ground + _placed(drawn[stage], moves[t], size_px) + lamp[t]
+        density = ground[t] + _placed(drawn[stage], moves[t], size_px) + lamp[t]
         light = cv2.GaussianBlur(255 * np.exp(-density), (0, 0), blur[t])
         light += noise * random.standard_normal(light.shape, np.float32)
         film[t] = np.clip(np.rint(light), 0, 255)
@@ -182,39 +190,3 @@ def _placed(drawing: Density, move: NDArray[np.float64], size_px: int) -> Densit
     place = cv2.getRotationMatrix2D((middle, middle), move[2], 1 / _FINE)
     place[:, 2] += centre - middle + move[:2]
     return np.asarray(cv2.warpAffine(drawing, place, (size_px, size_px)), np.float32)
-
-
-def _ground(
-    diameter_um: float,
-    um: float,
-    stain: Stain,
-    size_px: int,
-    drift: Drift,
-    random: np.random.Generator,
-) -> Density:
-    """Plasma and the cells around: (S, S, 3) density that stays as it is."""
-    veil = drift.veil * random.standard_normal((3, 3), np.float32)
-    ground = cv2.resize(veil, (size_px, size_px))[..., None] + np.asarray(
-        stain.plasma, np.float32
-    )
-    for _ in range(random.poisson(drift.neighbours)):
-        kind: Kind = "erythrocyte" if random.random() < 0.85 else "platelet"
-        patch = paint(kind, random, um, stain)
-        away = 0.75 * diameter_um / um + random.uniform(0.35, 0.5) * len(patch)
-        turn = random.uniform(0, 2 * np.pi)
-        x, y = size_px / 2 + away * np.array([np.cos(turn), np.sin(turn)])
-        _add(ground, patch, round(x), round(y))
-    return np.asarray(ground, np.float32)
-
-
-def _add(ground: Density, patch: Density, x: int, y: int) -> None:
-    """Add what of a patch around (x, y) lies in the frame."""
-    size, half = len(ground), len(patch) // 2
-    top, left = y - half, x - half
-    rows = slice(max(top, 0), max(0, min(top + len(patch), size)))
-    columns = slice(max(left, 0), max(0, min(left + len(patch), size)))
-    if rows.stop > rows.start and columns.stop > columns.start:
-        ground[rows, columns] += patch[
-            rows.start - top : rows.stop - top,
-            columns.start - left : columns.stop - left,
-        ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,15 +13,19 @@ import cv2
 
 from edge.archive import Archive
 from edge.assembly import Parts, read_parts
+from edge.attending import Attendant
 from edge.codec import read_toml
 from edge.commands.signals import until_signalled
 from edge.drift import DriftWatch
 from edge.errors import ConfigurationInvalid
+from edge.following import Follower
 from edge.ledger import Ledger
+from edge.notify import Notifier, notifier_of
+from edge.pausing import Pausable
 from edge.preview import PreviewWriter
 from edge.publish import Publisher
-from edge.service import Service
-from edge.settings import ArchiveFile, DeviceFile
+from edge.service import Company, Service
+from edge.settings import ArchiveFile, DeviceFile, RunSettings
 from edge.sources.opening import open_source
 from edge.store import Store
 
@@ -63,14 +69,26 @@ def run_command(
     if check:
         click.echo(f"{config}: good; model {parts.classifier.id}")
         return
+    notifier = _notifier()
+    _demand_patience(notifier, settings.run)
+    notifier.status("looking at the engines; building one takes minutes")
     parts.build_stale_engines()
+    notifier.status("self-test")
     cv2.setNumThreads(1)  # frames run in parallel, each on one core
     with ExitStack() as opened:
         ledger = Ledger(settings.ledger.folder, settings.device)
         opened.callback(ledger.close)
         previews = PreviewWriter(settings.ledger.folder, settings.run.preview_hz)
-        source = open_source(settings.source)
+        source = Pausable(open_source(settings.source))
         stop = opened.enter_context(until_signalled())
+        attendant = Attendant(
+            ledger,
+            settings.ledger.folder,
+            source,
+            lambda: _parts(settings).self_test(),
+            commands=settings.commands,
+            alarms=settings.alarms,
+        )
         service = Service(
             source,
             parts.open_pipeline,
@@ -78,10 +96,32 @@ def run_command(
             previews,
             settings.run,
             keep_rows=settings.ledger.keep_rows,
-            drift=DriftWatch(parts.profile),
-            slide=counted,
+            company=Company(
+                DriftWatch(parts.profile),
+                attendant,
+                notifier,
+                _open_follower(settings, parts),
+                counted,
+            ),
         )
         service.run(stop, frames=frames)
+        notifier.stopping()
+
+
+def _notifier() -> Notifier:
+    """Return systemd's ear; if it ends us as hung, all threads say where they are."""
+    faulthandler.enable()
+    return notifier_of()
+
+
+def _demand_patience(notifier: Notifier, settings: RunSettings) -> None:
+    """Refuse a watchdog that would end us before we can say which frame hangs."""
+    least_s = 1.5 * settings.most_frame_s
+    if notifier.watchdog_s is not None and notifier.watchdog_s < least_s:
+        raise ConfigurationInvalid(
+            f"WatchdogSec is {notifier.watchdog_s:.0f} s, expected at least "
+            f"{least_s:.0f} (1.5 times most_frame_s of [run]); change one of the two"
+        )
 
 
 def _parts(settings: DeviceFile) -> Parts:
@@ -91,7 +131,16 @@ def _parts(settings: DeviceFile) -> Parts:
         finds_cells=settings.location.mode == "cells",
         profile=settings.profile,
         engine=settings.model,
+        sequence=settings.sequence,
     )
+
+
+def _open_follower(settings: DeviceFile, parts: Parts) -> Callable[[], Follower] | None:
+    """Return what opens a follower, None where cells are not followed."""
+    tracking = settings.tracking
+    if tracking is None:
+        return None
+    return lambda: parts.open_follower(tracking, settings.pauses, settings.events)
 
 
 @click.command("publish")
@@ -103,7 +152,13 @@ def publish_command(config: Path, check: bool) -> None:
     if check:
         click.echo(f"{config}: good")
         return
-    publisher = Publisher(settings.ledger.folder, settings.broker, settings.publish)
+    publisher = Publisher(
+        settings.ledger.folder,
+        settings.broker,
+        settings.publish,
+        settings.commands,
+        _notifier(),
+    )
     with until_signalled() as stop:
         publisher.run(stop)
 
@@ -123,7 +178,10 @@ def archive_command(config: Path, check: bool, verify: bool) -> None:
         _verify(store)
         return
     with until_signalled() as stop:
-        Archive(store, settings.broker, settings.archive.client_id).run(stop)
+        archive = Archive(
+            store, settings.broker, settings.archive.client_id, _notifier()
+        )
+        archive.run(stop)
     store.close()
 
 

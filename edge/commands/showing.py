@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
+from edge.commands.brokers import with_broker
 from edge.commands.signals import until_signalled
 from edge.dashboard import Dashboard
 from edge.demo import demonstrate
@@ -26,25 +27,11 @@ from edge.watch import table, watch
 
 
 @click.command("watch")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The broker.")
-@click.option("--port", default=1883, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--ca", type=click.Path(path_type=Path), help="CA file; turns TLS on.")
-@click.option("--username", help="Our name at the broker.")
-@click.option("--password-file", type=click.Path(path_type=Path))
+@with_broker
 @click.option("--page", type=click.IntRange(0, 65535), help="Serve the page on a port.")
-def watch_command(
-    host: str,
-    port: int,
-    ca: Path | None,
-    username: str | None,
-    password_file: Path | None,
-    page: int | None,
-) -> None:
+def watch_command(page: int | None, broker: BrokerSettings) -> None:
     """Show all devices live, from MQTT alone."""
-    broker = BrokerSettings(
-        host=host, port=port, ca=ca, username=username, password_file=password_file
-    )
-    client_id = f"{username or 'watch'}-{secrets.token_hex(4)}"
+    client_id = f"{broker.username or 'watch'}-{secrets.token_hex(4)}"
     with until_signalled() as stop, _shown(page, Console()) as show:
         watch(broker, stop, show, client_id)
 

@@ -57,6 +57,15 @@ function showFacts(list, facts) {
   }));
 }
 
+function showAlarms(list, alarms) {
+  list.replaceChildren(...alarms.map((alarm) => {
+    const item = document.createElement("li");
+    item.className = alarm.severity === "red" ? "bad" : "warn";
+    item.textContent = alarm.text;
+    return item;
+  }));
+}
+
 function showDevice(device, colours) {
   const card = cardOf(device.device);
   card.classList.toggle("stale", device.is_stale);
@@ -66,6 +75,7 @@ function showDevice(device, colours) {
   showCounts(card, device, colours);
   showFacts(card.querySelector("[data-facts]"), device.facts);
   card.querySelector("[data-reason]").textContent = device.reason || "";
+  showAlarms(card.querySelector("[data-alarms]"), device.alarms);
   const image = card.querySelector("[data-preview]");
   if (device.preview_seq && image.dataset.seq !== String(device.preview_seq)) {
     image.dataset.seq = device.preview_seq;
@@ -84,13 +94,26 @@ function show(view) {
 }
 
 const link = document.getElementById("link");
+const silentMs = 3000;
+let heardMs = Date.now();
+
+function loseLink() {
+  link.textContent = "connection lost: what is shown is not live";
+  link.className = "bad";
+  for (const card of cards.values()) {
+    card.classList.add("stale");
+    const state = card.querySelector("[data-state]");
+    state.textContent = "not live";
+    state.className = "bad";
+  }
+}
+
 const events = new EventSource("events");
 events.onmessage = (event) => {
+  heardMs = Date.now();
   link.textContent = "connected";
   link.className = "good";
   show(JSON.parse(event.data));
 };
-events.onerror = () => {
-  link.textContent = "connection lost: what is shown is not live";
-  link.className = "bad";
-};
+events.onerror = loseLink;
+setInterval(() => { if (Date.now() - heardMs > silentMs) loseLink(); }, 1000);

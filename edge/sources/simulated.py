@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.settings import SimulatedSettings
+from edge.sources.happening import Happenings, TrueChange
 from edge.sources.painting import STAINS, Kind
 from edge.sources.smear import Slide, TrueCell, render_slide
 
@@ -24,8 +25,9 @@ _LEAST_BLUR_PX = 0.35
 
 @dataclass(frozen=True, slots=True)
 class VisibleCell:
-    """One cell of the truth as the camera sees it. `box` is clipped to the frame.
+    """One cell of the truth as the camera sees it.
 
+    `box` is clipped to the frame; it is that of the cell before anything happened.
     `centre` is that of the whole cell, which may lie outside.
     """
 
@@ -52,7 +54,7 @@ class SimulatedMicroscope:
     ) -> None:
         self.settings = settings
         self.now_ns, self.sleep = monotonic_ns, sleep
-        self._slide = _slide(settings)
+        self._slide, self._happenings = _slide(settings)
         self._optics = _Optics(settings)
         self.start_ns = monotonic_ns()
 
@@ -73,6 +75,9 @@ class SimulatedMicroscope:
         view = self._slide.transmittance[
             y : y + self.settings.height_px, x : x + self.settings.width_px
         ]
+        if self._happenings is not None:
+            width, height = _slide_px(self.settings).tolist()
+            view = self._happenings.show(view, (x, y), (width, height), seconds)
         return self._optics.expose(view, seconds, sequence)
 
     def truth(self, sequence: int, least_visible: float = 0.25) -> list[VisibleCell]:
@@ -100,6 +105,10 @@ class SimulatedMicroscope:
     def corner(self, sequence: int) -> tuple[int, int]:
         """Return where on the slide (px) the upper left corner of a frame lies."""
         return self._corner(self.time_s(sequence))
+
+    def changes(self) -> tuple[TrueChange, ...]:
+        """Return what happens to cells of the slide, and when."""
+        return () if self._happenings is None else tuple(self._happenings.truth)
 
     def time_s(self, sequence: int) -> float:
         """Seconds from the start to exposure number `sequence`."""
@@ -260,8 +269,9 @@ def _slide_px(settings: SimulatedSettings) -> NDArray[np.intp]:
 
 
 @lru_cache(maxsize=2)
-def _slide(settings: SimulatedSettings) -> Slide:
+def _slide(settings: SimulatedSettings) -> tuple[Slide, Happenings | None]:
     """Return the slide, wrapped so that every view is one contiguous cut."""
+    happenings = Happenings(settings) if settings.changing > 0 else None
     width, height = _slide_px(settings).tolist()
     slide = render_slide(
         width,
@@ -270,6 +280,7 @@ def _slide(settings: SimulatedSettings) -> Slide:
         stain=STAINS[settings.stain],
         cells_per_mm2=settings.cells_per_mm2,
         seed=settings.seed,
+        on_cell=None if happenings is None else happenings.consider,
     )
     wrapped = cv2.copyMakeBorder(
         slide.transmittance,
@@ -279,7 +290,7 @@ def _slide(settings: SimulatedSettings) -> Slide:
         settings.width_px,
         cv2.BORDER_WRAP,
     )
-    return Slide(np.asarray(wrapped), slide.cells, slide.pixel_size_um)
+    return Slide(np.asarray(wrapped), slide.cells, slide.pixel_size_um), happenings
 
 
 def _hand_step(settings: SimulatedSettings, move: int) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ sees `exp(-density)`. The slide is a torus: a stage may travel for ever.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -106,6 +107,7 @@ def render_slide(
     stain: Stain = STAINS["may-grunwald-giemsa"],
     cells_per_mm2: float = 6500.0,
     seed: int = 0,
+    on_cell: Callable[[int, Kind, Density, tuple[int, int]], None] | None = None,
 ) -> Slide:
     """Render one slide with known truth.
 
@@ -122,6 +124,8 @@ def render_slide(
         that holds no cell at all.
     seed
         The same seed renders the same slide.
+    on_cell
+        Is shown the number, kind, patch and its top left pixel (x, y) of each cell.
 
     Returns
     -------
@@ -141,6 +145,8 @@ def render_slide(
         y = round(y_um / pixel_size_um) - patch.shape[0] // 2
         rows = slice(y + around, y + around + patch.shape[0])
         canvas[rows, x + around : x + around + patch.shape[1]] += patch
+        if on_cell is not None:
+            on_cell(number, kind, patch, (x, y))
         x0, y0, x1, y1 = _extent(patch)
         centre = ((x + (x0 + x1) / 2) % width_px, (y + (y0 + y1) / 2) % height_px)
         cells.append(TrueCell(number, kind, *centre, float(x1 - x0), float(y1 - y0)))

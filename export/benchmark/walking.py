@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from edge.assembly import Parts
 from edge.clock import utc_of
 from edge.frames import Exposure, RawFrame, Shot
 from edge.results import Differential, Examination
+from edge.scale import Scale
 from edge.settings import DifferentialSettings, SimulatedSettings
 from edge.slide import SlideRun, counting_margin
 from edge.sources.simulated import SimulatedMicroscope
@@ -80,7 +81,7 @@ def walk(
     met: dict[float, dict[int, str]] = {0.0: {}, centre_px: {}, -centre_px: {}}
     rejected: Counter[str] = Counter()
     corners, costs, offsets = [], [], []
-    pipeline = parts.open_pipeline()
+    pipeline = replace(parts.open_pipeline(), scale=Scale(settings.pixel_size_um))
     said: Examination | None = None
     for number in range(frames):
         seen = pipeline.examine(_exposure(bench, number))

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge.codec import decode
+from edge.entries import Entry, RunMark, read_row
 from edge.ledger import Ledger, LedgerReader
 from edge.results import Result
 from edge.sources.simulated import SimulatedMicroscope
@@ -169,14 +169,16 @@ def test_run_examines_a_folder_into_the_ledger(images: Path, tmp_path: Path) -> 
 
     assert done.returncode == 0, done.stderr
     reader = LedgerReader(tmp_path / "ledger")
-    rows = [decode(row.data, Result) for row in reader.rows(0, 10)]
+    rows = [read_row(row.data) for row in reader.rows(0, 10)]
     reader.close()
-    kinds = [row.status if row.mark is None else row.mark.kind for row in rows]
-    assert kinds == ["start", "ok", "ok", "end"]
-    assert rows[0].mark is not None
-    assert (rows[0].mark.slide, rows[0].mark.operator) == ("S26-1", "op7")
-    assert rows[2].differential is not None
-    assert {row.run for row in rows} == {rows[0].run}
+    marks = [row.entry for row in rows if isinstance(row, Entry)]
+    frames = [row for row in rows if isinstance(row, Result)]
+    assert [m.phase for m in marks if isinstance(m, RunMark)] == ["start", "end"]
+    assert [row.status for row in frames] == ["ok", "ok"]
+    assert isinstance(marks[0], RunMark)
+    assert (marks[0].slide, marks[0].operator) == ("S26-1", "op7")
+    assert {row.run for row in frames} == {marks[0].run}
+    assert frames[1].differential is not None
 
 
 def test_check_says_that_settings_are_good_and_starts_nothing(tmp_path: Path) -> None:

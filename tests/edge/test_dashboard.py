@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -64,9 +65,20 @@ def observer(tmp_path: Path) -> Observer:
 
 @pytest.fixture
 def dashboard(observer: Observer) -> Iterator[Dashboard]:
+    """A page that is shown news, as `watch` does, until the test ends."""
     served = Dashboard(0)
-    served.show(observer)
+    done = threading.Event()
+
+    def keep_showing() -> None:
+        while not done.is_set():
+            served.show(observer)
+            done.wait(0.1)
+
+    shower = threading.Thread(target=keep_showing)
+    shower.start()
     yield served
+    done.set()
+    shower.join()
     served.close()
 
 
@@ -174,7 +186,7 @@ def test_a_person_sees_the_differential_with_its_limits(
     observer: Observer, dashboard: Dashboard, browser: WebDriver
 ) -> None:
     exact = Limits(share=0.7, low=0.61, high=0.78)
-    observer.devices["scope-01"].run = "r1"
+    observer.devices["scope-01"].run = "20260101T120000Z-0000ab"
     observer.devices["scope-01"].differential = Differential(
         of="all cells",
         total=100,
@@ -217,3 +229,20 @@ def test_closing_ends_the_streams(observer: Observer) -> None:
         answer.read()
 
     assert time.monotonic() - start < 3
+
+
+def test_without_news_nothing_is_live(
+    observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that hears of devices may hang; the page must say so by itself."""
+    served = Dashboard(0)
+    served.show(observer)
+    assert json.loads(served.view())["devices"][0]["is_stale"] is False
+    moment = time.monotonic() + 4
+    monkeypatch.setattr("edge.dashboard.time.monotonic", lambda: moment)
+
+    view = json.loads(served.view())
+    served.close()
+    assert view["devices"][0]["is_stale"] is True
+    assert view["devices"][0]["state"] == "no news"
+    assert view["archive"] == "unknown"

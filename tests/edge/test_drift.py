@@ -144,7 +144,6 @@ def test_lost_focus_is_said_beside_the_runs_own() -> None:
 
 def test_a_slide_reference_promises_what_cells_look_like() -> None:
     reference = ReferenceRecord(
-        method="cells",
         red_cell_density=(0.05, 0.10, 0.07),
         nucleus_density=None,
         cells=300,

@@ -121,3 +121,12 @@ def test_without_any_broker_the_remedy_is_said(
 
     with pytest.raises(BrokerMissing, match="apt install mosquitto"):
         start_broker(tmp_path)
+
+
+def test_what_belongs_to_a_message_goes_with_it(address: BrokerSettings) -> None:
+    listener = Link(address, "listener", ["a/#"])
+    speaker = Link(address, "speaker", [])
+    speaker.publish("a/b", b"1", is_retained=True, correlation=b"one")
+
+    (message,) = receive(listener, 1)
+    assert (message.is_retained, message.correlation) == (True, b"one")

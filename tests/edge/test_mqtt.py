@@ -164,3 +164,29 @@ def test_serving_goes_on_with_a_new_connection_after_a_broken_one() -> None:
     keep_serving(lambda: None, serve, stop)  # type: ignore[arg-type,return-value]
 
     assert served == [0, 1]
+
+
+def test_a_message_that_is_kept_says_so_also_when_it_comes_live(
+    address: BrokerSettings,
+) -> None:
+    listener = Link(address, "listener", ["a/#"])
+    speaker = Link(address, "speaker", [])
+
+    speaker.publish("a/b", b"1", is_retained=True, correlation=b"one", expires_s=60)
+    speaker.publish("a/b", b"2", qos=0)
+
+    kept, passing = receive(listener, 2)
+    assert (kept.is_retained, kept.correlation, kept.qos) == (True, b"one", 1)
+    assert (passing.is_retained, passing.correlation, passing.qos) == (False, None, 0)
+
+
+def test_what_is_larger_than_any_of_ours_does_not_reach_us(
+    address: BrokerSettings,
+) -> None:
+    listener = Link(address, "listener", ["a/#"])
+    speaker = Link(address, "speaker", [])
+    speaker._client.publish("a/b", b"x" * 400_000, 1)
+    speaker.publish("a/b", b"small")
+
+    (message,) = receive(listener, 1)
+    assert message.payload == b"small"

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import io
 import re
+from datetime import datetime, timezone
+from pathlib import Path
 
 import msgspec
 import pytest
 from rich.console import Console
 
 from edge.codec import decode, encode
+from edge.entries import Alarm, Entry, RunMark
 from edge.ledger import Ledger, LedgerReader
+from edge.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, Message, topic
 from edge.observing import STALE_S, Observer
 from edge.results import (
@@ -19,12 +23,12 @@ from edge.results import (
     Differential,
     Limits,
     Result,
-    RunMark,
 )
 from edge.watch import table
 from tests.conftest import examination
 
 DEVICE = "scope-01"
+JPEG = b"\xff\xd8\xff and so on"
 
 
 @pytest.fixture
@@ -170,10 +174,10 @@ def test_a_message_cannot_command_the_terminal(results: list[bytes]) -> None:
 def test_a_preview_of_no_row_is_ignored(seq: str) -> None:
     observer = Observer()
     name = topic(DEVICE, "preview")
-    observer.take(Message(name, b"jpeg", False, (("seq", seq),)))
+    observer.take(Message(name, JPEG, False, (("seq", seq),)))
     assert observer.devices == {}
 
-    observer.take(Message(name, b"jpeg", False, (("seq", "7"),)))
+    observer.take(Message(name, JPEG, False, (("seq", "7"),)))
     assert observer.devices[DEVICE].preview_seq == 7
 
 
@@ -188,7 +192,10 @@ def test_nonsense_is_counted_and_changes_nothing(name: str, payload: bytes) -> N
     assert observer.devices == {}
 
 
-def counted(seq: int, total: int, run: str = "r1", **changes: object) -> bytes:
+RUN, NEXT = "20260101T120000Z-0000ab", "20260101T130000Z-0000cd"
+
+
+def counted(seq: int, total: int) -> bytes:
     """A row that has counted so many red cells."""
     share = Limits(share=0.9, low=0.85, high=0.94)
     said = Differential(
@@ -199,20 +206,36 @@ def counted(seq: int, total: int, run: str = "r1", **changes: object) -> bytes:
         wanted_width=0.05,
         patches=1,
     )
-    one = examination(run=run, **({"differential": said} | changes))
+    one = examination(run=RUN, differential=said)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
     place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
     return encode(Result(**fields, **place))
 
 
+def marked(seq: int, mark: RunMark) -> bytes:
+    """A row that starts or ends a run."""
+    return encode(
+        Entry(
+            device=DEVICE,
+            epoch="e",
+            seq=seq,
+            prev="0" * 64,
+            utc=datetime(2026, 1, 1, tzinfo=timezone.utc),
+            monotonic_ns=1,
+            boot_id="b",
+            clock_synchronised=True,
+            software="0",
+            entry=mark,
+        )
+    )
+
+
 def test_the_running_differential_is_shown_with_limits_and_rate() -> None:
     clock = Clock()
     observer = Observer(clock)
-    start = RunMark(kind="start", slide="S26-1", operator="op7")
+    start = RunMark(run=RUN, phase="start", slide="S26-1", operator="op7")
     told(observer, "state", state(1, "online"))
-    told(
-        observer, "result", counted(1, 0, status="mark", mark=start, differential=None)
-    )
+    told(observer, "result", marked(1, start))
     for seq in range(2, 8):
         told(observer, "result", counted(seq, 50 * seq))
         clock.now_s += 10
@@ -225,23 +248,157 @@ def test_the_running_differential_is_shown_with_limits_and_rate() -> None:
     assert view.counted_per_min(clock.now_s) == pytest.approx(250)
     assert "slide S26-1 by op7, 350 of all cells, 2 unidentified" in shown
     assert re.search(r"RBC .* 350 .* 90.0 % .* 85.0 to 94.0 % .* 40", shown)
-    assert view.last is not None
-    assert view.last.mark is None  # a mark is about no frame
 
 
 def test_another_slide_shows_nothing_of_the_one_before() -> None:
     observer = Observer(Clock())
     told(observer, "result", counted(1, 500))
-    end = RunMark(kind="end")
-    start = RunMark(kind="start", slide="S26-2")
-    for seq, run, mark in ((2, "r1", end), (3, "r2", start)):
-        told(
-            observer,
-            "result",
-            counted(seq, 0, run, status="mark", mark=mark, differential=None),
-        )
+    start = RunMark(run=NEXT, phase="start", slide="S26-2")
+    for seq, mark in ((2, RunMark(run=RUN, phase="end")), (3, start)):
+        told(observer, "result", marked(seq, mark))
 
     view = observer.devices[DEVICE]
     assert view.differential is None
     assert view.start == start
     assert view.counted_per_min(200.0) is None
+
+
+def metrics(newest: int) -> bytes:
+    return encode(
+        Metrics(
+            device=DEVICE,
+            utc=datetime(2026, 1, 1, tzinfo=timezone.utc),
+            newest=newest,
+            acknowledged=0,
+            backlog=newest,
+            run=None,
+        )
+    )
+
+
+def test_what_comes_late_is_not_live(results: list[bytes]) -> None:
+    """Rows of days ago, sent when the broker is back, look like news."""
+    clock = Clock()
+    observer = Observer(clock)
+    told(observer, "state", state(1, "online"))
+    told(observer, "metrics", metrics(newest=8))
+    clock.now_s += 4
+    for data in results[:7]:
+        told(observer, "result", data)
+    view = observer.devices[DEVICE]
+    assert view.is_stale(clock.now_s)
+    assert view.condition(clock.now_s) == "1 rows behind"
+
+    told(observer, "result", results[7])
+    assert not view.is_stale(clock.now_s)
+    assert view.condition(clock.now_s) == "online"
+
+
+def test_nothing_is_live_without_a_broker_or_while_stopped(
+    results: list[bytes],
+) -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    told(observer, "state", state(1, "online"))
+    told(observer, "result", results[0])
+    view = observer.devices[DEVICE]
+    assert not view.is_stale(clock.now_s)
+
+    observer.lose_link()
+    assert view.is_stale(clock.now_s)
+    assert view.condition(clock.now_s) == "unreachable"
+    told(observer, "state", state(1, "online"))  # retained, at the next connection
+    assert not view.is_stale(clock.now_s)
+    paused = msgspec.structs.replace(
+        decode(state(1, "online"), DeviceState), is_paused=True
+    )
+    told(observer, "state", encode(paused))
+    assert view.is_stale(clock.now_s)
+    assert view.condition(clock.now_s) == "stopped by command"
+
+
+def test_a_gap_is_no_sign_of_life(tmp_path: Path) -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    ledger = Ledger(tmp_path, DEVICE)
+    rows = [ledger.append(examination()), ledger.append(examination(status="gap"))]
+    ledger.close()
+    told(observer, "state", state(1, "online"))
+    told(observer, "result", rows[0].data)
+    clock.now_s += STALE_S + 1
+    told(observer, "result", rows[1].data)
+
+    assert observer.devices[DEVICE].is_stale(clock.now_s)
+    assert observer.devices[DEVICE].status == "gap"
+
+
+def test_alarms_are_shown_until_they_are_over(tmp_path: Path) -> None:
+    observer = Observer()
+    ledger = Ledger(tmp_path, DEVICE)
+    begun = Alarm(
+        severity="red",
+        code="no-frames",
+        text="no frame\x1b[2J",
+        advice="check the cable",
+        since=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    )
+    rows = [
+        ledger.append(begun),
+        ledger.append(msgspec.structs.replace(begun, until=begun.since)),
+    ]
+    ledger.close()
+    told(observer, "alarm", rows[0].data)
+    view = observer.devices[DEVICE]
+    assert set(view.alarms) == {"no-frames"}
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(table(observer))
+    shown = console.export_text(styles=False)
+    assert "red alarm no-frames since 2026-01-01 00:00:00 UTC: no frame" in shown
+    assert "\x1b" not in shown
+
+    told(observer, "alarm", rows[1].data)
+    assert view.alarms == {}
+    for row in rows:  # also rows: counted, none of them missing
+        told(observer, "result", row.data)
+    assert (view.rows, view.seq, view.missing) == (2, 2, set())
+
+
+@pytest.mark.parametrize("name", ["result", "ack", "metrics", "alarm"])
+def test_what_is_retained_may_be_of_any_time(results: list[bytes], name: str) -> None:
+    observer = Observer()
+    ack = Ack(epoch="e", upto=1, hash="0" * 64, resume=False)
+    payload = {"result": results[0], "ack": encode(ack), "metrics": metrics(1)}.get(
+        name, results[0]
+    )
+    observer.take(Message(topic(DEVICE, name), payload, is_retained=True))
+
+    assert (observer.ignored, observer.devices) == (1, {})
+
+
+def test_what_is_kept_stays_small(results: list[bytes]) -> None:
+    observer = Observer()
+    row = decode(results[0], Result)
+    for number in range(1, 200):
+        counts = {f"label {number} {n}": 1 for n in range(50)}
+        leap = msgspec.structs.replace(row, seq=number * 10**9, counts=counts)
+        told(observer, "result", encode(leap))
+    for number in range(1500):
+        name = f"scope-{number}"
+        message = msgspec.structs.replace(
+            decode(state(1, "online"), DeviceState), device=name
+        )
+        observer.take(Message(topic(name, "state"), encode(message), True))
+
+    view = observer.devices[DEVICE]
+    assert len(view.missing) <= 10_000
+    assert len(view.cells) <= 64
+    assert len(observer.devices) <= 1000
+
+
+@pytest.mark.parametrize("device", ["<b>", "archive", "A", "x" * 40, ""])
+def test_a_device_that_cannot_be_is_not_shown(device: str) -> None:
+    observer = Observer()
+    ack = encode(Ack(epoch="e", upto=1, hash="0" * 64, resume=False))
+    observer.take(Message(topic(device, "ack"), ack, False))
+
+    assert observer.devices == {}

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from edge.codec import decode
 from edge.engines import EngineFailed
+from edge.entries import RunMark, read_row
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerReader
 from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
-from edge.results import Result, RunMark
-from edge.service import RunFailed, Service
+from edge.results import Result
+from edge.service import Company, RunFailed, Service
 from edge.settings import RunSettings
 from edge.slide import SlideRun
 from tests.conftest import examination, shot
@@ -395,7 +396,7 @@ class Counting(Examining):
 
 def count(
     folder: Path, source: Recording, ground: Ground, slide: SlideRun
-) -> list[Result]:
+) -> list[Result | RunMark]:
     ledger = Ledger(folder, "scope-01")
     service = Service(
         source,
@@ -404,13 +405,17 @@ def count(
         PreviewWriter(folder, 0.0),
         RunSettings(workers=2),
         keep_rows=1000,
-        slide=slide,
+        company=Company(slide=slide),
     )
     try:
         service.run(threading.Event())
     finally:
         ledger.close()
-    return results(folder)
+    reader = LedgerReader(folder)
+    rows = [read_row(row.data) for row in reader.rows(0, 1000)]
+    reader.close()
+    said = [row if isinstance(row, Result) else row.entry for row in rows]
+    return [one for one in said if isinstance(one, (Result, RunMark))]
 
 
 def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
@@ -421,13 +426,13 @@ def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
 
     rows = count(folder, Recording([different(n) for n in range(9)]), ground, slide)
 
-    assert [row.status for row in rows] == ["mark", *["ok"] * 9, "mark"]
-    assert {row.run for row in rows} == {run}
-    assert rows[0].mark == RunMark(
-        kind="start", slide="S26-1", operator="op7", text="fresh oil"
+    assert rows[0] == RunMark(
+        run=run, phase="start", slide="S26-1", operator="op7", text="fresh oil"
     )
-    assert rows[-1].mark == RunMark(kind="end")
-    totals = [row.differential.total for row in rows if row.differential is not None]
+    assert rows[-1] == RunMark(run=run, phase="end")
+    frames = [row for row in rows if isinstance(row, Result)]
+    assert [(row.status, row.run) for row in frames] == [("ok", run)] * 9
+    totals = [row.differential.total for row in frames if row.differential is not None]
     assert totals == [1] * 9  # the cell is in view nine times and counted once
 
 
@@ -445,7 +450,7 @@ def test_commands_from_another_thread_become_rows_among_frames(
     frames = [different(n) for n in range(10)]
     rows = count(folder, Recording([*frames[:5], change, *frames[6:]]), ground, slide)
 
-    marks = [(row.run, row.mark.kind) for row in rows if row.mark is not None]
+    marks = [(row.run, row.phase) for row in rows if isinstance(row, RunMark)]
     assert marks == [
         (first, "start"),
         (first, "note"),
@@ -455,8 +460,8 @@ def test_commands_from_another_thread_become_rows_among_frames(
     ]
     under_way = None  # no row of a run stands before its start
     for row in rows:
-        if row.mark is not None:
-            under_way = None if row.mark.kind == "end" else row.run
+        if isinstance(row, RunMark):
+            under_way = None if row.phase == "end" else row.run
         else:
             assert row.run == under_way
 
@@ -469,7 +474,8 @@ def test_what_cannot_be_counted_is_said_and_costs_no_result(
 
     rows = count(folder, Recording([different(0)]), ground, slide)
 
-    assert [row.status for row in rows] == ["mark", "degraded", "mark"]
-    assert rows[1].reason is not None
-    assert rows[1].reason.startswith("not counted")
-    assert len(rows[1].cells) == 1
+    (row,) = (row for row in rows if isinstance(row, Result))
+    assert row.status == "degraded"
+    assert row.reason is not None
+    assert row.reason.startswith("not counted")
+    assert len(row.cells) == 1

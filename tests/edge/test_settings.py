@@ -8,7 +8,7 @@ import pytest
 
 from edge.codec import read_toml
 from edge.errors import ConfigurationInvalid
-from edge.settings import ArchiveFile, DeviceFile, SourceSettings
+from edge.settings import ArchiveFile, DeviceFile, SourceSettings, TrackingSettings
 
 ROOT = Path(__file__).parents[2]
 LEAST = 'device = "scope-01"\n[source]\nkind = "simulated"\n[ledger]\nfolder = "l"\n'
@@ -28,10 +28,25 @@ def test_the_examples_are_valid_and_name_every_setting() -> None:
     text = device.read_text()
     for field in DeviceFile.__struct_fields__:
         assert field in text
-    for section in ("model", "location", "run", "publish", "broker", "ledger"):
+    sections = ("model", "location", "pauses", "events", "run", "publish", "broker")
+    for section in (*sections, "ledger"):
         kind = type(getattr(read_toml(device, DeviceFile), section))
         for field in kind.__struct_fields__:
             assert f"{field} =" in text, f"[{section}] {field}"
+
+
+def test_the_example_of_a_time_lapse_is_valid_and_complete(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "device.toml").read_text()
+    blocks = [b for b in text.split("\n\n") if re.search(r"^# \[(tr|se)", b, re.M)]
+    lines = "\n".join(b[b.index("# [") :] for b in blocks).splitlines()
+    shown = "\n".join(re.sub("^# ", "", line) for line in lines)
+
+    settings = read(tmp_path, LEAST + shown)
+
+    assert settings.tracking == TrackingSettings()
+    assert settings.sequence is not None
+    for field in TrackingSettings.__struct_fields__:
+        assert f"\n{field} =" in shown, field
 
 
 @pytest.mark.parametrize("kind", get_args(SourceSettings), ids=lambda k: k.__name__)

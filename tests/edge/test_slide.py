@@ -87,7 +87,7 @@ def test_a_run_is_started_noted_on_and_ended_in_order() -> None:
     second = slide.start_run("S26-2")
     slide.end_run()
 
-    marks = [(run, mark.kind, mark.slide, mark.text) for run, _, mark in slide.marks()]
+    marks = [(m.run, m.phase, m.slide, m.text) for m in slide.marks()]
 
     assert marks == [
         (first, "start", "S26-1", "oil is fresh"),
@@ -124,7 +124,7 @@ def test_runs_may_be_started_from_many_threads() -> None:
     for thread in threads:
         thread.join()
 
-    kinds = [mark.kind for _, _, mark in slide.marks()]
+    kinds = [mark.phase for mark in slide.marks()]
 
     assert kinds == ["start", *["end", "start"] * 199]
 

@@ -15,7 +15,7 @@ import pytest
 from tests.standin.environment import pycuda_library, python, standin_environment
 
 ROOT = Path(__file__).parents[2]
-SUITES = ["tests/tensorrt", "tests/edge/test_engines.py"]
+SUITES = ["tests/tensorrt", "tests/edge/test_engines.py", "tests/edge/test_memory.py"]
 
 
 @pytest.fixture(scope="module")

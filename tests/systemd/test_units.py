@@ -1,16 +1,32 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-UNITS = sorted((Path(__file__).parents[2] / "systemd").glob("*.service"))
+FOLDER = Path(__file__).parents[2] / "systemd"
+UNITS = sorted(FOLDER.glob("*.service"))
+PROCESSES = [unit for unit in UNITS if "@" not in unit.name]
+# Tenths of what `systemd-analyze security` gives at most; a plain service has 96.
+EXPOSURE = {"hemascope-run": 12, "hemascope-publish": 10, "hemascope-archive": 10}
+
+
+def settings(unit: Path, key: str) -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE)
+
+
+def analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    command = ["systemd-analyze", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_there_is_a_unit_for_each_process() -> None:
-    assert [unit.stem for unit in UNITS] == [
+    assert [unit.stem for unit in PROCESSES] == [
         "hemascope-archive",
         "hemascope-publish",
         "hemascope-run",
@@ -19,32 +35,59 @@ def test_there_is_a_unit_for_each_process() -> None:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_a_unit_is_valid(unit: Path, tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed")
     program = tmp_path / "hemascope"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    copy = tmp_path / unit.name
-    copy.write_text(
-        unit.read_text().replace("/opt/hemascope/bin/hemascope", str(program))
-    )
+    for each in UNITS:
+        text = each.read_text().replace("/opt/hemascope/bin/hemascope", str(program))
+        (tmp_path / each.name).write_text(text)
 
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", copy],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = analyze("verify", "--man=no", tmp_path / unit.name)
 
     assert done.returncode == 0, done.stderr
-    assert "Unknown" not in done.stderr
+    assert unit.name not in done.stderr
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+@pytest.mark.parametrize("unit", PROCESSES, ids=lambda unit: unit.stem)
+def test_a_unit_can_reach_little(unit: Path) -> None:
+    most = EXPOSURE[unit.stem]
+
+    done = analyze("security", "--offline=yes", f"--threshold={most}", unit)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_measure_of_what_a_unit_can_reach_is_not_always_content(
+    tmp_path: Path,
+) -> None:
+    open_to_all = tmp_path / "hemascope-run.service"
+    open_to_all.write_text("[Service]\nExecStart=/bin/true\n")
+
+    assert analyze(
+        "security", "--offline=yes", "--threshold=12", open_to_all
+    ).returncode
+
+
+@pytest.mark.parametrize("unit", PROCESSES, ids=lambda unit: unit.stem)
 def test_a_wrong_setting_is_not_tried_again_and_all_else_is(unit: Path) -> None:
-    text = unit.read_text()
+    assert settings(unit, "RestartPreventExitStatus") == ["78"]
+    assert settings(unit, "Restart") == ["on-failure"]
+    # A camera or a broker may be away all night.
+    assert settings(unit, "StartLimitIntervalSec") == ["0"]
+    assert settings(unit, "OnFailure") == ["hemascope-failed@%n.service"]
+    assert "--config /etc/hemascope/" in settings(unit, "ExecStart")[0]
 
-    assert "RestartPreventExitStatus=78" in text
-    assert "Restart=on-failure" in text
-    assert "StartLimitIntervalSec=0" in text  # a camera may be away all night
-    assert "--config /etc/hemascope/" in text
+
+@pytest.mark.parametrize("unit", PROCESSES, ids=lambda unit: unit.stem)
+def test_a_unit_runs_as_a_user_of_its_own_that_is_made(unit: Path) -> None:
+    (user,) = settings(unit, "User")
+
+    assert user == unit.stem
+    assert f"u {user} " in (FOLDER / "hemascope.sysusers").read_text()
+
+
+def test_devices_and_network_do_not_meet() -> None:
+    for unit in PROCESSES:
+        has_network = settings(unit, "PrivateNetwork") != ["yes"]
+        has_devices = settings(unit, "PrivateDevices") != ["yes"]
+        assert has_network != has_devices, unit.name

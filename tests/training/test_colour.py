@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from calibration.reference import plasma_colour
 from edge.sources.simulated import SimulatedMicroscope
-from training.colour import looks, plasma_colour
+from training.colour import looks
 from training.data import developed
 from training.layouts.manifest import read_manifest
 

@@ -7,14 +7,13 @@ constant), and only lysis takes something away.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.sources.painting import Density, Kind, Stain, paint
+from edge.sources.painting import Density, Kind, Stain
 
 
 class Stage(NamedTuple):
@@ -29,17 +28,36 @@ Look = Callable[[Stage], Density]
 
 
 def red_cell(
-    kind: Kind, stain: Stain, um: float, side: int, random: np.random.Generator
+    patch: Density, stain: Stain, um: float, side: int, random: np.random.Generator
 ) -> Look:
-    """Paint a red cell that can take up water and lose its haemoglobin."""
-    pure = replace(stain, haemoglobin=(1.0, 1.0, 1.0))
-    disc = _centred(paint(kind, random, um, pure), side)[..., 0].copy()
+    """Let a painted red cell take up water and lose its haemoglobin.
+
+    Parameters
+    ----------
+    patch
+        (S, S, 3), of odd side, as `paint` gives it.
+    stain
+        Its dyes.
+    um
+        Micrometres per pixel.
+    side
+        Side (px, odd) of the drawings; what lies beyond is cut off.
+    random
+        How much it swells and how much of it is left.
+
+    Returns
+    -------
+    Look
+        From a stage to the density (side, side, 3); at first it is the patch.
+    """
+    colour = np.asarray(stain.haemoglobin, np.float32)
+    disc = _centred(patch, side)[..., 1] / colour[1]
     mask = _filled(disc > 0.3)
     inside = cv2.GaussianBlur(cv2.distanceTransform(mask, cv2.DIST_L2, 5), (0, 0), 1)
     dome = (1 - (1 - inside / inside.max()) ** 2) ** 0.3  # flat, without pallor
     membrane = mask * np.exp(-(((inside * um - 0.3) / 0.25) ** 2))
     ghost = membrane + 0.3 * np.clip(inside / 2, 0, 1)
-    amount, colour = disc.sum(), np.asarray(stain.haemoglobin, np.float32)
+    amount = disc.sum()
     ghost *= random.uniform(0.10, 0.18) * amount / ghost.sum()
     most, middle = random.uniform(1.15, 1.35), (side - 1) / 2
 
@@ -63,10 +81,22 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def spreading_cell(
-    kind: Kind, stain: Stain, um: float, side: int, random: np.random.Generator
+    patch: Density, kind: Kind, side: int, random: np.random.Generator
 ) -> Look:
-    """Paint a cell that can spread: a thin hem, pseudopods, granules drawn inwards."""
-    cell = _centred(paint(kind, random, um, stain), side)
+    """Let a painted cell spread: a thin hem, pseudopods, granules drawn inwards.
+
+    Parameters
+    ----------
+    patch
+        (S, S, 3), of odd side, as `paint` gives it.
+    kind
+        Platelets put out spikes, white cells few broad arms.
+    side
+        Side (px, odd) of the drawings.
+    random
+        How far it spreads, and where its arms are.
+    """
+    cell = _centred(patch, side)
     middle = (side - 1) / 2
     axis = np.arange(side, dtype=np.float32) - middle
     x, y = np.meshgrid(axis, axis)

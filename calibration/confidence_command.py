@@ -1,0 +1,166 @@
+"""The command `hemascope calibrate confidence`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.confidence import (
+    Classes,
+    abstention_threshold,
+    expected_calibration_error,
+    fit_adaptation,
+    gain_of_adapting,
+)
+from calibration.drawing import BLUE, INK, RED, Axes, png
+from calibration.frames import FOLDER, PATH
+from calibration.pages import Grid, Picture, Words, write_pages
+from calibration.reviewed import read_reviewed, said_of
+from calibration.versions import replace_profile
+from edge.assembly import read_parts
+from edge.bundle import MODEL
+from edge.decision import log_probabilities
+from edge.profile import ConfidenceRecord, Profile, load_profile
+from edge.scale import Scale
+
+_MOST_ABSTAINED = 0.2
+_LEAST_SAVED = 0.005  # nats per cell: less is not worth a new calibration
+_BINS = 8
+
+
+@click.command("confidence")
+@click.argument("reviewed", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--profile", required=True, type=FOLDER, help="It gets the result.")
+@click.option("--bundle", type=PATH, help="Model; else the shipped.")
+@click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
+@click.option(
+    "--error-rate",
+    type=click.FloatRange(0, 1),
+    help="Wanted among named cells: sets the confidence to name a cell at.",
+)
+def confidence_command(
+    reviewed: Path,
+    profile: Path,
+    bundle: Path | None,
+    pixel_size_um: float | None,
+    error_rate: float | None,
+) -> None:
+    """Adapt the model's confidence to this site by REVIEWED cells, a hundred at most.
+
+    REVIEWED is a CSV of path, label, x0, y0, x1, y1. Review cells as they come: chosen
+    ones would teach the choice. Nothing is changed unless it helps on cells that it was
+    not fitted to; `hemascope calibrate versions --restore` goes back.
+    """
+    old = load_profile(profile)
+    bare = msgspec.structs.replace(old.record, confidence=None)
+    own = Profile(bare, old.flat_field, old.calibration_id)
+    parts = replace(
+        read_parts(classifier=bundle), profile=own, scale=Scale(bare.pixel_size_um)
+    )
+    labels = parts.classifier.labels
+    pipeline = parts.open_pipeline()
+    cells = read_reviewed(reviewed, labels)
+    said, classes, lost = said_of(cells, pipeline, pixel_size_um)
+    for line in lost:
+        click.echo(f"left out: {line}")
+    fitted = fit_adaptation(said, classes)
+    after = log_probabilities(fitted.applied(said), 1.0)
+    saved = gain_of_adapting(said, classes)
+    errors = [expected_calibration_error(s, classes, 1.0) for s in (said, after)]
+    below = None
+    if error_rate is not None:
+        below = abstention_threshold(after, classes, 1.0, error_rate, _MOST_ABSTAINED)
+    record = ConfidenceRecord(
+        model=parts.classifier.record.files[MODEL],
+        classes=labels,
+        scale=tuple(fitted.scale.round(6).tolist()),
+        bias=tuple(fitted.bias.round(6).tolist()),
+        abstain_below=None if below is None else round(below, 4),
+        cells=len(classes),
+        saved=round(saved, 4),
+        errors=(round(errors[0], 4), round(errors[1], 4)),
+    )
+    page = _write_page(profile / "confidence", record, said, after, classes)
+    click.echo(
+        f"{len(classes)} cells; calibration error {errors[0]:.3f} to {errors[1]:.3f} "
+        f"on them; {saved:+.3f} nats per cell on cells not fitted to\npage: {page}"
+    )
+    if saved < _LEAST_SAVED:
+        click.echo("nothing was changed: it would not help on other cells")
+        return
+    new = replace_profile(
+        profile,
+        msgspec.structs.replace(
+            bare,
+            confidence=record,
+            created_at=datetime.now(timezone.utc).replace(microsecond=0),
+        ),
+        old.flat_field,
+    )
+    click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")
+
+
+def _write_page(
+    folder: Path,
+    record: ConfidenceRecord,
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    classes: Classes,
+) -> Path:
+    axes = Axes((0, 1), (0, 1), (480, 420), ("confidence", "share that is right"))
+    axes.line([0, 1], [0, 1], INK, 1)
+    for said, colour in ((before, RED), (after, BLUE)):
+        x, y = _reliability(said, classes)
+        axes.line(x, y, colour)
+        axes.dots(x, y, colour, 4)
+    named = np.exp(after).max(axis=1) >= (record.abstain_below or 0.0)
+    right = after.argmax(axis=1) == classes
+    wrong = 1 - float(right[named].mean()) if named.any() else 0.0
+    return write_pages(
+        folder,
+        "Confidence at this site",
+        [
+            Words(
+                "Where confidence means what it says, the dots lie on the diagonal. "
+                "The reviewed cells were fitted to: on others the gain is the one of "
+                "the table."
+            ),
+            Picture(
+                "reliability",
+                png(axes.image),
+                "Share of right names over confidence, before (red) and after (blue)",
+                "Above the diagonal the model is too modest, below it too sure.",
+            ),
+            Grid(
+                ["measured", "value"],
+                [
+                    ["reviewed cells", str(record.cells)],
+                    ["calibration error before", f"{record.errors[0]:.3f}"],
+                    ["calibration error after", f"{record.errors[1]:.3f}"],
+                    ["saved on other cells, nats per cell", f"{record.saved:+.3f}"],
+                    ["named from this confidence on", str(record.abstain_below)],
+                    ["named", f"{named.mean():.1%}"],
+                    ["wrong among the named", f"{wrong:.1%}"],
+                ],
+            ),
+        ],
+    )
+
+
+def _reliability(
+    said: NDArray[np.float64], classes: Classes
+) -> tuple[list[float], list[float]]:
+    """Mean confidence and share of right names in equally filled bins."""
+    sure = np.exp(said).max(axis=1)
+    right = said.argmax(axis=1) == classes
+    bins = np.array_split(np.argsort(sure), min(_BINS, max(1, len(sure) // 5)))
+    return (
+        [float(sure[b].mean()) for b in bins],
+        [float(right[b].mean()) for b in bins],
+    )

@@ -1,0 +1,104 @@
+"""Small pictures for the pages of this folder, without a plotting library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+RED, GREEN, BLUE = (190, 60, 60), (40, 130, 70), (60, 90, 190)
+INK, PAPER, RULE = (70, 78, 90), (255, 255, 255), (226, 226, 226)
+PAGE_PX = 960
+_MARGIN = 44
+_TICKS = 5
+
+
+class Axes:
+    """A plot: `across` and `up` are the ranges of its two axes."""
+
+    def __init__(
+        self,
+        across: tuple[float, float],
+        up: tuple[float, float],
+        size_px: tuple[int, int] = (PAGE_PX, 360),
+        labels: tuple[str, str] = ("", ""),
+    ) -> None:
+        self._across, self._up = across, up
+        self._width, self._height = size_px
+        self.image: Image = np.full((self._height, self._width, 3), PAPER, np.uint8)
+        for value in np.linspace(*across, _TICKS):
+            x = self._at(value, up[0])[0]
+            cv2.line(self.image, (x, 8), (x, self._height - _MARGIN), RULE, 1)
+            self._write(f"{value:.3g}", (x - 12, self._height - _MARGIN + 16))
+        for value in np.linspace(*up, _TICKS):
+            y = self._at(across[0], value)[1]
+            cv2.line(self.image, (_MARGIN, y), (self._width - 8, y), RULE, 1)
+            self._write(f"{value:.3g}", (4, y + 4))
+        self._write(labels[0], (self._width // 2 - 60, self._height - 8))
+        self._write(labels[1], (_MARGIN + 6, 20))
+
+    def line(
+        self, x: Sequence[float], y: Sequence[float], colour: Colour, width: int = 2
+    ) -> None:
+        """Draw a line through points."""
+        points = np.array([self._at(a, b) for a, b in zip(x, y, strict=True)], np.int32)
+        cv2.polylines(self.image, [points], False, colour, width, cv2.LINE_AA)
+
+    def dots(
+        self, x: Sequence[float], y: Sequence[float], colour: Colour, radius: int = 2
+    ) -> None:
+        """Draw points."""
+        for a, b in zip(x, y, strict=True):
+            cv2.circle(self.image, self._at(a, b), radius, colour, -1, cv2.LINE_AA)
+
+    def cross(self, x: float, y: float, colour: Colour, name: str) -> None:
+        """Mark and name a place."""
+        at = self._at(x, y)
+        cv2.drawMarker(self.image, at, colour, cv2.MARKER_CROSS, 18, 2, cv2.LINE_AA)
+        self._write(name, (at[0] + 10, at[1] - 6), colour)
+
+    def _at(self, x: float, y: float) -> tuple[int, int]:
+        across = (x - self._across[0]) / (self._across[1] - self._across[0])
+        up = (y - self._up[0]) / (self._up[1] - self._up[0])
+        wide, high = self._width - _MARGIN - 8, self._height - _MARGIN - 8
+        across, up = (min(max(float(v), -0.1), 1.1) for v in (across, up))
+        return round(_MARGIN + across * wide), round(8 + (1 - up) * high)
+
+    def _write(self, text: str, at: tuple[int, int], colour: Colour = INK) -> None:
+        cv2.putText(
+            self.image,
+            text,
+            at,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.42,
+            colour,
+            1,
+            cv2.LINE_AA,
+        )
+
+
+def side_by_side(before: Image, after: Image) -> Image:
+    """Two images of the same size, each half as wide as the page."""
+    return np.hstack([resized(before, PAGE_PX // 2), resized(after, PAGE_PX // 2)])
+
+
+def resized(image: Image, width_px: int) -> Image:
+    """Resize (H, W, 3) to a width."""
+    height = round(image.shape[0] * width_px / image.shape[1])
+    shrinks = image.shape[1] > width_px
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(
+        cv2.resize(image, (width_px, height), interpolation=how), np.uint8
+    )
+
+
+def png(image: Image) -> bytes:
+    """Encode (H, W, 3) RGB."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"an image of shape {image.shape} cannot be written as PNG")
+    return data.tobytes()

@@ -1,0 +1,66 @@
+"""Frames to calibrate by: from the device's camera, or from a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.progress import Progress
+
+from calibration.field import FieldRefused
+from edge.codec import read_toml
+from edge.errors import ConfigurationInvalid
+from edge.frames import Exposure, RawFrame, SourceEnded
+from edge.settings import DeviceFile, FolderSettings, SourceSettings
+from edge.sources.opening import open_source
+
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_READ_S, _MOST_SILENT = 1.0, 10  # seconds, and reads without a frame before giving up
+
+
+def source_of(config: Path | None, images: Path | None) -> SourceSettings:
+    """Return the source that is named, by settings file or folder."""
+    if (config is None) == (images is None):
+        raise click.UsageError("name either --config or --images")
+    if config is not None:
+        return read_toml(config, DeviceFile).source
+    return FolderSettings(images or Path())
+
+
+def read_frames(
+    settings: SourceSettings, count: int | None, what: str
+) -> list[RawFrame]:
+    """Read `count` frames, or all of a recording.
+
+    Raises
+    ------
+    FieldRefused
+        The camera stopped delivering.
+    ConfigurationInvalid
+        No frame came.
+    """
+    source = open_source(settings)
+    frames: list[RawFrame] = []
+    silent = 0
+    try:
+        with Progress(transient=True) as bar:
+            task = bar.add_task(f"reading: {what}", total=count)
+            while count is None or len(frames) < count:
+                item = source.read(_READ_S)
+                silent = silent + 1 if item is None else 0
+                if isinstance(item, Exposure):
+                    frames.append(item.develop())
+                    bar.update(task, completed=len(frames))
+                if silent > _MOST_SILENT:
+                    raise FieldRefused(
+                        f"{len(frames)} frames came, expected {count}; see whether "
+                        "the camera delivers"
+                    )
+    except SourceEnded:
+        pass
+    finally:
+        source.close()
+    if not frames:
+        raise ConfigurationInvalid(f"{what}: no frame came; name another source")
+    return frames

@@ -1,0 +1,56 @@
+"""The command `hemascope calibrate normalise`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+from rich.progress import track
+
+from calibration.frames import FOLDER, PATH
+from calibration.reference import plasma_colour
+from calibration.stains import METHODS, Method, Slide, gather, normalise
+from edge.classify import find_images
+from edge.errors import ConfigurationInvalid
+from edge.images import read_image
+
+_MOST = 40  # images whose statistics are a slide's; more change little
+
+
+@click.command("normalise")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--method", required=True, type=click.Choice(METHODS))
+@click.option("--reference", required=True, type=FOLDER, help="Images to look like.")
+@click.option("--out", required=True, type=PATH, help="Folder for PNG images.")
+def normalise_command(
+    images: tuple[Path, ...], method: Method, reference: Path, out: Path
+) -> None:
+    """Normalise the stain of IMAGES of one slide, offline, for comparison.
+
+    Statistics are those of all images together, of stained pixels alone. Not for live
+    use: `hemascope calibrate slide` is, whose map is frozen.
+    """
+    files = find_images(images, leave_out=out)
+    ours, theirs = _slide(files), _slide(find_images([reference]))
+    out.mkdir(parents=True, exist_ok=True)
+    for number, file in enumerate(track(files, description=method, transient=True)):
+        after = normalise(_read(file), method, ours, theirs)
+        bgr = cv2.cvtColor(after, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(out / f"{number:04d}-{file.stem}.png"), bgr)
+    click.echo(f"{len(files)} images: {out}")
+
+
+def _slide(files: list[Path]) -> Slide:
+    shown = [_read(file) for file in files[:: max(1, len(files) // _MOST)]]
+    return gather(shown, np.median([plasma_colour(i) for i in shown], axis=0))
+
+
+def _read(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    image = read_image(file)
+    if image.dtype != np.uint8:
+        raise ConfigurationInvalid(
+            f"{file}: has {image.dtype} counts, expected 8 bits; convert it first"
+        )
+    return image.astype(np.uint8)

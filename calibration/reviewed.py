@@ -1,0 +1,127 @@
+"""Read a site's reviewed cells, and what the pipeline says of each.
+
+A CSV with the columns path, label and x0, y0, x1, y1: frames of this site, and boxes
+that a person named. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.classify import classify
+from edge.errors import HemascopeError
+from edge.pipeline import Pipeline
+from edge.results import Cell
+
+_COLUMNS = ("path", "label", "x0", "y0", "x1", "y1")
+_OVERLAP = 0.5  # intersection over union of a box and the cell found there
+_LEAST_SAID = 1e-6  # probabilities are written with four digits
+
+
+class ReviewRefused(HemascopeError):
+    """The reviewed cells are not what a review is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """One cell as a person named it."""
+
+    path: Path
+    label: str
+    box: tuple[float, float, float, float]
+
+
+class _Line(msgspec.Struct, frozen=True):
+    path: str
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+def read_reviewed(table: Path, labels: Sequence[str]) -> list[Reviewed]:
+    """Read reviewed cells.
+
+    Raises
+    ------
+    ReviewRefused
+        A column is missing, or a line names an unknown label or an empty box.
+    """
+    try:
+        text = table.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReviewRefused(f"{table}: {error}; name a CSV file in UTF-8") from error
+    lines = csv.DictReader(text.splitlines())
+    missing = sorted(set(_COLUMNS) - set(lines.fieldnames or ()))
+    if missing:
+        raise ReviewRefused(f"{table}: has no columns {missing}, expected {_COLUMNS}")
+    return [_cell(table, n, line, labels) for n, line in enumerate(lines, 2)]
+
+
+def _cell(
+    table: Path, number: int, line: Mapping[str, str], labels: Sequence[str]
+) -> Reviewed:
+    try:
+        told = msgspec.convert(line, _Line, strict=False)
+    except msgspec.ValidationError as error:
+        raise ReviewRefused(f"{table}:{number}: {error}") from error
+    box = (told.x0, told.y0, told.x1, told.y1)
+    if told.label not in labels:
+        raise ReviewRefused(
+            f"{table}:{number}: label {told.label!r}, expected one of {list(labels)}"
+        )
+    if not np.isfinite(box).all() or told.x1 <= told.x0 or told.y1 <= told.y0:
+        raise ReviewRefused(f"{table}:{number}: box {box} is empty, expected x0 < x1")
+    return Reviewed(table.parent / told.path, told.label, box)
+
+
+def said_of(
+    cells: Sequence[Reviewed], pipeline: Pipeline, pixel_size_um: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+    """Return what the pipeline says of reviewed cells, and which it does not find.
+
+    Natural logarithms (N, K) of the probabilities, classes (N,), and a line for every
+    cell that is left out.
+    """
+    labels = pipeline.classifier.labels
+    said: list[list[float]] = []
+    classes: list[int] = []
+    lost: list[str] = []
+    paths = list(dict.fromkeys(cell.path for cell in cells))
+    for result in classify(paths, pipeline, pixel_size_um):
+        own = [cell for cell in cells if cell.path == result.path]
+        if result.seen is None:
+            lost += [f"{result.path}: {result.error}"] * len(own)
+            continue
+        for cell in own:
+            found = _at(cell, result.seen.examination.cells)
+            if found is None:
+                lost.append(f"{cell.path.name}: no cell found at {cell.box}")
+                continue
+            said.append([found.probabilities[label] for label in labels])
+            classes.append(labels.index(cell.label))
+    shares = np.maximum(np.array(said).reshape(-1, len(labels)), _LEAST_SAID)
+    return np.log(shares), np.array(classes, np.int64), lost
+
+
+def _at(reviewed: Reviewed, cells: Sequence[Cell]) -> Cell | None:
+    """Return the cell that covers the reviewed box best, if well enough."""
+    best = max(cells, key=lambda cell: _shared(reviewed.box, cell.box), default=None)
+    if best is None or _shared(reviewed.box, best.box) < _OVERLAP:
+        return None
+    return best
+
+
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(0.0, wide) * max(0.0, high)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return both / (sum(areas) - both)

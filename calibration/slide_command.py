@@ -1,0 +1,72 @@
+"""The command `hemascope calibrate slide`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+import msgspec
+
+from calibration.frames import FOLDER, PATH, read_frames, source_of
+from calibration.reference import fit_reference, measure_slide, with_reference
+from calibration.slide_page import write_slide_page
+from calibration.versions import replace_profile
+from edge.bundle import LOCATOR, load_bundle
+from edge.engines.opening import open_engine
+from edge.errors import ConfigurationInvalid
+from edge.profile import load_profile
+
+_FRAMES = 20
+
+
+@click.command("slide")
+@click.option("--config", type=PATH, help="Settings file of the device.")
+@click.option("--images", type=FOLDER, help="Frames of places of the slide, instead.")
+@click.option("--profile", required=True, type=FOLDER, help="It gets the reference.")
+@click.option("--frames", default=_FRAMES, show_default=True, type=click.IntRange(1))
+@click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
+@click.option("--accept", is_flag=True, help="Do not ask, having seen the page.")
+def slide_command(
+    config: Path | None,
+    images: Path | None,
+    profile: Path,
+    frames: int,
+    pixel_size_um: float | None,
+    accept: bool,
+) -> None:
+    """Bring this slide's red cells and nuclei to the reference look, frozen.
+
+    Move the stage while it is measured: 200 cells of different places are wanted. The
+    page shows before and after; nothing changes until you accept it. The calibration
+    that it replaces is kept (`hemascope calibrate versions`).
+    """
+    before = load_profile(profile)
+    if before.record.white_point is None:
+        raise ConfigurationInvalid(
+            f"{profile}: has no white point, expected one; `hemascope calibrate field` "
+            "comes first"
+        )
+    source = source_of(config, images)
+    seen = read_frames(source, frames if images is None else None, "slide")
+    for frame in seen:
+        height, width = frame.pixels.shape[:2]
+        before.check(width, height, frame.shot.camera)
+    counts = [frame.pixels for frame in seen]
+    locator = load_bundle(LOCATOR, task="location")
+    slide = measure_slide(counts, before, locator, open_engine(locator), pixel_size_um)
+    reference = fit_reference(slide)
+    after = with_reference(before, reference)
+    page = write_slide_page(
+        profile / "slide", slide, reference, before, after, counts[len(counts) // 2]
+    )
+    click.echo(f"{len(slide.red_cells)} red cells, {len(slide.nuclei)} nuclei")
+    click.echo(f"page: {page}")
+    if not accept and not click.confirm("Look at the page. Use this reference?"):
+        click.echo("nothing was changed")
+        return
+    record = msgspec.structs.replace(
+        after.record, created_at=datetime.now(timezone.utc).replace(microsecond=0)
+    )
+    new = replace_profile(profile, record, before.flat_field)
+    click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")

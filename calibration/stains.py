@@ -1,0 +1,168 @@
+"""Stain normalisation of the literature: offline, masked, for a whole slide at once.
+
+For comparison and for archives of images. Not for live use: their statistics follow
+what is in view, and a cell would change its colour while the field around it empties
+(DECISIONS.md). Statistics are pooled over all images of a slide and taken of stained
+pixels alone; what is not stained is left as it is, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import HemascopeError
+
+Method = Literal["reinhard", "macenko", "vahadane"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Image = NDArray[np.uint8]
+_Array = NDArray[np.float64]
+
+_STAINED = 0.065  # optical density (base 10) of each channel, as Macenko's 0.15 of e
+_LEAST_STAINED = 500  # pixels
+_MOST_PIXELS = 60_000
+_ANGLE = 1.0  # percentile at both ends of the stains' fan
+_STRONGEST = 99.0  # percentile of a concentration
+_SPARSE, _UPDATES = 0.1, 200  # of Vahadane's factorisation
+
+
+class StainsRefused(HemascopeError):
+    """The images show too little stain to be normalised by."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slide:
+    """Stained pixels of a slide: optical density (N, 3), base 10, and CIELAB (N, 3).
+
+    `white` (3,) is the colour of no stain, 8-bit RGB.
+    """
+
+    density: _Array
+    lab: _Array
+    white: _Array
+
+
+def gather(images: Sequence[Image], white: _Array) -> Slide:
+    """Pool the stained pixels of all images (H, W, 3) uint8 RGB of a slide.
+
+    Raises
+    ------
+    StainsRefused
+        There are fewer than 500 of them.
+    """
+    stained = [np.zeros((0, 3), np.uint8), *(i[is_stained(i, white)] for i in images)]
+    pixels = np.concatenate(stained)
+    if len(pixels) < _LEAST_STAINED:
+        raise StainsRefused(
+            f"{len(pixels)} stained pixels on {len(images)} images, expected at least "
+            f"{_LEAST_STAINED}; choose images that show cells"
+        )
+    every = max(1, len(pixels) // _MOST_PIXELS)
+    chosen = pixels[::every]
+    return Slide(_density(chosen, white), _to_lab(chosen[None])[0], white)
+
+
+def is_stained(image: Image, white: _Array) -> NDArray[np.bool_]:
+    """Mask (H, W) of the pixels that all channels are dimmed at."""
+    return np.asarray((_density(image, white) > _STAINED).all(axis=-1))
+
+
+def normalise(image: Image, method: Method, slide: Slide, reference: Slide) -> Image:
+    """Make an image of `slide` look like `reference`.
+
+    Parameters
+    ----------
+    image
+        (H, W, 3) uint8 RGB.
+    method
+        Reinhard et al. 2001 in CIELAB, Macenko et al. 2009, Vahadane et al. 2016.
+    slide, reference
+        Statistics of the whole slides.
+    """
+    mask = is_stained(image, slide.white)
+    out: Image = image.copy()
+    if not mask.any():
+        return out
+    if method == "reinhard":
+        lab = _to_lab(image[mask][None])[0]
+        out[mask] = _to_rgb(_matched(lab, slide.lab, reference.lab)[None])[0]
+        return out
+    map_to = stain_map(method, slide, reference)
+    mapped = _density(image[mask], slide.white) @ map_to.T
+    out[mask] = np.clip(np.rint(reference.white * 10**-mapped), 0, 255)
+    return out
+
+
+def stain_map(method: Method, slide: Slide, reference: Slide) -> _Array:
+    """(3, 3) map of optical densities: stain by stain, the rest unchanged."""
+    find = macenko_stains if method == "macenko" else vahadane_stains
+    ours, theirs = find(slide.density), find(reference.density)
+    strength = _strongest(reference.density, theirs) / _strongest(slide.density, ours)
+    back = np.linalg.pinv(ours)
+    return np.asarray(theirs @ np.diag(strength) @ back + np.eye(3) - ours @ back)
+
+
+def macenko_stains(density: _Array) -> _Array:
+    """(3, 2) unit vectors of two stains: the ends of the fan in the main plane.
+
+    Macenko et al., ISBI 2009. The one that dims red more comes first.
+    """
+    _, vectors = np.linalg.eigh(np.cov(density.T))
+    plane = vectors[:, [2, 1]]
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1.0, 1.0)
+    flat = density @ plane
+    angle = np.arctan2(flat[:, 1], flat[:, 0])
+    ends = np.percentile(angle, [_ANGLE, 100 - _ANGLE])
+    stains = plane @ np.stack([np.cos(ends), np.sin(ends)])
+    return _ordered(stains)
+
+
+def vahadane_stains(density: _Array) -> _Array:
+    """(3, 2) unit vectors of two stains by sparse non-negative factorisation.
+
+    Vahadane et al., IEEE TMI 2016, by multiplicative updates (Hoyer 2002), begun at
+    Macenko's stains.
+    """
+    seen = np.maximum(density, 1e-6).T
+    stains = np.maximum(macenko_stains(density), 0.02)
+    stains /= np.linalg.norm(stains, axis=0)
+    amount = np.maximum(np.linalg.pinv(stains) @ seen, 1e-3)
+    for _ in range(_UPDATES):
+        amount *= (stains.T @ seen) / (stains.T @ stains @ amount + _SPARSE)
+        stains *= (seen @ amount.T) / (stains @ amount @ amount.T + 1e-12)
+        size = np.linalg.norm(stains, axis=0)
+        stains, amount = stains / size, amount * size[:, None]
+    return _ordered(stains)
+
+
+def _ordered(stains: _Array) -> _Array:
+    return np.asarray(stains[:, np.argsort(-stains[0])])
+
+
+def _strongest(density: _Array, stains: _Array) -> _Array:
+    amounts = density @ np.linalg.pinv(stains).T
+    return np.asarray(np.maximum(np.percentile(amounts, _STRONGEST, axis=0), 1e-3))
+
+
+def _matched(lab: _Array, ours: _Array, theirs: _Array) -> _Array:
+    spread = theirs.std(axis=0) / np.maximum(ours.std(axis=0), 1e-6)
+    return np.asarray((lab - ours.mean(axis=0)) * spread + theirs.mean(axis=0))
+
+
+def _density(pixels: NDArray[np.generic], white: _Array) -> _Array:
+    return np.asarray(-np.log10(np.maximum(pixels, 1.0) / white))
+
+
+def _to_lab(pixels: Image) -> _Array:
+    lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    return np.asarray(lab, np.float64)
+
+
+def _to_rgb(lab: _Array) -> _Array:
+    rgb = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_Lab2RGB)
+    return np.asarray(np.clip(np.rint(rgb * 255), 0, 255), np.float64)

@@ -1,0 +1,145 @@
+"""Which alarms there are, and when one begins and ends: late enough not to flicker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from edge.clock import utc_now
+from edge.entries import Alarm, Severity
+from edge.results import ActiveAlarm
+
+ENDS_AFTER_S = 10.0  # without the finding
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An alarm that may be raised: who looks, how long it must last, what to do."""
+
+    by: Literal["run", "publish"]
+    after_s: float
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong now."""
+
+    severity: Severity
+    text: str
+
+
+KINDS: dict[str, Kind] = {
+    "acquisition-stopped": Kind(
+        "run", 0, "read the text, remove the cause; systemd starts it again"
+    ),
+    "no-frames": Kind("run", 0, "check the camera's cable and power"),
+    "frames-rejected": Kind(
+        "run", 0, "look at the preview; focus, light the field, or move the slide"
+    ),
+    "drifted": Kind(
+        "run", 0, "do what the text says, then calibrate again if it goes on"
+    ),
+    "disk-filling": Kind(
+        "run", 0, "free space on the ledger's disk, or bring the archive back"
+    ),
+    "hot": Kind("run", 10, "clear the air inlets, lower the power mode or the rate"),
+    "clock-unsynchronised": Kind(
+        "run", 60, "connect the device to a time server (chrony, systemd-timesyncd)"
+    ),
+    "archive-away": Kind(
+        "publish", 60, "start `hemascope archive` on the lab server, check its network"
+    ),
+    "archive-disagrees": Kind(
+        "publish", 0, "run `hemascope archive --verify`; do not delete the ledger"
+    ),
+    "broker-refuses": Kind(
+        "publish", 0, "compare the broker's access list with docs/mqtt.md"
+    ),
+    "run-silent": Kind(
+        "publish", 15, "read `journalctl -u hemascope-run`, start it again"
+    ),
+    "requests-flooded": Kind(
+        "publish", 0, "find who sends them; restrict cmd/req in the access list"
+    ),
+}
+
+
+class Latch:
+    """Turns findings, looked at again and again, into beginnings and ends of alarms.
+
+    An alarm begins when its finding has lasted for `after_s` and ends when there was
+    none for `ENDS_AFTER_S`. One that turns red is told again. Used from one thread.
+    """
+
+    def __init__(
+        self,
+        by: Literal["run", "publish"],
+        active: Iterable[ActiveAlarm] = (),
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        utc: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """`active`: what an earlier process began, as the ledger says."""
+        self._monotonic, self._utc = monotonic, utc
+        self._kinds = {code: kind for code, kind in KINDS.items() if kind.by == by}
+        self._active = {
+            alarm.code: Alarm(
+                severity=alarm.severity,
+                code=alarm.code,
+                text=alarm.text,
+                advice=self._kinds[alarm.code].advice,
+                since=alarm.since,
+            )
+            for alarm in active
+            if alarm.code in self._kinds
+        }
+        now_s = monotonic()
+        self._seen_s = dict.fromkeys(self._active, now_s)
+        self._first: dict[str, tuple[float, datetime]] = {}
+
+    def look(self, findings: Mapping[str, Finding]) -> list[Alarm]:
+        """Return the alarms that begin, worsen or end by what is found now."""
+        now_s, told = self._monotonic(), []
+        for code, finding in findings.items():
+            self._seen_s[code] = now_s
+            told += self._begin(code, finding, now_s)
+        for code in [c for c in self._first if c not in findings]:
+            if code not in self._active:
+                del self._first[code]
+        for code, alarm in list(self._active.items()):
+            if code in findings or now_s - self._seen_s[code] < ENDS_AFTER_S:
+                continue
+            del self._active[code]
+            self._first.pop(code, None)
+            told.append(msgspec.structs.replace(alarm, until=self._utc()))
+        return told
+
+    @property
+    def active(self) -> list[Alarm]:
+        """The alarms that are not over."""
+        return list(self._active.values())
+
+    def _begin(self, code: str, finding: Finding, now_s: float) -> list[Alarm]:
+        first_s, since = self._first.setdefault(code, (now_s, self._utc()))
+        kind, before = self._kinds[code], self._active.get(code)
+        is_worse = before is None or (before.severity, finding.severity) == (
+            "amber",
+            "red",
+        )
+        if now_s - first_s < kind.after_s or not is_worse:
+            return []
+        alarm = Alarm(
+            severity=finding.severity,
+            code=code,
+            text=finding.text,
+            advice=kind.advice,
+            since=since if before is None else before.since,
+        )
+        self._active[code] = alarm
+        return [alarm]

@@ -1,0 +1,71 @@
+"""Ask a device to do something: command."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+import msgspec
+
+from edge.asking import LIVES_S, CommandRefused, ask, new_request
+from edge.commands.brokers import with_broker
+from edge.errors import ConfigurationInvalid
+from edge.requests import COMMANDS, CommandName
+from edge.results import Name
+from edge.settings import BrokerSettings
+
+
+@click.command("command")
+@click.argument("name", type=click.Choice(COMMANDS))
+@click.option("--device", required=True, help="Name of the device.")
+@click.option("--text", help="What to note.")
+@click.option("--by", help="Who asks; the user's name if left out.")
+@with_broker
+@click.option(
+    "--lives",
+    default=LIVES_S,
+    show_default=True,
+    type=click.FloatRange(1, 3600),
+    help="May be begun for so many seconds.",
+)
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    help="Wait for so many seconds.",
+)
+def command_command(
+    name: CommandName,
+    device: str,
+    text: str | None,
+    by: str | None,
+    lives: float,
+    timeout: float,
+    broker: BrokerSettings,
+) -> None:
+    """Ask a device to start, stop, note something, keep a snapshot or test itself.
+
+    Ends with 0 if it was done, 1 if it was refused or failed, 75 if nobody knows.
+    """
+    if (name == "note") != (text is not None):
+        raise click.UsageError("--text goes with note: give both or neither")
+    try:
+        msgspec.convert(device, Name)
+    except msgspec.ValidationError as error:
+        raise ConfigurationInvalid(
+            f"--device {device!r}: {error}; expected a-z, 0-9 and -, at most 32"
+        ) from error
+    request = new_request(name, by or _user(), text, lives)
+    for answer in ask(broker, device, name, request, timeout_s=timeout):
+        said = f"{answer.outcome}: {answer.text} (row {answer.row} of {device})"
+        if answer.outcome in ("refused", "failed"):
+            raise CommandRefused(said)
+        click.echo(said)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:  # a container without such a user
+        raise ConfigurationInvalid("nobody knows the user's name; say --by") from error

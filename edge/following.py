@@ -1,0 +1,177 @@
+"""Follow cells through the frames of a run: the part of the way that needs order.
+
+A frame that was examined alone is linked to the ones before; then the sequence model
+sees every cell that is followed, and what changes is told as events.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+import msgspec
+import numpy as np
+
+from edge.location import widths
+from edge.pace import Pace, Pause
+from edge.pipeline import Seen, Stopwatch
+from edge.results import Cell, Course, Event, Examination, Following
+from edge.sequence import Boxes, SequenceModel, View
+from edge.settings import TrackingSettings
+from edge.taxonomy import NOT_A_CELL
+from edge.tracking import NO_TRACK, Found, Links, Tracker
+
+MOST_SAID = 550  # cells of one row, with their courses; without them a row holds 800
+MOST_EVENTS = 50  # of one row; more wait for the next
+
+
+class Follower:
+    """Carries the tracks, the states and the events of one run. Used from one thread.
+
+    Without a sequence model cells are only followed.
+    """
+
+    def __init__(
+        self, tracking: TrackingSettings, pace: Pace, model: SequenceModel | None = None
+    ) -> None:
+        self._model, self._pace = model, pace
+        self._tracker = Tracker(tracking)
+        self._um: float | None = None
+        self._untold: deque[Event] = deque()
+
+    def follow(
+        self,
+        seen: Seen,
+        *,
+        shift_um: tuple[float, float] | None = None,
+        is_new_field: bool = False,
+    ) -> Examination:
+        """Return what a frame says, with how it continues the ones before.
+
+        A rejected frame, or one whose scale nobody knows yet, is passed over: the next
+        one comes after a longer pause.
+
+        Parameters
+        ----------
+        seen
+            The next frame in order.
+        shift_um, is_new_field
+            What somebody measured of the stage, see `Tracker.follow`.
+
+        Raises
+        ------
+        EngineFailed
+            The sequence model failed; its states are new from the next frame on.
+        """
+        um = self._scale_of(seen.examination)
+        if um is None or seen.examination.status in ("rejected", "gap"):
+            return seen.examination
+        said, stage = _shortened(seen.examination), Stopwatch()
+        pause = self._pace.take(said.monotonic_ns)
+        with stage("follow"):
+            boxes = np.array([c.box for c in said.cells], np.float32).reshape(-1, 4)
+            links = self._tracker.follow(
+                _found(boxes, said.cells, um),
+                pause.steps,
+                (said.width_px * um, said.height_px * um),
+                shift_um=shift_um,
+                is_new_field=is_new_field,
+            )
+        courses: dict[int, Course] = {}
+        if self._model is not None:
+            with stage("remember"):
+                self._end(self._model, links, pause)
+                is_late = pause.continuity == "discontinuous"
+                view = View(seen.raw, um, said.locator is None, is_late)
+                courses, events = self._model.show(view, boxes, links)
+                self._untold.extend(events)
+        room = min(MOST_EVENTS, len(self._untold))
+        return msgspec.structs.replace(
+            said,
+            cells=_named(said.cells, links, courses),
+            following=self._note(links, pause),
+            events=tuple(self._untold.popleft() for _ in range(room)),
+            timings_ms={**said.timings_ms, **stage.spent_ms},
+        )
+
+    @property
+    def live(self) -> int:
+        """How many cells are followed, those not told yet included."""
+        return self._tracker.live
+
+    def close(self) -> None:
+        """Release the engine."""
+        if self._model is not None:
+            self._model.close()
+
+    def _scale_of(self, said: Examination) -> float | None:
+        """Return the scale of the run: the first that was known, so that none jumps."""
+        if self._um is None:
+            self._um = said.pixel_size_um if said.locator is not None else 1.0
+        return self._um
+
+    def _end(self, model: SequenceModel, links: Links, pause: Pause) -> None:
+        """End the events and forget the states of tracks that are over."""
+        reason = "the cell is not seen any more"
+        if links.is_new_field:
+            reason = "another field of view"
+        self._untold.extend(model.end(links.ended.tolist(), reason))
+        if pause.continuity == "reset":
+            reason = f"states are new after a pause of {pause.seconds:.0f} s"
+            self._untold.extend(model.begin_anew(reason))
+
+    def _note(self, links: Links, pause: Pause) -> Following:
+        is_another = links.is_new_field and pause.continuity != "first"
+        shift = None if links.shift_um is None else links.shift_um.tolist()
+        model = None if self._model is None else self._model.bundle
+        return Following(
+            continuity="new field" if is_another else pause.continuity,
+            tracks=int((links.tracks != NO_TRACK).sum()) + len(links.coasting),
+            coasting=len(links.coasting),
+            ended=tuple(links.ended.tolist()),
+            shift_um=None
+            if shift is None
+            else (round(shift[0], 3), round(shift[1], 3)),
+            pause_s=None if pause.seconds is None else round(pause.seconds, 6),
+            not_followed=links.not_followed,
+            dropped=links.dropped,
+            model=None if model is None else model.id,
+            classes=() if model is None else model.labels,
+        )
+
+
+def _shortened(said: Examination) -> Examination:
+    """Leave out the least likely cells where a row cannot hold them all."""
+    if len(said.cells) <= MOST_SAID:
+        return said
+    more = f"{len(said.cells)} cells, the likeliest {MOST_SAID} are followed and said"
+    kept = said.cells[:MOST_SAID]
+    return msgspec.structs.replace(
+        said,
+        cells=kept,
+        counts=Counter(cell.label for cell in kept),
+        status="degraded",
+        reason="; ".join(filter(None, (said.reason, more))),
+    )
+
+
+def _found(boxes: Boxes, cells: tuple[Cell, ...], um: float) -> Found:
+    """Return the cells in µm; a track does not begin where there is only plasma."""
+    return Found(
+        (boxes[:, :2] + boxes[:, 2:]).astype(float) / 2 * um,
+        np.maximum(widths(boxes).astype(float), 1.0) * um,
+        np.array([cell.label != NOT_A_CELL for cell in cells], bool),
+    )
+
+
+def _named(
+    cells: tuple[Cell, ...], links: Links, courses: dict[int, Course]
+) -> tuple[Cell, ...]:
+    """Give each followed cell its number and its course."""
+    return tuple(
+        cell
+        if track == NO_TRACK
+        else msgspec.structs.replace(
+            cell, track_id=track, course=courses.get(track, msgspec.UNSET)
+        )
+        for cell, track in zip(cells, links.tracks.tolist(), strict=True)
+    )

@@ -1,0 +1,86 @@
+"""What the publisher sees go wrong, and what it says of the device's standing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.alarms import Finding, Latch
+from edge.clock import utc_now
+from edge.entries import Alarm
+from edge.ledger import LedgerReader
+from edge.metrics import Metrics, read_metrics
+from edge.results import ActiveAlarm
+
+_LINGER_S = 60.0  # so long after it was seen, what is wrong counts as going on
+
+
+class Lookout:
+    """Alarms of delivery, and the figures of the device. Used from one thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        ledger: LedgerReader,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._ledger, self._monotonic = folder, ledger, monotonic
+        self._latch = Latch("publish", ledger.standing.alarms(), monotonic=monotonic)
+        self._seen_s: dict[str, float] = {}
+
+    def saw(self, code: str) -> None:
+        """Note that something of `_SEEN` happened."""
+        self._seen_s[code] = self._monotonic()
+
+    def look(self, *, archive_is_there: bool, unrecorded: int) -> list[Alarm]:
+        """Return the alarms that begin or end; `unrecorded` requests got no row."""
+        found: dict[str, Finding] = {}
+        if not archive_is_there:
+            text = "no archive listens; rows are kept here"
+            found["archive-away"] = Finding("amber", text)
+        if read_metrics(self._folder) is None:
+            found["run-silent"] = Finding("red", "no process examines frames")
+        if unrecorded:
+            text = f"{unrecorded} refused requests got no row of their own"
+            found["requests-flooded"] = Finding("amber", text)
+        since_s = self._monotonic() - _LINGER_S
+        for code, text in _SEEN.items():
+            if self._seen_s.get(code, since_s) > since_s:
+                found[code] = Finding("red", text)
+        return self._latch.look(found)
+
+    def standing(self) -> tuple[bool, tuple[ActiveAlarm, ...]]:
+        """Whether examination is stopped, and the alarms that are not over.
+
+        Alarms of our own count at once, before the run process has given them a row.
+        """
+        standing = self._ledger.standing
+        alarms = {alarm.code: alarm for alarm in standing.alarms()}
+        for alarm in self._latch.active:
+            young = ActiveAlarm(
+                severity=alarm.severity,
+                code=alarm.code,
+                text=alarm.text,
+                since=alarm.since,
+            )
+            alarms.setdefault(alarm.code, young)
+        return standing.is_paused, tuple(alarms[code] for code in sorted(alarms))
+
+    def figures(self, acknowledged: int) -> Metrics:
+        """Return the figures of this moment."""
+        _, newest = self._ledger.span()
+        return Metrics(
+            device=self._ledger.device,
+            utc=utc_now(),
+            newest=newest,
+            acknowledged=acknowledged,
+            backlog=max(0, newest - acknowledged),
+            run=read_metrics(self._folder),
+        )
+
+
+_SEEN = {
+    "archive-disagrees": "the archive acknowledges another row than the ledger holds",
+    "broker-refuses": "the broker refuses what this device publishes",
+}

@@ -1,0 +1,197 @@
+"""The commands `hemascope bench-timelapse …`: what following cells brings and costs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import click
+import cv2
+import msgspec
+import numpy as np
+
+from edge.assembly import Parts, read_parts
+from edge.bundle import load_bundle
+from edge.results import Examination
+from edge.settings import (
+    EventSettings,
+    SequenceSettings,
+    SimulatedSettings,
+    TrackingSettings,
+)
+from export.benchmark.degraded import measure_gain
+from export.benchmark.happening import Score, run_simulated
+from export.benchmark.happening import score as score_events
+from export.benchmark.ribbon import Strip, draw_strips
+from export.benchmark.steady import measure_cost
+from export.benchmark.tracking import (
+    Scene,
+    follow,
+    follow_by_trackpy,
+    real_scene,
+    score,
+    seen_scene,
+    strewn,
+)
+
+_FOUND = click.Path(path_type=Path, exists=True)
+_BUNDLE = click.option(
+    "--bundle", type=_FOUND, help="Recurrent; the shipped if absent."
+)
+_NAMES = ("HOTA", "AssA", "MOTA", "IDF1", "IDSW", "Frag")
+_RATE_HZ = 0.1
+
+
+@click.group("bench-timelapse")
+def timelapse_command() -> None:
+    """Measure tracks, events, cost and the gain of a memory."""
+    cv2.setNumThreads(1)
+
+
+@timelapse_command.command("tracking")
+@click.option(
+    "--cells", "sizes", multiple=True, type=click.IntRange(50), default=(100, 500, 1000)
+)
+@click.option("--frames", default=60, show_default=True)
+@click.option("--real", type=_FOUND, help="Manifest with the flowcatchr detections.")
+def tracking_command(sizes: tuple[int, ...], frames: int, real: Path | None) -> None:
+    """Score made scenes of known tracks, beside trackpy."""
+    click.echo(f"| scene | tracker | {' | '.join(_NAMES)} | ms per frame |")
+    click.echo("|---|---|" + "---|" * (len(_NAMES) + 1))
+    scenes = {}
+    for cells in sizes:
+        scenes[f"{cells} cells"] = strewn(cells, frames, 1, hand_um=0)
+        scenes[f"{cells} cells, moved by hand"] = strewn(cells, frames, 2)
+    moving = SimulatedSettings(
+        width_px=800,
+        height_px=600,
+        pixel_size_um=0.14,
+        rate_hz=2,
+        drift_um_per_s=2.0,
+        hand_move_every_s=0,
+        seed=6,
+    )
+    scenes["simulated microscope, stage drifts 1 µm per frame"] = seen_scene(
+        read_parts(), moving, frames
+    )
+    for name, scene in scenes.items():
+        _compare(name, scene, TrackingSettings(most_tracks=5000), 3.0)
+    if real is not None:
+        with real.open(encoding="utf-8") as file:
+            rows = [r for r in csv.DictReader(file) if r["source"] == "flowcatchr"]
+        scene = real_scene(rows)
+        wide = TrackingSettings(most_step_um=12.0, most_shift_um=12.0, confirm_after=1)
+        _compare("flowcatchr, against trackpy's links (pixels)", scene, wide, 12.0)
+
+
+def _compare(
+    name: str, scene: Scene, settings: TrackingSettings, range_um: float
+) -> None:
+    runs = {
+        "this": follow(scene, settings),
+        "trackpy": follow_by_trackpy(scene, range_um, predicts=False),
+        "trackpy, predicting drift": follow_by_trackpy(scene, range_um, predicts=True),
+    }
+    for tracker, (numbers, places, spent_ms) in runs.items():
+        scores = score(scene.truth, scene.true_um, numbers, places, scene.same_um)
+        shown = [
+            f"{scores[n]:.3f}" if n[0] != "F" else f"{scores[n]:.0f}" for n in _NAMES
+        ]
+        shown[4] = f"{scores['IDSW']:.0f}"
+        click.echo(
+            f"| {name} | {tracker} | {' | '.join(shown)} | {np.median(spent_ms):.1f} |"
+        )
+
+
+@timelapse_command.command("events")
+@_BUNDLE
+@click.option("--hours", default=6.0, show_default=True, help="Of each run.")
+@click.option("--runs", default=1, show_default=True)
+@click.option("--first-seed", default=1, show_default=True)
+@click.option("--changing", default=0.5, show_default=True, help="Share of cells.")
+@click.option("--picture", type=click.Path(path_type=Path), help="PNG of some tracks.")
+def events_command(
+    bundle: Path | None,
+    hours: float,
+    runs: int,
+    first_seed: int,
+    changing: float,
+    picture: Path | None,
+) -> None:
+    """Find what happens in simulated runs, one frame every ten seconds."""
+    parts, total = _parts(bundle), Score()
+    frames = round(hours * 3600 * _RATE_HZ)
+    for seed in range(first_seed, first_seed + runs):
+        strips: dict[int, Strip] = {}
+
+        def keep(said: Examination, into: dict[int, Strip] = strips) -> None:
+            if said.frame.first % 100 == 0 and said.following is not None:
+                click.echo(f"frame {said.frame.first}: {said.following.tracks} tracks")
+            for cell in said.cells:
+                if picture is not None and cell.course is not msgspec.UNSET:
+                    into.setdefault(cell.track_id or 0, Strip()).add(said, cell)
+
+        source = SimulatedSettings(
+            width_px=960,
+            height_px=720,
+            rate_hz=_RATE_HZ,
+            pixel_size_um=0.14,
+            drift_um_per_s=0.002,
+            hand_move_every_s=0,
+            lamp_drift_per_h=-0.01,
+            seed=seed,
+            changing=changing,
+            changing_within_h=hours,
+        )
+        microscope, run = run_simulated(
+            parts, source, frames, TrackingSettings(), EventSettings(), keep
+        )
+        one = score_events(microscope, run)
+        total.add(one)
+        click.echo(f"seed {seed}:\n" + "\n".join(one.lines()))
+        if picture is not None:
+            drawn = draw_strips(microscope, run, strips)
+            cv2.imwrite(str(picture), drawn[..., ::-1])
+    click.echo("all:\n" + "\n".join(total.lines()))
+
+
+@timelapse_command.command("cost")
+@_BUNDLE
+@click.option("--frames", default=10_500, show_default=True)
+@click.option("--cells", default=100, show_default=True)
+@click.option("--interval-s", default=2.0, show_default=True)
+def cost_command(
+    bundle: Path | None, frames: int, cells: int, interval_s: float
+) -> None:
+    """Show whether a frame costs more the longer a run lasts."""
+    cost = measure_cost(_parts(bundle), frames, cells, interval_s, click.echo)
+    click.echo(
+        f"{cells} cells, {frames} frames: {np.median(cost.spent_ms):.2f} ms of one "
+        f"core per frame; last over frames from 100 on {cost.ratio:.3f}; memory "
+        f"{cost.mb_per_hour:+.3f} MB per hour of {3600 / interval_s:.0f} frames"
+    )
+
+
+@timelapse_command.command("degraded")
+@_BUNDLE
+@click.option("--alone", type=_FOUND, required=True, help="Bundle without a memory.")
+@click.option("--clips", default=400, show_default=True)
+@click.option("--smooth", default=5, show_default=True, help="Frames of the mean.")
+def degraded_command(bundle: Path | None, alone: Path, clips: int, smooth: int) -> None:
+    """Compare a memory with none on blurred, noisy and badly lit clips."""
+    memory = _parts(bundle).sequence
+    if memory is None:
+        raise click.UsageError("--bundle: no recurrent model; train one")
+    click.echo(
+        "| condition | memory | frame by frame | mean of frames | gain, points |"
+    )
+    click.echo("|---|---|---|---|---|")
+    for g in measure_gain(memory, load_bundle(alone), clips, smooth):
+        click.echo(
+            f"| {g.condition} | {g.memory:.1f} | {g.alone:.1f} | {g.smoothed:.1f} | "
+            f"{g.gain:+.1f} ({g.low:+.1f} to {g.high:+.1f}) |"
+        )
+
+
+def _parts(bundle: Path | None) -> Parts:
+    return read_parts(sequence=SequenceSettings(bundle=bundle))

@@ -1,0 +1,225 @@
+"""Score the tracker against known tracks, beside trackpy, in one run.
+
+Scores are those of the multi-object tracking challenges, by the package trackeval: HOTA
+(Luiten et al., arXiv 2009.07736), MOTA, IDF1, switches of number and fragments.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.assembly import Parts
+from edge.clock import utc_of
+from edge.frames import Exposure, RawFrame, Shot
+from edge.settings import SimulatedSettings, TrackingSettings
+from edge.sources.simulated import SimulatedMicroscope
+from edge.taxonomy import NOT_A_CELL
+from edge.tracking import Found, Tracker
+
+_PER_MM2 = 6500.0  # cells of a usual smear
+Places = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """Frames of cells whose numbers are known.
+
+    For each frame: `truth` and `true_um`, all cells in view; `found_um`, what a locator
+    finds of them, and more; `same_um`: a track this far from a cell is half as good as
+    one upon it.
+    """
+
+    frame_um: tuple[float, float]
+    truth: list[Numbers]
+    true_um: list[Places]
+    found_um: list[Places]
+    same_um: float = 1.5
+
+
+def strewn(
+    cells: int, frames: int, seed: int, *, hand_um: float = 25.0, missed: float = 0.05
+) -> Scene:
+    """Make a scene of about `cells` in view, as dense as on a smear.
+
+    The stage drifts by 1 µm per frame, a hand moves it by `hand_um` in the middle; a
+    third of the cells go their own way, up to 1.5 µm per frame, the others wander by
+    0.15 µm; places are off by 0.15 µm; `missed` are not found, 3 % hide for three
+    frames, and one in a hundred found is none.
+    """
+    random = np.random.default_rng(seed)
+    width = np.sqrt(cells / _PER_MM2 * 1e6 * 4 / 3)
+    frame_um = np.array([width, 0.75 * width])
+    reach = frames * 1.2 + hand_um + 10
+    count = int(cells * np.prod(frame_um + 2 * reach) / np.prod(frame_um))
+    at = random.uniform(-reach, frame_um + reach, (count, 2))
+    own = random.uniform(-1.5, 1.5, (count, 2)) * (random.random((count, 1)) < 1 / 3)
+    hidden = np.zeros(count, int)
+    truth, true_um, found_um = [], [], []
+    for t in range(frames):
+        stage = np.array([0.8, 0.6]) * t + hand_um * (t >= frames // 2)
+        at = at + own * 0.707 + random.normal(0, 0.15, at.shape)
+        hidden = np.where(random.random(count) < 0.01, 3, np.maximum(hidden - 1, 0))
+        seen_um = at - stage
+        inside = ((seen_um >= 0) & (seen_um < frame_um)).all(axis=1)
+        truth.append(np.flatnonzero(inside))
+        true_um.append(seen_um[inside])
+        kept = inside & (hidden == 0) & (random.random(count) >= missed)
+        more = random.uniform(0, frame_um, (random.poisson(cells / 100), 2))
+        off = random.normal(0, 0.15, (int(kept.sum()), 2))
+        found_um.append(np.vstack([seen_um[kept] + off, more]))
+    return Scene((width, 0.75 * width), truth, true_um, found_um)
+
+
+def real_scene(rows: Sequence[Mapping[str, str]]) -> Scene:
+    """Make a scene of rows of a manifest, whose boxes are real detections, in pixels.
+
+    Nobody has told which of them are the same cell. The links of trackpy, with its
+    range and memory, stand for the truth: what comes out is agreement, not accuracy.
+    """
+    frames: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        x = (float(row["x0"]) + float(row["x1"])) / 2
+        y = (float(row["y0"]) + float(row["y1"])) / 2
+        frames.setdefault(row["path"], []).append((x, y))
+    found = [np.array(frames[name]) for name in sorted(frames)]
+    size = np.max([f.max(axis=0) for f in found], axis=0) + 5
+    bare = Scene((float(size[0]), float(size[1])), [], [], found, 4.0)
+    truth, true_um, _ = follow_by_trackpy(bare, 12.0, predicts=False)
+    return Scene(bare.frame_um, truth, true_um, found, 4.0)
+
+
+def seen_scene(parts: Parts, source: SimulatedSettings, frames: int) -> Scene:
+    """Make a scene of what the device's locator finds under a simulated microscope."""
+    microscope = SimulatedMicroscope(source)
+    um, pipeline = source.pixel_size_um, parts.open_pipeline()
+    truth, true_um, found_um = [], [], []
+    for number in range(frames):
+        shot = Shot(number, number, utc_of(0), "made", pixel_size_um=um)
+        raw = RawFrame(shot, microscope.render(number))
+        cells = pipeline.examine(Exposure(shot, lambda raw=raw: raw)).examination.cells  # type: ignore[misc]
+        shown = microscope.truth(number, least_visible=0.5)
+        truth.append(np.array([c.id for c in shown], np.int64))
+        true_um.append(_centres([c.box for c in shown], um))
+        found_um.append(_centres([c.box for c in cells if c.label != NOT_A_CELL], um))
+    pipeline.close()
+    return Scene(
+        (source.width_px * um, source.height_px * um), truth, true_um, found_um
+    )
+
+
+def _centres(boxes: Sequence[tuple[float, float, float, float]], um: float) -> Places:
+    corners = np.array(boxes, float).reshape(-1, 4)
+    return np.asarray((corners[:, :2] + corners[:, 2:]) / 2 * um)
+
+
+def follow(
+    scene: Scene, settings: TrackingSettings
+) -> tuple[list[Numbers], list[Places], NDArray[np.float64]]:
+    """Track a scene; return numbers and places per frame, and ms per frame."""
+    tracker = Tracker(settings)
+    numbers, places, spent_ms = [], [], []
+    for found_um in scene.found_um:
+        count = len(found_um)
+        found = Found(found_um, np.full(count, 7.5), np.ones(count, bool))
+        start = time.perf_counter()
+        links = tracker.follow(found, 1, scene.frame_um)
+        spent_ms.append(1e3 * (time.perf_counter() - start))
+        named = links.tracks >= 0
+        numbers.append(links.tracks[named])
+        places.append(found_um[named])
+    return numbers, places, np.array(spent_ms)
+
+
+def follow_by_trackpy(
+    scene: Scene, range_um: float, *, predicts: bool
+) -> tuple[list[Numbers], list[Places], NDArray[np.float64]]:
+    """Track a scene with trackpy, with or without its prediction of drift.
+
+    Its search range is `range_um`, as our gate, its memory our coasting; where a knot
+    of cells is too large for it, it may narrow the range.
+    """
+    import pandas
+    import trackpy
+
+    trackpy.quiet()
+    table = pandas.concat(
+        pandas.DataFrame({"x": f[:, 0], "y": f[:, 1], "frame": t})
+        for t, f in enumerate(scene.found_um)
+    )
+    options = {"memory": 5, "adaptive_stop": 1.0, "adaptive_step": 0.9}
+    link: Callable[..., pandas.DataFrame] = trackpy.link
+    if predicts:
+        link = trackpy.predict.DriftPredict().link_df
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        linked = link(table, range_um, **options)
+    each = 1e3 * (time.perf_counter() - start) / len(scene.found_um)
+    numbers, places = [], []
+    for t in range(len(scene.found_um)):
+        part = linked[linked["frame"] == t]
+        numbers.append(part["particle"].to_numpy(np.int64))
+        places.append(part[["x", "y"]].to_numpy(float))
+    return numbers, places, np.array([each])
+
+
+def score(
+    truth: Sequence[Numbers],
+    true_um: Sequence[Places],
+    numbers: Sequence[Numbers],
+    places: Sequence[Places],
+    same_um: float = 1.5,
+) -> dict[str, float]:
+    """Compare tracks with the truth: HOTA, MOTA, IDF1, IDSW and Frag.
+
+    Parameters
+    ----------
+    truth, true_um
+        For each frame the numbers (M,) and places (M, 2) µm of the cells in view.
+    numbers, places
+        Those that a tracker gives, (N,) and (N, 2) µm.
+    same_um
+        See `Scene`.
+    """
+    from trackeval import metrics
+
+    alike = [
+        np.maximum(0, 1 - np.linalg.norm(a[:, None] - b[None], axis=2) / (2 * same_um))
+        for a, b in zip(true_um, places, strict=True)
+    ]
+    known, found = _dense(truth), _dense(numbers)
+    data = {
+        "num_timesteps": len(truth),
+        "num_gt_ids": 1 + max(int(k.max(initial=-1)) for k in known),
+        "num_tracker_ids": 1 + max(int(f.max(initial=-1)) for f in found),
+        "num_gt_dets": sum(len(k) for k in known),
+        "num_tracker_dets": sum(len(f) for f in found),
+        "gt_ids": known,
+        "tracker_ids": found,
+        "similarity_scores": alike,
+    }
+    quiet = {"PRINT_CONFIG": False}
+    hota = metrics.HOTA().eval_sequence(data)
+    clear = metrics.CLEAR(quiet).eval_sequence(data)
+    identity = metrics.Identity(quiet).eval_sequence(data)
+    return {
+        "HOTA": float(np.mean(hota["HOTA"])),
+        "AssA": float(np.mean(hota["AssA"])),
+        "MOTA": float(clear["MOTA"]),
+        "IDF1": float(identity["IDF1"]),
+        "IDSW": float(clear["IDSW"]),
+        "Frag": float(clear["Frag"]),
+    }
+
+
+def _dense(numbers: Sequence[Numbers]) -> list[Numbers]:
+    """Give numbers from 0, without holes, as trackeval wants them."""
+    known = np.unique(np.concatenate(numbers))
+    return [np.searchsorted(known, n) for n in numbers]

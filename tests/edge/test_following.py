@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge.assembly import Parts, read_parts
+from edge.bundle import BundleRefused
+from edge.codec import decode, encode, read_toml
+from edge.engines import EngineFailed
+from edge.errors import ConfigurationInvalid
+from edge.following import MOST_SAID, Follower
+from edge.frames import RawFrame
+from edge.ledger import MAX_ROW_BYTES, Ledger, LedgerReader
+from edge.pace import Pace
+from edge.pipeline import Pipeline, Seen
+from edge.preview import PreviewWriter
+from edge.results import Cell, Course, Event, Examination, Following, Result
+from edge.service import Company, Service
+from edge.settings import (
+    DeviceFile,
+    EventSettings,
+    PauseSettings,
+    RunSettings,
+    SequenceSettings,
+    SimulatedSettings,
+    TrackingSettings,
+)
+from edge.sources.simulated import SimulatedMicroscope
+from tests.conftest import examination, shot
+
+TRACKING = TrackingSettings(confirm_after=1)
+PIXELS = np.zeros((300, 400, 3), np.uint8)
+
+
+def seen(
+    boxes: list[tuple[int, int, int, int]], second: float, **changes: object
+) -> Seen:
+    """A frame with cells in these boxes, 0.3 µm per pixel."""
+    template = examination(1).cells[0]
+    cells = tuple(
+        msgspec.structs.replace(template, id=n, box=box) for n, box in enumerate(boxes)
+    )
+    fields: dict[str, object] = {
+        "cells": cells,
+        "monotonic_ns": int(second * 1e9),
+        "width_px": 400,
+        "height_px": 300,
+        "pixel_size_um": 0.3,
+        "locator": "l",
+    }
+    said = msgspec.structs.replace(examination(0), **(fields | changes))
+    return Seen(RawFrame(shot(int(second)), PIXELS), said)
+
+
+def boxes(count: int = 12, shift: int = 0) -> list[tuple[int, int, int, int]]:
+    random = np.random.default_rng(1)
+    corners = random.integers(20, (300, 200), (count, 2)) + shift
+    return [(x, y, x + 70, y + 70) for x, y in corners.tolist()]
+
+
+def follower(**pauses: float) -> Follower:
+    settings = PauseSettings(**({"reset_after_s": 60.0} | pauses))
+    return Follower(TRACKING, Pace(settings.lost_after, settings.reset_after_s))
+
+
+def note(said: Examination) -> Following:
+    assert said.following is not None
+    return said.following
+
+
+def test_cells_carry_the_numbers_of_their_tracks() -> None:
+    following = follower()
+    before = following.follow(seen(boxes(), 0))
+    after = following.follow(seen(boxes(shift=9)[::-1], 1))
+
+    numbers = [cell.track_id for cell in before.cells]
+    assert len(set(numbers)) == 12
+    assert [cell.track_id for cell in after.cells] == numbers[::-1]
+    assert note(after).shift_um == pytest.approx((2.7, 2.7))
+    assert "follow" in after.timings_ms
+
+
+def test_lost_frames_are_told_by_time_and_a_long_pause_begins_anew() -> None:
+    following = follower()
+    at = [0, 10, 20, 30, 60, 70, 80, 600, 610]
+
+    said = [note(following.follow(seen(boxes(), second))) for second in at]
+
+    assert [s.continuity for s in said] == [
+        "first",
+        *["continuous"] * 3,
+        "discontinuous",
+        *["continuous"] * 2,
+        "reset",
+        "continuous",
+    ]
+    assert said[7].pause_s == 520
+    assert said[7].ended == ()  # they are the same cells still
+
+
+def test_another_field_is_said_and_ends_all_tracks() -> None:
+    following = follower()
+    random = np.random.default_rng(3)
+    for second in range(3):
+        before = following.follow(seen(boxes(), second))
+    corners = random.integers(20, (300, 200), (12, 2)).tolist()
+
+    after = following.follow(seen([(x, y, x + 30, y + 30) for x, y in corners], 3))
+
+    assert note(after).continuity == "new field"
+    assert set(note(after).ended) == {cell.track_id for cell in before.cells}
+
+
+def test_a_rejected_frame_is_passed_over_and_makes_the_next_discontinuous() -> None:
+    following = follower()
+    for second in (0, 1, 2):
+        following.follow(seen(boxes(), second))
+
+    rejected = following.follow(seen([], 3, status="rejected", reason="dark"))
+    after = following.follow(seen(boxes(), 4))
+
+    assert rejected.following is None
+    assert note(after).continuity == "discontinuous"
+
+
+def test_nothing_is_followed_before_the_scale_is_known() -> None:
+    said = follower().follow(seen(boxes(), 0, pixel_size_um=None))
+
+    assert said.following is None
+    assert said.cells[0].track_id is None
+
+
+def test_a_track_does_not_begin_on_plasma() -> None:
+    frame = seen(boxes(2), 0)
+    plasma = msgspec.structs.replace(frame.examination.cells[0], label="Plasma")
+    mixed = msgspec.structs.replace(
+        frame.examination, cells=(plasma, frame.examination.cells[1])
+    )
+
+    said = follower().follow(Seen(frame.raw, mixed))
+
+    assert [cell.track_id is None for cell in said.cells] == [True, False]
+
+
+def test_the_fullest_row_fits_what_brokers_take() -> None:
+    cells = tuple(
+        Cell(
+            id=n,
+            track_id=1_000_000 + n,
+            box=(1800, 1100, 1900, 1199),
+            label="RBC",
+            ontology="CL:0000232",
+            confidence=0.9999,
+            probabilities=dict.fromkeys(["RBC", "WBC", "Platelet", "Plasma"], 0.2512),
+            abstained=False,
+            course=Course(
+                label="activation",
+                probabilities=(0.2512, 0.2512, 0.2512, 0.2512),
+                frames=123_456,
+            ),
+        )
+        for n in range(MOST_SAID)
+    )
+    event = Event(
+        id=1_000_000,
+        track_id=1_000_000,
+        change="activation",
+        phase="ended",
+        onset=1_000_000,
+        onset_utc=examination().utc,
+        frame=1_000_000,
+        frames=1000,
+        confidence=0.1234,
+        box=(1800, 1100, 1900, 1199),
+        reason="states are new after a pause of 100000 s",
+    )
+    following = Following(
+        continuity="discontinuous",
+        tracks=MOST_SAID,
+        ended=tuple(range(1_000_000, 1_000_000 + MOST_SAID)),
+        model="rnn-change@0123456789ab",
+        classes=("steady", "swelling", "lysis", "activation"),
+    )
+
+    said = msgspec.structs.replace(
+        examination(0), cells=cells, events=(event,) * 50, following=following
+    )
+
+    assert len(encode(said)) < MAX_ROW_BYTES
+
+
+def test_a_crowded_field_says_how_many_cells_are_left_out() -> None:
+    many = [(x, y, x + 2, y + 2) for x in range(0, 390, 10) for y in range(0, 290, 10)]
+
+    said = follower().follow(seen(many, 0))
+
+    assert len(said.cells) == MOST_SAID
+    assert sum(said.counts.values()) == MOST_SAID
+    assert said.status == "degraded"
+    assert f"{len(many)} cells" in (said.reason or "")
+
+
+def test_a_still_image_carries_nothing_of_all_this() -> None:
+    assert b"course" not in encode(examination(1))
+    assert decode(encode(seen(boxes(1), 0).examination), Examination).following is None
+
+
+def test_the_sequence_needs_tracking_and_a_recurrent_model(
+    tmp_path: Path, parts: Parts
+) -> None:
+    file = tmp_path / "device.toml"
+    file.write_text(
+        'device = "a"\n[source]\nkind = "simulated"\n[ledger]\nfolder = "l"\n'
+        '[sequence]\nbundle = "b"\n'
+    )
+    with pytest.raises(ConfigurationInvalid, match=r"add \[tracking\]"):
+        read_toml(file, DeviceFile)
+    with pytest.raises(BundleRefused, match="expected a recurrent model"):
+        read_parts(sequence=SequenceSettings(bundle=parts.classifier.folder))
+
+
+class Slow:
+    """A pipeline whose even frames take longer, so that results come out of order."""
+
+    def __init__(self, pipeline: Pipeline, failing: int) -> None:
+        self._pipeline, self._failing = pipeline, failing
+
+    def examine(self, exposure: object) -> Seen:
+        said = self._pipeline.examine(exposure)  # type: ignore[arg-type]
+        if said.raw.shot.sequence == self._failing:
+            raise EngineFailed("this frame does not fit")
+        threading.Event().wait(0.05 * (said.raw.shot.sequence % 2 == 0))
+        return said
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+
+def run(
+    folder: Path, parts: Parts, open_follower: Callable[[], Follower]
+) -> list[Result]:
+    source = SimulatedSettings(
+        width_px=480,
+        height_px=360,
+        pixel_size_um=0.14,
+        rate_hz=0,
+        drift_um_per_s=20,
+        hand_move_every_s=0,
+        seed=5,
+    )
+    ledger = Ledger(folder, "scope-01")
+    service = Service(
+        SimulatedMicroscope(source).connect(),
+        lambda: Slow(parts.open_pipeline(), failing=5),  # type: ignore[arg-type,return-value]
+        ledger,
+        PreviewWriter(folder, 0),
+        RunSettings(workers=2),
+        keep_rows=1000,
+        company=Company(open_follower=open_follower),
+    )
+    try:
+        service.run(threading.Event(), frames=10)
+    finally:
+        ledger.close()
+    reader = LedgerReader(folder)
+    rows = [decode(row.data, Result) for row in reader.rows(0, 100)]
+    reader.close()
+    return rows
+
+
+def test_the_run_process_follows_cells_in_order_although_frames_run_in_parallel(
+    tmp_path: Path, parts: Parts
+) -> None:
+    rows = run(
+        tmp_path / "ledger",
+        parts,
+        lambda: parts.open_follower(TRACKING, PauseSettings(), EventSettings()),
+    )
+
+    assert [row.frame.first for row in rows] == list(range(10))
+    assert rows[5].status == "rejected"
+    followed = [row for row in rows if row.following is not None]
+    assert len(followed) == 9
+    first = {c.track_id for c in rows[0].cells} - {None}
+    last = {c.track_id for c in rows[9].cells} - {None}
+    assert len(first & last) > 0.7 * len(first)
+    shifts = [note(row).shift_um for row in rows[1:5]]
+    for shift in shifts:  # 20 µm/s at 30 frames/s, most of it in x
+        assert shift is not None
+        assert np.hypot(*shift) == pytest.approx(20 / 30, abs=0.25)
+
+
+def test_a_follower_that_cannot_be_opened_ends_the_run(
+    tmp_path: Path, parts: Parts
+) -> None:
+    def broken() -> Follower:
+        raise EngineFailed("the sequence engine is stale; build it")
+
+    with pytest.raises(EngineFailed, match="stale"):
+        run(tmp_path / "ledger", parts, broken)

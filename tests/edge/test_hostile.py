@@ -1,0 +1,39 @@
+"""A short bombardment; `python -m tests.hostile` is the long one."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from edge.codec import encode
+from edge.ledger import Ledger, LedgerReader
+from edge.results import ArchiveState
+from edge.schemas import schema_text
+from tests.asking import DEVICE
+from tests.conftest import examination
+from tests.hostile import bombard, is_strict, mutated
+
+
+def test_nothing_hostile_is_accepted_and_nothing_dies(tmp_path: Path) -> None:
+    figures = bombard(tmp_path, payloads=15, seed=1)
+
+    assert figures["sent"] == 8 * 15
+
+
+def test_the_judge_of_what_is_hostile_takes_what_is_valid(tmp_path: Path) -> None:
+    """Else it would call everything hostile and prove nothing."""
+    ledger = Ledger(tmp_path, DEVICE)
+    ledger.append(examination())
+    reader = LedgerReader(tmp_path)
+    row = reader.rows(0, 1)[0].data
+    state = encode(ArchiveState(state="online"))
+
+    assert is_strict(row, json.loads(schema_text("result")))
+    assert is_strict(state, json.loads(schema_text("archive-state")))
+    assert not is_strict(state, json.loads(schema_text("result")))
+    rng = random.Random(0)  # noqa: S311
+    spoilt = [mutated(row, rng) for _ in range(200)]
+    assert len(set(spoilt)) > 100
+    reader.close()
+    ledger.close()
