@@ -75,12 +75,14 @@ def slides_command(runs: int, frames: int) -> None:
         seen = walk(msgspec.structs.replace(_SMALL, seed=seed), parts, frames)
         total = sum(seen.slide.values())
         counted.append(seen.differential.total)
-        return {
+        held = {
             each.label: each.exact.low
             <= seen.slide[each.label] / total
             <= each.exact.high
             for each in seen.differential.classes
         }
+        _say([f"slide {seed}: {seen.differential.total} cells counted, held {held}"])
+        return held
 
     held = in_seeds(runs, one)
     _say([f"{runs} slides, {np.mean(counted):.0f} cells counted of each: held {held}"])
