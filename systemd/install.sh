@@ -44,6 +44,13 @@ install_units() {
     echo "install: ready; start with: systemctl start $*"
 }
 
+# A ledger from before there were two users belongs to another one.
+share_ledger() {
+    [ -d /var/lib/hemascope/ledger ] || return 0
+    chown -R hemascope-run:hemascope /var/lib/hemascope
+    chmod -R u+rwX,g+rwX,o= /var/lib/hemascope
+}
+
 install_broker() {
     [ -d /etc/mosquitto/conf.d ] || fail "no mosquitto here: apt install mosquitto"
     group=$(id -gn mosquitto) || fail "there is no user mosquitto"
@@ -67,6 +74,7 @@ for part in "$@"; do
     case $part in
     device)
         install_units hemascope-run hemascope-publish
+        share_ledger
         settings device.toml
         password password
         ;;

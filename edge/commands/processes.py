@@ -1,4 +1,7 @@
-"""The processes of a device and of the lab server: run, publish, archive."""
+"""The processes of a device and of the lab server: run, publish, archive.
+
+What only `run` needs is imported there: those who have the network load no engine.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,23 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import cv2
 
 from edge.archive import Archive
-from edge.assembly import Parts, read_parts
-from edge.attending import Attendant
 from edge.codec import read_toml
 from edge.commands.signals import until_signalled
-from edge.drift import DriftWatch
 from edge.errors import ConfigurationInvalid
-from edge.following import Follower
 from edge.ledger import Ledger
 from edge.notify import Notifier, notifier_of
-from edge.pausing import Pausable
-from edge.preview import PreviewWriter
 from edge.publish import Publisher
-from edge.service import Company, Service
 from edge.settings import ArchiveFile, DeviceFile, RunSettings
-from edge.sources.opening import open_source
 from edge.store import Store
+
+if TYPE_CHECKING:
+    from edge.assembly import Parts
+    from edge.following import Follower
 
 _CONFIG = click.option(
     "--config",
@@ -56,6 +55,15 @@ def run_command(
     note: str,
 ) -> None:
     """Examine frames, count cells, and write every result to the ledger."""
+    import cv2
+
+    from edge.attending import Attendant
+    from edge.drift import DriftWatch
+    from edge.pausing import Pausable
+    from edge.preview import PreviewWriter
+    from edge.service import Company, Service
+    from edge.sources.opening import open_source
+
     settings = read_toml(config, DeviceFile)
     parts = _parts(settings)
     counted = parts.open_slide(settings.differential)
@@ -125,6 +133,8 @@ def _demand_patience(notifier: Notifier, settings: RunSettings) -> None:
 
 
 def _parts(settings: DeviceFile) -> Parts:
+    from edge.assembly import read_parts
+
     return read_parts(
         classifier=settings.model.bundle,
         locator=settings.location.bundle,

@@ -11,17 +11,29 @@ usage() {
     exit 64
 }
 
+# Run a command; what it says matters only when it fails.
+quietly() {
+    if ! said=$("$@" 2>&1); then
+        printf 'make-certificates: %s: %s\n' "$1 $2" "$said" >&2
+        exit 1
+    fi
+}
+
 [ $# -ge 3 ] || usage
+command -v openssl >/dev/null || {
+    echo "make-certificates: there is no openssl: apt install openssl" >&2
+    exit 1
+}
 folder=$1 kind=$2
 shift 2
 DAYS=${DAYS:-825} # what clients accept at most; the authority lives ten years
 mkdir -p "$folder"
 cd "$folder"
 if [ ! -f ca.key ]; then
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+    quietly openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
         -subj "/CN=Hemascope laboratory" -days 3650 -keyout ca.key -out ca.pem \
         -addext "basicConstraints=critical,CA:true,pathlen:0" \
-        -addext "keyUsage=critical,keyCertSign,cRLSign" 2>/dev/null
+        -addext "keyUsage=critical,keyCertSign,cRLSign"
     chmod 644 ca.pem
 fi
 
@@ -29,16 +41,16 @@ fi
 sign() {
     file=$1 name=$2
     shift 2
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
-        -subj "/CN=$name" -keyout "$file.key" -out "$file.csr" 2>/dev/null
+    quietly openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+        -subj "/CN=$name" -keyout "$file.key" -out "$file.csr"
     {
         echo "basicConstraints=critical,CA:false"
         echo "keyUsage=critical,digitalSignature"
         echo "authorityKeyIdentifier=keyid"
         printf '%s\n' "$@"
     } >"$file.ext"
-    openssl x509 -req -in "$file.csr" -CA ca.pem -CAkey ca.key -CAcreateserial \
-        -days "$DAYS" -extfile "$file.ext" -out "$file.pem" 2>/dev/null
+    quietly openssl x509 -req -in "$file.csr" -CA ca.pem -CAkey ca.key -CAcreateserial \
+        -days "$DAYS" -extfile "$file.ext" -out "$file.pem"
     rm "$file.csr" "$file.ext"
     chmod 644 "$file.pem"
 }

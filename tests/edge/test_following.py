@@ -290,9 +290,9 @@ def test_the_run_process_follows_cells_in_order_although_frames_run_in_parallel(
     last = {c.track_id for c in rows[9].cells} - {None}
     assert len(first & last) > 0.7 * len(first)
     shifts = [note(row).shift_um for row in rows[1:5]]
-    for shift in shifts:  # 20 µm/s at 30 frames/s, most of it in x
-        assert shift is not None
-        assert np.hypot(*shift) == pytest.approx(20 / 30, abs=0.25)
+    moved = [np.hypot(*shift) for shift in shifts if shift is not None]
+    assert len(moved) == 4
+    assert 0.1 < np.median(moved) < 1.0  # 0.7 µm per frame, less what is foreseen
 
 
 def test_a_follower_that_cannot_be_opened_ends_the_run(

@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import textwrap
@@ -258,3 +259,17 @@ def test_a_ledger_does_not_start_on_a_full_disk(small_disk: Path) -> None:
 
     with pytest.raises(LedgerFull):
         Ledger(small_disk / "ledger", "scope-01")
+
+
+def test_who_shares_the_folder_by_a_group_may_write_the_index(tmp_path: Path) -> None:
+    """SQLite makes its log and index with the rights of the ledger's own file."""
+    before = os.umask(0o007)
+    try:
+        ledger = Ledger(tmp_path, "scope-01")
+        ledger.append(examination())
+    finally:
+        os.umask(before)
+
+    for name in ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o660, name
+    ledger.close()

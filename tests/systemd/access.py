@@ -92,15 +92,16 @@ class Measurement:
 
     broker: ShippedBroker
     listener: str
-    wills: tuple[str, ...] = tuple(TOPICS)
+    is_brief: bool = False  # publish and subscribe alone
     clients: dict[str, Client] = field(default_factory=dict)
     found: dict[tuple[str, str], set[str]] = field(default_factory=dict)
 
     def rights(self) -> Rights:
         self._connect_all()
         self._publish()
-        self._retain()
-        self._leave_wills()
+        if not self.is_brief:
+            self._retain()
+            self._leave_wills()
         for client in self.clients.values():
             client.publish(((name, "") for name in TOPICS), is_retained=True)
             client.close()
@@ -176,14 +177,11 @@ class Measurement:
 
     def _leave_wills(self) -> None:
         """W: the broker says it for one who vanished."""
-        for role, user in USERS.items() if self.wills else ():
-            listener = self.listener
-            if listener == "certificate" and role != "device":
-                continue
-            for name in self.wills:
+        for role, user in USERS.items():
+            for name in TOPICS:
                 will = (name, f"W {role}")
-                Client(self.broker, user, listener=listener, will=will).vanish()
-            self.clients[role] = Client(self.broker, user, listener=listener)
+                Client(self.broker, user, listener=self.listener, will=will).vanish()
+            self.clients[role] = Client(self.broker, user, listener=self.listener)
             self._subscribe(self.clients[role])
             for _, name, payload, _ in self._listen():
                 if payload == f"W {role}":

@@ -160,13 +160,14 @@ class Client:
         return [self.answers.get(mid, -1) for mid in sent]
 
     def listen(self) -> None:
-        """Take what has arrived."""
-        for _ in range(200):
+        """Take all that the broker has for us: two answers with nothing before them.
+
+        It hands on what others publish before it answers them, and answers in order.
+        """
+        quiet, before = 0, -1
+        while quiet < 2 and self.is_answered():
+            quiet = quiet + 1 if len(self.heard) == before else 0
             before = len(self.heard)
-            if not self.is_alive() or self._client.loop(0.01) != 0:
-                return
-            if len(self.heard) == before:
-                return
 
     def is_alive(self) -> bool:
         return self.reason == 0 and self._client.socket() is not None

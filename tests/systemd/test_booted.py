@@ -15,6 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from edge.asking import ask, new_request
+from edge.ledger import Ledger
+from edge.settings import BrokerSettings
+from tests.conftest import examination
+
 pytestmark = pytest.mark.skipif(
     os.environ.get("HEMASCOPE_BOOTED") != "1",
     reason="needs a booted system of its own: make boot-test",
@@ -36,6 +41,8 @@ folder = "/var/lib/hemascope/ledger"
 [run]
 workers = 1
 most_frame_s = 4.0
+[commands]
+allow = ["note"]
 """
 BROKER_TOML = """
 [broker]
@@ -45,6 +52,7 @@ ca = "/etc/hemascope/ca.pem"
 username = "{user}"
 password_file = "/run/credentials/{unit}.service/password"
 """
+OPERATORS_PASSWORD = Path("/root/operator")
 SHORT_WATCHDOG = "[Service]\nWatchdogSec=6\n"
 
 
@@ -118,7 +126,12 @@ def put_settings(text: str = DEVICE_TOML) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> None:
-    """What README.md says, once, on a fresh system."""
+    """What README.md says, once; a ledger of another user is there already."""
+    ledger = Ledger(LEDGER, "scope-01")
+    ledger.append(examination())
+    ledger.close()
+    (LEDGER / "ledger.sqlite").chmod(0o640)
+    OPERATORS_PASSWORD.write_text("secret of operator")
     said = do(SYSTEMD / "install.sh", "device", "archive", "broker")
     assert f"{ETC}/credentials/password is missing" in said
     certificates = Path("/root/certificates")
@@ -129,6 +142,7 @@ def installed() -> None:
         target = Path("/etc/mosquitto/certs") / file
         do("install", "-m", "640", "-g", "mosquitto", certificates / file, target)
     passwords = Path("/etc/mosquitto/hemascope.passwd")
+    do("mosquitto_passwd", "-b", passwords, "operator", OPERATORS_PASSWORD.read_text())
     for user, secret in (("scope-01", "password"), ("archive", "archive-password")):
         do("mosquitto_passwd", "-b", passwords, user, f"secret of {user}")
         path = ETC / "credentials" / secret
@@ -198,10 +212,32 @@ def test_secrets_are_seen_by_their_service_alone() -> None:
 def test_results_still_know_the_boot_and_the_clock() -> None:
     row = rows()[-1]
 
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert row["boot_id"] == boot
+    assert row["boot_id"] == os.environ["HEMASCOPE_HOST_BOOT"]
     host = os.environ["HEMASCOPE_HOST_SYNCHRONISED"] == "True"
     assert row["clock_synchronised"] is host
+
+
+def test_an_operator_may_ask_what_the_settings_allow() -> None:
+    """The request goes from the broker to one user and from there to the other."""
+    broker = BrokerSettings(
+        host="localhost",
+        port=8883,
+        ca=ETC / "ca.pem",
+        username="operator",
+        password_file=OPERATORS_PASSWORD,
+    )
+
+    answers = ask(
+        broker,
+        "scope-01",
+        "note",
+        new_request("note", "somebody", "from the broker"),
+        timeout_s=20,
+    )
+    assert [answer.outcome for answer in answers][-1] == "done"
+    wait_until(lambda: "from the broker" in str(rows()), 10, "the note is a row")
+    refused = ask(broker, "scope-01", "stop", new_request("stop", "x"), timeout_s=20)
+    assert [answer.outcome for answer in refused][-1] == "refused"
 
 
 @pytest.mark.parametrize("unit", [RUN, PUBLISH, STORE])
@@ -245,13 +281,20 @@ def test_who_hangs_is_ended_and_comes_back(unit: str) -> None:
 
 
 def test_publish_delivers_without_run_and_run_then_writes_again() -> None:
-    """SQLite's index belongs to whoever opens first; both must be able to write it."""
+    """SQLite's index belongs to who opens first; the other must be able to write it.
+
+    Root keeps off the ledger meanwhile: SQLite gives its index to the file's owner.
+    """
     do("systemctl", "stop", PUBLISH)
     await_rows()
+    wanted = newest()
     do("systemctl", "stop", RUN)
     do("systemctl", "start", PUBLISH)
-    await_delivery()
+    wait_until(lambda: archived() >= wanted, 60, "the archive has them")
+    assert (LEDGER / "ledger.sqlite-shm").owner() == PUBLISH
+
     do("systemctl", "start", RUN)
+
     await_rows()
     await_delivery()
 

@@ -91,3 +91,28 @@ def test_devices_and_network_do_not_meet() -> None:
         has_network = settings(unit, "PrivateNetwork") != ["yes"]
         has_devices = settings(unit, "PrivateDevices") != ["yes"]
         assert has_network != has_devices, unit.name
+
+
+def test_users_are_made(tmp_path: Path) -> None:
+    if shutil.which("systemd-sysusers") is None:
+        pytest.skip("systemd-sysusers is not installed")
+    (tmp_path / "etc").mkdir()
+    root = f"--root={tmp_path}"
+    users = ["systemd-sysusers", root, FOLDER / "hemascope.sysusers"]
+    made = subprocess.run(users, capture_output=True, text=True, check=False)
+
+    assert made.returncode == 0, made.stderr
+    passwd = (tmp_path / "etc" / "passwd").read_text()
+    assert all(f"{unit.stem}:x:" in passwd for unit in PROCESSES)
+    assert "/bin/bash" not in passwd
+
+
+def test_a_device_can_tell_its_boot_and_whether_its_clock_is_right() -> None:
+    run, publish = (
+        FOLDER / "hemascope-run.service",
+        FOLDER / "hemascope-publish.service",
+    )
+
+    assert settings(run, "ProcSubset") == settings(publish, "ProcSubset") == []
+    assert settings(run, "ProtectClock") == []
+    assert "adjtimex" in settings(run, "SystemCallFilter")
