@@ -7,14 +7,11 @@ cover less than they promise, also for a class of which no cell was seen.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from statistics import NormalDist
+
+from scipy.special import betaincinv
 
 LEVEL = 0.95
 MOST_CELLS = 10_000_000  # nobody counts further
-_TINY = 1e-300
-_STEPS = 200
-_PRECISE = 1e-11
 _TURNS = 20
 _NEAR_ENOUGH = 0.002
 
@@ -42,9 +39,9 @@ def clopper_pearson(
     tail = (1 - level) / 2
     low, high = 0.0, 1.0
     if count > 0:
-        low = beta_quantile(tail, count, total - count + 1)
+        low = float(betaincinv(count, total - count + 1, tail))
     if count < total:
-        high = beta_quantile(1 - tail, count + 1, total - count)
+        high = float(betaincinv(count + 1, total - count, 1 - tail))
     return low, high
 
 
@@ -72,64 +69,3 @@ def more_cells(count: int, total: int, width: float, level: float = LEVEL) -> in
         power = math.log(narrower / seen) / math.log(following / cells)
         cells, seen = following, narrower
     return max(1, math.ceil(cells) - total)
-
-
-@lru_cache(maxsize=4096)
-def beta_quantile(probability: float, a: float, b: float) -> float:
-    """Return x with I_x(a, b) = `probability`, by Newton's steps inside a bracket.
-
-    Parameters
-    ----------
-    probability
-        Between 0 and 1, exclusive.
-    a, b
-        Shapes of the beta distribution, above 0.
-    """
-    low, high = 0.0, 1.0
-    x = _guess(probability, a, b)
-    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    for _ in range(_STEPS):
-        off = beta_share(x, a, b) - probability
-        low, high = (x, high) if off < 0 else (low, x)
-        slope = math.exp(scale + (a - 1) * math.log(x) + (b - 1) * math.log1p(-x))
-        following = x - off / slope if slope > 0 else low
-        if not low < following < high:
-            following = (low + high) / 2
-        if abs(following - x) <= _PRECISE * following:
-            return following
-        x = following
-    return x
-
-
-def _guess(probability: float, a: float, b: float) -> float:
-    """Return about where a quantile lies, by Wilson's interval (1927)."""
-    deviations = NormalDist().inv_cdf(probability)
-    cells, share = a + b, a / (a + b)
-    square = deviations**2 / cells
-    half = deviations * math.sqrt(share * (1 - share) / cells + square / (4 * cells))
-    guess = (share + square / 2 + half) / (1 + square)
-    return min(max(guess, 1e-9), 1 - 1e-9)
-
-
-def beta_share(x: float, a: float, b: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b).
-
-    By its continued fraction (Abramowitz and Stegun 26.5.8), evaluated by the modified
-    method of Lentz, on the side of the mean where it converges fast.
-    """
-    if x > (a + 1) / (a + b + 2):
-        return 1 - beta_share(1 - x, b, a)
-    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    front = math.exp(scale + a * math.log(x) + b * math.log1p(-x)) / a
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, 100_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 / (1 + term * d or _TINY)
-            c = 1 + term / c or _TINY
-            fraction *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return front * fraction
