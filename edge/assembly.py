@@ -23,6 +23,7 @@ from edge.bundle import (
     crop_size,
     load_bundle,
 )
+from edge.confusion import Correction, read_confusion
 from edge.decision import Adaptation
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
@@ -36,13 +37,15 @@ from edge.scale import Scale
 from edge.sequence import SequenceModel
 from edge.settings import (
     ON_CPU,
+    DifferentialSettings,
     EngineSettings,
     EventSettings,
     PauseSettings,
     SequenceSettings,
     TrackingSettings,
 )
-from edge.taxonomy import TASKS
+from edge.slide import SlideRun
+from edge.taxonomy import NOT_A_CELL, TASKS
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,27 @@ class Parts:
             locator_engine=finder,
             scale=self.scale,
             adaptation=self._adaptation(),
+        )
+
+    def open_slide(self, settings: DifferentialSettings) -> SlideRun | None:
+        """Return what counts cells once each; None where nobody wants it or can.
+
+        Raises
+        ------
+        ConfigurationInvalid
+            The confusion file is not one of this classifier.
+        """
+        if not settings.is_on or self.locator is None:
+            return None
+        correction = None
+        if settings.confusion is not None:
+            correction = Correction(read_confusion(settings.confusion))
+            correction.check([n for n in self.classifier.labels if n != NOT_A_CELL])
+        return SlideRun(
+            self.classifier.labels,
+            self.classifier.record.abstain_below,
+            settings.wanted_width,
+            correction,
         )
 
     def _adaptation(self) -> Adaptation | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from edge.drawing import legend
 from edge.errors import ConfigurationInvalid
-from edge.observing import DeviceView, Observer
+from edge.observing import DeviceView, Observer, slide_of, span
 
 _PERIOD_S = 0.25
 _SILENT_S = 3.0  # `show` comes a few times per second
@@ -149,6 +149,7 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
         "is_stale": view.is_stale(now_s),
         "cells": dict(view.cells.most_common()),
         "in_view": {} if last is None else last.counts,
+        "differential": _differential(view),
         "preview_seq": view.preview_seq,
         "reason": view.reason,
         "alarms": [
@@ -162,6 +163,7 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
         "facts": {
             "last result": "never" if age_s is None else f"{age_s:.1f} s ago",
             "results": f"{view.rate_hz(now_s):.1f} per second",
+            **_run(view, now_s),
             "row": f"{view.seq:,} ({view.acknowledged:,} archived)",
             "missing rows": f"{len(view.missing)}",
             "model": "" if last is None else last.model or "",
@@ -172,6 +174,38 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
             **_figures(view),
         },
     }
+
+
+def _differential(view: DeviceView) -> dict[str, dict[str, Any]] | None:
+    """Return counts, shares and limits by class, as text."""
+    if view.differential is None:
+        return None
+    return {
+        one.label: {
+            "count": one.count,
+            "share": f"{100 * one.exact.share:.1f} %",
+            "limits": span(one.corrected or one.exact),
+            "more": one.more,
+        }
+        for one in view.differential.classes
+    }
+
+
+def _run(view: DeviceView, now_s: float) -> dict[str, str]:
+    """Return what there is to know of the slide's run."""
+    said = view.differential
+    if said is None:
+        return {"slide": "nothing is counted" if view.run is None else slide_of(view)}
+    rate = view.counted_per_min(now_s)
+    facts = {
+        "slide": slide_of(view),
+        "counted": f"{said.total:,} {said.of}, {said.unidentified:,} unidentified",
+        "counting": "" if rate is None else f"{rate:.0f} cells per minute",
+        "more cells": f"until limits are {100 * said.wanted_width:g} % apart",
+    }
+    if said.patches > 1:
+        facts["mosaic"] = f"{said.patches} patches not joined yet"
+    return facts
 
 
 def _figures(view: DeviceView) -> dict[str, str]:

@@ -21,7 +21,7 @@ from edge.errors import HemascopeError
 from edge.ledger import LedgerReader
 from edge.observing import Observer
 from edge.requests import COMMANDS
-from edge.results import Result
+from edge.results import Differential, Result
 from edge.settings import (
     ArchiveFile,
     ArchiveSettings,
@@ -47,10 +47,14 @@ class DemoFailed(HemascopeError):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a demonstration did. `lost` rows are in the ledger, not in the archive."""
+    """What a demonstration did. `lost` rows are in the ledger, not in the archive.
+
+    `cells` are summed over all frames, `counted` has each once.
+    """
 
     frames: int
     cells: Counter[str]
+    counted: Differential | None
     written: int
     published: int
     archived: int
@@ -59,8 +63,11 @@ class Summary:
     def __str__(self) -> str:
         """One line for the terminal."""
         cells = ", ".join(f"{name} {count}" for name, count in self.cells.most_common())
+        classes = () if self.counted is None else self.counted.classes
+        once = ", ".join(f"{one.label} {one.count}" for one in classes)
         return (
-            f"frames {self.frames} | cells: {cells or 'none'} | results written "
+            f"frames {self.frames} | cells: {cells or 'none'} | counted once: "
+            f"{once or 'none'} | results written "
             f"{self.written}, published {self.published}, archived {self.archived}, "
             f"lost {self.lost}"
         )
@@ -223,11 +230,12 @@ def summarise(ledger: Path, archive_file: Path, published: int) -> Summary:
     chain = Chain(reader.device, reader.epoch)
     archived = {row.seq: row.data for row in store.rows(chain)}
     cells: Counter[str] = Counter()
-    frames = 0
+    frames, counted = 0, None
     for row in kept:
         said = read_row(row.data)
         if isinstance(said, Result):
             cells.update(said.counts)
             frames += said.status != "gap"
+            counted = said.differential or counted
     same = sum(archived.get(row.seq) == row.data for row in kept)
-    return Summary(frames, cells, len(kept), published, same, len(kept) - same)
+    return Summary(frames, cells, counted, len(kept), published, same, len(kept) - same)

@@ -1,4 +1,4 @@
-"""Rows of the ledger that are not about a frame: alarms, notes, commands.
+"""Rows of the ledger that are not about a frame: alarms, notes, commands, runs.
 
 They stand in the one chain of rows, so that they are delivered, archived and proven
 like results.
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from edge.codec import decode
 from edge.requests import Line, Outcome, Person, RequestId, Utc
-from edge.results import Count, Epoch, Name, Number, Result, Sha256
+from edge.results import Count, Epoch, Name, Number, Result, RunId, Sha256
 
 Severity = Literal["amber", "red"]
 Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$(?!\n)")]
@@ -62,7 +62,17 @@ class Audit(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="command"
     unrecorded: Count = 0
 
 
-Entered = Alarm | Note | Audit
+class RunMark(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="run"):
+    """A run is one slide under the microscope: it starts, is noted on, and ends."""
+
+    run: RunId
+    phase: Literal["start", "note", "end"]
+    slide: Annotated[str, Meta(max_length=32)] | None = None
+    operator: Annotated[str, Meta(max_length=8)] | None = None
+    text: Line | None = None
+
+
+Entered = Alarm | Note | Audit | RunMark
 
 
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -92,7 +92,8 @@ class Meter:
             return
         is_rejected = said.status == "rejected"
         self.rejected += is_rejected
-        self.rejected_in_a_row = self.rejected_in_a_row + 1 if is_rejected else 0
+        is_fault = is_rejected and said.fault != "empty"  # the instrument works well
+        self.rejected_in_a_row = self.rejected_in_a_row + 1 if is_fault else 0
         now_ns = self._monotonic_ns()
         self._rows.append((now_ns, max(0.0, (now_ns - said.monotonic_ns) * 1e-6)))
 

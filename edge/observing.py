@@ -13,11 +13,20 @@ import msgspec
 
 from edge.budget import Budget
 from edge.codec import PayloadInvalid, decode
-from edge.entries import Alarm, Entry, read_row
+from edge.entries import Alarm, Entry, RunMark, read_row
 from edge.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
 from edge.preview import MAX_PREVIEW_BYTES
-from edge.results import Ack, ActiveAlarm, ArchiveState, DeviceState, Name, Result
+from edge.results import (
+    Ack,
+    ActiveAlarm,
+    ArchiveState,
+    DeviceState,
+    Differential,
+    Limits,
+    Name,
+    Result,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +35,7 @@ Said = TypeVar("Said", bound=Result | Entry | DeviceState | Metrics)
 STALE_S = 10.0  # without a result for so long, what is shown is not live
 _BEHIND_S = 3.0  # rows that were there so long ago should have come
 _RATE_OVER_S = 10.0
+_COUNTED_OVER_S = 60.0
 # Whatever arrives, what is kept stays small.
 _MOST_MISSING = 10_000
 _MOST_DEVICES = 1000
@@ -41,7 +51,12 @@ SUBSCRIPTIONS = [
 
 @dataclass(slots=True)
 class DeviceView:
-    """One device as seen from outside. `missing` are rows that have not come yet."""
+    """One device as seen from outside.
+
+    `missing` are rows that have not come yet. `cells` are summed over all frames, so
+    one that stays in view is among them again and again; `differential` has each once.
+    `start` says what slide the `run` is of.
+    """
 
     device: str
     state: str = "unknown"
@@ -54,6 +69,10 @@ class DeviceView:
     status: str = ""
     reason: str | None = None
     cells: Counter[str] = field(default_factory=Counter)
+    run: str | None = None
+    start: RunMark | None = None
+    differential: Differential | None = None
+    totals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=2000))
     last: Result | None = None
     heard_s: float | None = None
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
@@ -69,6 +88,13 @@ class DeviceView:
         """Results per second over the last ten seconds."""
         recent = sum(1 for at in self.arrivals_s if now_s - at <= _RATE_OVER_S)
         return recent / _RATE_OVER_S
+
+    def counted_per_min(self, now_s: float) -> float | None:
+        """Cells counted per minute over the last one; None where nothing is counted."""
+        recent = [(at, n) for at, n in self.totals if now_s - at <= _COUNTED_OVER_S]
+        if len(recent) < 2 or now_s <= recent[0][0]:
+            return None
+        return 60 * (recent[-1][1] - recent[0][1]) / (now_s - recent[0][0])
 
     def age_s(self, now_s: float) -> float | None:
         """Seconds since the last new result came; None if none has."""
@@ -190,6 +216,10 @@ class Observer:
         view.rows += 1
         if isinstance(row, Result):
             self._take_result(view, row, is_new=is_new)
+        elif is_new and isinstance(row.entry, RunMark):
+            _follow_run(view, row.entry.run)
+            if row.entry.phase == "start":
+                view.start = row.entry
 
     def _take_result(self, view: DeviceView, result: Result, *, is_new: bool) -> None:
         for label, count in result.counts.items():
@@ -204,6 +234,17 @@ class Observer:
         if result.status != "gap":  # nobody has looked at anything
             view.heard_s = self._monotonic()
             view.arrivals_s.append(view.heard_s)
+            _follow_run(view, result.run)
+        if result.differential is not None:
+            view.differential = result.differential
+            view.totals.append((self._monotonic(), result.differential.total))
+
+
+def _follow_run(view: DeviceView, run: str | None) -> None:
+    """Show nothing of the slide before."""
+    if run != view.run:
+        view.run, view.start, view.differential = run, None, None
+        view.totals.clear()
 
 
 def _named(message: Message) -> tuple[str, str]:
@@ -253,3 +294,16 @@ def _row_of(message: Message) -> int:
             f"a preview's property seq is {text!r}, expected a row's number"
         )
     return int(text)
+
+
+def slide_of(view: DeviceView) -> str:
+    """Name the slide that a device counts on, and who is at it."""
+    start = view.start
+    if start is None or start.slide is None:
+        return f"run {view.run}"
+    return f"slide {start.slide}" + (f" by {start.operator}" if start.operator else "")
+
+
+def span(limits: Limits) -> str:
+    """Write limits in percent."""
+    return f"{100 * limits.low:.1f} to {100 * limits.high:.1f} %"

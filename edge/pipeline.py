@@ -33,9 +33,10 @@ from edge.location import (
 )
 from edge.profile import Profile
 from edge.quality import measure_quality
+from edge.registration import View, view_of
 from edge.results import Cell, Colour, Examination, FrameRange, SeenColours
 from edge.scale import Scale, estimate_pixel_size
-from edge.taxonomy import UNIDENTIFIED
+from edge.taxonomy import UNIDENTIFIED, WHITE_CELLS
 
 MOST_CELLS = 800  # said of one frame, as a row can hold; a crowded field holds 300
 _BLIND_PX = 480  # longest side of the reduced frame where the scale is unknown
@@ -57,10 +58,15 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A frame and what was found on it."""
+    """A frame and what was found on it.
+
+    `view` is the small picture by which its place on the slide is found; None where the
+    scale is not settled or nobody looks for cells, so that it cannot be counted.
+    """
 
     raw: RawFrame
     examination: Examination
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +108,7 @@ class Pipeline:
         with stage("correct"):
             field = correct(counts, self._colours(counts))
         with stage("locate"):
-            regions = self._locate(field, raw)
+            regions = self._of_task(self._locate(field, raw))
         with stage("crop"):
             batch = self._cut(raw, regions)
         with stage("infer"):
@@ -120,8 +126,10 @@ class Pipeline:
             )
             cells = self._name(regions, decisions)
         with stage("quality"):
-            quality = measure_quality(counts, field, self._white())
+            scaled = regions.boxes * (field.shape[1] / _width(raw))
+            quality = measure_quality(counts, field, self._white(), scaled)
             colours = self._look_at(field, regions, raw)
+        is_countable = self.locator is not None and scale.doubt is None
         said, doubts = cells[:MOST_CELLS], []
         if self.locator is not None and scale.doubt is not None:
             doubts.append(scale.doubt)
@@ -152,6 +160,7 @@ class Pipeline:
                 counts=Counter(cell.label for cell in said),
                 timings_ms=stage.spent_ms,
             ),
+            view_of(field) if is_countable else None,
         )
 
     def close(self) -> None:
@@ -175,6 +184,27 @@ class Pipeline:
             return whole_field(*frame_px)
         spec = locator_spec(self.locator)
         return find_regions(field, self.locator_engine, spec, frame_px)
+
+    def _of_task(self, regions: Regions) -> Regions:
+        """Keep what the classifier has names for: kinds of white cells fit no red one.
+
+        Where it names none of what the locator tells apart, all are kept.
+        """
+        labels = () if self.locator is None else self.locator.labels
+        known = {*self.classifier.labels}
+        nameable = [
+            name in known or (name == "WBC" and bool(known & WHITE_CELLS))
+            for name in labels
+        ]
+        if all(nameable) or not any(nameable):
+            return regions
+        kept = np.array(nameable)[regions.kinds]
+        return Regions(
+            regions.boxes[kept],
+            regions.scores[kept],
+            regions.kinds[kept],
+            regions.evidence[kept],
+        )
 
     def _estimate_scale(self, raw: RawFrame) -> float | None:
         """Micrometres per pixel from the red cells of this frame."""

@@ -17,6 +17,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Name = Annotated[str, Meta(pattern=r"^(?!archive$)[a-z0-9][a-z0-9-]{0,31}$(?!\n)")]
 Epoch = Annotated[str, Meta(pattern=r"^[0-9A-Za-z-]{1,64}$(?!\n)")]
+RunId = Annotated[str, Meta(pattern=r"^[0-9TZ]{16}-[0-9a-f]{6}$(?!\n)")]
 Status = Literal["ok", "degraded", "rejected", "gap"]
 
 FIRST_PREVIOUS = "0" * 64
@@ -124,18 +125,71 @@ class FrameRange(_Said, frozen=True, kw_only=True):
 
 
 class Quality(_Said, frozen=True, kw_only=True):
-    """How good the exposure is.
+    """How good the exposure is, by the reduced frame.
 
-    `focus`: variance of the Laplacian over the variance of the reduced green channel,
-    unitless, higher is sharper; `saturated`: share of pixels at full scale;
-    `background`: RGB of the brightest tenth after correction; `background_delta_e`: its
-    CIE76 distance from the calibrated white, null without a calibration.
+    `focus`: variance of fine detail over that of the shapes of cells, higher is
+    sharper; `saturated`: share of pixels at full scale; `background`: RGB of the
+    brightest tenth after correction; `background_delta_e`: its CIE76 distance from the
+    calibrated white, null without a calibration. `brightness`: of the brightest tenth
+    before correction, 1 is full scale; `motion`: how much fine detail lies in one
+    direction, 0 is in all alike; `texture`: standard deviation of the shapes of cells
+    over the background; `covered`: share of the frame inside boxes of cells. These are
+    null in rows of earlier versions.
     """
 
     focus: Annotated[float, Meta(ge=0)]
     saturated: Share
     background: tuple[float, float, float]
     background_delta_e: Annotated[float, Meta(ge=0)] | None
+    brightness: Share | None = None
+    motion: Share | None = None
+    texture: Annotated[float, Meta(ge=0)] | None = None
+    covered: Share | None = None
+
+
+Fault = Literal["dark", "saturated", "empty", "moving", "blurred", "crowded"]
+
+
+class Limits(_Said, frozen=True, kw_only=True):
+    """A share and the limits that hold the true one with 95 % probability."""
+
+    share: Share
+    low: Share
+    high: Share
+
+
+class ClassShare(_Said, frozen=True, kw_only=True):
+    """One class of a differential.
+
+    `exact`: Clopper and Pearson's limits. `corrected`: with the model's known confusion
+    taken back, and widened by how well that is known; null where nobody told it.
+    `more`: so many more cells make the exact limits as narrow as is wanted.
+    """
+
+    label: str
+    count: Count
+    exact: Limits
+    corrected: Limits | None = None
+    more: Count
+
+
+class Differential(_Said, frozen=True, kw_only=True):
+    """What was counted on this slide so far, each cell once.
+
+    `of` says what shares are of; `total` counts those cells, `unidentified` ones are
+    beside it. `place_um`: where the frame lies on its patch of the mosaic, x and y;
+    null for a frame that was not laid on it. `patches` are the parts of the mosaic that
+    are not joined: a cell of one may be a cell of another.
+    """
+
+    of: Literal["all cells", "white cells"]
+    total: Count
+    unidentified: Count
+    classes: tuple[ClassShare, ...]
+    wanted_width: Share
+    patch: Count | None = None
+    place_um: tuple[float, float] | None = None
+    patches: Count
 
 
 Colour = tuple[float, float, float]
@@ -176,10 +230,16 @@ class Drift(_Said, frozen=True, kw_only=True):
 
 
 class Examination(_Said, frozen=True, kw_only=True):
-    """What one frame showed, or why it showed nothing."""
+    """What one frame showed, or why it showed nothing.
+
+    `fault` names why the quality gate rejected a frame. `run` is the id of the slide's
+    run, which entries start and end.
+    """
 
     status: Status
     reason: str | None = None
+    fault: Fault | None = None
+    run: RunId | None = None
     utc: datetime
     monotonic_ns: int
     boot_id: str
@@ -199,6 +259,7 @@ class Examination(_Said, frozen=True, kw_only=True):
     software: str
     cells: tuple[Cell, ...] = ()
     counts: dict[str, Count] = {}
+    differential: Differential | None = None
     following: Following | None = None
     events: tuple[Event, ...] = ()
     timings_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}

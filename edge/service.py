@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -31,8 +32,10 @@ from edge.ledger import Ledger, LedgerRow, RowRefused
 from edge.notify import Notifier
 from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
+from edge.registration import View
 from edge.results import Examination
 from edge.settings import RunSettings
+from edge.slide import SlideRun
 from edge.turns import Turns
 from edge.unseen import STOPPED, nothing_of
 
@@ -53,7 +56,8 @@ class Outcome:
 
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
     fault was ours and not the frame's. `preview` is a JPEG when one was due, `snapshot`
-    one in full size when it was asked for.
+    one in full size when it was asked for. `view` is the small picture that tells the
+    frame's place on the slide.
     """
 
     number: int
@@ -62,6 +66,7 @@ class Outcome:
     failure: str | None = None
     preview: bytes | None = None
     snapshot: bytes | None = None
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,13 +76,14 @@ class Company:
     `drift` compares what is seen with the calibration, `attendant` answers requests and
     raises alarms, `notifier` tells systemd of progress. With `open_follower`, cells are
     followed: each worker examines its frame as always and then waits for its turn at
-    the one follower.
+    the one follower. `slide` counts each cell once and turns bad frames away.
     """
 
     drift: DriftWatch | None = None
     attendant: Attendant | None = None
     notifier: Notifier = field(default_factory=Notifier)
     open_follower: Callable[[], Follower] | None = None
+    slide: SlideRun | None = None
 
 
 class Service:
@@ -98,7 +104,7 @@ class Service:
         self._ledger, self._previews, self._settings = ledger, previews, settings
         self._keep_rows, company = keep_rows, company or Company()
         self._drift, self._attendant = company.drift, company.attendant
-        self._notifier = company.notifier
+        self._notifier, self._slide = company.notifier, company.slide
         opens = company.open_follower
         self._turns = None if opens is None else Turns(opens)
         self._proven: list[str] = []  # workers whose engines passed the self-test
@@ -231,7 +237,15 @@ class Service:
             snapshot = self._attendant.draw(pixels, said)
         if self._previews.is_due() or (is_asked and self._previews.is_allowed):
             preview = self._draw(pixels, said)
-        return Outcome(ticket.number, said, _digest(pixels), None, preview, snapshot)
+        return Outcome(
+            ticket.number,
+            said,
+            _digest(pixels),
+            None,
+            preview,
+            snapshot,
+            seen.view,
+        )
 
     def _examine(self, pipeline: Pipeline, number: int, exposure: Exposure) -> Seen:
         """Examine a frame alone, then, in its turn, with the ones before it."""
@@ -243,7 +257,7 @@ class Service:
         except BaseException:
             turns.skip(number)
             raise
-        return turns.take(number, lambda f: Seen(seen.raw, f.follow(seen)))
+        return turns.take(number, lambda f: Seen(seen.raw, f.follow(seen), seen.view))
 
     def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
@@ -268,6 +282,7 @@ class Service:
         failed: HemascopeError | None = None
         due, moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
+            self._write_marks()
             self._go_round(len(workers))
             outcome = self._next_outcome()
             if isinstance(outcome, Outcome):
@@ -289,6 +304,9 @@ class Service:
                 break
         for number in sorted({*waiting, *list(self._in_hand)}):  # one never came back
             self._write(waiting.get(number) or self._given_up(number), on_row)
+        if self._slide is not None and self._slide.run is not None:
+            self._slide.end_run()
+        self._write_marks()
         if failed is not None:
             raise failed
 
@@ -339,10 +357,28 @@ class Service:
         except HemascopeError as last:
             log.error("the ledger does not say why acquisition stopped: %s", last)
 
+    def _count(self, said: Examination, view: View | None) -> Examination:
+        """Count what is new on a frame; a result never fails for its place."""
+        if self._slide is None:
+            return said
+        try:
+            return self._slide.take(said, view)
+        except Exception as error:
+            log.exception("sequence=%d not counted", said.frame.first)
+            reason = f"not counted: {error!r}; say so to the makers"
+            return msgspec.structs.replace(said, status="degraded", reason=reason)
+
+    def _write_marks(self) -> None:
+        """Append what was started, noted and ended since the last time."""
+        for mark in self._slide.marks() if self._slide is not None else ():
+            self._ledger.with_room(partial(self._ledger.append, mark))
+
     def _write(
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
-        said = self._follow_drift(self._reject_frozen(outcome))
+        self._write_marks()
+        said = self._count(self._reject_frozen(outcome), outcome.view)
+        said = self._follow_drift(said)
         row = self._ledger.with_room(lambda: self._append(said))
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))

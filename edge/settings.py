@@ -37,6 +37,8 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
     counts; `unplug_every_s`: seconds between losses of the camera, 0 for none;
     `changing`: share of red cells, platelets and neutrophils to which something happens
     within `changing_within_h`: they swell, burst or spread, in `change_takes_s`.
+    `slide_frames`: the slide is so many frames wide and high; `is_endless`: it begins
+    again at its edges, else the stage turns back there.
     """
 
     width_px: Pixels = 1920
@@ -59,6 +61,8 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
     changing_within_h: Positive = 6.0
     change_takes_s: Positive = 60.0
     seed: Annotated[int, Meta(ge=0)] = 0
+    slide_frames: Annotated[float, Meta(ge=1.5, le=12)] = 2.2
+    is_endless: bool = True
 
 
 class OpenCVSettings(_Settings, frozen=True, tag_field="kind", tag="opencv"):
@@ -284,6 +288,19 @@ class RunSettings(_Settings, frozen=True):
     preview_width_px: Annotated[int, Meta(ge=64, le=1920)] = 960
 
 
+class DifferentialSettings(_Settings, frozen=True):
+    """How cells are counted, each once.
+
+    `is_on`: count, and let the quality gate reject frames; `wanted_width`: how far the
+    limits of a share may lie apart at the end; `confusion`: a file with the model's
+    confusion, to correct the shares by.
+    """
+
+    is_on: bool = True
+    wanted_width: Annotated[float, Meta(ge=0.001, le=1)] = 0.1
+    confusion: Path | None = None
+
+
 class CommandSettings(_Settings, frozen=True):
     """What may be asked of the device over MQTT; nothing unless it stands in `allow`.
 
@@ -327,6 +344,7 @@ class DeviceFile(_Settings, frozen=True, kw_only=True):
     events: EventSettings = EventSettings()
     ledger: LedgerSettings
     run: RunSettings = RunSettings()
+    differential: DifferentialSettings = DifferentialSettings()
     commands: CommandSettings = CommandSettings()
     alarms: AlarmSettings = AlarmSettings()
     broker: BrokerSettings = BrokerSettings()

@@ -43,6 +43,9 @@ ONTOLOGY: dict[str, str | None] = {
     "activation": None,
 }
 
+WHITE_CELLS = frozenset(  # what a differential of white cells is of
+    (*TASKS["wbc_subtype"], "immature granulocyte")
+)
 UNIDENTIFIED = "unidentified"
 NOT_A_CELL = "Plasma"  # how a classifier says that nothing is there
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
-from edge.observing import SUBSCRIPTIONS, DeviceView, Observer
+from edge.observing import SUBSCRIPTIONS, DeviceView, Observer, slide_of, span
 from edge.results import ActiveAlarm
 from edge.settings import BrokerSettings
 
@@ -75,7 +75,40 @@ def table(observer: Observer) -> RenderableType:
         notes += [_alarm(view, alarm) for alarm in view.alarms.values()]
     if not observer.devices:
         notes.append(Text("no device has been heard of yet", "dim"))
-    return Group(grid, *notes)
+    counted = [_differential(view, now_s) for view in observer.devices.values()]
+    return Group(grid, *(c for c in counted if c is not None), *notes)
+
+
+def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
+    """Return what a device has counted on its slide, each cell once."""
+    said = view.differential
+    if said is None:
+        return None
+    rate = view.counted_per_min(now_s)
+    title = (
+        f"{view.device}: {slide_of(view)}, {said.total} of {said.of}"
+        + (f", {said.unidentified} unidentified" if said.unidentified else "")
+        + ("" if rate is None else f", {rate:.0f} per minute")
+        + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
+    )
+    grid = Table(title=_plain(title), title_justify="left")
+    grid.add_column("class")
+    for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
+        grid.add_column(column, justify="right")
+    style = "dim" if view.is_stale(now_s) else ""
+    for one in said.classes:
+        corrected = "" if one.corrected is None else span(one.corrected)
+        grid.add_row(
+            _plain(one.label),
+            str(one.count),
+            f"{100 * one.exact.share:.1f} %",
+            span(one.exact),
+            corrected,
+            str(one.more),
+            style=style,
+        )
+    grid.caption = f"more cells: until limits are {100 * said.wanted_width:g} % apart"
+    return grid
 
 
 def _alarm(view: DeviceView, alarm: ActiveAlarm) -> Text:

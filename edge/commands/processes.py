@@ -43,8 +43,18 @@ _CHECK = click.option(
 @_CONFIG
 @_CHECK
 @click.option("--frames", type=click.IntRange(1), help="End after so many frames.")
-def run_command(config: Path, check: bool, frames: int | None) -> None:
-    """Examine frames and write every result to the ledger."""
+@click.option("--slide", help="The slide's number, such as S26-00123; no patient data.")
+@click.option("--operator", help="Your short code, such as op7; no full name.")
+@click.option("--note", default="", help="A line that is kept with the run.")
+def run_command(
+    config: Path,
+    check: bool,
+    frames: int | None,
+    slide: str | None,
+    operator: str | None,
+    note: str,
+) -> None:
+    """Examine frames, count cells, and write every result to the ledger."""
     import cv2
 
     from edge.attending import Attendant
@@ -56,6 +66,14 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
 
     settings = read_toml(config, DeviceFile)
     parts = _parts(settings)
+    counted = parts.open_slide(settings.differential)
+    if counted is not None:
+        counted.start_run(slide, operator, note)
+    elif slide or operator or note:
+        raise ConfigurationInvalid(
+            "--slide, --operator and --note are of a run that is counted; set is_on in "
+            "[differential] and mode 'cells' in [location]"
+        )
     if check:
         click.echo(f"{config}: good; model {parts.classifier.id}")
         return
@@ -91,6 +109,7 @@ def run_command(config: Path, check: bool, frames: int | None) -> None:
                 attendant,
                 notifier,
                 _open_follower(settings, parts),
+                counted,
             ),
         )
         service.run(stop, frames=frames)

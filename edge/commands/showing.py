@@ -60,7 +60,9 @@ def demo_command(
 ) -> None:
     """Show everything at work on a simulated microscope."""
     console = Console()
-    source = SimulatedSettings(stain=stain, seed=seed)
+    source = SimulatedSettings(
+        stain=stain, seed=seed, slide_frames=3.0, is_endless=False
+    )
     with ExitStack() as opened:
         if folder is None:
             made = tempfile.TemporaryDirectory(prefix="hemascope-")

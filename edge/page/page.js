@@ -20,17 +20,29 @@ function cell(text, className) {
   return td;
 }
 
-function showCounts(body, device, colours) {
+// Cells counted once each, with limits; where nothing is counted, sums over all frames.
+function showCounts(card, device, colours) {
   const total = Object.values(device.cells).reduce((a, b) => a + b, 0);
-  body.replaceChildren(...Object.entries(device.cells).map(([name, count]) => {
+  const once = device.differential;
+  card.querySelector("[data-counted]").textContent = once ? "counted once" : "in all frames";
+  for (const node of card.querySelectorAll("[data-limits]")) node.hidden = !once;
+  const names = Object.keys(once || device.cells);
+  card.querySelector("tbody").replaceChildren(...names.map((name) => {
     const row = document.createElement("tr");
     const mark = cell("");
     const swatch = document.createElement("span");
     swatch.className = "swatch";
     swatch.style.background = colours[name] || "#cc79a7";
     mark.append(swatch);
-    row.append(mark, cell(name), cell(device.in_view[name] || 0),
-      cell(count.toLocaleString("en")), cell((100 * count / total).toFixed(1) + " %"));
+    row.append(mark, cell(name), cell(device.in_view[name] || 0));
+    if (once) {
+      const one = once[name];
+      row.append(cell(one.count.toLocaleString("en")), cell(one.share),
+        cell(one.limits), cell(one.more.toLocaleString("en")));
+    } else {
+      const count = device.cells[name];
+      row.append(cell(count.toLocaleString("en")), cell((100 * count / total).toFixed(1) + " %"));
+    }
     return row;
   }));
 }
@@ -60,7 +72,7 @@ function showDevice(device, colours) {
   const state = card.querySelector("[data-state]");
   state.textContent = device.is_stale ? device.state + ", not live" : "live";
   state.className = device.is_stale ? "bad" : "good";
-  showCounts(card.querySelector("tbody"), device, colours);
+  showCounts(card, device, colours);
   showFacts(card.querySelector("[data-facts]"), device.facts);
   card.querySelector("[data-reason]").textContent = device.reason || "";
   showAlarms(card.querySelector("[data-alarms]"), device.alarms);

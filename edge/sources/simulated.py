@@ -16,9 +16,8 @@ from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.settings import SimulatedSettings
 from edge.sources.happening import Happenings, TrueChange
 from edge.sources.painting import STAINS, Kind
-from edge.sources.smear import Slide, render_slide
+from edge.sources.smear import Slide, TrueCell, render_slide
 
-_SLIDE_FRAMES = 2.2  # the slide is this many frames wide and high
 _MOVE_S = 0.7  # a hand takes this long to move the stage
 _REFOCUS_S = 17.0  # the stage wanders through focus with this period
 _LEAST_BLUR_PX = 0.35
@@ -29,12 +28,14 @@ class VisibleCell:
     """One cell of the truth as the camera sees it.
 
     `box` is clipped to the frame; it is that of the cell before anything happened.
+    `centre` is that of the whole cell, which may lie outside.
     """
 
     id: int
     kind: Kind
     label: str
     box: tuple[float, float, float, float]
+    centre: tuple[float, float]
 
 
 class SimulatedMicroscope:
@@ -92,8 +93,18 @@ class SimulatedMicroscope:
             shown = float(np.prod(high - low) / np.prod(2 * half))
             if shown >= least_visible:
                 box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-                seen.append(VisibleCell(cell.id, cell.kind, cell.label, box))
+                centre = (float(at[0]), float(at[1]))
+                seen.append(VisibleCell(cell.id, cell.kind, cell.label, box, centre))
         return seen
+
+    @property
+    def cells(self) -> tuple[TrueCell, ...]:
+        """All cells of the slide."""
+        return self._slide.cells
+
+    def corner(self, sequence: int) -> tuple[int, int]:
+        """Return where on the slide (px) the upper left corner of a frame lies."""
+        return self._corner(self.time_s(sequence))
 
     def changes(self) -> tuple[TrueChange, ...]:
         """Return what happens to cells of the slide, and when."""
@@ -125,7 +136,11 @@ class SimulatedMicroscope:
             part = min(1.0, since / _MOVE_S)
             at += _hand(settings, moves - 1)
             at += (part * part * (3 - 2 * part)) * _hand_step(settings, moves)
-        x, y = np.rint(at).astype(int) % _slide_px(settings)
+        slide = _slide_px(settings)
+        if not settings.is_endless:
+            room = slide - (settings.width_px, settings.height_px)
+            at = room - np.abs(at % (2 * room) - room)  # turn back at the edges
+        x, y = np.rint(at).astype(int) % slide
         return int(x), int(y)
 
 
@@ -249,7 +264,7 @@ class _Optics:
 
 def _slide_px(settings: SimulatedSettings) -> NDArray[np.intp]:
     """Width and height of the slide's period in pixels."""
-    size = np.array([settings.width_px, settings.height_px]) * _SLIDE_FRAMES
+    size = np.array([settings.width_px, settings.height_px]) * settings.slide_frames
     return np.asarray(size, np.intp)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge.ledger import Ledger
+from edge.entries import Entry, RunMark, read_row
+from edge.ledger import Ledger, LedgerReader
+from edge.results import Result
 from edge.sources.simulated import SimulatedMicroscope
 
 ROOT = Path(__file__).parents[2]
@@ -163,12 +165,20 @@ def test_run_examines_a_folder_into_the_ledger(images: Path, tmp_path: Path) -> 
     for path in images.iterdir():
         shutil.copy(path, tmp_path / "images")
 
-    done = hemascope("run", "--config", file)
+    done = hemascope("run", "--config", file, "--slide", "S26-1", "--operator", "op7")
 
     assert done.returncode == 0, done.stderr
-    ledger = Ledger(tmp_path / "ledger", "scope-01")
-    assert ledger.seq == 2
-    ledger.close()
+    reader = LedgerReader(tmp_path / "ledger")
+    rows = [read_row(row.data) for row in reader.rows(0, 10)]
+    reader.close()
+    marks = [row.entry for row in rows if isinstance(row, Entry)]
+    frames = [row for row in rows if isinstance(row, Result)]
+    assert [m.phase for m in marks if isinstance(m, RunMark)] == ["start", "end"]
+    assert [row.status for row in frames] == ["ok", "ok"]
+    assert isinstance(marks[0], RunMark)
+    assert (marks[0].slide, marks[0].operator) == ("S26-1", "op7")
+    assert {row.run for row in frames} == {marks[0].run}
+    assert frames[1].differential is not None
 
 
 def test_check_says_that_settings_are_good_and_starts_nothing(tmp_path: Path) -> None:
@@ -226,3 +236,15 @@ def test_a_path_that_does_not_exist_is_said() -> None:
 
     assert done.returncode == 78
     assert "does not exist" in one_line(done)
+
+
+def test_a_patients_name_is_refused_as_a_slide(tmp_path: Path) -> None:
+    config = tmp_path / "device.toml"
+    text = (ROOT / "examples" / "device.toml").read_text(encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
+
+    done = hemascope("run", "--config", config, "--check", "--slide", "Maria Garcia")
+
+    assert done.returncode == 78
+    assert "never a patient's name" in done.stderr
+    assert "Traceback" not in done.stderr

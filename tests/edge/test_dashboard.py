@@ -23,7 +23,7 @@ from edge.errors import ConfigurationInvalid
 from edge.ledger import Ledger, LedgerReader
 from edge.mqtt import Message, topic
 from edge.observing import Observer
-from edge.results import DeviceState
+from edge.results import ClassShare, DeviceState, Differential, Limits
 from tests.conftest import examination
 
 if TYPE_CHECKING:
@@ -180,6 +180,30 @@ def test_a_person_sees_picture_counts_and_state(
     assert "3 (2 archived)" in text
     assert "not live" not in text
     assert browser.get_log("browser") == []  # nothing refused by the policy
+
+
+def test_a_person_sees_the_differential_with_its_limits(
+    observer: Observer, dashboard: Dashboard, browser: WebDriver
+) -> None:
+    exact = Limits(share=0.7, low=0.61, high=0.78)
+    observer.devices["scope-01"].run = "20260101T120000Z-0000ab"
+    observer.devices["scope-01"].differential = Differential(
+        of="all cells",
+        total=100,
+        unidentified=3,
+        classes=(ClassShare(label="RBC", count=70, exact=exact, more=1230),),
+        wanted_width=0.05,
+        patches=2,
+    )
+    dashboard.show(observer)
+
+    browser.get(dashboard.url)
+
+    await_text(browser, "main", "counted once")
+    text = browser.find_element("tag name", "body").text
+    assert "RBC 4 70 70.0 % 61.0 to 78.0 % 1,230" in text
+    assert "100 all cells, 3 unidentified" in text
+    assert "2 patches not joined yet" in text
 
 
 def test_what_is_not_live_is_shown_as_such(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -9,12 +10,20 @@ import pytest
 from rich.console import Console
 
 from edge.codec import decode, encode
-from edge.entries import Alarm
+from edge.entries import Alarm, Entry, RunMark
 from edge.ledger import Ledger, LedgerReader
 from edge.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, Message, topic
 from edge.observing import STALE_S, Observer
-from edge.results import Ack, ArchiveState, DeviceState, Result
+from edge.results import (
+    Ack,
+    ArchiveState,
+    ClassShare,
+    DeviceState,
+    Differential,
+    Limits,
+    Result,
+)
 from edge.watch import table
 from tests.conftest import examination
 
@@ -181,6 +190,77 @@ def test_nonsense_is_counted_and_changes_nothing(name: str, payload: bytes) -> N
 
     assert observer.ignored == 1
     assert observer.devices == {}
+
+
+RUN, NEXT = "20260101T120000Z-0000ab", "20260101T130000Z-0000cd"
+
+
+def counted(seq: int, total: int) -> bytes:
+    """A row that has counted so many red cells."""
+    share = Limits(share=0.9, low=0.85, high=0.94)
+    said = Differential(
+        of="all cells",
+        total=total,
+        unidentified=2,
+        classes=(ClassShare(label="RBC", count=total, exact=share, more=40),),
+        wanted_width=0.05,
+        patches=1,
+    )
+    one = examination(run=RUN, differential=said)
+    fields = {f: getattr(one, f) for f in one.__struct_fields__}
+    place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
+    return encode(Result(**fields, **place))
+
+
+def marked(seq: int, mark: RunMark) -> bytes:
+    """A row that starts or ends a run."""
+    return encode(
+        Entry(
+            device=DEVICE,
+            epoch="e",
+            seq=seq,
+            prev="0" * 64,
+            utc=datetime(2026, 1, 1, tzinfo=timezone.utc),
+            monotonic_ns=1,
+            boot_id="b",
+            clock_synchronised=True,
+            software="0",
+            entry=mark,
+        )
+    )
+
+
+def test_the_running_differential_is_shown_with_limits_and_rate() -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    start = RunMark(run=RUN, phase="start", slide="S26-1", operator="op7")
+    told(observer, "state", state(1, "online"))
+    told(observer, "result", marked(1, start))
+    for seq in range(2, 8):
+        told(observer, "result", counted(seq, 50 * seq))
+        clock.now_s += 10
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    console.print(table(observer))
+
+    shown = console.export_text(styles=False)
+    view = observer.devices[DEVICE]
+    assert view.counted_per_min(clock.now_s) == pytest.approx(250)
+    assert "slide S26-1 by op7, 350 of all cells, 2 unidentified" in shown
+    assert re.search(r"RBC .* 350 .* 90.0 % .* 85.0 to 94.0 % .* 40", shown)
+
+
+def test_another_slide_shows_nothing_of_the_one_before() -> None:
+    observer = Observer(Clock())
+    told(observer, "result", counted(1, 500))
+    start = RunMark(run=NEXT, phase="start", slide="S26-2")
+    for seq, mark in ((2, RunMark(run=RUN, phase="end")), (3, start)):
+        told(observer, "result", marked(seq, mark))
+
+    view = observer.devices[DEVICE]
+    assert view.differential is None
+    assert view.start == start
+    assert view.counted_per_min(200.0) is None
 
 
 def metrics(newest: int) -> bytes:

@@ -4,16 +4,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge.assembly import Parts
+from edge.bundle import CellClass
 from edge.codec import decode, encode
 from edge.errors import FrameRejected
 from edge.frames import Exposure
 from edge.pipeline import Pipeline
 from edge.profile import Profile, ProfileMismatch, ProfileRecord, save_profile
 from edge.results import Examination
+from edge.scale import Scale
 from edge.sources.simulated import SimulatedMicroscope
 from edge.taxonomy import ONTOLOGY, UNIDENTIFIED
 from tests.conftest import exposure_of, shot
@@ -204,3 +207,32 @@ def test_more_cells_than_can_be_said_are_cut_loudly(
     assert said.status == "degraded"
     assert said.reason is not None
     assert "5 are said" in said.reason
+
+
+def test_kinds_of_white_cells_are_given_to_white_cells_alone(
+    pipeline: Pipeline, microscope: SimulatedMicroscope
+) -> None:
+    """A model that knows no red cell must not be asked what a red cell is."""
+    kinds = ("neutrophil", "lymphocyte", "monocyte", "eosinophil")
+    classes = tuple(CellClass(name=name, ontology=None) for name in kinds)
+    record = msgspec.structs.replace(pipeline.classifier.record, classes=classes)
+    subtypes = replace(pipeline, classifier=replace(pipeline.classifier, record=record))
+    frames = [exposure_of(microscope.render(90 * number)) for number in range(3)]
+
+    white = [subtypes.examine(one).examination.cells for one in frames]
+
+    everything = [pipeline.examine(one).examination.cells for one in frames]
+    assert 0 < sum(map(len, white)) < 0.4 * sum(map(len, everything))
+    assert {c.box for cells in white for c in cells} <= {
+        c.box for cells in everything for c in cells
+    }
+
+
+def test_a_frame_whose_scale_is_not_settled_has_no_place(
+    pipeline: Pipeline, microscope: SimulatedMicroscope
+) -> None:
+    unsettled = replace(pipeline, scale=Scale(None))
+    frame = exposure_of(microscope.render(0), pixel_size_um=None)
+
+    assert unsettled.examine(frame).view is None
+    assert pipeline.examine(exposure_of(microscope.render(0))).view is not None

@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 
 from edge.codec import decode
 from edge.engines import EngineFailed
+from edge.entries import RunMark, read_row
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerReader
 from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
 from edge.results import Result
-from edge.service import RunFailed, Service
+from edge.service import Company, RunFailed, Service
 from edge.settings import RunSettings
+from edge.slide import SlideRun
 from tests.conftest import examination, shot
+from tests.edge.slides import Ground
 
 FRAME = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
 
@@ -369,3 +372,110 @@ def test_a_full_disk_stops_acquisition_with_a_last_row_that_says_so(
     assert rows[-1].reason is not None
     assert "disk is full" in rows[-1].reason
     assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+
+
+@dataclass
+class Counting(Examining):
+    """A pipeline whose frames are those of a small slide, one red cell on each."""
+
+    ground: Ground | None = None
+
+    def examine(self, exposure: Exposure) -> Seen:
+        seen = super().examine(exposure)
+        cell = seen.examination.cells[0]
+        said = msgspec.structs.replace(
+            seen.examination,
+            width_px=480,
+            height_px=300,
+            pixel_size_um=0.28,
+            cells=(msgspec.structs.replace(cell, box=(240, 140, 270, 168)),),
+        )
+        assert self.ground is not None
+        return Seen(seen.raw, said, self.ground.view(0, 0))
+
+
+def count(
+    folder: Path, source: Recording, ground: Ground, slide: SlideRun
+) -> list[Result | RunMark]:
+    ledger = Ledger(folder, "scope-01")
+    service = Service(
+        source,
+        lambda: Counting(ground=ground),  # type: ignore[arg-type,return-value]
+        ledger,
+        PreviewWriter(folder, 0.0),
+        RunSettings(workers=2),
+        keep_rows=1000,
+        company=Company(slide=slide),
+    )
+    try:
+        service.run(threading.Event())
+    finally:
+        ledger.close()
+    reader = LedgerReader(folder)
+    rows = [read_row(row.data) for row in reader.rows(0, 1000)]
+    reader.close()
+    said = [row if isinstance(row, Result) else row.entry for row in rows]
+    return [one for one in said if isinstance(one, (Result, RunMark))]
+
+
+def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
+    folder: Path, ground: Ground
+) -> None:
+    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    run = slide.start_run("S26-1", "op7", "fresh oil")
+
+    rows = count(folder, Recording([different(n) for n in range(9)]), ground, slide)
+
+    assert rows[0] == RunMark(
+        run=run, phase="start", slide="S26-1", operator="op7", text="fresh oil"
+    )
+    assert rows[-1] == RunMark(run=run, phase="end")
+    frames = [row for row in rows if isinstance(row, Result)]
+    assert [(row.status, row.run) for row in frames] == [("ok", run)] * 9
+    totals = [row.differential.total for row in frames if row.differential is not None]
+    assert totals == [1] * 9  # the cell is in view nine times and counted once
+
+
+def test_commands_from_another_thread_become_rows_among_frames(
+    folder: Path, ground: Ground
+) -> None:
+    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    first, second = slide.start_run("S26-1"), []
+
+    def change() -> NDArray[np.uint8]:
+        slide.add_note("half way")
+        second.append(slide.start_run("S26-2"))
+        return different(5)()
+
+    frames = [different(n) for n in range(10)]
+    rows = count(folder, Recording([*frames[:5], change, *frames[6:]]), ground, slide)
+
+    marks = [(row.run, row.phase) for row in rows if isinstance(row, RunMark)]
+    assert marks == [
+        (first, "start"),
+        (first, "note"),
+        (first, "end"),
+        (second[0], "start"),
+        (second[0], "end"),
+    ]
+    under_way = None  # no row of a run stands before its start
+    for row in rows:
+        if isinstance(row, RunMark):
+            under_way = None if row.phase == "end" else row.run
+        else:
+            assert row.run == under_way
+
+
+def test_what_cannot_be_counted_is_said_and_costs_no_result(
+    folder: Path, ground: Ground
+) -> None:
+    slide = SlideRun(("a class", "that nobody names"), 0.5, 0.1)
+    slide.start_run()
+
+    rows = count(folder, Recording([different(0)]), ground, slide)
+
+    (row,) = (row for row in rows if isinstance(row, Result))
+    assert row.status == "degraded"
+    assert row.reason is not None
+    assert row.reason.startswith("not counted")
+    assert len(row.cells) == 1

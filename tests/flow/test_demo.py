@@ -42,16 +42,17 @@ def test_a_demonstration_ends_by_itself_with_nothing_lost(tmp_path: Path) -> Non
 
     assert demo.returncode == 0, output
     summary = re.search(
-        r"frames (\d+) \| cells: (.+) \| results written (\d+), published (\d+), "
-        r"archived (\d+), lost (\d+)",
+        r"frames (\d+) \| cells: (.+) \| counted once: (.+) \| "
+        r"results written (\d+), published (\d+), archived (\d+), lost (\d+)",
         output,
     )
     assert summary, output
-    frames, cells, written, published, archived, lost = summary.groups()
+    frames, cells, once, written, published, archived, lost = summary.groups()
     assert (frames, lost) == ("60", "0")
     assert written == published == archived
     assert re.search(r"RBC \d{3,}", cells)
     assert re.search(r"WBC \d{2,}", cells)
+    assert re.search(r"RBC \d{2,3}, WBC \d+, Platelet \d+", once)
     assert cells_after_s < 60
     reader, store = (
         LedgerReader(tmp_path / "ledger"),

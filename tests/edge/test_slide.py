@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge.assembly import Parts
+from edge.codec import encode
+from edge.confusion import ConfusionFile
+from edge.errors import ConfigurationInvalid
+from edge.results import Examination
+from edge.settings import DifferentialSettings, SimulatedSettings
+from edge.slide import (
+    RunRefused,
+    SlideRun,
+    checked_note,
+    checked_operator,
+    checked_slide,
+)
+from export.benchmark.walking import walk
+from tests.conftest import examination
+from tests.edge.slides import Ground
+
+LABELS = ("RBC", "WBC", "Platelet", "Plasma")
+
+
+def new_run() -> SlideRun:
+    return SlideRun(LABELS, 0.5, 0.1)
+
+
+def said(**changes: object) -> Examination:
+    size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
+    return examination(4, **(size | changes))
+
+
+@pytest.mark.parametrize("slide", ["S26-00123", "7", "HEM.0012_A", "B2-2026-4"])
+def test_numbers_of_a_laboratory_are_slides(slide: str) -> None:
+    assert checked_slide(slide) == slide
+
+
+@pytest.mark.parametrize(
+    "slide",
+    [
+        "",
+        "Smith",
+        "smith7",
+        "Maria.Garcia-2",
+        "1961-04-12",
+        "12.04.1961",
+        "19610412",
+        "S1-12-04-61",
+        "A1 B2",
+        "A1\n",
+        "A" * 3 + "1" * 40,
+        "Ä1",
+    ],
+)
+def test_what_may_name_a_patient_is_no_slide(slide: str) -> None:
+    with pytest.raises(RunRefused, match="never a patient's name"):
+        checked_slide(slide)
+
+
+@pytest.mark.parametrize("operator", ["J. Smith", "Smith", "janesmith1", "", "7"])
+def test_a_full_name_is_no_operator(operator: str) -> None:
+    assert checked_operator("op7") == "op7"
+    with pytest.raises(RunRefused, match="short code"):
+        checked_operator(operator)
+
+
+@pytest.mark.parametrize(
+    "note", ["", "  ", "x" * 201, "two\nlines", "born 12.4.1961", "\x1b[2J", "19610412"]
+)
+def test_notes_are_short_plain_and_without_dates(note: str) -> None:
+    assert checked_note(" edge of the smear ") == "edge of the smear"
+    with pytest.raises(RunRefused):
+        checked_note(note)
+
+
+def test_a_run_is_started_noted_on_and_ended_in_order() -> None:
+    slide = new_run()
+    first = slide.start_run("S26-1", "op7", "oil is fresh")
+    slide.add_note("thick here")
+    second = slide.start_run("S26-2")
+    slide.end_run()
+
+    marks = [(m.run, m.phase, m.slide, m.text) for m in slide.marks()]
+
+    assert marks == [
+        (first, "start", "S26-1", "oil is fresh"),
+        (first, "note", None, "thick here"),
+        (first, "end", None, None),
+        (second, "start", "S26-2", None),
+        (second, "end", None, None),
+    ]
+    assert slide.run is None
+    for command in (slide.end_run, lambda: slide.add_note("late")):
+        with pytest.raises(RunRefused, match="no run is under way"):
+            command()
+
+
+def test_a_refused_start_leaves_the_run_as_it_is() -> None:
+    slide = new_run()
+    run = slide.start_run("S26-1")
+
+    with pytest.raises(RunRefused):
+        slide.start_run("Maria Garcia")
+
+    assert slide.run == run
+    assert len(slide.marks()) == 1
+
+
+def test_runs_may_be_started_from_many_threads() -> None:
+    slide = new_run()
+    threads = [
+        threading.Thread(target=lambda: [slide.start_run("S1") for _ in range(50)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    kinds = [mark.phase for mark in slide.marks()]
+
+    assert kinds == ["start", *["end", "start"] * 199]
+
+
+def test_without_a_run_nothing_is_counted(ground: Ground) -> None:
+    slide = new_run()
+
+    taken = slide.take(said(), ground.view(0, 0))
+
+    assert (taken.run, taken.differential) == (None, None)
+
+
+def test_frames_are_of_the_run_whose_start_is_written(ground: Ground) -> None:
+    slide = new_run()
+    run = slide.start_run("S26-1")
+
+    assert slide.take(said(), ground.view(0, 0)).run is None
+    slide.marks()
+    assert slide.take(said(), ground.view(0, 0)).run == run
+
+
+def test_another_slide_counts_from_nothing(ground: Ground) -> None:
+    slide, totals = new_run(), []
+    middle = tuple(
+        msgspec.structs.replace(cell, box=(200 + 9 * n, 150, 208 + 9 * n, 158))
+        for n, cell in enumerate(said().cells)
+    )
+    for _ in range(2):
+        slide.start_run("S26-1")
+        slide.marks()
+        for _ in range(2):
+            one = msgspec.structs.replace(said(), cells=middle)
+            found = slide.take(one, ground.view(0, 0)).differential
+            assert found is not None
+            totals.append(found.total)
+
+    assert totals == [4, 4, 4, 4]
+
+
+def test_rejected_frames_and_frames_of_unknown_scale_are_not_counted(
+    ground: Ground,
+) -> None:
+    slide = new_run()
+    slide.start_run()
+    slide.marks()
+
+    for one, view in ((said(), None), (said(status="rejected"), ground.view(0, 0))):
+        taken = slide.take(one, view)
+        assert taken.differential is not None
+        assert taken.differential.total == 0
+        assert taken.differential.place_um is None
+
+
+def test_the_whole_instrument_counts_every_cell_once(parts: Parts) -> None:
+    """Jumps and returns on a slide of known truth, through the whole pipeline."""
+    settings = SimulatedSettings(
+        width_px=480,
+        height_px=300,
+        pixel_size_um=0.28,
+        rate_hz=1.0,
+        drift_um_per_s=6.0,
+        hand_move_every_s=2.0,
+        slide_frames=2.2,
+        is_endless=False,
+        seed=1,
+    )
+
+    seen = walk(settings, parts, frames=30)
+
+    assert seen.returns > 3
+    assert seen.jumps > 0, seen
+    assert seen.twice == 0
+    assert seen.truth.total() > 150
+    assert seen.counted["WBC"] == seen.truth["WBC"] > 3
+    assert abs(seen.counted["RBC"] - seen.truth["RBC"]) <= 0.02 * seen.truth["RBC"]
+    for one in seen.differential.classes:
+        assert one.exact.low <= one.exact.share <= one.exact.high
+    encode(seen.differential)
+
+
+def test_a_confusion_file_must_be_of_the_model_that_counts(
+    parts: Parts, tmp_path: Path
+) -> None:
+    path = tmp_path / "confusion.json"
+    good = ConfusionFile(LABELS[:3], ((97, 2, 1), (1, 98, 1), (3, 1, 96)))
+    path.write_bytes(encode(good))
+    slide = parts.open_slide(DifferentialSettings(confusion=path))
+    assert slide is not None
+
+    path.write_bytes(encode(ConfusionFile(("a", "b"), ((9, 1), (1, 9)))))
+    with pytest.raises(ConfigurationInvalid, match="Platelet"):
+        parts.open_slide(DifferentialSettings(confusion=path))
+
+
+def test_where_no_cells_are_looked_for_nothing_is_counted(parts: Parts) -> None:
+    whole = dataclasses.replace(parts, locator=None)
+
+    assert whole.open_slide(DifferentialSettings()) is None
+    assert parts.open_slide(DifferentialSettings(is_on=False)) is None
+
+
+def test_a_place_is_told_in_micrometres(ground: Ground) -> None:
+    slide = new_run()
+    slide.start_run()
+    slide.marks()
+    slide.take(said(), ground.view(200, 100))
+
+    there = slide.take(said(), ground.view(260, 70)).differential
+
+    assert there is not None
+    assert there.place_um is not None
+    assert np.allclose(there.place_um, (60 * 0.28, -30 * 0.28), atol=0.2)
