@@ -35,8 +35,8 @@ Counted = Annotated[int, Meta(ge=0)]
 class ConfusionFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cells of each true class (rows) by what the model named them (columns).
 
-    Cells that it left unidentified are not in it. Measured with `hemascope evaluate` on
-    cells that the model was not trained on.
+    Cells that it left unidentified are not in it. Measured with `hemascope evaluate
+    --confusion` on cells that the model was not trained on.
     """
 
     classes: tuple[str, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edge.broker import Mosquitto, start_broker
 from edge.frames import Exposure, RawFrame, Shot
 from edge.mqtt import Link, Message
 from edge.results import Cell, Examination, FrameRange
+from edge.scale import Scale
 from edge.settings import BrokerSettings, SimulatedSettings
 from edge.sources.simulated import SimulatedMicroscope
 
@@ -37,9 +39,14 @@ def microscope() -> SimulatedMicroscope:
 
 
 @pytest.fixture(scope="session")
-def parts() -> Parts:
-    """The shipped bundles, read and verified."""
+def shipped() -> Parts:
     return read_parts()
+
+
+@pytest.fixture(scope="module")
+def parts(shipped: Parts) -> Parts:
+    """The shipped bundles, read and verified, and a scale that nobody settled yet."""
+    return replace(shipped, scale=Scale(None))
 
 
 @pytest.fixture

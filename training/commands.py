@@ -13,6 +13,7 @@ from torch import nn
 
 from edge.assembly import read_parts
 from edge.bundle import CLASSIFIER
+from edge.codec import encode
 from edge.taxonomy import TASKS
 from training.colour import COLOURS, Colour, looks
 from training.colours import apart
@@ -158,6 +159,7 @@ def _silent(_line: str) -> None:
 @click.option("--locator", type=_PATH, help="Locator bundle.")
 @click.option("--true-scale", is_flag=True, help="Tell the scale from the labels.")
 @click.option("--pictures", type=_PATH, help="Folder for annotated pictures.")
+@click.option("--confusion", type=_PATH, help="File for what was taken for what.")
 @click.option("--report", type=_PATH, help="Folder for a report on the models.")
 @click.option("--study", "studies", multiple=True, type=_FOUND, help="For the report.")
 @click.option("--picture", "gallery", multiple=True, type=_FOUND, help="Likewise.")
@@ -204,7 +206,11 @@ def evaluate_command(
             console,
             examine_fields(fields, pipeline, told["true_scale"], told["pictures"]),
         )
-    show(console, examine_crops(rows, pipeline))
+    table, confusion = examine_crops(rows, pipeline)
+    show(console, table)
+    if told["confusion"] is not None:
+        told["confusion"].write_bytes(encode(confusion) + b"\n")
+        console.print(f"confusion: {told['confusion']}, for [differential]")
 
 
 def _pair(text: str) -> tuple[str, str]:

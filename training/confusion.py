@@ -8,6 +8,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+def count_confusion(
+    true: NDArray[np.intp], said: NDArray[np.intp], classes: int
+) -> NDArray[np.int64]:
+    """Count cells (N,) by their true class and the one they were named: (K, K)."""
+    pairs = np.bincount(true * classes + said, minlength=classes**2)
+    return pairs.reshape(classes, classes).astype(np.int64)
+
+
 def accuracy(confusion: Floats) -> Floats:
     """Share of cells that are named right: (..., K, K) to (...)."""
     right = np.trace(confusion, axis1=-2, axis2=-1)

@@ -15,6 +15,7 @@ from rich.table import Table
 from calibration.confidence import calibration_error
 from edge.bundle import crop_size
 from edge.clock import utc_of
+from edge.confusion import ConfusionFile
 from edge.decision import decide
 from edge.drawing import draw, to_jpeg
 from edge.frames import Exposure, RawFrame, Shot
@@ -23,6 +24,7 @@ from edge.pipeline import Pipeline, Seen
 from edge.scale import Scale
 from edge.taxonomy import NOT_A_CELL
 from training.classifying import predict
+from training.confusion import count_confusion
 from training.data import DataInvalid, Field, Row, cut_task_crops
 from training.locating import CLASSES
 from training.matching import Tally, match
@@ -81,8 +83,13 @@ def examine_fields(
     return grid
 
 
-def examine_crops(rows: Sequence[tuple[Row, int]], pipeline: Pipeline) -> Table:
-    """Judge the classifier alone, on crops cut from the labelled boxes."""
+def examine_crops(
+    rows: Sequence[tuple[Row, int]], pipeline: Pipeline
+) -> tuple[Table, ConfusionFile]:
+    """Judge the classifier alone, on crops cut from the labelled boxes.
+
+    The confusion is of all domains together, without the cells left unidentified.
+    """
     if not rows:
         raise DataInvalid("no row of this split is of the model's task; check `task`")
     record = pipeline.classifier.record
@@ -90,6 +97,7 @@ def examine_crops(rows: Sequence[tuple[Row, int]], pipeline: Pipeline) -> Table:
     logits = predict(pipeline.classifier_engine, crops.pixels, record.state_size)
     said = decide(logits, record.temperature, record.abstain_below)
     domains = np.array([row.domain for row in crops.rows])
+    labels = pipeline.classifier.labels
     grid = Table(
         "domain",
         "class",
@@ -101,7 +109,7 @@ def examine_crops(rows: Sequence[tuple[Row, int]], pipeline: Pipeline) -> Table:
         title="crops of labelled boxes",
     )
     for domain in sorted(set(domains)):
-        for index, name in enumerate(pipeline.classifier.labels):
+        for index, name in enumerate(labels):
             here = domains == domain
             true, claimed = crops.classes == index, (said.classes == index)
             claimed = claimed & ~said.abstained
@@ -113,9 +121,11 @@ def examine_crops(rows: Sequence[tuple[Row, int]], pipeline: Pipeline) -> Table:
                 int((here & true & ~claimed).sum()),
             )
             unsure = int((here & true & said.abstained).sum())
-            cells = str(int((here & true).sum()))
-            grid.add_row(domain, name, cells, *_figures(tally), str(unsure))
-    return grid
+            shown = str(int((here & true).sum()))
+            grid.add_row(domain, name, shown, *_figures(tally), str(unsure))
+    named = ~said.abstained
+    cells = count_confusion(crops.classes[named], said.classes[named], len(labels))
+    return grid, ConfusionFile(labels, tuple(map(tuple, cells.tolist())))
 
 
 def show(console: Console, table: Table) -> None:

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from calibration.int8 import Int8Crops
 from edge.bundle import INT8_CROPS, crop_size, first_state, load_bundle
 from edge.cli import hemascope
+from edge.confusion import read_confusion
 from edge.engines import BATCH, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
@@ -267,11 +268,17 @@ def test_one_bundle_is_judged_in_whole_fields(
     family: str, manifest: Path, folder: Path
 ) -> None:
     bundle = trained(family, manifest, folder) / "bundle"
+    asked = "--confusion", folder / f"{family}.json"
 
-    shown = invoke("evaluate", "--data", manifest, "--bundle", bundle)
+    shown = invoke("evaluate", "--data", manifest, "--bundle", bundle, *asked)
 
     assert "whole fields" in shown
     assert "crops of labelled boxes" in shown
+    confusion = read_confusion(folder / f"{family}.json")
+    assert confusion.classes == load_bundle(bundle).labels
+    rows = [line.split(",") for line in manifest.read_text().splitlines()]
+    cells = sum("test" in row for row in rows)
+    assert 0 < sum(map(sum, confusion.cells)) <= cells
 
 
 def test_a_report_compares_families(manifest: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
 from calibration.confidence import expected_calibration_error
 from edge.bundle import Metric
 from training.confusion import accuracy as accuracy_of
-from training.confusion import f1s, precisions, recalls
+from training.confusion import count_confusion, f1s, precisions, recalls
 from training.curves import abstention, named_share, reliability
 from training.judging import (
     Cost,
@@ -209,3 +209,9 @@ def test_outputs_that_do_not_fit_the_labels_are_refused(
 ) -> None:
     with pytest.raises(NotJudgeable, match=words):
         replace(judged, **change)  # type: ignore[arg-type]
+
+
+def test_a_confusion_has_a_row_per_true_class() -> None:
+    true, said = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 0])
+
+    assert count_confusion(true, said, 3).tolist() == [[2, 1, 0], [0] * 3, [1, 0, 0]]
