@@ -20,8 +20,10 @@ from edge.settings import TrackingSettings
 from edge.taxonomy import NOT_A_CELL
 from edge.tracking import NO_TRACK, Found, Links, Tracker
 
-MOST_SAID = 550  # cells of one row, with their courses; without them a row holds 800
+MOST_SAID = 530  # cells of one row, with their courses; without them a row holds 800
 MOST_EVENTS = 50  # of one row; more wait for the next
+MOST_STRIPS = 3  # of one row; further events are told without pictures
+_LEAVES_ROOM = 300  # more cells leave none for pictures
 
 
 class Follower:
@@ -84,12 +86,11 @@ class Follower:
                 view = View(seen.raw, um, said.locator is None, is_late)
                 courses, events = self._model.show(view, boxes, links)
                 self._untold.extend(events)
-        room = min(MOST_EVENTS, len(self._untold))
         return msgspec.structs.replace(
             said,
             cells=_named(said.cells, links, courses),
             following=self._note(links, pause),
-            events=tuple(self._untold.popleft() for _ in range(room)),
+            events=self._tell(MOST_STRIPS if len(said.cells) <= _LEAVES_ROOM else 0),
             timings_ms={**said.timings_ms, **stage.spent_ms},
         )
 
@@ -118,6 +119,13 @@ class Follower:
         if pause.continuity == "reset":
             reason = f"states are new after a pause of {pause.seconds:.0f} s"
             self._untold.extend(model.begin_anew(reason))
+
+    def _tell(self, strips: int) -> tuple[Event, ...]:
+        """Take what has room in a row, the first `strips` of it with pictures."""
+        room = min(MOST_EVENTS, len(self._untold))
+        told = [self._untold.popleft() for _ in range(room)]
+        bare = [msgspec.structs.replace(e, strip=msgspec.UNSET) for e in told[strips:]]
+        return (*told[:strips], *bare)
 
     def _note(self, links: Links, pause: Pause) -> Following:
         is_another = links.is_new_field and pause.continuity != "first"

@@ -41,13 +41,24 @@ class Course(_Said, frozen=True, kw_only=True):
     is_discontinuous: bool = False
 
 
+class Strip(_Said, frozen=True, kw_only=True):
+    """Pictures of one cell: squares side by side in one JPEG, oldest first.
+
+    `frames` are the driver's numbers of the frames they were cut from.
+    """
+
+    frames: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=12)]
+    jpeg: Annotated[bytes, Meta(max_length=16384)]
+
+
 class Event(_Said, frozen=True, kw_only=True):
     """Something happened to a followed cell, and is confirmed or over.
 
     `id` and `track_id` are unique within a run. `onset` is the frame that first showed
     it, `frame` the one that said so last; `confidence` is the mean probability of
     `change` between them. `box` is a window around the cell, where it was last.
-    `reason` says why an event is over.
+    `reason` says why an event is over. `strip` shows the cell over time, where
+    the row has room for it.
     """
 
     id: Count
@@ -61,6 +72,7 @@ class Event(_Said, frozen=True, kw_only=True):
     confidence: Share
     box: tuple[int, int, int, int]
     reason: str | None = None
+    strip: Strip | UnsetType = UNSET
 
 
 class Following(_Said, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +28,7 @@ from edge.memory import Ids, Memory, Opinions
 from edge.profile import Profile
 from edge.results import Course, Event
 from edge.settings import EventSettings
+from edge.strips import Albums
 from edge.tracking import NO_TRACK, Links
 
 _LEAST_WINDOW_UM = 9.0  # a platelet spreads to several times its width
@@ -85,6 +87,7 @@ class SequenceModel:
         self._engine, self._profile = engine, profile
         self._memory = Memory(bundle, engine, 2 * most_cells, most_rows)
         self._changes = Changes(bundle.labels, events)
+        self._albums = Albums()
         self._sides: dict[int, int] = {}  # of each track's window, px
         self._stepped: dict[int, int] = {}  # the step that showed each track last
         self._steps = 0
@@ -120,8 +123,10 @@ class SequenceModel:
         pixels = view.raw.pixels
         colours = prepare(self._profile, width_px, height_px, pixels.dtype)
         crops = cut_crops(pixels, windows, crop_size(self.bundle))
-        said = self._remember(tracks, correct_crops(crops, windows, colours))
+        crops = correct_crops(crops, windows, colours)
+        said = self._remember(tracks, crops)
         moment = Moment(view.raw.shot.sequence, view.raw.shot.utc)
+        self._albums.see(moment.sequence, tracks, crops)
         events = self._changes.take(
             moment, tracks, said.probabilities, said.frames, _inside(windows)
         )
@@ -132,7 +137,7 @@ class SequenceModel:
                 tracks.tolist(), said.frames.tolist(), shares, strict=True
             )
         }
-        return courses, events
+        return courses, self._shown(events)
 
     def end(self, tracks: Iterable[int], reason: str) -> list[Event]:
         """Forget tracks that are over; return the events that end with them."""
@@ -141,12 +146,21 @@ class SequenceModel:
         for track in ended:
             self._sides.pop(track, None)
             self._stepped.pop(track, None)
-        return self._changes.end(ended, reason)
+        events = self._shown(self._changes.end(ended, reason))
+        self._albums.forget(ended)
+        return events
 
     def begin_anew(self, reason: str) -> list[Event]:
         """Forget what was seen, not which cells there are; return what ends with it."""
         self._memory.forget_all()
-        return self._changes.end_all(reason)
+        return self._shown(self._changes.end_all(reason))
+
+    def _shown(self, events: list[Event]) -> list[Event]:
+        """Give each event the pictures of its cell."""
+        return [
+            msgspec.structs.replace(e, strip=self._albums.strip(e.track_id))
+            for e in events
+        ]
 
     def _remember(self, tracks: Ids, crops: NDArray[np.uint8]) -> Opinions:
         """Show each cell to its memories; what the older one says counts."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +12,24 @@ import pytest
 from edge.assembly import Parts, read_parts
 from edge.bundle import BundleRefused
 from edge.codec import decode, encode, read_toml
+from edge.differential import differentiate
 from edge.engines import EngineFailed
 from edge.errors import ConfigurationInvalid
-from edge.following import MOST_SAID, Follower
+from edge.following import MOST_EVENTS, MOST_SAID, MOST_STRIPS, Follower
 from edge.frames import RawFrame
 from edge.ledger import MAX_ROW_BYTES, Ledger, LedgerReader
 from edge.pace import Pace
 from edge.pipeline import Pipeline, Seen
 from edge.preview import PreviewWriter
-from edge.results import Cell, Course, Event, Examination, Following, Result
+from edge.results import (
+    Cell,
+    Course,
+    Event,
+    Examination,
+    Following,
+    Result,
+    Strip,
+)
 from edge.service import Company, Service
 from edge.settings import (
     DeviceFile,
@@ -31,6 +41,7 @@ from edge.settings import (
     TrackingSettings,
 )
 from edge.sources.simulated import SimulatedMicroscope
+from edge.taxonomy import TASKS
 from tests.conftest import examination, shot
 
 TRACKING = TrackingSettings(confirm_after=1)
@@ -147,7 +158,8 @@ def test_a_track_does_not_begin_on_plasma() -> None:
     assert [cell.track_id is None for cell in said.cells] == [True, False]
 
 
-def test_the_fullest_row_fits_what_brokers_take() -> None:
+@pytest.mark.parametrize(("count", "strips"), [(MOST_SAID, 0), (300, MOST_STRIPS)])
+def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None:
     cells = tuple(
         Cell(
             id=n,
@@ -164,7 +176,7 @@ def test_the_fullest_row_fits_what_brokers_take() -> None:
                 frames=123_456,
             ),
         )
-        for n in range(MOST_SAID)
+        for n in range(count)
     )
     event = Event(
         id=1_000_000,
@@ -179,6 +191,11 @@ def test_the_fullest_row_fits_what_brokers_take() -> None:
         box=(1800, 1100, 1900, 1199),
         reason="states are new after a pause of 100000 s",
     )
+    labels = TASKS["wbc_subtype"]
+    counts = Counter(dict.fromkeys(labels, 12_345))
+    differential = differentiate(counts, labels, 0.1, 12)
+    strip = Strip(frames=tuple(range(10**6, 10**6 + 12)), jpeg=bytes(16384))
+    shown = msgspec.structs.replace(event, strip=strip)
     following = Following(
         continuity="discontinuous",
         tracks=MOST_SAID,
@@ -188,7 +205,11 @@ def test_the_fullest_row_fits_what_brokers_take() -> None:
     )
 
     said = msgspec.structs.replace(
-        examination(0), cells=cells, events=(event,) * 50, following=following
+        examination(0),
+        cells=cells,
+        differential=differential,
+        events=(shown,) * strips + (event,) * (MOST_EVENTS - strips),
+        following=following,
     )
 
     assert len(encode(said)) < MAX_ROW_BYTES

@@ -204,6 +204,7 @@ def test_cells_that_burst_are_told_with_their_onset(recurrent: Parts) -> None:
         if c.change == "lysis" and c.cell in whole and 80 < c.onset_s < 280
     ]
     assert len(bursts) >= 3
+    assert all(e.strip and e.strip.frames[-1] == e.frame for e in told[:3])  # type: ignore[union-attr]
     found = [any(is_of(e, box, at) for e in told) for box, at in bursts]
     assert sum(found) >= 0.75 * len(found)
 
