@@ -18,14 +18,14 @@ from calibration.confidence import (
     fit_adaptation,
     gain_of_adapting,
 )
-from calibration.drawing import BLUE, INK, RED, Axes, png
 from calibration.frames import FOLDER, PATH
-from calibration.pages import Grid, Picture, Words, write_pages
 from calibration.reviewed import read_reviewed, said_of
 from calibration.versions import replace_profile
 from edge.assembly import read_parts
 from edge.bundle import MODEL
 from edge.decision import log_probabilities
+from edge.pages import Grid, Picture, Words, write_pages
+from edge.plots import BLUE, INK, RED, Axes, png
 from edge.profile import ConfidenceRecord, Profile, load_profile
 from edge.scale import Scale
 

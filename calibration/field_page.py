@@ -9,7 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.drawing import (
+from calibration.field import EmptyField
+from edge.correction import correct, prepare
+from edge.frames import RawFrame
+from edge.pages import Grid, Heading, Picture, Words, write_pages
+from edge.plots import (
     BLUE,
     GREEN,
     PAGE_PX,
@@ -20,10 +24,6 @@ from calibration.drawing import (
     resized,
     side_by_side,
 )
-from calibration.field import EmptyField
-from calibration.pages import Grid, Heading, Picture, Words, write_pages
-from edge.correction import correct, prepare
-from edge.frames import RawFrame
 from edge.profile import Profile
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from calibration.drawing import GREEN, PAGE_PX, Image, png, resized
-from calibration.pages import Grid, Picture, write_pages
 from calibration.scale import PixelScale
 from edge.frames import Counts
+from edge.pages import Grid, Picture, write_pages
+from edge.plots import GREEN, PAGE_PX, Image, png, resized
 
 
 def write_scale_page(folder: Path, scale: PixelScale, image: Counts) -> Path:

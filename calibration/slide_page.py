@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.drawing import INK, RED, Axes, Image, png, side_by_side
-from calibration.pages import Grid, Heading, Picture, Words, write_pages
 from calibration.reference import (
     NUCLEUS_DENSITY,
     RED_CELL_DENSITY,
@@ -17,6 +15,8 @@ from calibration.reference import (
 )
 from edge.correction import correct, prepare
 from edge.frames import Counts
+from edge.pages import Grid, Heading, Picture, Words, write_pages
+from edge.plots import INK, RED, Axes, Image, png, side_by_side
 from edge.profile import Profile, ReferenceRecord
 
 _NUCLEI, _DOTS = (90, 60, 150), 400

@@ -130,12 +130,23 @@ class Store:
                 found.append(Chain(*at))
         return found
 
-    def rows(self, chain: Chain) -> Iterator[LedgerRow]:
+    def rows(
+        self, chain: Chain, first: int = 1, last: int = 2**53
+    ) -> Iterator[LedgerRow]:
         """Return the stored rows of one ledger, in order."""
         for row in self._db.execute(
             "SELECT seq, data, sha256 FROM rows WHERE device = ? AND epoch = ? "
-            "ORDER BY seq",
-            (chain.device, chain.epoch),
+            "AND seq BETWEEN ? AND ? ORDER BY seq",
+            (chain.device, chain.epoch, first, last),
+        ):
+            yield LedgerRow(*row)
+
+    def rows_with(self, chain: Chain, text: bytes) -> Iterator[LedgerRow]:
+        """Return those rows of one ledger that hold these bytes, in order."""
+        for row in self._db.execute(
+            "SELECT seq, data, sha256 FROM rows WHERE device = ? AND epoch = ? "
+            "AND instr(data, ?) ORDER BY seq",
+            (chain.device, chain.epoch, text),
         ):
             yield LedgerRow(*row)
 

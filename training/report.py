@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.pages import (
+from edge.bundle import Metric
+from edge.pages import (
     Block,
     Grid,
     Heading,
@@ -16,7 +17,6 @@ from calibration.pages import (
     ReportImpossible,
     write_pages,
 )
-from edge.bundle import Metric
 from training import figures
 from training.colour import Colour
 from training.judging import Judged, score

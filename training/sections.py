@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from calibration.pages import Block, Grid, Heading, Picture, Words
 from edge.bundle import Metric
+from edge.pages import Block, Grid, Heading, Picture, Words
 from training import figures
 from training.curves import named_share
 from training.judging import ClassScores, Judged, Scores

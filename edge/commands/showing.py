@@ -8,7 +8,7 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,10 @@ from edge.commands.signals import until_signalled
 from edge.dashboard import Dashboard
 from edge.demo import demonstrate
 from edge.observing import Observer
+from edge.run_page import runs_table, write_run_page
+from edge.runs import find_run, list_runs, tell
 from edge.settings import BrokerSettings, SimulatedSettings
+from edge.store import Store
 from edge.watch import table, watch
 
 
@@ -98,3 +101,26 @@ def _shown(
                 dashboard.show(observer)
 
         yield show
+
+
+@click.command("runs")
+@click.argument("run", required=False)
+@click.option(
+    "--archive",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The archive's file.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of RUN's page.")
+def runs_command(run: str | None, archive: Path, out: Path | None) -> None:
+    """List the runs of an archive, or write the page of one.
+
+    RUN is the id of a run, or how it begins.
+    """
+    with closing(Store(archive, must_exist=True)) as store:
+        if run is None:
+            Console().print(runs_table(list_runs(store)))
+            return
+        story = tell(store, find_run(store, run))
+    page = write_run_page(out or Path(story.span.start.run), story)
+    click.echo(f"page: {page}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.pages import ReportImpossible
 from edge.bundle import Metric
+from edge.pages import ReportImpossible
 from training.judging import Cost, Judged, Robustness
 from training.report import LabelEfficiency, LeftOut, write_report
 from training.sections import PAPER

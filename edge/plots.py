@@ -1,4 +1,4 @@
-"""Small pictures for the pages of this folder, without a plotting library."""
+"""Small plots for pages, without a plotting library."""
 
 from __future__ import annotations
 

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from edge.clock import utc_now
+from edge.commands.showing import runs_command
+from edge.entries import Entered, Note
+from edge.ledger import Ledger, LedgerReader
+from edge.mqtt import Message
+from edge.results import Course, Event, Examination, Following, Strip
+from edge.run_page import write_run_page
+from edge.runs import RunUnknown, find_run, list_runs, tell
+from edge.slide import SlideRun
+from edge.store import ArchiveFailed, Store
+from edge.strips import SIDE_PX, Albums
+from tests.conftest import examination
+
+CLASSES = ("steady", "lysis")
+FRAMES, ONSET, GAP = 60, 40, range(20, 30)
+
+
+def strip() -> Strip:
+    albums = Albums()
+    for frame in range(FRAMES):
+        crops = np.full((1, SIDE_PX, SIDE_PX, 3), 4 * frame, np.uint8)
+        albums.see(frame, np.array([5]), crops)
+    made = albums.strip(5)
+    assert isinstance(made, Strip)
+    return made
+
+
+def frame(number: int, run: str | None) -> Examination:
+    """One of an hour of frames, a minute apart; cell 5 bursts at its onset."""
+    start = utc_now()
+    said = examination(2, utc=start + timedelta(minutes=number), run=run)
+    if number in GAP:
+        gap = msgspec.structs.replace(said, status="gap", reason="camera gone")
+        return msgspec.structs.replace(gap, cells=(), counts={})
+    share = 0.9 if number >= ONSET else 0.1
+    course = Course(label="lysis", probabilities=(1 - share, share), frames=number + 1)
+    cell = msgspec.structs.replace(said.cells[0], track_id=5, course=course)
+    events: tuple[Event, ...] = ()
+    if number == ONSET + 2:
+        events = (
+            Event(
+                id=1,
+                track_id=5,
+                change="lysis",
+                phase="confirmed",
+                onset=ONSET,
+                onset_utc=start + timedelta(minutes=ONSET),
+                frame=number,
+                frames=3,
+                confidence=0.9,
+                box=(0, 0, 9, 9),
+                strip=strip(),
+            ),
+        )
+    following = Following(continuity="continuous", tracks=1, classes=CLASSES)
+    return msgspec.structs.replace(
+        said, cells=(cell, said.cells[1]), following=following, events=events
+    )
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of two runs: one ended with a note, one cut off."""
+    folder = tmp_path_factory.mktemp("archive")
+    slide = SlideRun(("RBC", "Plasma"), 0.5, 0.1)
+    with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
+
+        def write(*said: Examination | Entered) -> None:
+            ledger.append_all([*slide.marks(), *said])
+
+        run = slide.start_run("S26-00123", "op7")
+        write()
+        for number in range(FRAMES):
+            write(frame(number, run))
+        write(Note(text="oil renewed <b>", by="op7"))
+        slide.end_run()
+        write()
+        second = slide.start_run("S26-00124")
+        write(frame(0, second))
+    rows = LedgerReader(folder / "ledger").rows(0, 1000)
+    with closing(Store(folder / "archive.sqlite")) as store:
+        store.take([Message("cells/v1/scope-1/result", r.data, False) for r in rows])
+    return folder / "archive.sqlite"
+
+
+@pytest.fixture
+def store(file: Path) -> Iterator[Store]:
+    with closing(Store(file, must_exist=True)) as opened:
+        yield opened
+
+
+def test_runs_are_listed_from_start_to_end(store: Store) -> None:
+    first, second = list_runs(store)
+
+    assert (first.start.slide, first.start.operator) == ("S26-00123", "op7")
+    assert (first.first, first.last, first.is_ended) == (1, FRAMES + 3, True)
+    assert (second.first, second.last, second.is_ended) == (64, 65, False)
+
+
+def test_a_run_is_found_by_how_its_id_begins(store: Store) -> None:
+    first, second = list_runs(store)
+
+    assert find_run(store, second.start.run) == second
+    with pytest.raises(RunUnknown, match="2 runs begin with '20'"):
+        find_run(store, "20")
+    with pytest.raises(RunUnknown, match=first.start.run):
+        find_run(store, "1999")
+
+
+def test_a_story_tells_counts_events_courses_and_gaps(store: Store) -> None:
+    story = tell(store, list_runs(store)[0])
+
+    assert story.statuses == {"ok": FRAMES - len(GAP), "gap": len(GAP)}
+    counts = story.counts["RBC"]
+    shown = np.flatnonzero(np.isfinite(counts)) / len(counts) * FRAMES
+    assert counts[np.isfinite(counts)].tolist() == [2.0] * (FRAMES - len(GAP))
+    assert not ((shown > GAP.start) & (shown < GAP.stop - 1)).any()
+    assert [e.onset for e in story.events.values()] == [ONSET]
+    course = story.courses[5]
+    assert [share[1] > 0.5 for share in course.shares].index(True) == ONSET - len(GAP)
+    told = [text for _, text in story.incidents]
+    assert told.count("gap: camera gone") == len(GAP)
+    assert "note by op7: oil renewed <b>" in told
+
+
+def test_a_page_shows_the_cell_over_time(store: Store, tmp_path: Path) -> None:
+    page = write_run_page(tmp_path, tell(store, list_runs(store)[0]))
+
+    text = page.read_text("utf-8")
+    assert "oil renewed &lt;b&gt;" in text
+    assert "lysis" in text
+    picture = cv2.imread(str(tmp_path / "figures" / "cell-5.png"))
+    tiles = picture[40, : 12 * 80].reshape(12, 80, 3)[:, 20:60].mean(axis=(1, 2))
+    seen = strip().frames
+    assert np.abs(tiles[: len(seen)] - 4 * np.array(seen)).max() < 4
+    ribbon = picture[-40, :, :]
+    steady, lysis = ribbon[100], ribbon[900]
+    assert steady.tolist() == [190, 190, 190]
+    assert lysis.tolist() == [178, 114, 0]  # BGR
+    assert (tmp_path / "figures" / "counts.png").exists()
+
+
+def test_a_run_without_frames_has_a_page(tmp_path: Path) -> None:
+    slide = SlideRun(("RBC",), 0.5, 0.1)
+    slide.start_run()
+    with closing(Ledger(tmp_path / "ledger", "scope-1")) as ledger:
+        ledger.append_all(slide.marks())
+    [row] = LedgerReader(tmp_path / "ledger").rows(0, 10)
+    with closing(Store(tmp_path / "archive.sqlite")) as store:
+        store.take([Message("cells/v1/scope-1/result", row.data, False)])
+        page = write_run_page(tmp_path / "page", tell(store, list_runs(store)[0]))
+
+    assert "not ended" in page.read_text("utf-8")
+
+
+def test_the_command_lists_and_writes(file: Path, tmp_path: Path) -> None:
+    listed = CliRunner().invoke(runs_command, ["--archive", str(file)])
+    assert "S26-00124" in listed.output
+
+    with closing(Store(file)) as store:
+        run = list_runs(store)[0].start.run
+    asked = [run, "--archive", str(file), "--out", str(tmp_path / "page")]
+    written = CliRunner().invoke(runs_command, asked)
+    assert written.exit_code == 0
+    assert (tmp_path / "page" / "report.html").exists()
+
+    absent = CliRunner().invoke(runs_command, ["--archive", str(tmp_path / "no")])
+    assert isinstance(absent.exception, ArchiveFailed)
