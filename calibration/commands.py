@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -185,7 +184,6 @@ def _record(
         is_verified=field.is_verified,
         matrix=offset_alone(PLASMA_DENSITY),
         pixel_size_um=pixel_um or frame.shot.pixel_size_um,
-        created_at=datetime.now(timezone.utc).replace(microsecond=0),
     )
 
 

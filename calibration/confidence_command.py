@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -96,11 +95,7 @@ def confidence_command(
         return
     new = replace_profile(
         profile,
-        msgspec.structs.replace(
-            bare,
-            confidence=record,
-            created_at=datetime.now(timezone.utc).replace(microsecond=0),
-        ),
+        msgspec.structs.replace(bare, confidence=record),
         old.flat_field,
     )
     click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")

@@ -180,14 +180,19 @@ def fit_reference(slide: SlideColours) -> ReferenceRecord:
 
 
 def with_reference(profile: Profile, reference: ReferenceRecord) -> Profile:
-    """Return the profile as it would be with this reference; it has no id yet."""
+    """Return the profile as it would be with this reference; it has no id yet.
+
+    A site's confidence was fitted to the colours before, so it goes.
+    """
     own = bare(profile).record
     rows = [
         (*line, whole[3])
         for line, whole in zip(reference.matrix, own.matrix, strict=True)
     ]
     matrix: Matrix = (rows[0], rows[1], rows[2])
-    record = msgspec.structs.replace(own, matrix=matrix, reference=reference)
+    record = msgspec.structs.replace(
+        own, matrix=matrix, reference=reference, confidence=None
+    )
     return Profile(record, profile.flat_field, None)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
-import msgspec
 
 from calibration.frames import FOLDER, PATH, read_frames, source_of
 from calibration.reference import fit_reference, measure_slide, with_reference
@@ -65,8 +63,10 @@ def slide_command(
     if not accept and not click.confirm("Look at the page. Use this reference?"):
         click.echo("nothing was changed")
         return
-    record = msgspec.structs.replace(
-        after.record, created_at=datetime.now(timezone.utc).replace(microsecond=0)
-    )
-    new = replace_profile(profile, record, before.flat_field)
+    new = replace_profile(profile, after.record, before.flat_field)
+    if before.record.confidence is not None:
+        click.echo(
+            "the site's confidence is gone, it was fitted to the colours before; "
+            "`hemascope calibrate confidence` fits it again"
+        )
     click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")

@@ -7,6 +7,7 @@ digits of its id.
 from __future__ import annotations
 
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,8 @@ def current(folder: Path) -> Profile | None:
 def replace_profile(
     folder: Path, record: ProfileRecord, flat_field: NDArray[np.float32] | None
 ) -> Profile:
-    """Write a profile; the one that was there is kept and named as `previous`."""
+    """Write a profile of now; the one before is kept and named as `previous`."""
+    record = msgspec.structs.replace(record, created_at=datetime.now(timezone.utc))
     before = current(folder)
     if before is not None and before.calibration_id is not None:
         _keep(folder, before.calibration_id)

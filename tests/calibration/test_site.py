@@ -164,23 +164,24 @@ def test_the_scale_is_read_off_red_cells_with_an_honest_interval(
     assert "name one of the micrometer" in several.output
 
 
-def reviewed(site: Path, out: Path) -> Path:
-    """Review the cells of two frames as the simulator knows them."""
+def reviewed(site: Path, out: Path, every_wrong: int = 10**6) -> Path:
+    """Review the cells of three frames; one of so many is not what it looks like."""
     bench = SimulatedMicroscope(SITE)
     with out.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label", "x0", "y0", "x1", "y1"])
         for n in range(3):
-            for cell in bench.truth(40 * n, 1.0):
+            for place, cell in enumerate(bench.truth(40 * n, 1.0), start=1):
                 path = site / "cells" / f"{n:02d}.png"
-                table.writerow([path, cell.label, *cell.box])
+                label = cell.label if place % every_wrong else "Plasma"
+                table.writerow([path, label, *cell.box])
     return out
 
 
-def test_reviewed_cells_adapt_confidence_or_change_nothing(
+def test_reviewed_cells_adapt_a_confidence_that_is_too_high(
     site: Path, profile: Path, tmp_path: Path
 ) -> None:
-    table = reviewed(site, tmp_path / "reviewed.csv")
+    table = reviewed(site, tmp_path / "reviewed.csv", every_wrong=4)
     first = load_profile(profile).calibration_id
 
     said = done("calibrate", "confidence", table, "--profile", profile,
@@ -189,12 +190,26 @@ def test_reviewed_cells_adapt_confidence_or_change_nothing(
     record = load_profile(profile).record
     assert "nats per cell" in said
     assert (profile / "confidence" / "report.html").exists()
-    if record.confidence is None:
-        assert "nothing was changed" in said
-        assert load_profile(profile).calibration_id == first
-    else:
-        assert record.confidence.saved > 0
-        assert record.previous == first
+    assert record.confidence is not None
+    assert record.confidence.saved > 0
+    assert record.confidence.errors[1] < record.confidence.errors[0]
+    assert record.previous == first
+
+    done("calibrate", "slide", "--images", site / "cells", "--profile", profile,
+         "--accept")  # fmt: skip
+    assert load_profile(profile).record.confidence is None
+
+
+def test_a_confidence_that_is_right_is_left_alone(
+    site: Path, profile: Path, tmp_path: Path
+) -> None:
+    table = reviewed(site, tmp_path / "reviewed.csv")
+    first = load_profile(profile).calibration_id
+
+    said = done("calibrate", "confidence", table, "--profile", profile)
+
+    assert "nothing was changed" in said
+    assert load_profile(profile).calibration_id == first
 
 
 @pytest.mark.parametrize(
