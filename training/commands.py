@@ -234,6 +234,12 @@ def study_command() -> None:
 @click.option(
     "--colour", "colours", multiple=True, type=click.Choice(COLOURS), help="Else all."
 )
+@click.option(
+    "--shown-as",
+    multiple=True,
+    type=click.Choice(COLOURS),
+    help="Judge the domain left out in these colours too.",
+)
 @click.option("--out", required=True, type=_PATH, help="JSON file.")
 @_DATA
 @_PRESET
@@ -258,7 +264,16 @@ def left_out_command(
         plan = replace(CLASSIFIERS[family].plans[told["preset"]], seed=seed)
         plan = plan_changed(plan, told["plans"])
         wish = Wish(family, plan, changed(family, told["networks"]))
-        leave_out(gathered, wish, told["domains"], out, click.echo, norms, colours)
+        leave_out(
+            gathered,
+            wish,
+            told["domains"],
+            out,
+            click.echo,
+            norms,
+            colours,
+            told["shown_as"],
+        )
 
 
 @study_command.command("colours")

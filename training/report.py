@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,8 @@ class LeftOut:
     `norm` is "batch", "group" or "none"; `colour` what all domains were brought to;
     `home` is the balanced accuracy on held-out cells of the other domains. `errors` are
     calibration errors on the domain left out: as fitted at home, and after 100 of its
-    cells were reviewed.
+    cells were reviewed. `shown_as` is the balanced accuracy on the same cells in other
+    colours than the model was fitted to.
     """
 
     family: str
@@ -41,6 +42,7 @@ class LeftOut:
     home: float
     seconds: float
     errors: tuple[float, float] | None = None
+    shown_as: dict[Colour, Metric] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

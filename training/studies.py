@@ -70,6 +70,7 @@ def leave_out(
     say: Say,
     norms: Sequence[Norm] = NORMS[:2],
     colours: Sequence[Colour] = COLOURS,
+    shown_as: Sequence[Colour] = (),
 ) -> None:
     """Fit a family without each domain in turn, and judge it on that domain.
 
@@ -91,6 +92,8 @@ def leave_out(
         Of a family that has any.
     colours
         What all domains are brought to.
+    shown_as
+        What the domain left out is also brought to, to be judged by the same model.
 
     Raises
     ------
@@ -119,7 +122,11 @@ def leave_out(
         profiles = profiles_of(gathered, colour)
         cells = cut_cells(gathered, kind, say, profiles=profiles)
         seen = [*gathered.parts["train"], *gathered.parts["val"]]
-        strange = clips_of("cells4", seen, "val", kind.size_px, kind.context, profiles)
+        strange = {
+            look: clips_of("cells4", seen, "val", kind.size_px, kind.context, own)
+            for look in dict.fromkeys((colour, *shown_as))
+            for own in [profiles_of(gathered, look)]
+        }
         for domain, norm in todo:
             network = dict(kind.network) | ({"norm": norm} if norm != "none" else {})
             torch.manual_seed(plan.seed)
@@ -131,10 +138,14 @@ def leave_out(
             fitted = train_classifier(
                 graph, replace(cells.drawing, stock=stock), held, plan
             )
-            away = judge(
-                fitted.model,
-                _where(strange, lambda d, domain=domain: d == domain),  # type: ignore[misc]
-            )
+            said = {
+                look: judge(
+                    fitted.model,
+                    _where(clips, lambda d, domain=domain: d == domain),  # type: ignore[misc]
+                )
+                for look, clips in strange.items()
+            }
+            away = said.pop(colour)
             cell = LeftOut(
                 family=family,
                 norm=norm,
@@ -144,6 +155,7 @@ def leave_out(
                 home=fitted.score,
                 errors=_errors(judge(fitted.model, held), away, plan.seed),
                 seconds=round(fitted.seconds, 1),
+                shown_as={look: balanced_with_interval(s) for look, s in said.items()},
             )
             study = msgspec.structs.replace(study, left_out=(*study.left_out, cell))
             _write(out, study)

@@ -310,7 +310,7 @@ def test_a_study_goes_on_where_it_was(manifest: Path, folder: Path) -> None:
     out = folder / "left-out.json"
     command = (
         "study", "left-out", "--family", "capsnet", "--data", manifest,
-        "--colour", "as-is", "--colour", "white-point",
+        "--colour", "as-is", "--colour", "white-point", "--shown-as", "white-point",
     )  # fmt: skip
 
     invoke(*command, "--out", out, "--domain", "giemsa")
@@ -326,6 +326,10 @@ def test_a_study_goes_on_where_it_was(manifest: Path, folder: Path) -> None:
         for norm in ("batch", "group")
         for colour in ("as-is", "white-point")
         for domain in ("giemsa", "wright")
+    }
+    assert {(c.colour, *c.shown_as) for c in cells} == {
+        ("as-is", "white-point"),
+        ("white-point",),
     }
 
 
