@@ -15,6 +15,7 @@ _LEAST_CELLS = 6
 _LEAST_SHARE = 0.25  # of the cells that must agree on a shift to be worth a look
 _MOST_PLACES = 3
 _MOST_VOTES = 1_000_000  # fewer of the seen cells vote where very many are known
+_MOST_SQUARES = 2048  # in x and in y; what lies further apart is counted with the rest
 
 
 def pair(
@@ -65,7 +66,8 @@ def likely_shifts(
 
     Every pair of a seen and a known cell votes for its difference; votes are counted in
     squares of half a cell, four neighbouring ones together (a generalised Hough
-    transform for translation).
+    transform for translation). On a wide slide the squares are folded onto each other,
+    so that memory does not grow with the way that was walked.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ def likely_shifts(
     seen = seen[:: math.ceil(len(seen) * len(known) / _MOST_VOTES)]
     differences = (known[None] - seen[:, None]).reshape(-1, 2)
     square = np.floor(differences / (cell_px / 2)).astype(np.int64)
-    square -= square.min(axis=0)
+    square = (square - square.min(axis=0)) % _MOST_SQUARES
     high, wide = (square.max(axis=0) + 2).tolist()
     votes = np.bincount(square[:, 0] * wide + square[:, 1], minlength=high * wide)
     grid = votes.reshape(high, wide)

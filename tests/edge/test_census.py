@@ -135,6 +135,35 @@ def test_a_way_that_came_round_with_an_error_is_mended(ground: Ground) -> None:
     assert census.counts() == once
 
 
+@pytest.mark.parametrize("off_px", [8.0, 25.0, 70.0])
+def test_an_error_smaller_than_the_frame_is_mended_too(
+    ground: Ground, off_px: float
+) -> None:
+    census = Census(LABELS, 0.5)
+    for seed in range(3):
+        census.look(place(0, 0), VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=seed))
+    once, known = census.counts().total(), census.cells["at"].copy()
+    drifted = Place(0, off_px, 0.0)
+    for seed in range(3, 6):
+        census.look(drifted, VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=seed))
+
+    census.snap(place(0, 0), VIEW_PX, (-off_px, 0.0))
+
+    assert census.counts().total() == pytest.approx(once, rel=0.06)
+    apart = np.hypot(*(census.cells["at"][:, None] - known[None]).transpose(2, 0, 1))
+    assert np.median(apart.min(axis=1)) < 0.5
+
+
+def test_a_cell_that_proves_to_be_another_was_seen_when_either_was() -> None:
+    census, cell = Census(LABELS, 0.5), seen((50, 50, 9, RED))
+    census.look(Place(0, 0.0, 0.0), VIEW_PX, 10.0, cell)
+    census.look(Place(1, 0.0, 0.0), VIEW_PX, 10.0, cell)
+
+    census.join(Join(1, 0, 0.0, 0.0))
+
+    assert census.cells["seen_at"].tolist() == [2]
+
+
 def test_a_constellation_tells_the_place(ground: Ground) -> None:
     census = Census(LABELS, 0.5)
     for x in (0, 200, 400, 600):
