@@ -122,15 +122,28 @@ class Census:
     ) -> None:
         """Mend what was counted twice when a way came round with an error `off`.
 
-        `place` is where the frame lies by what was known before.
+        `place` is where the frame lies by what was known before. Cells of the way
+        there were seen last after those known before: the moment between is the one
+        that the most pairs of cells tell.
         """
         here = np.flatnonzero(self.cells["patch"] == place.patch)
         corner = np.array([place.x_px, place.y_px])
-        at = self.cells["at"][here] - corner
-        recent = here[_within(at + off, size, 0.0)]
+        cells, at = self.cells[here], self.cells["at"][here] - corner
+        astray = np.flatnonzero(_within(at + off, size, 0.0))
+        settled = np.flatnonzero(_within(at, size, 0.0))
+        new, old = pair(
+            at[astray] + off,
+            at[settled],
+            cells["width"][astray],
+            cells["width"][settled],
+        )
+        between = _moment_between(
+            cells["seen_at"][settled[old]], cells["seen_at"][astray[new]]
+        )
+        is_new = cells["seen_at"] > between
+        recent, before = here[astray[is_new[astray]]], here[settled[~is_new[settled]]]
         self.cells["at"][recent] += off
-        old = here[_within(at, size, 0.0)]
-        self._merge(np.setdiff1d(recent, old), np.setdiff1d(old, recent))
+        self._merge(recent, before)
 
     def counts(self) -> Counter[str]:
         """Cells per label, also unidentified ones, but not what is no cell."""
@@ -209,6 +222,10 @@ class Census:
             )
             for field in ("log_likely", "sights", "looks"):
                 cells[field][strip[right]] += cells[field][near[left]]
+            last = np.maximum(
+                cells["seen_at"][strip[right]], cells["seen_at"][near[left]]
+            )
+            cells["seen_at"][strip[right]] = last
             gone.extend(near[left].tolist())
         self._drop(np.array(gone, np.intp))
 
@@ -252,6 +269,17 @@ def sights_of(
         widths=np.sqrt(np.prod(size, axis=1)),
         log_likely=np.log(np.maximum(probabilities[whole], _DOUBT)),
     )
+
+
+def _moment_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> int:
+    """Return the frame that divides most pairs: the one seen by then, the other since.
+
+    Without any pair that is the last frame of all: nothing was seen since.
+    """
+    if len(before) == 0:
+        return int(np.iinfo(np.int64).max)
+    divided = (before[None] <= before[:, None]) & (before[:, None] < after[None])
+    return int(before[divided.sum(axis=1).argmax()])
 
 
 def _row_of(classes: int) -> np.dtype[np.void]:
