@@ -25,7 +25,7 @@ from edge.results import Limits
 
 _DRAWS = 2000
 _PRIOR = 0.5  # cells added to each count, Jeffreys' prior of a share
-_LEAST_RECALL = 0.5  # below it a class is more often called something else
+_LEAST_RECALL = 0.5  # only above it there is one solution for certain
 _DRAWN_LEVEL = 0.97  # of 95 % limits from draws, of 100 cells, only 92 to 94 hold
 _GROWTH = 0.01  # limits are drawn again when so much was added
 
@@ -56,7 +56,8 @@ class Correction:
             taken back.
         """
         self._classes = file.classes
-        if len(set(file.classes)) != len(file.classes) or not _is_square(file):
+        is_named = 0 < len(file.classes) == len(set(file.classes))
+        if not is_named or not _is_square(file):
             raise ConfigurationInvalid(
                 f"the confusion of {file.classes} has rows of "
                 f"{[len(row) for row in file.cells]} cells, expected a square, a row "
@@ -66,10 +67,10 @@ class Correction:
         seen = self._cells.sum(axis=1)
         recall = np.diagonal(self._cells) / np.maximum(seen, 1)
         for name, right, cells in zip(file.classes, recall, seen, strict=True):
-            if right < _LEAST_RECALL:
+            if right <= _LEAST_RECALL:
                 raise ConfigurationInvalid(
                     f"the confusion has {name!r} named rightly in {right:.2f} of "
-                    f"{cells:.0f} cells, expected at least {_LEAST_RECALL}; such a "
+                    f"{cells:.0f} cells, expected more than {_LEAST_RECALL}; such a "
                     "model's counts cannot be corrected"
                 )
         self._random = np.random.default_rng(seed)

@@ -65,6 +65,8 @@ def test_limits_are_never_closer_than_exact_ones() -> None:
         (("a", "a"), ((9, 1), (1, 9)), "square"),
         (("a", "b"), ((4, 6), (1, 9)), "named rightly"),
         (("a", "b"), ((0, 0), (1, 9)), "named rightly"),
+        (("a", "b"), ((5, 5), (5, 5)), "named rightly"),  # has no single solution
+        ((), (), "square"),
     ],
 )
 def test_confusion_that_cannot_be_taken_back_is_refused(
