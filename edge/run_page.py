@@ -11,7 +11,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from msgspec import UNSET
 from rich.table import Table
 
 from edge.drawing import legend
@@ -23,7 +22,8 @@ from edge.runs import Course, Span, Story
 _CHANGES = ((190, 190, 190), (0, 114, 178), (213, 94, 0), (0, 158, 115), (230, 159, 0))
 _TILE_PX = PAGE_PX // 12
 _RIBBON_PX, _LEGEND_PX = 36, 26
-_MOST_EVENTS, _MOST_INCIDENTS = 200, 200
+_MOST_EVENTS = 200
+_NAMES_A_ROW = 5
 
 
 def write_run_page(folder: Path, story: Story) -> Path:
@@ -74,10 +74,10 @@ def _blocks(story: Story) -> Iterator[Block]:
             yield Words(f"{left} more cells changed and are not drawn.")
     if story.incidents:
         yield Heading("Gaps, alarms, notes and commands")
-        shown = story.incidents[:_MOST_INCIDENTS]
-        yield Grid(("time (UTC)", "what"), [(_time(at), text) for at, text in shown])
-        if len(shown) < len(story.incidents):
-            yield Words(f"{len(story.incidents) - len(shown)} more are in the archive.")
+        told = [(_time(at), text) for at, text in story.incidents]
+        yield Grid(("time (UTC)", "what"), told)
+        if story.more_incidents:
+            yield Words(f"{story.more_incidents} more are in the archive.")
 
 
 def _facts(story: Story) -> list[tuple[str, str]]:
@@ -92,6 +92,8 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         *((f"frames {name}", str(rows[name])) for name in ("ok", "degraded")),
         *((f"rows {name}", str(rows[name])) for name in ("rejected", "gap")),
     ]
+    if story.unread:
+        facts.append(("rows unread", f"{story.unread}, of another version"))
     if last is not None:
         following = last.following
         facts += [
@@ -162,7 +164,9 @@ def _counts(story: Story) -> Image:
         (0.0, length), (0.0, 1.2 * most), labels=(f"{unit} since the start", "cells")
     )
     for place, (label, counts) in enumerate(story.counts.items()):
-        _write(axes.image, label, (70 + 130 * place, 36), _colour(label))
+        row, column = divmod(place, _NAMES_A_ROW)
+        at = (70 + 175 * column, 36 + 16 * row)
+        _write(axes.image, label, at, _colour(label))
         middles = (np.arange(len(counts)) + 0.5) / len(counts) * length
         known = np.flatnonzero(np.isfinite(counts))
         for part in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
@@ -182,20 +186,15 @@ def _colour(label: str) -> Colour:
 def _cell(story: Story, track: int, course: Course) -> Picture:
     """Draw one cell: its pictures, and its ribbon."""
     events = [e for e in story.events.values() if e.track_id == track]
-    strips = [s for e in events if isinstance(s := _strip_of(story, e), Strip)]
-    parts = [_tiles(strips[0])] if strips else []
+    strip = story.strips.get(track)
+    parts = [] if strip is None else [_tiles(strip)]
     parts.append(_ribbon(story, course, events))
     changes = " and ".join(dict.fromkeys(e.change for e in events))
     words = f"Cell {track}: {changes}, onset {_time(events[0].onset_utc)} UTC."
-    if not strips:
+    if strip is None:
         words += " No pictures travelled with it: its rows had no room."
     name = f"cell-{track}"
     return Picture(name, png(np.vstack(parts)), f"Cell {track} over time", words)
-
-
-def _strip_of(story: Story, event: Event) -> object:
-    first = story.confirmed.get(event.id, event)
-    return event.strip if first.strip is UNSET else first.strip
 
 
 def _tiles(strip: Strip) -> Image:
@@ -229,8 +228,8 @@ def _ribbon(story: Story, course: Course, events: Sequence[Event]) -> Image:
             ribbon[top:bottom, x] = colour
             top = bottom
     for event in events:
-        onset = (event.onset_utc - story.span.utc).total_seconds()
-        x = round(min(max((onset - first) / wide, 0.0), 1.0) * (PAGE_PX - 2))
+        part = (story.onsets[event.id] - first) / wide
+        x = round(min(max(part, 0.0), 1.0) * (PAGE_PX - 2))
         ribbon[: _RIBBON_PX + 6, x : x + 2] = INK
     _write(ribbon, f"{first / 3600:.2f} h", (2, _RIBBON_PX + 18))
     _write(ribbon, f"{last / 3600:.2f} h", (PAGE_PX - 60, _RIBBON_PX + 18))

@@ -141,12 +141,17 @@ class Store:
         ):
             yield LedgerRow(*row)
 
-    def rows_with(self, chain: Chain, text: bytes) -> Iterator[LedgerRow]:
-        """Return those rows of one ledger that hold these bytes, in order."""
+    def short_rows_with(
+        self, chain: Chain, text: bytes, most_bytes: int
+    ) -> Iterator[LedgerRow]:
+        """Return rows of one ledger that hold these bytes, in order; no longer ones.
+
+        Of a longer row the disk is asked for its length alone.
+        """
         for row in self._db.execute(
             "SELECT seq, data, sha256 FROM rows WHERE device = ? AND epoch = ? "
-            "AND instr(data, ?) ORDER BY seq",
-            (chain.device, chain.epoch, text),
+            "AND CASE WHEN length(data) <= ? THEN instr(data, ?) END ORDER BY seq",
+            (chain.device, chain.epoch, most_bytes, text),
         ):
             yield LedgerRow(*row)
 

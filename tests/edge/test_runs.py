@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +20,7 @@ from edge.ledger import Ledger, LedgerReader
 from edge.mqtt import Message
 from edge.results import Course, Event, Examination, Following, Strip
 from edge.run_page import write_run_page
-from edge.runs import RunUnknown, find_run, list_runs, tell
+from edge.runs import MOST_INCIDENTS, RunUnknown, Story, find_run, list_runs, tell
 from edge.slide import SlideRun
 from edge.store import ArchiveFailed, Store
 from edge.strips import SIDE_PX, Albums
@@ -40,8 +42,13 @@ def strip() -> Strip:
 
 def frame(number: int, run: str | None) -> Examination:
     """One of an hour of frames, a minute apart; cell 5 bursts at its onset."""
-    start = utc_now()
-    said = examination(2, utc=start + timedelta(minutes=number), run=run)
+    start, later_ns = utc_now(), number * 60 * 10**9
+    said = examination(
+        2,
+        utc=start + timedelta(minutes=number),
+        monotonic_ns=time.monotonic_ns() + later_ns,
+        run=run,
+    )
     if number in GAP:
         gap = msgspec.structs.replace(said, status="gap", reason="camera gone")
         return msgspec.structs.replace(gap, cells=(), counts={})
@@ -90,10 +97,26 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write()
         second = slide.start_run("S26-00124")
         write(frame(0, second))
-    rows = LedgerReader(folder / "ledger").rows(0, 1000)
+    return archived(folder)
+
+
+def archived(folder: Path) -> Path:
+    """Bring the ledger in this folder to an archive beside it."""
+    with closing(LedgerReader(folder / "ledger")) as ledger:
+        rows = ledger.rows(0, 10_000)
     with closing(Store(folder / "archive.sqlite")) as store:
         store.take([Message("cells/v1/scope-1/result", r.data, False) for r in rows])
     return folder / "archive.sqlite"
+
+
+def told_by(folder: Path, said: Iterable[Examination | Entered]) -> Story:
+    """Read a run back in which all this was said."""
+    slide = SlideRun(("RBC",), 0.5, 0.1)
+    slide.start_run()
+    with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
+        ledger.append_all([*slide.marks(), *said])
+    with closing(Store(archived(folder))) as store:
+        return tell(store, list_runs(store)[0])
 
 
 @pytest.fixture
@@ -164,6 +187,94 @@ def test_a_run_without_frames_has_a_page(tmp_path: Path) -> None:
         page = write_run_page(tmp_path / "page", tell(store, list_runs(store)[0]))
 
     assert "not ended" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("days", [-3, 9000])
+def test_a_clock_that_is_set_moves_nothing_on_the_page(
+    tmp_path: Path, days: int
+) -> None:
+    said = [frame(number, None) for number in range(FRAMES)]
+    for number in range(15, FRAMES):  # the time server answered
+        utc = said[number].utc + timedelta(days=days)
+        onset = {"onset_utc": utc - timedelta(minutes=number - ONSET)}
+        events = [msgspec.structs.replace(e, **onset) for e in said[number].events]
+        said[number] = msgspec.structs.replace(
+            said[number], utc=utc, events=tuple(events)
+        )
+
+    story = told_by(tmp_path, said)
+
+    assert story.seconds == pytest.approx(60 * (FRAMES - 1), abs=5)
+    assert story.until == said[-1].utc
+    filled = np.flatnonzero(np.isfinite(story.counts["RBC"]))
+    assert len(filled) == FRAMES - len(GAP)
+    assert story.courses[5].seconds == sorted(story.courses[5].seconds)
+    assert story.onsets[1] == pytest.approx(60 * ONSET, abs=5)
+
+
+def test_a_device_that_counts_no_slides_hides_no_run(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "archive.sqlite").write_bytes(file.read_bytes())
+    with closing(Ledger(tmp_path / "ledger", "scope-1")) as ledger:
+        ledger.append(frame(0, None))
+
+    with closing(Store(archived(tmp_path))) as store:
+        assert len(store.chains()) == 2
+        assert len(list_runs(store)) == 2
+
+
+def test_a_row_of_another_version_hides_no_run(file: Path, tmp_path: Path) -> None:
+    mark = {"kind": "run", "phase": "start", "since": "a later version"}
+    head = {"v": 1, "device": "scope-2", "epoch": "e", "seq": 1, "prev": "0" * 64}
+    data = json.dumps(head | {"entry": mark}, separators=(",", ":")).encode()
+    other = tmp_path / "archive.sqlite"
+    other.write_bytes(file.read_bytes())
+    with closing(Store(other)) as store:
+        store.take([Message("cells/v1/scope-2/result", data, False)])
+        [first, second] = list_runs(store)
+        store._db.execute(
+            "UPDATE rows SET data = CAST('{\"v\":2}' AS BLOB) WHERE seq = 5"
+        )
+
+        story = tell(store, first)
+
+    assert first.start.slide == "S26-00123"
+    assert story.unread == 1
+    assert not second.is_ended
+
+
+def test_a_run_of_many_gaps_and_many_frames_stays_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.runs._MOST_POINTS", 16)
+    notes = [Note(text="so", by="op7")] * (MOST_INCIDENTS + 3)
+
+    story = told_by(tmp_path, [*(frame(n, None) for n in range(FRAMES)), *notes])
+
+    assert len(story.incidents) == MOST_INCIDENTS
+    assert story.more_incidents == len(GAP) + 3
+    course = story.courses[5]
+    assert 8 < len(course.seconds) <= 17
+    assert course.seconds[0] < 70
+    assert course.seconds[-1] > 60 * (FRAMES - 8)
+
+
+def test_all_classes_are_named_above_their_lines(tmp_path: Path) -> None:
+    names = [f"class-{number:02d}" for number in range(10)]
+    said = frame(0, None)
+    counts = dict.fromkeys(names, 1)
+    wide = told_by(tmp_path, [msgspec.structs.replace(said, counts=counts)])
+
+    write_run_page(tmp_path / "all", wide)
+    wide.counts.pop(names[-1])
+    write_run_page(tmp_path / "less", wide)
+
+    all_of_them, less = (
+        cv2.imread(str(tmp_path / name / "figures" / "counts.png"))
+        for name in ("all", "less")
+    )
+    assert np.not_equal(all_of_them, less).sum() > 100
 
 
 def test_the_command_lists_and_writes(file: Path, tmp_path: Path) -> None:
