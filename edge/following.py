@@ -105,9 +105,11 @@ class Follower:
             self._model.close()
 
     def _scale_of(self, said: Examination) -> float | None:
-        """Return the scale of the run: the first that was known, so that none jumps."""
-        if self._um is None:
-            self._um = said.pixel_size_um if said.locator is not None else 1.0
+        """Return the scale; where another is known now, tracks go on at that one."""
+        um = said.pixel_size_um if said.locator is not None else 1.0
+        if um is not None and self._um is not None and um != self._um:
+            self._tracker.rescale(um / self._um)
+        self._um = um or self._um
         return self._um
 
     def _end(self, model: SequenceModel, links: Links, pause: Pause) -> None:

@@ -41,8 +41,8 @@ class Links:
     `tracks` (N,) int64: the number of each found cell, `NO_TRACK` where it has none, or
     not yet. `coasting` (K,) and `coasting_um` (K, 2): tracks not found, and where they
     should be. `ended` (E,): tracks that are over. `shift_um` (2,): how far the field
-    moved, None where nobody could tell. `not_followed` and `dropped` count what
-    exceeded the number of tracks.
+    moved, with what the speeds of its cells foresaw; None where nobody could tell.
+    `not_followed` and `dropped` count what exceeded the number of tracks.
     """
 
     tracks: NDArray[np.int64]
@@ -178,7 +178,22 @@ class Tracker:
         ):
             return self._begin_anew(found, gone)
         self._last_shift = np.zeros(2) if shift is None else shift
-        return replace(self._update(found, moved, chosen, steps, gone), shift_um=shift)
+        whole, linked = shift, chosen >= 0
+        if shift is not None and shift_um is None and linked.any():
+            came = found.places_um[chosen[linked]] - self._tracks.places[linked]
+            whole = np.median(came, axis=0)
+        return replace(self._update(found, moved, chosen, steps, gone), shift_um=whole)
+
+    def rescale(self, factor: float) -> None:
+        """Go on with other micrometres: a pixel proved to be so many times as wide."""
+        old = self._tracks
+        self._tracks = replace(
+            old,
+            places=old.places * factor,
+            speeds=old.speeds * factor,
+            sizes=old.sizes * factor,
+        )
+        self._last_shift = self._last_shift * factor
 
     def end_all(self) -> NDArray[np.int64]:
         """End all tracks and return the numbers of those that were told."""

@@ -148,6 +148,21 @@ def test_another_field_ends_all_tracks() -> None:
     assert set(after.ended.tolist()) == set(before.tracks.tolist())
 
 
+def test_the_shift_that_is_said_holds_what_speeds_foresaw() -> None:
+    tracker = Tracker(TrackingSettings(confirm_after=1))
+    few, step = strewn(3), np.array([2.0, -1.0])
+    for frame in range(8):  # too few to tell a shift: each has a speed of its own
+        alone = follow(tracker, few + frame * step)
+    cells = np.vstack([few, strewn(2, 7)])
+
+    follow(tracker, cells + 8 * step)
+    said = follow(tracker, cells + 9 * step).shift_um
+
+    assert alone.shift_um is None
+    assert said is not None
+    assert said.tolist() == pytest.approx(step.tolist(), abs=0.1)
+
+
 def test_who_knows_the_stage_says_so() -> None:
     tracker = Tracker(TrackingSettings(confirm_after=1))
     cells = strewn(3)
