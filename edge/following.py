@@ -11,6 +11,7 @@ from collections import Counter, deque
 import msgspec
 import numpy as np
 
+from edge.engines import EngineFailed
 from edge.location import widths
 from edge.pace import Pace, Pause
 from edge.pipeline import Seen, Stopwatch
@@ -84,7 +85,12 @@ class Follower:
                 self._end(self._model, links, pause)
                 is_late = pause.continuity == "discontinuous"
                 view = View(seen.raw, um, said.locator is None, is_late)
-                courses, events = self._model.show(view, boxes, links)
+                try:
+                    courses, events = self._model.show(view, boxes, links)
+                except EngineFailed:
+                    reason = "states are new after a failure of the model"
+                    self._untold.extend(self._model.begin_anew(reason))
+                    raise
                 self._untold.extend(events)
         return msgspec.structs.replace(
             said,

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from edge.assembly import Parts, read_parts
+from edge.engines import EngineFailed, RecurrentEngine
 from edge.engines.opening import open_engine
+from edge.events import Moment
+from edge.following import Follower
 from edge.frames import Exposure, RawFrame
+from edge.pace import Pace
 from edge.results import Event, Examination
 from edge.sequence import SequenceModel, View
 from edge.settings import (
@@ -22,6 +27,7 @@ from edge.settings import (
 from edge.sources.simulated import SimulatedMicroscope
 from edge.tracking import NO_TRACK, Links
 from tests.conftest import shot
+from tests.edge.test_following import seen
 
 UM = 0.14
 NOBODY = np.zeros(0, np.int64)
@@ -236,3 +242,52 @@ def test_a_whole_field_is_one_track_and_keeps_its_memory() -> None:
     course = said[-1].cells[0].course
     assert course
     assert course.frames == 5  # type: ignore[union-attr]
+
+
+class Breaking:
+    """A recurrent engine that fails while it is broken."""
+
+    def __init__(self, engine: RecurrentEngine) -> None:
+        self._engine, self.is_broken = engine, False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_broken:
+            raise EngineFailed("the GPU stopped answering")
+        return getattr(self._engine, name)
+
+
+def test_what_goes_on_ends_where_the_model_failed(recurrent: Parts) -> None:
+    assert recurrent.sequence is not None
+    engine = Breaking(open_engine(recurrent.sequence))
+    model = SequenceModel(
+        recurrent.sequence,
+        engine,  # type: ignore[arg-type]
+        recurrent.profile,
+        EventSettings(),
+        most_cells=20,
+        most_rows=128,
+    )
+    following = Follower(TrackingSettings(confirm_after=1), Pace(1.8, 60.0), model)
+    following.follow(seen([(100, 100, 150, 150)], 0))
+    for frame in range(9):  # cell 1 bursts
+        share = 0.97 if frame > 4 else 0.01
+        row = np.array([[1 - share - 0.02, 0.01, share, 0.01]], np.float32)
+        moment = Moment(frame, shot(frame).utc)
+        model._changes.take(
+            moment, np.array([1]), row, np.array([50 + frame]), [(0, 0, 9, 9)]
+        )
+    assert model._changes.is_open(1)
+
+    engine.is_broken = True
+    with pytest.raises(EngineFailed):
+        following.follow(seen([(100, 100, 150, 150)], 1))
+    engine.is_broken = False
+    after = following.follow(seen([(100, 100, 150, 150)], 2))
+
+    assert [(e.phase, e.reason) for e in after.events] == [
+        ("ended", "states are new after a failure of the model")
+    ]
+    course = after.cells[0].course
+    assert course
+    assert course.frames == 1  # type: ignore[union-attr]
+    following.close()
