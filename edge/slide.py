@@ -22,6 +22,7 @@ from edge.confusion import Correction
 from edge.differential import differentiate
 from edge.entries import RunMark
 from edge.errors import ConfigurationInvalid
+from edge.following import MOST_SAID
 from edge.gate import Gate
 from edge.mosaic import Mosaic, Place
 from edge.registration import View
@@ -142,7 +143,11 @@ class SlideRun:
             return said
         place = None
         if view is not None and said.status in ("ok", "degraded"):
-            place = self._count(said, view)
+            if _is_cut_short(said):
+                reason = f"{said.reason}; nothing is counted on it"
+                said = msgspec.structs.replace(said, reason=reason)
+            else:
+                place = self._count(said, view)
         differential = self._differentiate()
         if place is not None and view is not None:
             differential = msgspec.structs.replace(
@@ -182,6 +187,11 @@ class SlideRun:
         margin_px = counting_margin(size, _um_per_px(said, view))
         self.census.look(landing.place, size, margin_px, sights)
         return landing.place
+
+
+def _is_cut_short(said: Examination) -> bool:
+    """Whether cells were left out because they are followed: they would seem gone."""
+    return said.following is not None and len(said.cells) >= MOST_SAID
 
 
 def counting_margin(size: tuple[int, int], um_per_px: float) -> float:

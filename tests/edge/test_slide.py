@@ -12,7 +12,8 @@ from edge.assembly import Parts
 from edge.codec import encode
 from edge.confusion import ConfusionFile
 from edge.errors import ConfigurationInvalid
-from edge.results import Examination
+from edge.following import MOST_SAID
+from edge.results import Examination, Following
 from edge.settings import DifferentialSettings, SimulatedSettings
 from edge.slide import (
     RunRefused,
@@ -176,6 +177,24 @@ def test_rejected_frames_and_frames_of_unknown_scale_are_not_counted(
         assert taken.differential is not None
         assert taken.differential.total == 0
         assert taken.differential.place_um is None
+
+
+def test_a_frame_with_cells_left_out_counts_nothing(ground: Ground) -> None:
+    run = new_run()
+    run.start_run()
+    run.marks()
+    followed = Following(continuity="continuous", tracks=0)
+    size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
+    full = examination(MOST_SAID, following=followed, reason="800 cells", **size)
+
+    crowded = run.take(full, ground.view(0, 0))
+    whole = run.take(said(following=followed), ground.view(0, 0))
+
+    assert crowded.differential is not None
+    assert crowded.differential.patches == 0
+    assert crowded.reason == "800 cells; nothing is counted on it"
+    assert whole.differential is not None
+    assert whole.differential.patches == 1
 
 
 def test_the_whole_instrument_counts_every_cell_once(parts: Parts) -> None:
