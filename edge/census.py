@@ -26,7 +26,7 @@ _FOUND = 0.5  # share of the looks that must have found a cell
 _DOUBT = 1e-3  # a probability is never held lower: one sight decides nothing alone
 _EDGE_PX = 1.5  # so near the margin a cell may fall on either side of it
 _ENOUGH_PAIRS = 5
-_STRIP = 2048  # known cells that are matched at once when patches join
+_STRIP = 512  # known cells that are matched at once when patches join
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,14 +205,17 @@ class Census:
     def _merge(self, moved: NDArray[np.intp], into: NDArray[np.intp]) -> None:
         """Add what is known of cells to those they prove to be; drop the former."""
         cells = self.cells
-        order = into[np.argsort(cells["at"][into, 0])]
+        if len(into) == 0:
+            return
+        along = int(np.ptp(cells["at"][into], axis=0).argmax())  # strips across the way
+        order = into[np.argsort(cells["at"][into, along])]
         gone: list[int] = []
         for start in range(0, len(order), _STRIP):
             strip = order[start : start + _STRIP]
-            low, high = cells["at"][strip[0], 0], cells["at"][strip[-1], 0]
+            low, high = cells["at"][strip[[0, -1]], along]
             reach = float(cells["width"][strip].max())
-            x = cells["at"][moved, 0]
-            near = moved[(x > low - reach) & (x < high + reach)]
+            at = cells["at"][moved, along]
+            near = moved[(at > low - reach) & (at < high + reach)]
             near = near[~np.isin(near, gone)]
             left, right = pair(
                 cells["at"][near],

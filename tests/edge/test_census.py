@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -120,6 +121,25 @@ def test_joined_patches_have_their_common_cells_once(ground: Ground) -> None:
 
     assert census.counts() == alone.counts()
     assert set(census.cells["patch"].tolist()) == {0}
+
+
+@pytest.mark.parametrize("along", [(160, 8000), (8000, 160)])
+def test_long_ways_are_joined_in_little_memory(along: tuple[int, int]) -> None:
+    random = np.random.default_rng(1)
+    census, far = Census(LABELS, 0.5), 10 * max(along)
+    cells = random.uniform(0, along, (5000, 2))
+    for patch in (0, 1):
+        at = cells + random.normal(0, 0.02, cells.shape)
+        sights = Sights(at, np.full(5000, 1.0), np.zeros((5000, 3)))
+        census.look(Place(patch, far * patch, 0.0), (8001, 8001), -1.0, sights)
+
+    tracemalloc.start()
+    census.join(Join(1, 0, -far, 0.0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(census.cells) == pytest.approx(5000, rel=0.01)
+    assert peak < 60 << 20
 
 
 def test_a_way_that_came_round_with_an_error_is_mended(ground: Ground) -> None:
