@@ -31,7 +31,7 @@ from edge.engines.opening import open_engine, stale_engine
 from edge.following import Follower
 from edge.location import locator_spec
 from edge.pace import Pace
-from edge.pipeline import Pipeline
+from edge.pipeline import Pipeline, abstain_below
 from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch, load_profile
 from edge.scale import Scale
 from edge.sequence import SequenceModel
@@ -104,7 +104,7 @@ class Parts:
             correction.check([n for n in self.classifier.labels if n != NOT_A_CELL])
         return SlideRun(
             self.classifier.labels,
-            self.classifier.record.abstain_below,
+            abstain_below(self.classifier, self.profile),
             settings.wanted_width,
             correction,
         )

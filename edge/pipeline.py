@@ -249,11 +249,9 @@ class Pipeline:
         )
 
     def _abstain_below(self) -> float:
-        """Return the confidence to name a cell at: the site's, or the model's."""
-        site = self.profile.record.confidence
-        if self.adaptation is None or site is None or site.abstain_below is None:
+        if self.adaptation is None:
             return self.classifier.record.abstain_below
-        return site.abstain_below
+        return abstain_below(self.classifier, self.profile)
 
     def _white(self) -> NDArray[np.uint8] | None:
         """Return what an empty field looks like corrected, if somebody measured it."""
@@ -287,6 +285,14 @@ class Pipeline:
                 )
             )
         )
+
+
+def abstain_below(classifier: Bundle, profile: Profile) -> float:
+    """Return the confidence to name a cell at: the site's, or the model's."""
+    site = profile.record.confidence
+    if site is None or site.abstain_below is None:
+        return classifier.record.abstain_below
+    return site.abstain_below
 
 
 def _said(colour: NDArray[np.float64] | None) -> Colour | None:

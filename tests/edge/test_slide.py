@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from edge.assembly import Parts
+from edge.bundle import MODEL
 from edge.codec import encode
 from edge.confusion import ConfusionFile
 from edge.errors import ConfigurationInvalid
 from edge.following import MOST_SAID
+from edge.profile import ConfidenceRecord, Profile
 from edge.results import Examination, Following
 from edge.settings import DifferentialSettings, SimulatedSettings
 from edge.slide import (
@@ -236,6 +238,40 @@ def test_a_confusion_file_must_be_of_the_model_that_counts(
     path.write_bytes(encode(ConfusionFile(("a", "b"), ((9, 1), (1, 9)))))
     with pytest.raises(ConfigurationInvalid, match="Platelet"):
         parts.open_slide(DifferentialSettings(confusion=path))
+
+
+def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
+    parts: Parts,
+) -> None:
+    model, calibrated = parts.classifier, parts.profile
+    site = ConfidenceRecord(
+        model=model.record.files[MODEL],
+        classes=model.labels,
+        scale=(1.0,) * len(model.labels),
+        bias=(0.0,) * len(model.labels),
+        abstain_below=0.97,
+        cells=100,
+        saved=0.1,
+        errors=(0.1, 0.05),
+    )
+    record = msgspec.structs.replace(calibrated.record, confidence=site)
+    strict = dataclasses.replace(
+        parts, profile=Profile(record, calibrated.flat_field, calibrated.calibration_id)
+    )
+    unsure = tuple(
+        msgspec.structs.replace(cell, box=(200 + 9 * n, 150, 208 + 9 * n, 158))
+        for n, cell in enumerate(said().cells)
+    )
+    view, found = np.zeros((100, 160), np.uint8), []
+    for one in (parts, strict):
+        slide = one.open_slide(DifferentialSettings())
+        assert slide is not None
+        slide.start_run()
+        slide.marks()
+        one_frame = msgspec.structs.replace(said(), cells=unsure)
+        found.append(slide.take(one_frame, view).differential)
+
+    assert [d and d.unidentified for d in found] == [0, 4]
 
 
 def test_where_no_cells_are_looked_for_nothing_is_counted(parts: Parts) -> None:
