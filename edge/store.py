@@ -57,7 +57,7 @@ class Store:
     """The archive's file. Used from one thread."""
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
-        """Open or create the archive.
+        """Open or create the archive; where it `must_exist`, only to read it.
 
         Raises
         ------
@@ -67,15 +67,18 @@ class Store:
         if must_exist and not path.is_file():
             raise ArchiveFailed(f"{path}: no such archive; check [archive] file")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10)
-            self._db.executescript(_TABLES)
+            if must_exist:
+                self._db = _opened_to_read(path)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(path, timeout=10)
+                self._db.executescript(_TABLES)
+            self._aside = self._count_aside()
         except (sqlite3.Error, OSError) as error:
             raise ArchiveFailed(
                 f"{path}: {error}; check the disk and its rights"
             ) from error
         self._oldest: dict[Chain, int] = {}
-        self._aside = self._count_aside()
         self._not_kept = 0
         self._complaints = Budget(20, 0.2)
 
@@ -287,6 +290,22 @@ class Store:
             "SELECT count(*), total(length(data)) FROM quarantine"
         ).fetchone()
         return int(count), int(size)
+
+
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file without a right to write; a copy in a folder without one, too.
+
+    There SQLite cannot make the files by which it follows a writer, and there is none.
+    """
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    try:
+        db = sqlite3.connect(address, uri=True, timeout=10)
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        if Path(f"{path}-wal").exists():
+            raise
+        db = sqlite3.connect(f"{address}&immutable=1", uri=True)
+    return db
 
 
 _TABLES = """

@@ -224,6 +224,31 @@ def test_a_device_that_counts_no_slides_hides_no_run(
         assert len(list_runs(store)) == 2
 
 
+def test_who_may_only_read_the_archive_reads_its_runs(
+    file: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "folder" / "archive #1.sqlite"
+    copy.parent.mkdir()
+    copy.write_bytes(file.read_bytes())
+
+    with closing(Store(copy, must_exist=True)) as store:
+        assert len(list_runs(store)) == 2
+        with pytest.raises(ArchiveFailed, match="readonly"):
+            store.take([Message("cells/v1/scope-1/result", b"{}", False)])
+
+
+def test_another_database_is_refused_and_not_changed(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger", "scope-1")) as ledger:
+        ledger.append(frame(0, None))
+    [database] = (tmp_path / "ledger").glob("*.sqlite*")
+    before = database.read_bytes()
+
+    with pytest.raises(ArchiveFailed, match="no such table"):
+        Store(database, must_exist=True)
+
+    assert database.read_bytes() == before
+
+
 def test_a_row_of_another_version_hides_no_run(file: Path, tmp_path: Path) -> None:
     mark = {"kind": "run", "phase": "start", "since": "a later version"}
     head = {"v": 1, "device": "scope-2", "epoch": "e", "seq": 1, "prev": "0" * 64}
