@@ -88,20 +88,32 @@ class Latch:
         """`active`: what an earlier process began, as the ledger says."""
         self._monotonic, self._utc = monotonic, utc
         self._kinds = {code: kind for code, kind in KINDS.items() if kind.by == by}
-        self._active = {
-            alarm.code: Alarm(
+        self._active: dict[str, Alarm] = {}
+        self._ended: dict[str, datetime] = {}  # since when the last one had lasted
+        self._seen_s: dict[str, float] = {}
+        self._first: dict[str, tuple[float, datetime]] = {}
+        self.adopt(active)
+
+    def adopt(self, active: Iterable[ActiveAlarm]) -> None:
+        """Take on alarms that the ledger has and an earlier process began.
+
+        One that was ended here stays ended: the row that says so may be on its way.
+        """
+        for alarm in active:
+            ended = self._ended.get(alarm.code)
+            is_known = alarm.code in self._active or (
+                ended is not None and alarm.since <= ended
+            )
+            if alarm.code not in self._kinds or is_known:
+                continue
+            self._active[alarm.code] = Alarm(
                 severity=alarm.severity,
                 code=alarm.code,
                 text=alarm.text,
                 advice=self._kinds[alarm.code].advice,
                 since=alarm.since,
             )
-            for alarm in active
-            if alarm.code in self._kinds
-        }
-        now_s = monotonic()
-        self._seen_s = dict.fromkeys(self._active, now_s)
-        self._first: dict[str, tuple[float, datetime]] = {}
+            self._seen_s[alarm.code] = self._monotonic()
 
     def look(self, findings: Mapping[str, Finding]) -> list[Alarm]:
         """Return the alarms that begin, worsen or end by what is found now."""
@@ -116,6 +128,7 @@ class Latch:
             if code in findings or now_s - self._seen_s[code] < ENDS_AFTER_S:
                 continue
             del self._active[code]
+            self._ended[code] = alarm.since
             self._first.pop(code, None)
             told.append(msgspec.structs.replace(alarm, until=self._utc()))
         return told

@@ -34,7 +34,11 @@ class Lookout:
         self._seen_s[code] = self._monotonic()
 
     def look(self, *, archive_is_there: bool, unrecorded: int) -> list[Alarm]:
-        """Return the alarms that begin or end; `unrecorded` requests got no row."""
+        """Return the alarms that begin or end; `unrecorded` requests got no row.
+
+        What an earlier process handed over may become a row only now: it is ours too.
+        """
+        self._latch.adopt(self._ledger.standing.alarms())
         found: dict[str, Finding] = {}
         if not archive_is_there:
             text = "no archive listens; rows are kept here"
