@@ -28,6 +28,7 @@ class Lookout:
         self._folder, self._ledger, self._monotonic = folder, ledger, monotonic
         self._latch = Latch("publish", ledger.standing.alarms(), monotonic=monotonic)
         self._seen_s: dict[str, float] = {}
+        self._unrecorded = 0
 
     def saw(self, code: str) -> None:
         """Note that something of `_SEEN` happened."""
@@ -45,9 +46,10 @@ class Lookout:
             found["archive-away"] = Finding("amber", text)
         if read_metrics(self._folder) is None:
             found["run-silent"] = Finding("red", "no process examines frames")
-        if unrecorded:
+        if unrecorded > self._unrecorded:  # the count stays until the next refusal
             text = f"{unrecorded} refused requests got no row of their own"
             found["requests-flooded"] = Finding("amber", text)
+        self._unrecorded = unrecorded
         since_s = self._monotonic() - _LINGER_S
         for code, text in _SEEN.items():
             if self._seen_s.get(code, since_s) > since_s:

@@ -64,3 +64,14 @@ def test_an_alarm_is_ended_once_while_its_end_is_on_its_way(place: Place) -> Non
     told = [alarm for _ in range(60) for alarm in place.look()]
 
     assert len(told) == 1
+
+
+def test_a_flood_is_over_when_no_more_is_refused_though_some_have_no_row(
+    place: Place,
+) -> None:
+    (begun,) = [alarm for n in range(5) for alarm in place.look(unrecorded=10 * n)]
+    (over,) = [alarm for _ in range(20) for alarm in place.look(unrecorded=40)]
+
+    assert begun.code == over.code == "requests-flooded"
+    assert begun.until is None
+    assert over.until is not None
