@@ -235,7 +235,9 @@ class Store:
         was altered on the way.
         """
         before, old = self._row(chain, head.seq - 1), self._row(chain, head.seq)
-        if head.prev != (before.sha256 if before else FIRST_PREVIOUS):
+        follows_a_hole = before is None and head.seq > 1  # any row before is possible
+        expected = before.sha256 if before else FIRST_PREVIOUS
+        if not follows_a_hole and head.prev != expected:
             self._put_aside(
                 chain.device, data, f"another row {head.seq}, not following"
             )

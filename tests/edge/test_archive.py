@@ -137,6 +137,18 @@ def test_an_altered_row_is_found_out_by_the_next_one(
     assert list(store.rows(chain)) == rows
 
 
+def test_an_altered_row_after_a_hole_is_replaced_too(
+    store: Store, rows: list[LedgerRow], chain: Chain
+) -> None:
+    store.expect(state(chain, oldest=5))
+    give(store, altered(rows[4]))
+
+    assert give(store, rows[4].data) == [Verdict.STORED]
+    assert give(store, *(r.data for r in rows[5:])) == [Verdict.STORED] * 5
+    assert list(store.rows(chain)) == rows[4:]
+    assert store.verify(chain) is None
+
+
 def test_a_row_that_later_rows_vouch_for_is_never_replaced(
     store: Store, rows: list[LedgerRow], chain: Chain, tmp_path: Path
 ) -> None:
