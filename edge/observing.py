@@ -186,9 +186,13 @@ class Observer:
         return self.devices.setdefault(device, DeviceView(device))
 
     def _take_state(self, view: DeviceView, state: DeviceState) -> None:
-        """Believe the newest connection; a new ledger starts counting again."""
+        """Believe all but late wills; a new ledger starts counting again.
+
+        A device whose count of connections was lost counts from a lower one: what it
+        says itself is never late.
+        """
         if state.epoch == view.stated_epoch:
-            if state.connection < view.connection:
+            if state.state == "offline" and state.connection < view.connection:
                 return  # the late will of an earlier connection
             view.acknowledged = max(view.acknowledged, state.acknowledged)
         else:

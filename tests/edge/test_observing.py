@@ -115,6 +115,18 @@ def test_a_late_will_of_an_earlier_connection_is_ignored() -> None:
     assert observer.devices[DEVICE].state == "online"
 
 
+def test_a_device_that_lost_its_count_of_connections_is_believed() -> None:
+    observer = Observer()
+    told(observer, "state", state(5, "offline"))
+    told(observer, "state", state(2, "online"))
+    assert observer.devices[DEVICE].state == "online"
+
+    told(observer, "state", state(1, "offline"))  # the late will of an earlier one
+    assert observer.devices[DEVICE].state == "online"
+    told(observer, "state", state(2, "offline"))
+    assert observer.devices[DEVICE].state == "offline"
+
+
 def test_the_archives_state_is_kept_apart_from_devices() -> None:
     observer = Observer()
     observer.take(
