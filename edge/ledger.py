@@ -270,6 +270,7 @@ class LedgerReader:
         path = folder / _FILE
         if not path.exists():
             raise LedgerDamaged(f"{folder}: holds no ledger yet; start `hemascope run`")
+        self._path, self._file = path, path.stat().st_ino
         uri = f"{path.resolve().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=10)
         self.standing = Standing(self._db)
@@ -279,6 +280,14 @@ class LedgerReader:
         except (sqlite3.Error, KeyError) as error:
             self._db.close()
             raise _explain(folder, error) from error
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder still holds this ledger, and not another one or none."""
+        try:
+            return self._path.stat().st_ino == self._file
+        except OSError:
+            return False
 
     def span(self) -> tuple[int, int]:
         """Numbers of the oldest and the newest row; (1, 0) if there is none."""

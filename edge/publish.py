@@ -122,6 +122,8 @@ class Publisher:
         ------
         ConfigurationInvalid
             A certificate or password file cannot be read.
+        LedgerDamaged
+            The ledger is no longer in its folder; a new start takes what is there.
         """
         self._notifier.ready()
         keep_serving(self._connect, self._serve, stop, self._notifier.progress)
@@ -273,6 +275,11 @@ class Publisher:
 
     def _look_around(self, link: Link) -> None:
         """Once per second: figures, alarms, and what the run process has taken over."""
+        if not self._ledger.is_in_place:
+            raise LedgerDamaged(
+                f"{self._folder}: the ledger was moved away or replaced; start again "
+                "to publish the one that is there now"
+            )
         for alarm in self._lookout.look(
             archive_is_there=self._archive_is_there,
             unrecorded=self._admission.unrecorded,

@@ -333,6 +333,19 @@ def test_two_processes_cannot_publish_one_ledger(site: Site) -> None:
     assert site.running["first"].poll() is None
 
 
+def test_a_ledger_that_was_moved_aside_is_not_published_for_ever(site: Site) -> None:
+    """Its rows would go on to be sent, and none of the new ledger's."""
+    site.start("publish")
+    while read_cursor(site.folder / "ledger") is None:  # it has not opened it yet
+        assert site.running["publish"].poll() is None
+        time.sleep(0.05)
+    (site.folder / "ledger").rename(site.folder / "aside")
+    Ledger(site.folder / "ledger", DEVICE).close()
+
+    assert site.running["publish"].wait(10) == 1  # systemd starts it again
+    assert "moved away or replaced" in (site.folder / "publish.log").read_text()
+
+
 def test_a_broker_that_refuses_us_costs_nothing(tmp_path: Path, site: Site) -> None:
     """Rows stay in the ledger, the program stays up, and the log says what to do."""
     site.broker.close()
