@@ -87,6 +87,6 @@ class Lookout:
 
 
 _SEEN = {
-    "archive-disagrees": "the archive acknowledges another row than the ledger holds",
+    "archive-disagrees": "the archive acknowledges a row that the ledger does not hold",
     "broker-refuses": "the broker refuses what this device publishes",
 }

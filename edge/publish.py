@@ -250,9 +250,19 @@ class Publisher:
     def _apply(self, link: Link, ack: Ack) -> None:
         """Move the cursor if the archive holds the very row that we hold."""
         oldest, newest = self._ledger.span()
-        if ack.epoch != self._ledger.epoch or ack.upto > newest:
+        if ack.epoch != self._ledger.epoch:
             if self._complaints.spend():
                 log.warning("acknowledgement of %s:%d ignored", ack.epoch, ack.upto)
+            return
+        if ack.upto > newest:
+            self._lookout.saw("archive-disagrees")
+            if self._complaints.spend():
+                log.error(
+                    "the archive holds row %d, the ledger ends with %d; if it was "
+                    "restored from a copy, give it a new folder",
+                    ack.upto,
+                    newest,
+                )
             return
         lies_before = ack.resume and ack.upto < oldest
         if self._ledger.sha256(ack.upto) != ack.hash and not lies_before:
