@@ -373,7 +373,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _explain(folder: Path, error: Exception) -> HemascopeError:
     """Say what a database or disk error means for the operator."""
     text = str(error)
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "full" in text:
+    if isinstance(error, OSError):  # its text names a file, which may be called so
+        is_full = error.errno == errno.ENOSPC
+    else:
+        is_full = "full" in text
+    if is_full:
         return LedgerFull(
             f"{folder}: the disk is full; nothing acknowledged is lost. Free some "
             "space, or bring the archive back so that rows may be deleted, then start "

@@ -210,11 +210,14 @@ def test_on_a_full_disk_acknowledged_rows_make_room(small_disk: Path) -> None:
     assert first_broken(kept) is None
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+@pytest.mark.parametrize("name", ["file", "full"])
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).touch()
 
     with pytest.raises(LedgerDamaged, match="folder's rights"):
-        Ledger(tmp_path / "file" / "ledger", "scope-01")
+        Ledger(tmp_path / name / "ledger", "scope-01")
 
 
 def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
