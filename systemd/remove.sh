@@ -29,8 +29,9 @@ for part in "$@"; do
     device) remove_units hemascope-publish hemascope-run ;;
     archive) remove_units hemascope-archive ;;
     broker)
-        rm -f /etc/mosquitto/conf.d/hemascope.conf \
-            /etc/mosquitto/conf.d/hemascope-certificates.conf
+        # Under whichever name: without our access list a listener would let all do all.
+        grep -ls '^# /etc/mosquitto/conf.d/hemascope' /etc/mosquitto/conf.d/*.conf |
+            xargs -r rm -f --
         echo "remove: the broker forgets our listeners with: systemctl restart mosquitto"
         ;;
     *) fail "unknown part '$part'; expected device, archive or broker" ;;

@@ -370,12 +370,15 @@ def test_nothing_was_lost_or_altered_in_all_this() -> None:
 
 
 def test_removal_leaves_what_was_recorded() -> None:
+    mosquitto = Path("/etc/mosquitto/conf.d")
+    shutil.copy(SYSTEMD / "mosquitto" / "certificates.conf", mosquitto)
     said = do(SYSTEMD / "remove.sh", "device", "archive", "broker")
 
     assert "/var/lib/hemascope stays" in said
     assert (LEDGER / "ledger.sqlite").exists()
     assert ARCHIVE.exists()
     assert list(Path("/etc/systemd/system").glob("**/hemascope*")) == []
-    assert not list(Path("/etc/mosquitto/conf.d").glob("hemascope*"))
+    assert not list(mosquitto.glob("hemascope*"))
+    assert not list(mosquitto.glob("certificates*"))
     assert shutil.which("hemascope", path="/opt/hemascope/bin")
     do("systemctl", "restart", "mosquitto")
