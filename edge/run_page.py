@@ -18,6 +18,7 @@ from edge.pages import Block, Grid, Heading, Picture, Words, write_pages
 from edge.plots import INK, PAGE_PX, PAPER, RULE, Axes, Colour, Image, png, resized
 from edge.results import Event, Strip
 from edge.runs import Course, Span, Story
+from edge.terminal import plain
 
 _CHANGES = ((190, 190, 190), (0, 114, 178), (213, 94, 0), (0, 158, 115), (230, 159, 0))
 _TILE_PX = PAGE_PX // 12
@@ -41,7 +42,7 @@ def runs_table(spans: Sequence[Span]) -> Table:
     for span in spans:
         start, end = span.start, "ended" if span.is_ended else "not ended"
         rows = f"{end}, {span.last - span.first + 1} rows"
-        who = (start.slide or "", start.operator or "")
+        who = (plain(start.slide or ""), plain(start.operator or ""))
         grid.add_row(start.run, span.chain.device, *who, _time(span.utc), rows)
     return grid
 

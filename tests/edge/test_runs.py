@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from edge.clock import utc_now
 from edge.commands.showing import runs_command
@@ -19,7 +21,7 @@ from edge.entries import Entered, Note
 from edge.ledger import Ledger, LedgerReader
 from edge.mqtt import Message
 from edge.results import Course, Event, Examination, Following, Strip
-from edge.run_page import write_run_page
+from edge.run_page import runs_table, write_run_page
 from edge.runs import MOST_INCIDENTS, RunUnknown, Story, find_run, list_runs, tell
 from edge.slide import SlideRun
 from edge.store import ArchiveFailed, Store
@@ -300,6 +302,23 @@ def test_all_classes_are_named_above_their_lines(tmp_path: Path) -> None:
         for name in ("all", "less")
     )
     assert np.not_equal(all_of_them, less).sum() > 100
+
+
+@pytest.mark.parametrize(
+    "slide", ["[/b]", "[link=file:///x]S26[/link]", "\x1b]0;x\x07"]
+)
+def test_what_a_device_calls_a_slide_cannot_command_the_terminal(
+    store: Store, slide: str
+) -> None:
+    first, _ = list_runs(store)
+    mark = msgspec.structs.replace(first.start, slide=slide)
+    console = Console(force_terminal=True, width=200)
+
+    with console.capture() as seen:
+        console.print(runs_table([replace(first, start=mark)]))
+
+    assert slide.replace("\x1b", "\\x1b").replace("\x07", "\\x07") in seen.get()
+    assert "\x1b]" not in seen.get()
 
 
 def test_the_command_lists_and_writes(file: Path, tmp_path: Path) -> None:
