@@ -2,7 +2,7 @@
 
 Each figure has a limit that holds for every microscope, and a closer one learned from
 the run's own good frames: median and median absolute deviation of the last of them,
-within bounds, so that a bad stretch can neither open the gate nor close it for good.
+within bounds, so that a bad stretch cannot open the gate.
 """
 
 from __future__ import annotations
