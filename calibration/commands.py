@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from msgspec import UNSET
 
 from calibration.confidence_command import confidence_command
 from calibration.crowded import measure_crowded_field
@@ -184,6 +185,7 @@ def _record(
         is_verified=field.is_verified,
         matrix=offset_alone(PLASMA_DENSITY),
         pixel_size_um=pixel_um or frame.shot.pixel_size_um,
+        controls=UNSET if frame.shot.controls is None else frame.shot.controls,
     )
 
 

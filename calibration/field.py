@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.controls import differences
 from edge.errors import HemascopeError
 from edge.frames import Counts, RawFrame
+from edge.results import Controls
 
 LEAST_FRAMES = 16
 PLASMA_DENSITY = 0.07  # of the reference look, base 10: an empty field is 8-bit 217
@@ -137,13 +139,13 @@ def refuse_mixed(frames: Sequence[RawFrame]) -> None:
     kinds = {(f.pixels.shape, str(f.pixels.dtype)) for f in frames}
     if len(kinds) > 1:
         raise FieldRefused(f"frames of {sorted(map(str, kinds))}, expected one kind")
-    for name, unit in (("exposure_ms", " ms"), ("gain", "")):
-        values = {getattr(frame.shot, name) for frame in frames}
-        if len(values) > 1:
-            told = ", ".join(f"{v}{unit}" for v in sorted(values, key=str))
+    told = [frame.shot.controls or Controls() for frame in frames]
+    for controls in told:
+        found = differences(told[0], controls)
+        if found:
             raise FieldRefused(
-                f"{name.split('_')[0]} is {told}, expected the same in all frames; "
-                "turn automatic exposure and gain off and calibrate again"
+                f"{', '.join(found)}, expected the same in all frames; turn what is "
+                "automatic in the camera off and calibrate again"
             )
 
 

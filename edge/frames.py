@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
+from edge.results import Controls
 
 Counts = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -32,7 +33,9 @@ class Shot:
     `sequence` counts the driver's frames: a jump means that frames are missing.
     `monotonic_ns` and `utc` are the start of exposure, or the earliest moment the
     driver lets us know. `camera` holds the camera's serial, as the driver names it;
-    None for recordings. `pixel_size_um` is None where nobody has said it.
+    None for recordings. `controls` is how the camera was set, read back within the last
+    second; None where the driver does not tell. `doubt` says why results of this frame
+    are degraded. `pixel_size_um` is None where nobody has said it.
     """
 
     sequence: int
@@ -40,9 +43,9 @@ class Shot:
     utc: datetime
     source_id: str
     camera: str | None = None
-    exposure_ms: float | None = None
-    gain: float | None = None
+    controls: Controls | None = None
     pixel_size_um: float | None = None
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

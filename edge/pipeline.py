@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from edge import __version__, clock
 from edge.bundle import Bundle, crop_size, first_state
 from edge.colours import median, read_colours
+from edge.controls import differences
 from edge.correction import ColourMap, correct, correct_crops, prepare
 from edge.crops import cut_crops, windows
 from edge.decision import Adaptation, Decisions, decide, second_opinion
 from edge.engines import Engine
-from edge.frames import Counts, Exposure, RawFrame
+from edge.frames import Counts, Exposure, RawFrame, Shot
 from edge.location import (
     Regions,
     find_regions,
@@ -34,7 +35,14 @@ from edge.location import (
 from edge.profile import Profile
 from edge.quality import measure_quality
 from edge.registration import View, view_of
-from edge.results import Cell, Colour, Examination, FrameRange, SeenColours
+from edge.results import (
+    Cell,
+    Colour,
+    Controls,
+    Examination,
+    FrameRange,
+    SeenColours,
+)
 from edge.scale import Scale, estimate_pixel_size
 from edge.taxonomy import UNIDENTIFIED, WHITE_CELLS
 
@@ -130,7 +138,7 @@ class Pipeline:
             quality = measure_quality(counts, field, self._white(), scaled)
             colours = self._look_at(field, regions, raw)
         is_countable = self.locator is not None and scale.doubt is None
-        said, doubts = cells[:MOST_CELLS], []
+        said, doubts = cells[:MOST_CELLS], self._doubts_of(raw.shot)
         if self.locator is not None and scale.doubt is not None:
             doubts.append(scale.doubt)
         if len(cells) > len(said):
@@ -145,6 +153,8 @@ class Pipeline:
                 boot_id=clock.boot_id(),
                 clock_synchronised=clock.is_synchronised(),
                 source=raw.shot.source_id,
+                camera=raw.shot.camera,
+                controls=raw.shot.controls,
                 frame=FrameRange(first=raw.shot.sequence, last=raw.shot.sequence),
                 width_px=_width(raw),
                 height_px=_height(raw),
@@ -168,6 +178,19 @@ class Pipeline:
         self.classifier_engine.close()
         if self.locator_engine is not None:
             self.locator_engine.close()
+
+    def _doubts_of(self, shot: Shot) -> list[str]:
+        """Say what is not as it was at the start, or at calibration."""
+        doubts = [] if shot.doubt is None else [shot.doubt]
+        calibrated = self.profile.record.controls
+        if isinstance(calibrated, Controls) and shot.controls is not None:
+            found = differences(calibrated, shot.controls)
+            if found:
+                doubts.append(
+                    f"not as calibrated: {', '.join(found)}; set the camera back or "
+                    "calibrate again"
+                )
+        return doubts
 
     def _reduction(self, raw: RawFrame, pixel_size_um: float | None) -> float:
         """Return the factor of the reduced frame; a guess while nobody knows it."""

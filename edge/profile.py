@@ -14,12 +14,13 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from edge import __version__
 from edge.codec import encode, read_json
 from edge.errors import HemascopeError
+from edge.results import Controls
 
 Row4 = tuple[float, float, float, float]
 Matrix = tuple[Row4, Row4, Row4]
@@ -96,7 +97,7 @@ class ProfileRecord(
     that of `flat_field.npy`, None where the light is even. `is_verified` is false where
     no empty field was seen and flat field and white point were read off frames with
     cells. `reference` says where `matrix` comes from; `confidence` adapts what the
-    model says here; `previous` is the calibration
+    model says here; `controls` is how the camera was set; `previous` is the calibration
     that this one replaced.
     """
 
@@ -113,6 +114,7 @@ class ProfileRecord(
     is_verified: bool = True
     reference: ReferenceRecord | None = None
     confidence: ConfidenceRecord | None = None
+    controls: Controls | UnsetType = UNSET  # of cameras that tell; no part of older ids
     previous: str | None = None
     created_at: datetime = datetime(1970, 1, 1, tzinfo=timezone.utc)
     software_version: str = __version__

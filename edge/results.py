@@ -27,6 +27,26 @@ class _Said(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+ControlName = Literal["exposure", "gain", "white_balance", "gamma"]
+BalanceName = Literal["red", "green", "blue"]
+
+
+class Controls(_Said, frozen=True, kw_only=True):
+    """How a camera was set, read back from its driver, at most a second old.
+
+    `gain`, `balance` (of colours) and `gamma` are in the driver's own units;
+    `white_balance_k` is a colour temperature. Null is what the driver does not tell.
+    `automatic` names what the camera changes by itself.
+    """
+
+    exposure_ms: float | None = None
+    gain: float | None = None
+    white_balance_k: float | None = None
+    balance: dict[BalanceName, float] = {}
+    gamma: float | None = None
+    automatic: tuple[ControlName, ...] = ()
+
+
 class Course(_Said, frozen=True, kw_only=True):
     """What the sequence model says of a followed cell, from all it saw of it so far.
 
@@ -244,8 +264,9 @@ class Drift(_Said, frozen=True, kw_only=True):
 class Examination(_Said, frozen=True, kw_only=True):
     """What one frame showed, or why it showed nothing.
 
-    `fault` names why the quality gate rejected a frame. `run` is the id of the slide's
-    run, which entries start and end.
+    `camera` is the camera's name with its serial, null for recordings; `controls` is
+    how it was set. `fault` names why the quality gate rejected a frame. `run` is the id
+    of the slide's run, which entries start and end.
     """
 
     status: Status
@@ -257,6 +278,8 @@ class Examination(_Said, frozen=True, kw_only=True):
     boot_id: str
     clock_synchronised: bool
     source: str
+    camera: str | None = None
+    controls: Controls | None = None
     frame: FrameRange
     width_px: Count = 0
     height_px: Count = 0

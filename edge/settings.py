@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.requests import CommandName
-from edge.results import Name, Share
+from edge.results import BalanceName, ControlName, Name, Share
 
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e6)]
@@ -65,12 +65,45 @@ class SimulatedSettings(_Settings, frozen=True, tag_field="kind", tag="simulated
     is_endless: bool = True
 
 
+class ControlSettings(_Settings, frozen=True):
+    """How a camera shall be set; it is locked, and read back.
+
+    What is left out keeps the value that the camera has, with its automatic off where
+    the driver allows. `gain`, `balance` (of colours) and `gamma` are in the driver's
+    own units. `automatic`: what the camera may go on changing by itself.
+    """
+
+    exposure_ms: Positive | None = None
+    gain: NotNegative | None = None
+    white_balance_k: Annotated[float, Meta(ge=1000, le=20_000)] | None = None
+    balance: dict[BalanceName, NotNegative] = {}
+    gamma: Positive | None = None
+    automatic: tuple[ControlName, ...] = ()
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "exposure": self.exposure_ms,
+            "gain": self.gain,
+            "white_balance": self.white_balance_k or self.balance or None,
+            "gamma": self.gamma,
+        }
+        for name in self.automatic:
+            if wanted[name] is not None:
+                raise ValueError(
+                    f"{name} is automatic and has a value; leave one of them out"
+                )
+
+
+AS_FOUND = ControlSettings()
+
+
 class OpenCVSettings(_Settings, frozen=True, tag_field="kind", tag="opencv"):
     """A camera or stream that OpenCV reads.
 
     `device`: a V4L2 path such as /dev/v4l/by-id/…, or an rtsp:// or http:// address.
     `width_px`, `height_px`, `rate_hz` and `fourcc` are asked of a V4L2 camera, which
-    must then deliver that size. `stall_s`: so long without a frame is a loss.
+    must then deliver that size; `controls` lock it. `stall_s`: so long without a frame
+    is a loss.
     """
 
     device: str
@@ -80,6 +113,7 @@ class OpenCVSettings(_Settings, frozen=True, tag_field="kind", tag="opencv"):
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
     stall_s: Positive = 5.0
     pixel_size_um: Positive | None = None
+    controls: ControlSettings = AS_FOUND
 
 
 class VideoSettings(_Settings, frozen=True, tag_field="kind", tag="video"):

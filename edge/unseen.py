@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from edge import __version__, clock
-from edge.frames import Exposure, Gap
+from edge.frames import Exposure, Gap, Shot
 from edge.results import Examination, FrameRange, Status
 
 STOPPED = "acquisition stopped: "  # begins the reason of a ledger's last row
@@ -20,6 +20,7 @@ def nothing_of(
     """Return what is said where nothing could be seen."""
     mono = time.monotonic_ns()
     utc, source, frame = clock.utc_of(mono), "", FrameRange(first=0, last=0)
+    shot: Shot | None = None
     if isinstance(item, Gap):
         utc, mono = item.utc, item.monotonic_ns
         last = item.first + max(item.missed or 1, 1) - 1
@@ -38,6 +39,8 @@ def nothing_of(
         boot_id=clock.boot_id(),
         clock_synchronised=clock.is_synchronised(),
         source=source,
+        camera=None if shot is None else shot.camera,
+        controls=None if shot is None else shot.controls,
         frame=frame,
         software=__version__,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from math import ceil
@@ -15,9 +16,13 @@ from edge.clock import utc_of
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.images import decode_image
-from edge.settings import OpenCVSettings
+from edge.settings import AS_FOUND, OpenCVSettings
 from edge.sources.addresses import without_secrets
+from edge.sources.locking import ControlRefused, Readback, lock
 from edge.sources.numbering import number_by_time
+from edge.sources.v4l2 import V4L2Knobs, identity
+
+log = logging.getLogger(__name__)
 
 _ADDRESS = "://"
 
@@ -27,7 +32,8 @@ class OpenCVSource:
 
     OpenCV does not pass on the driver's frame numbers, so frames of a camera or stream
     are numbered by their timestamps: a pause of n periods is a jump of n. Motion JPEG
-    of a V4L2 camera is decoded only for frames that somebody looks at.
+    of a V4L2 camera is decoded only for frames that somebody looks at. Its controls are
+    locked and read back through the kernel, see `edge.sources.v4l2`.
     """
 
     def __init__(self, settings: OpenCVSettings) -> None:
@@ -35,7 +41,19 @@ class OpenCVSource:
         self._name = without_secrets(settings.device)
         self._is_stream = _ADDRESS in settings.device
         self._is_camera = not self._is_stream and _is_device(settings.device)
+        if not self._is_camera and settings.controls != AS_FOUND:
+            raise ControlRefused(
+                f"{self._name}: only a V4L2 camera can be locked here; set a network "
+                "camera on its own page and leave [source.controls] out"
+            )
+        self._camera = identity(settings.device) if self._is_camera else None
+        self._knobs: V4L2Knobs | None = None
         self._capture = self._open()
+        try:
+            self._readback = self._lock()
+        except SourceLost:
+            self.close()
+            raise
         self._period_s = self._period()
         self._last: tuple[int, float] | None = None
 
@@ -62,7 +80,8 @@ class OpenCVSource:
             monotonic_ns=taken_ns if self._is_camera else now_ns,
             utc=utc_of(taken_ns if self._is_camera else now_ns),
             source_id=f"opencv:{self._name}",
-            camera=self._name if self._is_camera else None,
+            camera=self._camera,
+            controls=None if self._readback is None else self._readback.now(),
             pixel_size_um=self._settings.pixel_size_um,
         )
         return Exposure(shot, lambda: self._develop(data, shot))
@@ -70,6 +89,8 @@ class OpenCVSource:
     def close(self) -> None:
         """Release the device."""
         self._capture.release()
+        if self._knobs is not None:
+            self._knobs.close()
 
     def _open(self) -> cv2.VideoCapture:
         settings = self._settings
@@ -123,6 +144,23 @@ class OpenCVSource:
             )
         if settings.fourcc == "MJPG":
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+
+    def _lock(self) -> Readback | None:
+        """Lock the controls; None where there are none to read back."""
+        wanted = self._settings.controls
+        if not self._is_camera:
+            return None
+        try:
+            self._knobs = V4L2Knobs(self._settings.device)
+        except OSError as error:
+            if wanted != AS_FOUND:
+                raise ControlRefused(
+                    f"{self._name}: its controls cannot be reached ({error.strerror}); "
+                    "join the group video"
+                ) from error
+            log.warning("camera=%s is not locked: %s", self._name, error)
+            return None
+        return Readback(self._knobs, lock(self._knobs, wanted, self._name))
 
     def _period(self) -> float | None:
         rate = self._settings.rate_hz or self._capture.get(cv2.CAP_PROP_FPS)

@@ -32,7 +32,9 @@ def open_source(settings: SourceSettings) -> Source:
         case OpenCVSettings():
             from edge.sources.opencv import OpenCVSource
 
-            return Watched(lambda: OpenCVSource(settings))
+            return Watched(
+                lambda: OpenCVSource(settings), varying=settings.controls.automatic
+            )
         case VideoSettings():
             from edge.sources.opencv import OpenCVSource
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge.clock import utc_of
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
+from edge.results import Controls
 from edge.settings import SimulatedSettings
 from edge.sources.happening import Happenings, TrueChange
 from edge.sources.painting import STAINS, Kind
@@ -21,6 +22,7 @@ from edge.sources.smear import Slide, TrueCell, render_slide
 _MOVE_S = 0.7  # a hand takes this long to move the stage
 _REFOCUS_S = 17.0  # the stage wanders through focus with this period
 _LEAST_BLUR_PX = 0.35
+_CONTROLS = Controls(exposure_ms=5.0, gain=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,7 @@ class SimulatedCamera:
             utc=utc_of(exposed_ns if self.is_live else now_ns),
             source_id=self._source_id,
             camera=self._source_id,
-            exposure_ms=5.0,
-            gain=1.0,
+            controls=_CONTROLS,
             pixel_size_um=bench.settings.pixel_size_um,
         )
         return Exposure(shot, lambda: RawFrame(shot, bench.render(sequence)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from edge.backoff import Backoff
 from edge.clock import utc_of
-from edge.frames import Exposure, Gap, RawFrame, Source, SourceLost
+from edge.controls import differences
+from edge.frames import Exposure, Gap, RawFrame, Shot, Source, SourceLost
+from edge.results import ControlName, Controls
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +22,16 @@ class Watched:
     When the device is lost a gap is reported, and the device opened again after longer
     and longer pauses; when it answers, a second gap says for how long it was away. A
     jump in the driver's numbers is a gap. Numbers never go back, also when the driver
-    starts again at 0.
+    starts again at 0. A frame whose controls are not those of the first one is doubted,
+    but for `varying` ones; another camera in the place of the first is a gap that says
+    so.
     """
 
     def __init__(
         self,
         open_source: Callable[[], Source],
         *,
+        varying: Collection[ControlName] = (),
         backoff: Backoff | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -39,6 +44,8 @@ class Watched:
         self._last = -1
         self._offset = 0
         self._held: Exposure | None = None
+        self._steadiness = _Steadiness(varying)
+        self._camera: str | None = None
         self._lost_at_s = self._retry_at_s = 0.0
 
     @property
@@ -68,20 +75,38 @@ class Watched:
             self._source = None
 
     def _in_order(self, exposure: Exposure) -> Exposure | Gap:
-        """Give the exposure its number; if the numbers jumped, say so first."""
+        """Give the exposure its number; say first what is not as it was."""
         number = exposure.shot.sequence + self._offset
         if number <= self._last:
             self._offset += self._last + 1 - number
             number = self._last + 1
         before, self._last = self._last, number
-        missed = number - before - 1
-        exposure = _renumbered(exposure, number)
-        if missed == 0 or before < 0:
+        missed = number - before - 1 if before >= 0 else 0
+        exposure = self._completed(exposure, number)
+        shot = exposure.shot
+        reasons = [f"{missed} frames skipped by the camera"] if missed else []
+        reasons += self._another(shot)
+        if not reasons:
             return exposure
         self._held = exposure
-        shot = exposure.shot
-        reason = f"{missed} frames skipped by the camera"
+        reason = "; ".join(reasons)
         return Gap(before + 1, missed, reason, shot.monotonic_ns, shot.utc)
+
+    def _another(self, shot: Shot) -> list[str]:
+        """Say so when a camera was exchanged."""
+        before, self._camera = self._camera, shot.camera
+        if before is None or before == shot.camera:
+            return []
+        log.warning("another camera: %s, it was %s", shot.camera, before)
+        return [f"another camera: {shot.camera}, it was {before}; calibrate it"]
+
+    def _completed(self, exposure: Exposure, number: int) -> Exposure:
+        """Return the exposure with its number and with what is doubtful about it."""
+        doubt = self._steadiness.doubt(exposure.shot.controls)
+        if number == exposure.shot.sequence and doubt is None:
+            return exposure
+        shot = replace(exposure.shot, sequence=number, doubt=doubt)
+        return Exposure(shot, lambda: RawFrame(shot, exposure.develop().pixels))
 
     def _let_go(self, lost: SourceLost) -> Gap:
         self.close()
@@ -112,8 +137,33 @@ class Watched:
         return Gap(self._last + 1, None, reason, now_ns, utc_of(now_ns))
 
 
-def _renumbered(exposure: Exposure, number: int) -> Exposure:
-    if number == exposure.shot.sequence:
-        return exposure
-    shot = replace(exposure.shot, sequence=number)
-    return Exposure(shot, lambda: RawFrame(shot, exposure.develop().pixels))
+class _Steadiness:
+    """Compares how the camera is set with how it was when the first frame came."""
+
+    def __init__(self, varying: Collection[ControlName]) -> None:
+        self._varying = varying
+        self._first: Controls | None = None
+        self._seen: Controls | None = None
+        self._doubt: str | None = None
+
+    def doubt(self, controls: Controls | None) -> str | None:
+        """Say what is not as it was; None where all is."""
+        if controls is self._seen:  # sources keep the object while nothing changes
+            return self._doubt
+        self._seen, self._first = controls, self._first or controls
+        before, self._doubt = self._doubt, self._compare(controls)
+        if self._doubt != before:
+            log.warning(
+                "controls of the camera: %s", self._doubt or "as at first again"
+            )
+        return self._doubt
+
+    def _compare(self, controls: Controls | None) -> str | None:
+        if self._first is None or controls is self._first:
+            return None
+        if controls is None:
+            return "how the camera is set cannot be read back; check its cable"
+        found = differences(self._first, controls, self._varying)
+        if not found:
+            return None
+        return f"changed since the start: {', '.join(found)}; set it back or calibrate"

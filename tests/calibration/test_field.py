@@ -10,6 +10,7 @@ import pytest
 
 from calibration.field import EmptyField, FieldRefused, measure_field
 from edge.frames import RawFrame
+from edge.results import Controls
 from edge.settings import SimulatedSettings
 from edge.sources.simulated import SimulatedMicroscope
 from tests.conftest import shot
@@ -136,8 +137,11 @@ def brighter(factor: float) -> Callable[[list[RawFrame]], list[RawFrame]]:
 
 
 def one_exposed_otherwise(empty: list[RawFrame]) -> list[RawFrame]:
-    exposed = [replace(f, shot=replace(f.shot, exposure_ms=5.0)) for f in empty]
-    return [*exposed[:-1], replace(exposed[-1], shot=replace(shot(), exposure_ms=8.0))]
+    at_5_ms, at_8_ms = (
+        replace(shot(), controls=Controls(exposure_ms=ms)) for ms in (5.0, 8.0)
+    )
+    exposed = [replace(f, shot=at_5_ms) for f in empty]
+    return [*exposed[:-1], replace(exposed[-1], shot=at_8_ms)]
 
 
 def lamp_warms_up(empty: list[RawFrame]) -> list[RawFrame]:
@@ -157,7 +161,7 @@ REFUSED: dict[str, tuple[Callable[[list[RawFrame]], list[RawFrame]], str]] = {
     "too few": (lambda empty: empty[:9], "9 frames, expected at least 16"),
     "saturated": (brighter(1.4), "saturated at 255"),
     "too dark": (brighter(0.2), "lengthen the exposure"),
-    "mixed exposures": (one_exposed_otherwise, "exposure is 5.0 ms, 8.0 ms"),
+    "mixed exposures": (one_exposed_otherwise, "exposure is 8 ms, was 5 ms"),
     "lamp warms up": (lamp_warms_up, "let the lamp warm up"),
     "mixed sizes": (one_smaller, "expected one kind"),
 }

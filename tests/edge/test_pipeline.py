@@ -15,7 +15,7 @@ from edge.errors import FrameRejected
 from edge.frames import Exposure
 from edge.pipeline import Pipeline
 from edge.profile import Profile, ProfileMismatch, ProfileRecord, save_profile
-from edge.results import Examination
+from edge.results import Controls, Examination
 from edge.scale import Scale
 from edge.sources.simulated import SimulatedMicroscope
 from edge.taxonomy import ONTOLOGY, UNIDENTIFIED
@@ -236,3 +236,29 @@ def test_a_frame_whose_scale_is_not_settled_has_no_place(
 
     assert unsettled.examine(frame).view is None
     assert pipeline.examine(exposure_of(microscope.render(0))).view is not None
+
+
+def test_a_camera_set_otherwise_than_at_calibration_is_degraded(
+    pipeline: Pipeline, microscope: SimulatedMicroscope, tmp_path: Path
+) -> None:
+    at_8_ms, at_12_ms = (Controls(exposure_ms=ms, gain=1.0) for ms in (8.0, 12.0))
+    profile = save_profile(tmp_path, ProfileRecord(controls=at_8_ms))
+    assert profile.record.controls == at_8_ms
+    calibrated = replace(pipeline, profile=profile)
+    raw = exposure_of(microscope.render(0)).develop()
+
+    def examine(controls: Controls | None, doubt: str | None = None) -> Examination:
+        set_so = replace(raw.shot, camera="A17", controls=controls, doubt=doubt)
+        exposure = Exposure(set_so, lambda: replace(raw, shot=set_so))
+        return calibrated.examine(exposure).examination
+
+    good = examine(at_8_ms)
+    assert (good.status, good.camera, good.controls) == ("ok", "A17", at_8_ms)
+    assert examine(None).status == "ok"  # the driver of this camera does not tell
+    other = examine(at_12_ms, "changed since the start: so and so")
+    assert other.status == "degraded"
+    assert other.reason == (
+        "changed since the start: so and so; not as calibrated: exposure is 12 ms, was "
+        "8 ms; set the camera back or calibrate again"
+    )
+    assert len(other.cells) == len(good.cells)

@@ -8,6 +8,7 @@ import pytest
 
 from edge.backoff import Backoff
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
+from edge.results import Controls
 from edge.sources.numbering import number_by_time
 from edge.sources.watched import Watched
 
@@ -17,7 +18,7 @@ UTC = datetime(2026, 1, 1, tzinfo=timezone.utc)
 class Scripted:
     """A recorded camera: numbers are frames, an error is raised, None is a timeout."""
 
-    def __init__(self, script: Iterable[int | Exception | None]) -> None:
+    def __init__(self, script: Iterable[int | Shot | Exception | None]) -> None:
         self._script = iter(script)
         self.is_live = True
         self.is_closed = False
@@ -28,7 +29,7 @@ class Scripted:
             raise step
         if step is None:
             return None
-        shot = Shot(step, step, UTC, "scripted")
+        shot = step if isinstance(step, Shot) else Shot(step, step, UTC, "scripted")
         return Exposure(shot, lambda: RawFrame(shot, np.zeros((2, 2, 3), np.uint8)))
 
     def close(self) -> None:
@@ -153,3 +154,75 @@ def test_pauses_grow_and_stay_within_their_limits() -> None:
 
     backoff.reset()
     assert backoff.next_s() <= 1.0
+
+
+def set_so(number: int, controls: Controls | None, camera: str = "A") -> Shot:
+    return Shot(number, number, UTC, "scripted", camera=camera, controls=controls)
+
+
+def shots(*connections: list[Shot | Exception], **options: object) -> list[object]:
+    """Shots and reasons of gaps."""
+    time, waiting = Time(), iter(connections)
+    watched = Watched(
+        lambda: Scripted(next(waiting)),
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+        **options,  # type: ignore[arg-type]
+    )
+    seen: list[object] = []
+    while True:
+        try:
+            item = watched.read(100.0)
+        except (SourceEnded, StopIteration):
+            return seen
+        if isinstance(item, Exposure):
+            assert item.develop().shot is item.shot
+            seen.append(item.shot)
+        elif item is not None:
+            seen.append(item.reason)
+
+
+LOCKED = Controls(exposure_ms=8.0, gain=1.0)
+
+
+def test_a_control_that_changes_is_doubted_until_it_is_back() -> None:
+    brighter = Controls(exposure_ms=12.0, gain=1.0)
+
+    seen = shots([set_so(n, c) for n, c in enumerate([LOCKED, brighter, None, LOCKED])])
+
+    doubts = [shot.doubt for shot in seen if isinstance(shot, Shot)]
+    assert doubts == [
+        None,
+        "changed since the start: exposure is 12 ms, was 8 ms; set it back or "
+        "calibrate",
+        "how the camera is set cannot be read back; check its cable",
+        None,
+    ]
+
+
+def test_a_control_that_was_let_free_may_change() -> None:
+    free = [Controls(exposure_ms=ms, automatic=("exposure",)) for ms in (8.0, 12.0)]
+
+    seen = shots([set_so(n, c) for n, c in enumerate(free)], varying=["exposure"])
+
+    assert [shot.doubt for shot in seen if isinstance(shot, Shot)] == [None, None]
+
+
+def test_a_camera_that_comes_back_set_otherwise_is_doubted() -> None:
+    reset = Controls(exposure_ms=33.0, gain=1.0)
+
+    seen = shots([set_so(0, LOCKED), LOST], [set_so(0, reset)])
+
+    assert isinstance(seen[-1], Shot)
+    assert seen[-1].sequence == 1
+    assert "exposure is 33 ms, was 8 ms" in str(seen[-1].doubt)
+
+
+def test_a_camera_that_was_exchanged_for_another_is_said() -> None:
+    seen = shots(
+        [set_so(0, LOCKED), LOST], [set_so(0, LOCKED, "B"), set_so(2, LOCKED, "B")]
+    )
+
+    assert seen[-4] == "another camera: B, it was A; calibrate it"
+    assert [s.sequence for s in seen if isinstance(s, Shot)] == [0, 1, 3]
+    assert seen[-2] == "1 frames skipped by the camera"

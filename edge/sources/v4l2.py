@@ -1,0 +1,158 @@
+"""Controls and identity of a V4L2 camera, asked of the kernel itself.
+
+OpenCV hides what a control may be, whether it was taken, and gives automatic exposure
+numbers of its own; so the device is asked beside it, by a second handle, which V4L2
+allows while frames are streamed. Numbers are those of `linux/videodev2.h` and
+`linux/v4l2-controls.h`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from edge.results import ControlName
+from edge.sources.locking import NotTaken, Span
+
+CAPABILITY = struct.Struct("=16s32s32sIII12x")
+QUERY = struct.Struct("=II32siiiiI8x")
+CONTROL = struct.Struct("=Ii")
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    return direction << 30 | size << 16 | ord("V") << 8 | number
+
+
+QUERYCAP = _request(2, 0, CAPABILITY.size)
+QUERYCTRL = _request(3, 36, QUERY.size)
+G_CTRL = _request(3, 27, CONTROL.size)
+S_CTRL = _request(3, 28, CONTROL.size)
+
+AUTO_WHITE_BALANCE = 0x0098090C
+RED_BALANCE = 0x0098090E
+BLUE_BALANCE = 0x0098090F
+GAMMA = 0x00980910
+AUTOGAIN = 0x00980912
+GAIN = 0x00980913
+WHITE_BALANCE_TEMPERATURE = 0x0098091A
+EXPOSURE_AUTO = 0x009A0901
+EXPOSURE_ABSOLUTE = 0x009A0902
+ANALOGUE_GAIN = 0x009E0903
+
+DISABLED, READ_ONLY = 0x0001, 0x0004
+VIDEO_CAPTURE = 0x1
+BY_ID = Path("/dev/v4l/by-id")
+_SYSTEM = Path("/sys/class/video4linux")
+
+_MANUAL, _SHUTTER_PRIORITY, _AUTO, _APERTURE_PRIORITY = 1, 2, 0, 3
+_FIXED = (_MANUAL, _SHUTTER_PRIORITY)  # the second leaves the iris to the camera
+_VALUES: dict[str, tuple[tuple[int, ...], float]] = {
+    "exposure_ms": ((EXPOSURE_ABSOLUTE,), 0.1),  # the kernel counts 100 µs
+    "gain": ((GAIN, ANALOGUE_GAIN), 1.0),
+    "white_balance_k": ((WHITE_BALANCE_TEMPERATURE,), 1.0),
+    "balance.red": ((RED_BALANCE,), 1.0),
+    "balance.blue": ((BLUE_BALANCE,), 1.0),
+    "gamma": ((GAMMA,), 1.0),
+}
+_AUTOMATIC: dict[ControlName, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
+    "exposure": (EXPOSURE_AUTO, _FIXED, (_APERTURE_PRIORITY, _AUTO)),
+    "gain": (AUTOGAIN, (0,), (1,)),
+    "white_balance": (AUTO_WHITE_BALANCE, (0,), (1,)),
+}
+
+
+class V4L2Knobs:
+    """The controls of one V4L2 device; `close` gives the handle back."""
+
+    def __init__(self, device: str) -> None:
+        self._handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
+        self._ids: dict[str, int] = {}
+        self._spans: dict[str, Span] = {}
+        for value, (ids, unit) in _VALUES.items():
+            for number in ids:
+                span = self._query(number)
+                if span is not None and value not in self._spans:
+                    self._ids[value] = number
+                    self._spans[value] = Span(*(unit * part for part in span))
+        self._has_automatic = {
+            name for name, (number, _, _) in _AUTOMATIC.items() if self._query(number)
+        }
+
+    def span(self, value: str) -> Span | None:
+        """See `Knobs.span`."""
+        return self._spans.get(value)
+
+    def get(self, value: str) -> float:
+        """See `Knobs.get`."""
+        return round(self._get(self._ids[value]) * _VALUES[value][1], 6)
+
+    def set(self, value: str, number: float) -> None:
+        """See `Knobs.set`."""
+        self._set(self._ids[value], round(number / _VALUES[value][1]))
+
+    def automatic(self, control: ControlName) -> bool | None:
+        """See `Knobs.automatic`."""
+        if control not in self._has_automatic:
+            return None
+        number, off, _ = _AUTOMATIC[control]
+        return self._get(number) not in off
+
+    def set_automatic(self, control: ControlName, is_on: bool) -> None:
+        """Try each of the kernel's modes; cameras know some of them."""
+        number, off, on = _AUTOMATIC[control]
+        refused: NotTaken | None = None
+        for mode in on if is_on else off:
+            try:
+                return self._set(number, mode)
+            except NotTaken as error:
+                refused = refused or error
+        raise refused or NotTaken("no such mode")
+
+    def close(self) -> None:
+        """Give the handle back. Safe to call twice."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _query(self, number: int) -> tuple[int, int, int] | None:
+        """Least, most and step of a control that can be set; None if there is none."""
+        packed = QUERY.pack(number, 0, b"", 0, 0, 0, 0, 0)
+        try:
+            answer = QUERY.unpack(self._ask(QUERYCTRL, packed))
+        except NotTaken:
+            return None
+        _, _, _, low, high, step, _, flags = answer
+        return None if flags & (DISABLED | READ_ONLY) else (low, high, step)
+
+    def _get(self, number: int) -> int:
+        value: int = CONTROL.unpack(self._ask(G_CTRL, CONTROL.pack(number, 0)))[1]
+        return value
+
+    def _set(self, number: int, value: int) -> None:
+        self._ask(S_CTRL, CONTROL.pack(number, value))
+
+    def _ask(self, request: int, packed: bytes) -> bytes:
+        buffer = bytearray(packed)
+        try:
+            fcntl.ioctl(self._handle, request, buffer, True)
+        except OSError as error:
+            raise NotTaken(error.strerror or str(error)) from error
+        return bytes(buffer)
+
+
+def identity(device: str, by_id: Path = BY_ID) -> str:
+    """Name a camera by what stays when it is plugged in elsewhere.
+
+    Returns
+    -------
+    str
+        Its path below `by_id`, which holds maker, model and serial, where udev made
+        one; else `device` as it is.
+    """
+    node = os.path.realpath(device)
+    if Path(device).parent == by_id or not by_id.is_dir():
+        return device
+    links = sorted(p for p in by_id.iterdir() if os.path.realpath(p) == node)
+    return str(links[0]) if links else device
