@@ -144,10 +144,34 @@ class FolderSettings(_Settings, frozen=True, tag_field="kind", tag="folder"):
     pixel_size_um: Positive | None = None
 
 
+class MicroManagerSettings(
+    _Settings, frozen=True, tag_field="kind", tag="micromanager"
+):
+    """A camera that Micro-Manager drives, through pymmcore-plus.
+
+    `config`: its configuration file; `adapters`: the folder of its device adapters,
+    where pymmcore-plus finds it if absent; `camera`: label of the camera, the
+    configuration's own if absent. `presets` (of groups) and `properties` (of devices)
+    are set in this order. `buffer_mb` holds frames that nobody has fetched yet.
+    `pixel_size_um`: the configuration's own if absent.
+    """
+
+    config: Path
+    adapters: Path | None = None
+    camera: str | None = None
+    presets: dict[str, str] = {}
+    properties: dict[str, dict[str, str]] = {}
+    buffer_mb: Annotated[int, Meta(ge=1, le=16384)] = 256
+    stall_s: Positive = 5.0
+    pixel_size_um: Positive | None = None
+    controls: ControlSettings = AS_FOUND
+
+
 SourceSettings = (
     SimulatedSettings
     | OpenCVSettings
     | GStreamerSettings
+    | MicroManagerSettings
     | VideoSettings
     | FolderSettings
 )

@@ -6,6 +6,7 @@ from edge.frames import Source
 from edge.settings import (
     FolderSettings,
     GStreamerSettings,
+    MicroManagerSettings,
     OpenCVSettings,
     SimulatedSettings,
     SourceSettings,
@@ -46,6 +47,13 @@ def open_source(settings: SourceSettings) -> Source:
             from edge.sources.gstreamer import GStreamerSource
 
             return Watched(lambda: GStreamerSource(settings))
+        case MicroManagerSettings():
+            from edge.sources.micromanager import MicroManagerSource
+
+            return Watched(
+                lambda: MicroManagerSource(settings),
+                varying=settings.controls.automatic,
+            )
         case FolderSettings():
             from edge.sources.folder import FolderSource
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 
 from edge.broker import free_port
 from edge.errors import HemascopeError
 from edge.frames import Exposure, Gap, Source, SourceEnded
 from edge.settings import (
+    ControlSettings,
     FolderSettings,
     GStreamerSettings,
     OpenCVSettings,
@@ -28,6 +30,7 @@ from edge.settings import (
     VideoSettings,
 )
 from edge.sources.opening import open_source
+from tests.edge.sources.demo import demo_settings
 
 FRAMES = 12
 SIZE = (320, 240)
@@ -147,6 +150,7 @@ def rtsp_camera(tmp_path: Path) -> Iterator[str]:
         "rtsp",
         "gstreamer",
         "gstreamer-file",
+        "micromanager",
     ]
 )
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
@@ -170,6 +174,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
         pytest.importorskip("gi")
         caps = "video/x-raw,width=322,height=240,framerate=50/1"  # 966 bytes per row
         settings = GStreamerSettings(f"videotestsrc is-live=true pattern=ball ! {caps}")
+    elif name == "micromanager":
+        settings = demo_settings("32bitRGB")
     else:
         pytest.importorskip("gi")
         write_video(tmp_path / "x.avi")
@@ -237,7 +243,7 @@ def test_a_read_returns_within_its_time(source: Source) -> None:
     assert time.monotonic() - start < 1.5
 
 
-@pytest.mark.parametrize("kind", ["simulated", "folder", "gstreamer"])
+@pytest.mark.parametrize("kind", ["simulated", "folder", "gstreamer", "micromanager"])
 def test_a_read_without_a_frame_returns_nothing_within_its_time(
     kind: str, tmp_path: Path
 ) -> None:
@@ -251,6 +257,9 @@ def test_a_read_without_a_frame_returns_nothing_within_its_time(
     }
     if kind == "gstreamer":
         pytest.importorskip("gi")
+    if kind == "micromanager":
+        slow = ControlSettings(exposure_ms=800)
+        settings[kind] = structs.replace(demo_settings("8bit"), controls=slow)
     with closing(open_source(settings[kind])) as source:
         next_exposures(source, 1, within_s=1.0)
         start = time.monotonic()
