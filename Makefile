@@ -19,7 +19,7 @@ TORCH_INDEX ?=
 APT := python3-venv python3-dev gcc pkg-config mosquitto openssl systemd libgl1 \
 	'libglib2.0-0t64|libglib2.0-0' \
 	libcairo2-dev libgirepository1.0-dev gir1.2-gstreamer-1.0 \
-	gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
+	gir1.2-aravis-0.8 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
 
 .PHONY: run setup test device-test boot-test check bench gpu-check clean

@@ -167,10 +167,29 @@ class MicroManagerSettings(
     controls: ControlSettings = AS_FOUND
 
 
+class GenICamSettings(_Settings, frozen=True, tag_field="kind", tag="genicam"):
+    """An industrial camera, GigE Vision or USB3 Vision, through Aravis.
+
+    `camera`: its id, serial or network address, the only one there is if absent.
+    `pixel_format`, `width_px`, `height_px` and `rate_hz`: as the camera has them if
+    absent; format and size must be had.
+    """
+
+    camera: str | None = None
+    pixel_format: str | None = None
+    width_px: Pixels | None = None
+    height_px: Pixels | None = None
+    rate_hz: Positive | None = None
+    stall_s: Positive = 5.0
+    pixel_size_um: Positive | None = None
+    controls: ControlSettings = AS_FOUND
+
+
 SourceSettings = (
     SimulatedSettings
     | OpenCVSettings
     | GStreamerSettings
+    | GenICamSettings
     | MicroManagerSettings
     | VideoSettings
     | FolderSettings

@@ -203,6 +203,11 @@ def _set_one(knobs: Knobs, value: str, number: float, camera: str) -> None:
             f"{show(value, number)}; leave it out of [source.controls]"
         )
     takes = f"it takes {show(value, span.low)} to {show(value, span.high)}"
+    nearest = min(max(number, span.low), span.high)
+    if not is_same(number, nearest):
+        raise ControlRefused(
+            f"{camera}: {value} {show(value, number)} cannot be had; {takes}"
+        )
     try:
         knobs.set(value, number)
         got = knobs.get(value)

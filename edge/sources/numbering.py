@@ -28,3 +28,30 @@ def number_by_time(
     if period_s is None or taken_s <= before_s:
         return number + 1
     return number + max(1, round((taken_s - before_s) / period_s))
+
+
+_IDS = 0xFFFF  # of GigE Vision without extended ids: 1 to 65535, then 1 again
+
+
+def number_by_id(last: tuple[int, int] | None, frame_id: int) -> tuple[int, int]:
+    """Return number and id of a frame whose camera counts with 16 or 64 bits.
+
+    Parameters
+    ----------
+    last
+        Number and id of the frame before, None for the first.
+    frame_id
+        This frame's, as the camera counts.
+
+    Returns
+    -------
+    tuple[int, int]
+        The number is at least one more than before; ids that are missing are a jump.
+    """
+    if last is None:
+        return 0, frame_id
+    number, before = last
+    step = frame_id - before
+    if before <= _IDS and step < -_IDS // 2:  # counted through; some cameras count 0
+        step += _IDS + (frame_id == 0)
+    return number + max(1, step), frame_id

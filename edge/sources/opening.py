@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge.frames import Source
 from edge.settings import (
     FolderSettings,
+    GenICamSettings,
     GStreamerSettings,
     MicroManagerSettings,
     OpenCVSettings,
@@ -47,6 +48,12 @@ def open_source(settings: SourceSettings) -> Source:
             from edge.sources.gstreamer import GStreamerSource
 
             return Watched(lambda: GStreamerSource(settings))
+        case GenICamSettings():
+            from edge.sources.genicam import GenICamSource
+
+            return Watched(
+                lambda: GenICamSource(settings), varying=settings.controls.automatic
+            )
         case MicroManagerSettings():
             from edge.sources.micromanager import MicroManagerSource
 

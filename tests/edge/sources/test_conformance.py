@@ -31,6 +31,7 @@ from edge.settings import (
 )
 from edge.sources.opening import open_source
 from tests.edge.sources.demo import demo_settings
+from tests.edge.sources.gige import FAKE, needs_aravis
 
 FRAMES = 12
 SIZE = (320, 240)
@@ -150,6 +151,7 @@ def rtsp_camera(tmp_path: Path) -> Iterator[str]:
         "rtsp",
         "gstreamer",
         "gstreamer-file",
+        "genicam",
         "micromanager",
     ]
 )
@@ -174,6 +176,9 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
         pytest.importorskip("gi")
         caps = "video/x-raw,width=322,height=240,framerate=50/1"  # 966 bytes per row
         settings = GStreamerSettings(f"videotestsrc is-live=true pattern=ball ! {caps}")
+    elif name == "genicam":
+        needs_aravis()
+        settings = FAKE
     elif name == "micromanager":
         settings = demo_settings("32bitRGB")
     else:
@@ -243,7 +248,9 @@ def test_a_read_returns_within_its_time(source: Source) -> None:
     assert time.monotonic() - start < 1.5
 
 
-@pytest.mark.parametrize("kind", ["simulated", "folder", "gstreamer", "micromanager"])
+@pytest.mark.parametrize(
+    "kind", ["simulated", "folder", "gstreamer", "genicam", "micromanager"]
+)
 def test_a_read_without_a_frame_returns_nothing_within_its_time(
     kind: str, tmp_path: Path
 ) -> None:
@@ -260,6 +267,9 @@ def test_a_read_without_a_frame_returns_nothing_within_its_time(
     if kind == "micromanager":
         slow = ControlSettings(exposure_ms=800)
         settings[kind] = structs.replace(demo_settings("8bit"), controls=slow)
+    if kind == "genicam":
+        needs_aravis()
+        settings[kind] = structs.replace(FAKE, rate_hz=1.0)
     with closing(open_source(settings[kind])) as source:
         next_exposures(source, 1, within_s=1.0)
         start = time.monotonic()

@@ -120,7 +120,7 @@ def test_wanted_values_are_set_and_read_back(
     [
         (
             ControlSettings(exposure_ms=500),
-            "exposure is 204.7 ms, asked for 500 ms; it takes 0.3 ms to 204.7 ms",
+            "exposure_ms 500 ms cannot be had; it takes 0.3 ms to 204.7 ms",
         ),
         (ControlSettings(balance={"red": 3}), "has no balance of red"),
         (ControlSettings(automatic=("gamma",)), "gamma cannot be automatic"),
@@ -133,6 +133,18 @@ def test_a_control_that_cannot_be_had_is_refused_with_what_can(
         lock(knobs, wanted, "cam")
     assert refused.value.exit_code == 78
     assert isinstance(refused.value, SourceLost)  # tried again when it comes back
+
+
+def test_a_driver_that_takes_a_value_and_does_another_is_refused(
+    knobs: v4l2.V4L2Knobs, kernel: Kernel
+) -> None:
+    kernel.controls[v4l2.EXPOSURE_ABSOLUTE].ignores_writes = True
+
+    with pytest.raises(ControlRefused, match=r"is 15\.7 ms, asked for 8 ms; it takes"):
+        lock(knobs, ControlSettings(exposure_ms=8), "cam")
+    kernel.controls[v4l2.EXPOSURE_AUTO] = Control(3, 0, 3, ignores_writes=True)
+    with pytest.raises(ControlRefused, match=r"is 15\.7 ms while it is automatic"):
+        lock(knobs, ControlSettings(exposure_ms=8), "cam")
 
 
 def test_an_automatic_that_stays_on_is_said_in_every_result(
