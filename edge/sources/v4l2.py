@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 from edge.results import ControlName
 from edge.sources.locking import NotTaken, Span
@@ -42,9 +43,8 @@ EXPOSURE_ABSOLUTE = 0x009A0902
 ANALOGUE_GAIN = 0x009E0903
 
 DISABLED, READ_ONLY = 0x0001, 0x0004
-VIDEO_CAPTURE = 0x1
+VIDEO_CAPTURE, DEVICE_CAPS = 0x00000001, 0x80000000
 BY_ID = Path("/dev/v4l/by-id")
-_SYSTEM = Path("/sys/class/video4linux")
 
 _MANUAL, _SHUTTER_PRIORITY, _AUTO, _APERTURE_PRIORITY = 1, 2, 0, 3
 _FIXED = (_MANUAL, _SHUTTER_PRIORITY)  # the second leaves the iris to the camera
@@ -61,6 +61,15 @@ _AUTOMATIC: dict[ControlName, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
     "gain": (AUTOGAIN, (0,), (1,)),
     "white_balance": (AUTO_WHITE_BALANCE, (0,), (1,)),
 }
+
+
+class Capability(NamedTuple):
+    """What a device says it is."""
+
+    driver: str
+    card: str
+    bus: str
+    gives_pictures: bool
 
 
 class V4L2Knobs:
@@ -109,6 +118,19 @@ class V4L2Knobs:
             except NotTaken as error:
                 refused = refused or error
         raise refused or NotTaken("no such mode")
+
+    def capability(self) -> Capability | None:
+        """Ask what this is; None if it is no V4L2 device."""
+        try:
+            answer = self._ask(QUERYCAP, bytes(CAPABILITY.size))
+        except NotTaken:
+            return None
+        *names, _, whole, own = CAPABILITY.unpack(answer)
+        driver, card, bus = (
+            n.split(b"\0")[0].decode("utf-8", "replace") for n in names
+        )
+        caps = own if whole & DEVICE_CAPS else whole
+        return Capability(driver, card, bus, bool(caps & VIDEO_CAPTURE))
 
     def close(self) -> None:
         """Give the handle back. Safe to call twice."""

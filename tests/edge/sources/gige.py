@@ -1,4 +1,7 @@
-"""A GigE Vision camera on loopback: Aravis' own, in a process that can be killed."""
+"""A GigE Vision camera on loopback: Aravis' own, in a process that can be killed.
+
+There can be one at a time, so it is used in one file of tests alone.
+"""
 
 from __future__ import annotations
 

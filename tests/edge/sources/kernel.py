@@ -39,6 +39,7 @@ class Kernel:
 
     controls: dict[int, Control] = field(default_factory=webcam)
     is_plugged_in: bool = True
+    is_capture: bool = True
 
     def ioctl(self, handle: int, request: int, buffer: bytearray, mutate: bool) -> int:
         if not self.is_plugged_in:
@@ -49,6 +50,10 @@ class Kernel:
             buffer[:] = v4l2.QUERY.pack(
                 number, 1, b"control", c.low, c.high, c.step, c.value, c.flags
             )
+            return 0
+        if request == v4l2.QUERYCAP:
+            caps = (0x85200001, 0x04200000 + self.is_capture)
+            buffer[:] = v4l2.CAPABILITY.pack(b"uvcvideo", b"A17", b"usb-1", 0, *caps)
             return 0
         number, value = v4l2.CONTROL.unpack(buffer)
         c = self._find(number)

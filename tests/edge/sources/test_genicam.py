@@ -15,6 +15,7 @@ from edge.frames import Exposure, Gap, Source, SourceLost
 from edge.results import Controls
 from edge.settings import ControlSettings, GenICamSettings
 from edge.sources.genicam import GenICamSource
+from edge.sources.listing import FoundCamera, genicam_cameras
 from edge.sources.locking import ControlRefused
 from edge.sources.numbering import number_by_id
 from edge.sources.opening import open_source
@@ -246,3 +247,17 @@ def test_without_the_bindings_what_installs_them_is_said(
 
     with pytest.raises(ConfigurationInvalid, match=r"gir1.2-aravis-0\.8"):
         GenICamSource(FAKE)
+
+
+def test_a_network_camera_is_listed_with_serial_and_address() -> None:
+    needs_aravis()
+    with gige_camera("GV11"):
+        found = [c for c in genicam_cameras() if "GigE" in str(c)]
+
+    assert found == [
+        FoundCamera(
+            "genicam",
+            'camera = "Aravis-Fake-GV11"',
+            "GigEVision, serial GV11, 127.0.0.1",
+        )
+    ]
