@@ -126,13 +126,15 @@ class VideoSettings(_Settings, frozen=True, tag_field="kind", tag="video"):
 class GStreamerSettings(_Settings, frozen=True, tag_field="kind", tag="gstreamer"):
     """A GStreamer pipeline, written as for gst-launch-1.0 without its sink.
 
-    `is_live` false makes a file wait for us instead of dropping frames.
+    `is_live` false makes a file wait for us instead of dropping frames. `controls` lock
+    the camera of a v4l2src; others are set in the pipeline.
     """
 
     pipeline: str
     is_live: bool = True
     stall_s: Positive = 5.0
     pixel_size_um: Positive | None = None
+    controls: ControlSettings = AS_FOUND
 
 
 class FolderSettings(_Settings, frozen=True, tag_field="kind", tag="folder"):

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
-from edge.settings import GStreamerSettings
+from edge.settings import AS_FOUND, GStreamerSettings
 from edge.sources.addresses import without_secrets
+from edge.sources.locking import ControlRefused
 from edge.sources.numbering import number_by_time
+from edge.sources.v4l2 import LockedDevice, identity
 
 _OPEN_S = 10.0
 
@@ -60,6 +62,7 @@ class GStreamerSource:
                 f"pipeline {self._name!r}: {error}; try it with gst-launch-1.0"
             ) from error
         self._sink = self._pipeline.get_by_name("hemascope")
+        self._locked = self._lock()
         self._last: tuple[int, float] | None = None
         self._heard_s = time.monotonic() + _OPEN_S
         self._pipeline.set_state(self._gst.State.PLAYING)
@@ -96,6 +99,7 @@ class GStreamerSource:
             utc=utc_of(taken_ns),
             source_id=f"gstreamer:{self._camera}",
             camera=self._camera if self.is_live else None,
+            controls=None if self._locked is None else self._locked.now(),
             pixel_size_um=self._settings.pixel_size_um,
         )
         return Exposure(shot, lambda: RawFrame(shot, self._pixels(sample)))
@@ -103,6 +107,22 @@ class GStreamerSource:
     def close(self) -> None:
         """Stop the pipeline."""
         self._pipeline.set_state(self._gst.State.NULL)
+        if self._locked is not None:
+            self._locked.close()
+
+    def _lock(self) -> LockedDevice | None:
+        """Lock the V4L2 camera of the pipeline; None if it has none."""
+        found = self._pipeline.iterate_all_by_element_factory_name("v4l2src").next()
+        if found[0] == self._gst.IteratorResult.OK:
+            device = found[1].get_property("device")
+            self._camera = identity(device)
+            return LockedDevice(device, self._settings.controls, self._camera)
+        if self._settings.controls != AS_FOUND:
+            raise ControlRefused(
+                f"pipeline {self._name!r}: only v4l2src can be locked here; set the "
+                "camera by properties in the pipeline, leave [source.controls] out"
+            )
+        return None
 
     def _taken_ns(self, buffer: Any) -> int:
         """Start of exposure on the monotonic clock, which is the pipeline's own."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from math import ceil
@@ -18,11 +17,9 @@ from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.images import decode_image
 from edge.settings import AS_FOUND, OpenCVSettings
 from edge.sources.addresses import without_secrets
-from edge.sources.locking import ControlRefused, Readback, lock
+from edge.sources.locking import ControlRefused
 from edge.sources.numbering import number_by_time
-from edge.sources.v4l2 import V4L2Knobs, identity
-
-log = logging.getLogger(__name__)
+from edge.sources.v4l2 import LockedDevice, identity
 
 _ADDRESS = "://"
 
@@ -47,13 +44,16 @@ class OpenCVSource:
                 "camera on its own page and leave [source.controls] out"
             )
         self._camera = identity(settings.device) if self._is_camera else None
-        self._knobs: V4L2Knobs | None = None
         self._capture = self._open()
-        try:
-            self._readback = self._lock()
-        except SourceLost:
-            self.close()
-            raise
+        self._locked: LockedDevice | None = None
+        if self._is_camera:
+            try:
+                self._locked = LockedDevice(
+                    settings.device, settings.controls, self._name
+                )
+            except SourceLost:
+                self.close()
+                raise
         self._period_s = self._period()
         self._last: tuple[int, float] | None = None
 
@@ -81,7 +81,7 @@ class OpenCVSource:
             utc=utc_of(taken_ns if self._is_camera else now_ns),
             source_id=f"opencv:{self._name}",
             camera=self._camera,
-            controls=None if self._readback is None else self._readback.now(),
+            controls=None if self._locked is None else self._locked.now(),
             pixel_size_um=self._settings.pixel_size_um,
         )
         return Exposure(shot, lambda: self._develop(data, shot))
@@ -89,8 +89,8 @@ class OpenCVSource:
     def close(self) -> None:
         """Release the device."""
         self._capture.release()
-        if self._knobs is not None:
-            self._knobs.close()
+        if self._locked is not None:
+            self._locked.close()
 
     def _open(self) -> cv2.VideoCapture:
         settings = self._settings
@@ -144,23 +144,6 @@ class OpenCVSource:
             )
         if settings.fourcc == "MJPG":
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
-
-    def _lock(self) -> Readback | None:
-        """Lock the controls; None where there are none to read back."""
-        wanted = self._settings.controls
-        if not self._is_camera:
-            return None
-        try:
-            self._knobs = V4L2Knobs(self._settings.device)
-        except OSError as error:
-            if wanted != AS_FOUND:
-                raise ControlRefused(
-                    f"{self._name}: its controls cannot be reached ({error.strerror}); "
-                    "join the group video"
-                ) from error
-            log.warning("camera=%s is not locked: %s", self._name, error)
-            return None
-        return Readback(self._knobs, lock(self._knobs, wanted, self._name))
 
     def _period(self) -> float | None:
         rate = self._settings.rate_hz or self._capture.get(cv2.CAP_PROP_FPS)

@@ -47,7 +47,9 @@ def open_source(settings: SourceSettings) -> Source:
         case GStreamerSettings():
             from edge.sources.gstreamer import GStreamerSource
 
-            return Watched(lambda: GStreamerSource(settings))
+            return Watched(
+                lambda: GStreamerSource(settings), varying=settings.controls.automatic
+            )
         case GenICamSettings():
             from edge.sources.genicam import GenICamSource
 

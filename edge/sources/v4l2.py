@@ -9,13 +9,18 @@ allows while frames are streamed. Numbers are those of `linux/videodev2.h` and
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.results import ControlName
-from edge.sources.locking import NotTaken, Span
+from edge.frames import SourceLost
+from edge.results import ControlName, Controls
+from edge.settings import AS_FOUND, ControlSettings
+from edge.sources.locking import ControlRefused, NotTaken, Readback, Span, lock
+
+log = logging.getLogger(__name__)
 
 CAPABILITY = struct.Struct("=16s32s32sIII12x")
 QUERY = struct.Struct("=II32siiiiI8x")
@@ -178,3 +183,44 @@ def identity(device: str, by_id: Path = BY_ID) -> str:
         return device
     links = sorted(p for p in by_id.iterdir() if os.path.realpath(p) == node)
     return str(links[0]) if links else device
+
+
+class LockedDevice:
+    """A V4L2 camera that was locked; `now` reads back how it is set."""
+
+    def __init__(self, device: str, wanted: ControlSettings, name: str) -> None:
+        """Lock a camera that something else streams from.
+
+        Raises
+        ------
+        ControlRefused
+            A wanted value cannot be had, or the controls cannot be reached.
+        SourceLost
+            The driver does not answer.
+        """
+        self._knobs: V4L2Knobs | None = None
+        self._readback: Readback | None = None
+        try:
+            self._knobs = V4L2Knobs(device)
+        except OSError as error:
+            if wanted != AS_FOUND:
+                raise ControlRefused(
+                    f"{name}: its controls cannot be reached ({error.strerror}); join "
+                    "the group video"
+                ) from error
+            log.warning("camera=%s is not locked: %s", name, error)
+            return
+        try:
+            self._readback = Readback(self._knobs, lock(self._knobs, wanted, name))
+        except SourceLost:
+            self.close()
+            raise
+
+    def now(self) -> Controls | None:
+        """Return how the camera is set; None where nobody knows."""
+        return None if self._readback is None else self._readback.now()
+
+    def close(self) -> None:
+        """Give the device back. Safe to call twice."""
+        if self._knobs is not None:
+            self._knobs.close()

@@ -16,8 +16,14 @@ from edge.controls import differences
 from edge.errors import HemascopeError
 from edge.frames import Exposure, SourceLost
 from edge.results import Controls
-from edge.settings import AS_FOUND, ControlSettings, OpenCVSettings
+from edge.settings import (
+    AS_FOUND,
+    ControlSettings,
+    GStreamerSettings,
+    OpenCVSettings,
+)
 from edge.sources import v4l2
+from edge.sources.gstreamer import GStreamerSource
 from edge.sources.locking import ControlRefused, NotTaken, Readback, lock, read
 from edge.sources.opencv import OpenCVSource
 from tests.edge.sources.kernel import Control, Kernel
@@ -241,6 +247,22 @@ def test_a_camera_that_refuses_a_control_is_released(
         OpenCVSource(OpenCVSettings(NODE, controls=ControlSettings(exposure_ms=5e5)))
     assert camera.is_released
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_v4l2_camera_of_a_pipeline_is_locked_too(kernel: Kernel) -> None:
+    pytest.importorskip("gi")
+    pipeline, far = f"v4l2src device={NODE}", ControlSettings(exposure_ms=5e5)
+
+    with pytest.raises(ControlRefused, match="cannot be had"):
+        GStreamerSource(GStreamerSettings(pipeline, controls=far))
+    with pytest.raises(SourceLost, match="v4l2src"):  # the device is no camera
+        GStreamerSource(
+            GStreamerSettings(pipeline, controls=ControlSettings(exposure_ms=10))
+        ).read(3.0)
+    assert kernel.controls[v4l2.EXPOSURE_AUTO].value == 1
+    assert kernel.controls[v4l2.EXPOSURE_ABSOLUTE].value == 100
+    with pytest.raises(ControlRefused, match="only v4l2src can be locked"):
+        GStreamerSource(GStreamerSettings("videotestsrc", controls=far))
 
 
 def test_a_network_camera_cannot_be_locked_and_says_so() -> None:
