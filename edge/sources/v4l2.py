@@ -176,11 +176,11 @@ def identity(device: str, by_id: Path = BY_ID) -> str:
     -------
     str
         Its path below `by_id`, which holds maker, model and serial, where udev made
-        one; else `device` as it is.
+        one; else `device` as it is, also where it is a path of udev's itself.
     """
     node = os.path.realpath(device)
-    if Path(device).parent == by_id or not by_id.is_dir():
-        return device
+    if Path(device).parent.parent == by_id.parent or not by_id.is_dir():
+        return device  # chosen by id, or by path where ids are not unique
     links = sorted(p for p in by_id.iterdir() if os.path.realpath(p) == node)
     return str(links[0]) if links else device
 

@@ -276,12 +276,16 @@ def test_a_network_camera_cannot_be_locked_and_says_so() -> None:
 def test_a_camera_is_known_by_its_serial_wherever_it_is_plugged_in(
     tmp_path: Path,
 ) -> None:
-    link = tmp_path / "usb-Maker_A17_SN123-video-index0"
-    link.symlink_to(NODE)
+    by_id, by_path = tmp_path / "by-id", tmp_path / "by-path"
+    link, place = by_id / "usb-Maker_A17_SN123-video-index0", by_path / "pci-0-video0"
+    for udev in (link, place):
+        udev.parent.mkdir()
+        udev.symlink_to(NODE)
 
-    assert v4l2.identity(NODE, tmp_path) == str(link)
-    assert v4l2.identity(str(link), tmp_path) == str(link)
-    assert v4l2.identity("/dev/zero", tmp_path) == "/dev/zero"
+    assert v4l2.identity(NODE, by_id) == str(link)
+    assert v4l2.identity(str(link), by_id) == str(link)
+    assert v4l2.identity(str(place), by_id) == str(place)
+    assert v4l2.identity("/dev/zero", by_id) == "/dev/zero"
     assert v4l2.identity(NODE, tmp_path / "none") == NODE
 
 
