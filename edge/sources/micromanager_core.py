@@ -38,18 +38,28 @@ def open_core(settings: MicroManagerSettings) -> Any:
             f"its adapters: of {core.getAPIVersionInfo()}, in "
             f"{', '.join(core.getDeviceAdapterSearchPaths())}"
         ) from error
+    try:
+        _set_up(core, settings)
+    except SourceLost:
+        core.unloadAllDevices()  # or the camera would stay in use
+        raise
+    return core
+
+
+def _set_up(core: Any, settings: MicroManagerSettings) -> None:
+    """Set presets and properties, and wait until nothing moves any more."""
     for group, preset in settings.presets.items():
         _take(f"preset {group} {preset!r}", core.setConfig, group, preset)
     for device, properties in settings.properties.items():
         for name, wanted in properties.items():
             _set_property(core, device, name, wanted)
-    return core
+    _take("waiting for all devices", core.waitForSystem)
 
 
 def _set_property(core: Any, device: str, name: str, wanted: str) -> None:
     said = f"property {device}.{name} = {wanted!r}"
     _take(said, core.setProperty, device, name, wanted)
-    got = core.getProperty(device, name)
+    got = str(_take(f"{said}, reading it back", core.getProperty, device, name))
     if got != wanted and not _is_same_number(got, wanted):
         allowed = ", ".join(core.getAllowedPropertyValues(device, name)) or "others"
         raise ControlRefused(f"{said}: it is {got!r} afterwards; it takes {allowed}")
@@ -62,9 +72,9 @@ def _is_same_number(one: str, other: str) -> bool:
         return False
 
 
-def _take(said: str, ask: Callable[..., Any], *arguments: str) -> None:
+def _take(said: str, ask: Callable[..., Any], *arguments: str) -> Any:
     try:
-        ask(*arguments)
+        return ask(*arguments)
     except SAYS_NO as error:
         raise ControlRefused(f"{said} is refused: {line(error)}") from error
 
