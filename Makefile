@@ -14,7 +14,7 @@ DEVICE_PYTHONS ?= python3.10 python3.12
 # Without CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cpu make setup
 TORCH_INDEX ?=
 
-# Debian and Ubuntu packages: broker, OpenCV's libraries, GStreamer and what its Python
+# Debian and Ubuntu packages: broker, OpenCV's libraries, Aravis, GStreamer and what their Python
 # bindings are built from, a browser for the test of the page.
 APT := python3-venv python3-dev gcc pkg-config mosquitto openssl systemd libgl1 \
 	'libglib2.0-0t64|libglib2.0-0' \

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from edge.clock import utc_of
-from edge.errors import ConfigurationInvalid, FrameRejected
+from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.settings import GenICamSettings
+from edge.sources.genicam_finding import aravis, failure, open_camera
 from edge.sources.genicam_knobs import GenICamKnobs
 from edge.sources.locking import ControlRefused, Readback, lock
 from edge.sources.numbering import number_by_id
@@ -20,36 +21,6 @@ log = logging.getLogger(__name__)
 
 _BUFFERS = 8
 _MOST_AGE_NS = 5_000_000_000
-_FAKE = "Fake_"
-
-
-def aravis() -> Any:
-    """Import Aravis' bindings, which come from the system.
-
-    Raises
-    ------
-    ConfigurationInvalid
-        They or PyGObject are not installed.
-    """
-    try:
-        import gi
-
-        gi.require_version("Aravis", "0.8")
-        from gi.repository import Aravis
-    except (ImportError, ValueError) as error:
-        raise ConfigurationInvalid(
-            f"Aravis is not available to Python ({error}); run `apt-get install "
-            "gir1.2-aravis-0.8 python3-gi`, or for a virtual environment `pip install "
-            "hemascope[genicam]` beside gir1.2-aravis-0.8"
-        ) from error
-    return Aravis
-
-
-def _failure() -> type[Exception]:
-    from gi.repository import GLib
-
-    failure: type[Exception] = GLib.GError
-    return failure
 
 
 class GenICamSource:
@@ -61,7 +32,7 @@ class GenICamSource:
 
     def __init__(self, settings: GenICamSettings) -> None:
         self._settings, self._aravis = settings, aravis()
-        self._failure = _failure()
+        self._failure = failure()
         self._lost: list[str] = []
         self._device: Any = None
         self._stream: Any = None
@@ -70,7 +41,7 @@ class GenICamSource:
         self._last: tuple[int, int] | None = None
         self._heard_s = time.monotonic()
         try:
-            self._device = _open(self._aravis, settings.camera, self._failure)
+            self._device = open_camera(self._aravis, settings.camera)
             self._name = self._named()
             self._configure()
             knobs = GenICamKnobs(self._device, self._aravis, self._failure)
@@ -205,51 +176,6 @@ class GenICamSource:
             self._stream.push_buffer(self._aravis.Buffer.new_allocate(self._payload))
         camera.start_acquisition()
         self._heard_s = time.monotonic()
-
-
-class Listed(NamedTuple):
-    """A camera that answers: any of `id`, `serial` and `address` names it."""
-
-    id: str
-    serial: str
-    address: str
-    protocol: str
-
-
-def answering(aravis: Any) -> list[Listed]:
-    """Return the cameras that answer; asking the network takes a second."""
-    aravis.update_device_list()
-    return [
-        Listed(
-            aravis.get_device_id(n) or "",
-            aravis.get_device_serial_nbr(n) or "",
-            aravis.get_device_address(n) or "",
-            aravis.get_device_protocol(n) or "",
-        )
-        for n in range(aravis.get_n_devices())
-    ]
-
-
-def _open(aravis: Any, wanted: str | None, failure: type[Exception]) -> Any:
-    """Open the camera of that id, serial or address; without, the only one there is."""
-    if wanted is not None:
-        if wanted.startswith(_FAKE):
-            aravis.enable_interface("Fake")
-        try:
-            return aravis.Camera.new(wanted)
-        except failure:
-            fitting = [one.id for one in answering(aravis) if wanted == one.serial]
-            if not fitting:
-                raise
-            return aravis.Camera.new(fitting[0])
-    found = answering(aravis)
-    if len(found) != 1:
-        ids = ", ".join(one.id for one in found) or "none"
-        raise SourceLost(
-            f"{len(found)} GenICam cameras answer ({ids}), expected one; connect it, "
-            "or name it by camera in [source]"
-        )
-    return aravis.Camera.new(found[0].id)
 
 
 def _develop(buffer: Any, whole: Any, shot: Shot) -> RawFrame:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from edge.controls import show
 from edge.errors import HemascopeError
 from edge.settings import MicroManagerSettings
-from edge.sources.genicam import answering, aravis
+from edge.sources.genicam_finding import answering, aravis
 from edge.sources.locking import COLOURS, CONTROLS, Knobs, NotTaken
 from edge.sources.micromanager_core import SAYS_NO, line, open_core
 from edge.sources.micromanager_knobs import MicroManagerKnobs, serial_of
