@@ -33,6 +33,7 @@ class GenICamSource:
     def __init__(self, settings: GenICamSettings) -> None:
         self._settings, self._aravis = settings, aravis()
         self._failure = failure()
+        self._whole = self._aravis.BufferStatus.SUCCESS
         self._lost: list[str] = []
         self._device: Any = None
         self._stream: Any = None
@@ -81,8 +82,7 @@ class GenICamSource:
         controls = None if self._readback is None else self._readback.now()
         exposure_ms = 0.0 if controls is None else controls.exposure_ms or 0.0
         taken_ns = _taken_ns(buffer.get_system_timestamp(), exposure_ms)
-        frame_id = int(buffer.get_frame_id())
-        self._last = number_by_id(self._last, frame_id)
+        self._last = number_by_id(self._last, self._id_of(buffer))
         shot = Shot(
             sequence=self._last[0],
             monotonic_ns=taken_ns,
@@ -92,8 +92,7 @@ class GenICamSource:
             controls=controls,
             pixel_size_um=self._settings.pixel_size_um,
         )
-        whole = self._aravis.BufferStatus.SUCCESS
-        return Exposure(shot, lambda: _develop(buffer, whole, shot))
+        return Exposure(shot, lambda: _develop(buffer, self._whole, shot))
 
     def close(self) -> None:
         """Stop and release the camera. Safe to call twice."""
@@ -112,6 +111,13 @@ class GenICamSource:
             device.stop_acquisition()
         except self._failure as error:
             log.warning("camera not stopped: %s", error)
+
+    def _id_of(self, buffer: Any) -> int:
+        """Return the frame's id; of one whose first packet is missing, the next."""
+        frame_id = int(buffer.get_frame_id())
+        if frame_id == 0 and self._last and buffer.get_status() != self._whole:
+            return self._last[1] + 1
+        return frame_id
 
     def _named(self) -> str:
         camera = self._device
