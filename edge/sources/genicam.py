@@ -82,7 +82,10 @@ class GenICamSource:
         controls = None if self._readback is None else self._readback.now()
         exposure_ms = 0.0 if controls is None else controls.exposure_ms or 0.0
         taken_ns = _taken_ns(buffer.get_system_timestamp(), exposure_ms)
-        self._last = number_by_id(self._last, self._id_of(buffer))
+        frame_id = self._id_of(buffer)
+        if frame_id is None:  # the first ever; nobody misses it
+            return None
+        self._last = number_by_id(self._last, frame_id)
         shot = Shot(
             sequence=self._last[0],
             monotonic_ns=taken_ns,
@@ -112,11 +115,11 @@ class GenICamSource:
         except self._failure as error:
             log.warning("camera not stopped: %s", error)
 
-    def _id_of(self, buffer: Any) -> int:
+    def _id_of(self, buffer: Any) -> int | None:
         """Return the frame's id; of one whose first packet is missing, the next."""
         frame_id = int(buffer.get_frame_id())
-        if frame_id == 0 and self._last and buffer.get_status() != self._whole:
-            return self._last[1] + 1
+        if frame_id == 0 and buffer.get_status() != self._whole:
+            return None if self._last is None else self._last[1] + 1
         return frame_id
 
     def _named(self) -> str:
