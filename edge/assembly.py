@@ -224,16 +224,16 @@ def read_parts(
     BundleRefused, ConfigurationInvalid, ProfileMismatch
         A file is missing, altered or does not fit.
     """
-    model = _load_model(classifier or CLASSIFIER, engine)
+    model = load_model(classifier or CLASSIFIER, engine)
     finder = load_bundle(locator or LOCATOR, task="location") if finds_cells else None
     if finder is not None:
         locator_spec(finder)
     chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
-    _refuse_other_confidence(chosen, model)
+    refuse_other_confidence(chosen, model)
     scale = Scale(chosen.record.pixel_size_um)
     if sequence is None:
         return Parts(chosen, model, finder, scale, engine)
-    follows = _load_model(sequence.bundle or SEQUENCE, sequence)
+    follows = load_model(sequence.bundle or SEQUENCE, sequence)
     if follows.record.state_size is None:
         raise BundleRefused(
             f"{follows.id}: keeps no state, expected a recurrent model for [sequence]; "
@@ -251,20 +251,20 @@ def read_parts(
     )
 
 
-def _load_model(folder: Path, settings: EngineSettings) -> Bundle:
+def load_model(folder: Path, settings: EngineSettings) -> Bundle:
     """Load a bundle that names cells, in the precision that is asked for."""
     model = load_bundle(folder)
     if model.record.task not in TASKS:
         raise BundleRefused(
             f"{model.id}: its task is {model.record.task!r}, expected one of "
-            f"{sorted(TASKS)}; is this the locator?"
+            f"{sorted(TASKS)}; name a classifier in [model], not the locator"
         )
     crop_size(model)
     model.model_of(settings.precision)
     return model
 
 
-def _refuse_other_confidence(profile: Profile, model: Bundle) -> None:
+def refuse_other_confidence(profile: Profile, model: Bundle) -> None:
     """Refuse to adapt a model by what was measured of another."""
     site = profile.record.confidence
     if site is None:

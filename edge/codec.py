@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,18 +87,12 @@ def read_toml(path: Path, kind: type[T]) -> T:
 
     Relative paths in it are meant from its own folder.
     """
-
-    def path_from_here(wanted: type[Any], value: Any) -> Any:
-        if wanted is Path and isinstance(value, str):
-            return path.parent / value
-        raise TypeError(f"expected a path, got {value!r}")
-
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationInvalid(f"{path}: cannot be read: {error}") from error
     try:
-        return msgspec.toml.decode(text, type=kind, dec_hook=path_from_here)
+        return msgspec.toml.decode(text, type=kind, dec_hook=_paths_from(path.parent))
     except msgspec.ValidationError as error:
         line = _line_of(text, str(error))
         raise ConfigurationInvalid(f"{path}:{line}: {error}") from error
@@ -105,6 +100,37 @@ def read_toml(path: Path, kind: type[T]) -> T:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else len(text.splitlines())
         raise ConfigurationInvalid(f"{path}:{line}: not TOML: {error}") from error
+
+
+def read_good_parts(path: Path, kind: type[Any]) -> dict[str, Any]:
+    """Read those keys of a TOML file that are valid by themselves; never raises.
+
+    For looking at what else is wrong; nothing runs with it.
+    """
+    try:
+        found = msgspec.toml.decode(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, msgspec.DecodeError):
+        return {}
+    good = {}
+    for part in msgspec.structs.fields(kind):
+        try:
+            good[part.name] = msgspec.convert(
+                found[part.name], part.type, dec_hook=_paths_from(path.parent)
+            )
+        except (KeyError, msgspec.ValidationError):
+            continue
+    return good
+
+
+def _paths_from(folder: Path) -> Callable[[type[Any], Any], Any]:
+    """Return what makes paths of texts, relative ones from `folder`."""
+
+    def path_from_here(wanted: type[Any], value: Any) -> Any:
+        if wanted is Path and isinstance(value, str):
+            return folder / value
+        raise TypeError(f"expected a path, got {value!r}")
+
+    return path_from_here
 
 
 def write_toml(path: Path, settings: msgspec.Struct) -> None:

@@ -13,6 +13,7 @@ from edge.codec import encode
 from edge.errors import HemascopeError
 
 _CURSOR = "cursor.json"
+WRITER_LOCK, PUBLISHER_LOCK = "ledger.lock", "publish.lock"
 
 
 class LedgerBusy(HemascopeError):
@@ -72,3 +73,21 @@ def hold(path: Path, does: str) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def holder(path: Path, locks: Path = Path("/proc/locks")) -> int | None:
+    """Return the process that holds the lock file `path`; None if none does.
+
+    The kernel is asked, so that nobody is disturbed, as trying to hold it would.
+    """
+    try:
+        wrote, inode = path.read_text(encoding="ascii").strip(), path.stat().st_ino
+        held = locks.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in held.splitlines():
+        fields = line.split()
+        is_ours = fields[1:2] == ["FLOCK"] and fields[5].endswith(f":{inode}")
+        if is_ours and fields[4] == wrote:
+            return int(wrote)
+    return None

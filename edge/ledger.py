@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from edge import __version__, clock
 from edge.codec import PayloadInvalid, decode, encode
-from edge.cursor import hold, read_cursor
+from edge.cursor import WRITER_LOCK, hold, read_cursor
 from edge.entries import Entered, Entry
 from edge.errors import HemascopeError
 from edge.results import FIRST_PREVIOUS, Examination, Result, ResultHead
@@ -35,7 +35,7 @@ MAX_ROW_BYTES = 200_000  # brokers are set to refuse 256 kB
 _SCHEMA_VERSION = 1
 _RESERVE_BYTES = 4 << 20
 _PRUNED_AT_ONCE = 5000  # rows: a longer deletion would hold up the next result
-_FILE, _LOCK, _RESERVE = "ledger.sqlite", "ledger.lock", "reserve"
+_FILE, _RESERVE = "ledger.sqlite", "reserve"
 
 
 class LedgerDamaged(HemascopeError):
@@ -77,7 +77,7 @@ class Ledger:
         self._folder, self.device = folder, device
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(folder / _LOCK, "writes")
+            self._lock = hold(folder / WRITER_LOCK, "writes")
         except OSError as error:
             raise _explain(folder, error) from error
         try:

@@ -22,7 +22,14 @@ from edge.admission import Admission
 from edge.announcing import Announcer
 from edge.budget import Budget
 from edge.codec import PayloadInvalid, decode_canonical, encode
-from edge.cursor import Cursor, LedgerBusy, hold, read_cursor, write_cursor
+from edge.cursor import (
+    PUBLISHER_LOCK,
+    Cursor,
+    LedgerBusy,
+    hold,
+    read_cursor,
+    write_cursor,
+)
 from edge.ledger import LedgerDamaged, LedgerReader, LedgerRow
 from edge.lookout import Lookout
 from edge.mqtt import (
@@ -54,7 +61,6 @@ _FAILURE = 0x80  # reason codes from here on say that a message was not taken
 _BURST_ROWS = 50
 _NEWEST_ROWS = 5  # sent without waiting for an archive that is away
 _POLL_S = 0.005
-_LOCK = "publish.lock"
 _CURSOR_PERIOD_S = 1.0
 _PREVIEW_PERIOD_S = 1 / 30
 _ENTRIES_PERIOD_S = 0.05
@@ -91,7 +97,7 @@ class Publisher:
                     f"{folder}: a ledger of an earlier version; start `hemascope run` "
                     "once, which brings it up to date"
                 )
-            self._lock = hold(folder / _LOCK, "publishes")
+            self._lock = hold(folder / PUBLISHER_LOCK, "publishes")
         except (LedgerBusy, LedgerDamaged):
             self._ledger.close()
             raise

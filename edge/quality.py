@@ -53,12 +53,10 @@ def measure_quality(
     grain = (1.4826 / _GRAIN_PASSED * float(np.median(off))) ** 2
     detail = max(float(fine.var()) - _FINE_PASSED * grain, 0.0)
     spread = max(float(shapes.var()) - _SHAPE_PASSED * grain, 0.0)
-    full_scale = np.iinfo(counts.dtype).max
     bright = np.array(cv2.mean(corrected, _brightest(corrected[..., 1]))[:3])
-    raw: Counts = counts[::2, ::2, 1].copy()
     return Quality(
         focus=round(detail / max(spread, _LEAST_VARIANCE), 6),
-        saturated=round(float(np.count_nonzero(counts == full_scale)) / counts.size, 4),
+        saturated=round(saturation(counts), 4),
         background=(
             round(float(bright[0]), 1),
             round(float(bright[1]), 1),
@@ -67,11 +65,23 @@ def measure_quality(
         background_delta_e=(
             None if white is None else round(delta_e(to_lab(bright), to_lab(white)), 2)
         ),
-        brightness=round(cv2.mean(raw, _brightest(raw))[0] / full_scale, 4),
+        brightness=round(brightness(counts), 4),
         motion=round(_coherence(fine), 4),
         texture=round(spread**0.5 / max(float(bright[1]), 1.0), 5),
         covered=0.0 if boxes is None else round(_covered(boxes, green.shape), 4),
     )
+
+
+def brightness(counts: Counts) -> float:
+    """Green of the brightest tenth of (h, w, 3) sensor counts; 1 is full scale."""
+    raw: Counts = counts[::2, ::2, 1].copy()
+    return float(cv2.mean(raw, _brightest(raw))[0] / np.iinfo(counts.dtype).max)
+
+
+def saturation(counts: Counts) -> float:
+    """Share of (h, w, 3) sensor counts that are at full scale."""
+    full_scale = np.iinfo(counts.dtype).max
+    return float(np.count_nonzero(counts == full_scale)) / counts.size
 
 
 def _brightest(channel: Counts) -> NDArray[np.uint8]:

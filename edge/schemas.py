@@ -11,6 +11,7 @@ from edge.asyncapi import asyncapi_text
 from edge.bundle import BundleRecord
 from edge.classify import ImageLine
 from edge.codec import schema_of
+from edge.doctor.findings import Report
 from edge.entries import Entry
 from edge.metrics import Metrics
 from edge.profile import ProfileRecord
@@ -34,6 +35,7 @@ PUBLISHED = {
     "device-file": DeviceFile,
     "archive-file": ArchiveFile,
     "classify-line": ImageLine,
+    "doctor-report": Report,
 }
 
 

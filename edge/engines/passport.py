@@ -178,12 +178,12 @@ def present_site(trt: Any, gpu: Gpu) -> Site:
         tensorrt=str(trt.__version__),
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
-        l4t=_l4t_release(_L4T),
+        l4t=l4t_release(),
         machine=platform.machine(),
     )
 
 
-def _l4t_release(path: Path) -> str | None:
+def l4t_release(path: Path = _L4T) -> str | None:
     """Return the release of Jetson Linux, such as "36.4.3"; None elsewhere."""
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,0 +1,8 @@
+"""One check in this process: `python -m edge.doctor NAME [SETTINGS]`."""
+
+import sys
+
+from edge.doctor.examining import alone
+
+if __name__ == "__main__":
+    alone(sys.argv[1:])
