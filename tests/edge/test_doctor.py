@@ -89,7 +89,7 @@ def test_what_is_broken_is_found_with_its_remedy(
     ]
     assert fitting, found
     if broken.how in SHOWN:
-        said = essence(without_place(shown(found), device))
+        said = essence(shown(without_place(found, device)))
         assert said in essence(PAGE.read_text(encoding="utf-8")), (
             "run `python -m tests.broken`"
         )
