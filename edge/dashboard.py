@@ -18,7 +18,7 @@ from typing import Any
 
 from edge.drawing import legend
 from edge.errors import ConfigurationInvalid
-from edge.observing import DeviceView, Observer, slide_of, span
+from edge.observing import DeviceView, Observer, drift_of, gaps_of, slide_of, span
 
 _PERIOD_S = 0.25
 _SILENT_S = 3.0  # `show` comes a few times per second
@@ -142,13 +142,13 @@ def view_of(observer: Observer) -> dict[str, Any]:
 
 
 def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
-    last, age_s = view.last, view.age_s(now_s)
+    last, age_s, is_stale = view.last, view.age_s(now_s), view.is_stale(now_s)
     return {
         "device": view.device,
         "state": view.condition(now_s),
-        "is_stale": view.is_stale(now_s),
+        "is_stale": is_stale,
         "cells": dict(view.cells.most_common()),
-        "in_view": {} if last is None else last.counts,
+        "in_view": {} if last is None or is_stale else last.counts,
         "differential": _differential(view),
         "preview_seq": view.preview_seq,
         "reason": view.reason,
@@ -169,11 +169,19 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
             "model": "" if last is None else last.model or "",
             "calibration": "none" if last is None else last.calibration_id or "none",
             "pixel size": _pixel_size(view),
-            "drift": "" if last is None or last.drift is None else last.drift.status,
+            "gaps": gaps_of(view),
+            "drift": drift_of(view, now_s),
+            **_advice(view),
             "per frame": _spent(view),
             **_figures(view),
         },
     }
+
+
+def _advice(view: DeviceView) -> dict[str, str]:
+    """Return what to do about a drift; nothing where there is none."""
+    drift = view.drift
+    return {} if drift is None or drift.advice is None else {"do": drift.advice}
 
 
 def _differential(view: DeviceView) -> dict[str, dict[str, Any]] | None:
@@ -183,7 +191,7 @@ def _differential(view: DeviceView) -> dict[str, dict[str, Any]] | None:
     return {
         one.label: {
             "count": one.count,
-            "share": f"{100 * one.exact.share:.1f} %",
+            "share": f"{100 * (one.corrected or one.exact).share:.1f} %",
             "limits": span(one.corrected or one.exact),
             "more": one.more,
         }

@@ -23,6 +23,7 @@ from edge.results import (
     ArchiveState,
     DeviceState,
     Differential,
+    Drift,
     Limits,
     Name,
     Result,
@@ -53,7 +54,9 @@ SUBSCRIPTIONS = [
 class DeviceView:
     """One device as seen from outside.
 
-    `missing` are rows that have not come yet. `cells` are summed over all frames, so
+    `missing` are rows that have not come yet; `gaps` rows that say that frames never
+    came, `lost` so many of those as the camera could count. `drift` is that of the last
+    frame that was examined. `cells` are summed over all frames, so
     one that stays in view is among them again and again; `differential` has each once.
     `start` says what slide the `run` is of.
     """
@@ -68,6 +71,9 @@ class DeviceView:
     rows: int = 0
     status: str = ""
     reason: str | None = None
+    gaps: int = 0
+    lost: int = 0
+    drift: Drift | None = None
     cells: Counter[str] = field(default_factory=Counter)
     run: str | None = None
     start: RunMark | None = None
@@ -232,12 +238,16 @@ class Observer:
                 len(view.cells) < _MOST_LABELS and len(label) <= _LONGEST_LABEL
             ):
                 view.cells[label] += count
+        if result.status == "gap":
+            view.gaps += 1
+            view.lost += result.frame.missed or 0
         if not is_new:
             return
         view.last, view.status, view.reason = result, result.status, result.reason
         if result.status != "gap":  # nobody has looked at anything
             view.heard_s = self._monotonic()
             view.arrivals_s.append(view.heard_s)
+            view.drift = result.drift or view.drift
             _follow_run(view, result.run)
         if result.differential is not None:
             view.differential = result.differential
@@ -306,6 +316,33 @@ def slide_of(view: DeviceView) -> str:
     if start is None or start.slide is None:
         return f"run {view.run}"
     return f"slide {start.slide}" + (f" by {start.operator}" if start.operator else "")
+
+
+def gaps_of(view: DeviceView) -> str:
+    """Write how often frames never came, and how many."""
+    if not view.gaps:
+        return "none"
+    return f"{view.gaps:,}, {view.lost:,} frames"
+
+
+def drift_of(view: DeviceView, now_s: float) -> str:
+    """Write how far the microscope is from its calibration, and what to do."""
+    drift = view.drift
+    if drift is None:
+        return "unknown"
+    said = drift.status if drift.of is None else f"{drift.status}: {drift.of}"
+    off = None if drift.of is None else _off(drift)
+    said += "" if off is None else f" {off}"
+    return f"was {said}" if view.is_stale(now_s) else said
+
+
+def _off(drift: Drift) -> str | None:
+    """Write the figure that is worst."""
+    if drift.of == "focus":
+        sharp = drift.sharpness
+        return None if sharp is None else f"{100 * sharp:.0f} % as sharp"
+    colour: float | None = getattr(drift, str(drift.of))
+    return None if colour is None else f"ΔE {colour:.1f}"
 
 
 def span(limits: Limits) -> str:

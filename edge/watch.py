@@ -11,11 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
-from edge.observing import SUBSCRIPTIONS, DeviceView, Observer, slide_of, span
+from edge.observing import (
+    SUBSCRIPTIONS,
+    DeviceView,
+    Observer,
+    drift_of,
+    gaps_of,
+    slide_of,
+    span,
+)
 from edge.results import ActiveAlarm
 from edge.settings import BrokerSettings
 
 _REFRESH_HZ = 4
+_DRIFT = {"good": "green", "amber": "yellow", "red": "red"}
 _COLUMNS = (
     "device",
     "state",
@@ -24,6 +33,8 @@ _COLUMNS = (
     "row",
     "archived",
     "missing",
+    "gaps",
+    "drift",
     "age",
 )
 
@@ -85,8 +96,10 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
     if said is None:
         return None
     rate = view.counted_per_min(now_s)
+    stale = view.is_stale(now_s)
     title = (
-        f"{view.device}: {slide_of(view)}, {said.total} of {said.of}"
+        f"{view.device}{', STALE' if stale else ''}: {slide_of(view)}, "
+        f"{said.total} of {said.of}"
         + (f", {said.unidentified} unidentified" if said.unidentified else "")
         + ("" if rate is None else f", {rate:.0f} per minute")
         + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
@@ -95,7 +108,7 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
     grid.add_column("class")
     for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
         grid.add_column(column, justify="right")
-    style = "dim" if view.is_stale(now_s) else ""
+    style = "dim" if stale else ""
     for one in said.classes:
         corrected = "" if one.corrected is None else span(one.corrected)
         grid.add_row(
@@ -124,6 +137,10 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def _status(view: DeviceView) -> str:
+    return "" if view.drift is None else view.drift.status
+
+
 def _delay(view: DeviceView) -> str:
     run = None if view.metrics is None else view.metrics.run
     if run is None or run.latency_ms is None:
@@ -149,6 +166,8 @@ def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
         str(view.seq),
         str(view.acknowledged),
         Text(str(len(view.missing)), "red" if view.missing else ""),
+        gaps_of(view),
+        Text(drift_of(view, now_s), _DRIFT.get(_status(view), "")),
         "never" if age_s is None else f"{age_s:.1f} s",
         Text(_plain(cells), "dim" if stale else ""),
     )

@@ -23,7 +23,7 @@ from edge.errors import ConfigurationInvalid
 from edge.ledger import Ledger, LedgerReader
 from edge.mqtt import Message, topic
 from edge.observing import Observer
-from edge.results import ClassShare, DeviceState, Differential, Limits
+from edge.results import ClassShare, DeviceState, Differential, Drift, Limits
 from tests.conftest import examination
 
 if TYPE_CHECKING:
@@ -204,6 +204,29 @@ def test_a_person_sees_the_differential_with_its_limits(
     assert "RBC 4 70 70.0 % 61.0 to 78.0 % 1,230" in text
     assert "100 all cells, 3 unidentified" in text
     assert "2 patches not joined yet" in text
+
+
+def test_figures_of_what_is_not_live_are_pale_and_nothing_is_in_view(
+    observer: Observer, dashboard: Dashboard, browser: WebDriver
+) -> None:
+    view = observer.devices["scope-01"]
+    view.drift = Drift(status="red", of="background", advice="calibrate", background=5)
+    view.gaps, view.lost = 2, 41
+    browser.get(dashboard.url)
+    await_text(browser, "main", "RBC 4 12 100.0 %")
+    await_text(browser, "main", "red: background ΔE 5.0")
+    facts = browser.find_element("tag name", "dl")
+    assert facts.value_of_css_property("opacity") == "1"
+    assert "2, 41 frames" in facts.text
+    assert "calibrate" in facts.text
+
+    view.state = "offline"
+
+    await_text(browser, "main", "RBC 0 12 100.0 %")
+    await_text(browser, "main", "was red: background")
+    for name in ("dl", "table"):
+        pale = browser.find_element("tag name", name)
+        assert float(pale.value_of_css_property("opacity")) < 0.6
 
 
 def test_what_is_not_live_is_shown_as_such(

@@ -14,13 +14,15 @@ from edge.entries import Alarm, Entry, RunMark
 from edge.ledger import Ledger, LedgerReader
 from edge.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, Message, topic
-from edge.observing import STALE_S, Observer
+from edge.observing import STALE_S, Observer, drift_of, gaps_of
 from edge.results import (
     Ack,
     ArchiveState,
     ClassShare,
     DeviceState,
     Differential,
+    Drift,
+    FrameRange,
     Limits,
     Result,
 )
@@ -414,3 +416,71 @@ def test_a_device_that_cannot_be_is_not_shown(device: str) -> None:
     observer.take(Message(topic(device, "ack"), ack, False))
 
     assert observer.devices == {}
+
+
+def gap(seq: int, missed: int | None) -> bytes:
+    return said(seq, status="gap", frame=FrameRange(first=9, last=9, missed=missed))
+
+
+def said(seq: int, **changes: object) -> bytes:
+    """A row in the chain of nobody."""
+    one = examination(**changes)  # type: ignore[arg-type]
+    fields = {f: getattr(one, f) for f in one.__struct_fields__}
+    place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
+    return encode(Result(**fields, **place))
+
+
+def shown(observer: Observer) -> str:
+    console = Console(record=True, width=250, file=io.StringIO())
+    console.print(table(observer))
+    return console.export_text(styles=False)
+
+
+def test_gaps_are_counted_once_with_the_frames_that_are_known_to_be_lost() -> None:
+    observer = Observer()
+    for data in (gap(1, 40), gap(2, None), gap(1, 40), said(3), gap(5, 2), gap(4, 3)):
+        told(observer, "result", data)
+
+    view = observer.devices[DEVICE]
+    assert (view.gaps, view.lost) == (4, 45)
+    assert gaps_of(view) == "4, 45 frames"
+    assert "4, 45 frames" in shown(observer)
+
+
+def test_drift_is_said_with_its_figure_and_never_as_live_when_stale() -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    told(observer, "state", state(1, "online"))
+    view = observer._view(DEVICE)
+    assert drift_of(view, clock.now_s) == "unknown"
+    for seq, drift, text in (
+        (1, Drift(status="good", background=0.4), "good"),
+        (
+            2,
+            Drift(status="amber", of="red_cells", advice="see", red_cells=7.25),
+            "amber: red_cells ΔE 7.2",
+        ),
+        (
+            3,
+            Drift(status="red", of="focus", advice="focus", sharpness=0.28),
+            "red: focus 28 % as sharp",
+        ),
+    ):
+        told(observer, "result", said(seq, drift=drift))
+        assert drift_of(view, clock.now_s) == text
+    told(observer, "result", gap(4, 1))  # says nothing of the light
+    assert drift_of(view, clock.now_s) == "red: focus 28 % as sharp"
+
+    assert drift_of(view, clock.now_s + STALE_S + 1) == "was red: focus 28 % as sharp"
+    assert "STALE" in shown(observer)  # by the real clock, long ago
+
+
+def test_a_differential_of_a_device_that_is_gone_says_so() -> None:
+    observer = Observer()
+    told(observer, "state", state(1, "online"))
+    told(observer, "result", counted(1, 50))
+    assert f"{DEVICE}: run {RUN}, 50 of all cells" in shown(observer)
+
+    told(observer, "state", state(1, "offline"))
+
+    assert f"{DEVICE}, STALE: run {RUN}" in shown(observer)
