@@ -142,7 +142,7 @@ def view_of(observer: Observer) -> dict[str, Any]:
 
 
 def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
-    last, age_s, is_stale = view.last, view.age_s(now_s), view.is_stale(now_s)
+    last, age_s, is_stale = view.examined, view.age_s(now_s), view.is_stale(now_s)
     return {
         "device": view.device,
         "state": view.condition(now_s),
@@ -242,14 +242,15 @@ def _figures(view: DeviceView) -> dict[str, str]:
 
 
 def _pixel_size(view: DeviceView) -> str:
-    if view.last is None or view.last.pixel_size_um is None:
+    last = view.examined
+    if last is None or last.pixel_size_um is None:
         return "unknown"
-    return f"{view.last.pixel_size_um:.3f} µm ({view.last.pixel_size_origin})"
+    return f"{last.pixel_size_um:.3f} µm ({last.pixel_size_origin})"
 
 
 def _spent(view: DeviceView) -> str:
-    if view.last is None:
+    if view.examined is None:
         return ""
-    spent = {k: v for k, v in view.last.timings_ms.items() if k != "wait"}
+    spent = {k: v for k, v in view.examined.timings_ms.items() if k != "wait"}
     largest = max(spent, key=lambda stage: spent[stage], default="")
     return f"{sum(spent.values()):.0f} ms, most of it {largest}" if spent else ""

@@ -56,7 +56,7 @@ class DeviceView:
 
     `missing` are rows that have not come yet; `gaps` rows that say that frames never
     came, `lost` so many of those as the camera could count. `drift` is that of the last
-    frame that was examined. `cells` are summed over all frames, so
+    frame that was examined, which `examined` is. `cells` are summed over all frames, so
     one that stays in view is among them again and again; `differential` has each once.
     `start` says what slide the `run` is of.
     """
@@ -80,6 +80,7 @@ class DeviceView:
     differential: Differential | None = None
     totals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=2000))
     last: Result | None = None
+    examined: Result | None = None
     heard_s: float | None = None
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
     missing: set[int] = field(default_factory=set)
@@ -248,6 +249,7 @@ class Observer:
             view.heard_s = self._monotonic()
             view.arrivals_s.append(view.heard_s)
             view.drift = result.drift or view.drift
+            view.examined = result
             _follow_run(view, result.run)
         if result.differential is not None:
             view.differential = result.differential

@@ -23,7 +23,15 @@ from edge.errors import ConfigurationInvalid
 from edge.ledger import Ledger, LedgerReader
 from edge.mqtt import Message, topic
 from edge.observing import Observer
-from edge.results import ClassShare, DeviceState, Differential, Drift, Limits
+from edge.results import (
+    ClassShare,
+    DeviceState,
+    Differential,
+    Drift,
+    Examination,
+    Limits,
+    Result,
+)
 from tests.conftest import examination
 
 if TYPE_CHECKING:
@@ -61,6 +69,14 @@ def observer(tmp_path: Path) -> Observer:
     )
     observer.take(preview)
     return observer
+
+
+def row_of(said: Examination, seq: int) -> Message:
+    """The row that follows those of the observer."""
+    fields = {f: getattr(said, f) for f in said.__struct_fields__}
+    place = {"device": "scope-01", "epoch": "e", "seq": seq, "prev": "0" * 64}
+    row = Result(**fields, **place)
+    return Message(topic("scope-01", "result"), encode(row), is_retained=False)
 
 
 @pytest.fixture
@@ -196,10 +212,15 @@ def test_a_person_sees_the_differential_with_its_limits(
         patches=2,
     )
     dashboard.show(observer)
+    gap = examination(cells=0, status="gap", reason="2 frames skipped")
+    observer.take(row_of(gap, 4))
 
     browser.get(dashboard.url)
 
     await_text(browser, "main", "counted once")
+    await_text(browser, "main", "2 frames skipped")
+    scrolls = "return document.documentElement.scrollWidth > window.innerWidth"
+    assert not browser.execute_script(scrolls)
     text = browser.find_element("tag name", "body").text
     assert "RBC 4 70 70.0 % 61.0 to 78.0 % 1,230" in text
     assert "100 all cells, 3 unidentified" in text

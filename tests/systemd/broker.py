@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import ssl
 import subprocess
 import time
@@ -52,17 +53,29 @@ class ShippedBroker:
             text = text.replace(f"listener {number}", f"listener {port} 127.0.0.1")
         lines = [x for x in text.splitlines() if not without or without not in x]
         (folder / "mosquitto.conf").write_text("user root\n" + "\n".join(lines))
+        self._start()
+
+    def _start(self) -> None:
         program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
         assert program, "mosquitto is not installed: run make setup"
-        with (folder / "log").open("wb") as log:
+        with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [program, "-c", folder / "mosquitto.conf"], stdout=log, stderr=log
+                [program, "-c", self.folder / "mosquitto.conf"], stdout=log, stderr=log
             )
         deadline_s = time.monotonic() + _ANSWER_S
-        while "running" not in (said := (folder / "log").read_text()):
+        while "running" not in (said := (self.folder / "log").read_text()):
             assert self._process.poll() is None, said
             assert time.monotonic() < deadline_s, said
             time.sleep(0.02)
+
+    def restart(self) -> None:
+        """As `systemctl restart mosquitto`."""
+        self.close()
+        self._start()
+
+    def reload(self) -> None:
+        """As `systemctl reload mosquitto`."""
+        self._process.send_signal(signal.SIGHUP)
 
     def close(self) -> None:
         self._process.terminate()
