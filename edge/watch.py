@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from threading import Event
+from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -28,14 +30,13 @@ _DRIFT = {"good": "green", "amber": "yellow", "red": "red"}
 _COLUMNS = (
     "device",
     "state",
-    "results/s",
-    "95 % within",
+    "age",
+    "per s",
     "row",
     "archived",
     "missing",
     "gaps",
     "drift",
-    "age",
 )
 
 
@@ -73,10 +74,16 @@ def watch(
 def table(observer: Observer) -> RenderableType:
     """All devices, one row each, and what is wrong with them."""
     now_s = time.monotonic()
-    grid = Table(title=f"archive: {observer.archive_state}", title_justify="left")
-    for column in _COLUMNS:
-        grid.add_column(column, justify="right")
-    grid.add_column("cells", overflow="fold")
+    grid = Table(
+        title=f"archive: {observer.archive_state}",
+        title_justify="left",
+        box=SIMPLE_HEAD,  # the columns fit into 80 characters
+        padding=(0, 1, 0, 0),
+    )
+    for number, column in enumerate(_COLUMNS):
+        is_text = column in ("state", "gaps", "drift")  # these give way
+        justify: Literal["left", "right"] = "right" if number > 1 else "left"
+        grid.add_column(column, justify=justify, no_wrap=not is_text, overflow="fold")
     notes = []
     for view in observer.devices.values():
         grid.add_row(*_columns(view, now_s))
@@ -86,7 +93,11 @@ def table(observer: Observer) -> RenderableType:
         notes += [_alarm(view, alarm) for alarm in view.alarms.values()]
     if not observer.devices:
         notes.append(Text("no device has been heard of yet", "dim"))
-    counted = [_differential(view, now_s) for view in observer.devices.values()]
+    counted = [
+        said(view, now_s)
+        for view in observer.devices.values()
+        for said in (_differential, _sums)
+    ]
     return Group(grid, *(c for c in counted if c is not None), *notes)
 
 
@@ -102,9 +113,10 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
         f"{said.total} of {said.of}"
         + (f", {said.unidentified} unidentified" if said.unidentified else "")
         + ("" if rate is None else f", {rate:.0f} per minute")
+        + f", 95 % within {_delay(view)}"
         + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
     )
-    grid = Table(title=_plain(title), title_justify="left")
+    grid = Table(title=_plain(title), title_justify="left", box=SIMPLE_HEAD)
     grid.add_column("class")
     for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
         grid.add_column(column, justify="right")
@@ -151,23 +163,29 @@ def _delay(view: DeviceView) -> str:
 def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
     age_s = view.age_s(now_s)
     stale = view.is_stale(now_s)
-    total = sum(view.cells.values())
-    cells = "  ".join(
-        f"{name} {count} ({100 * count / total:.1f} %)"
-        for name, count in view.cells.most_common()
-    )
     state = view.condition(now_s)
     state = f"{state}, STALE" if stale else state
     return (
         _plain(view.device),
         Text(state, "red" if stale else "green"),
+        "never" if age_s is None else f"{age_s:.1f} s",
         f"{view.rate_hz(now_s):.1f}",
-        _delay(view),
         str(view.seq),
         str(view.acknowledged),
         Text(str(len(view.missing)), "red" if view.missing else ""),
         gaps_of(view),
         Text(drift_of(view, now_s), _DRIFT.get(_status(view), "")),
-        "never" if age_s is None else f"{age_s:.1f} s",
-        Text(_plain(cells), "dim" if stale else ""),
     )
+
+
+def _sums(view: DeviceView, now_s: float) -> RenderableType | None:
+    """Return cells over all frames, where they are not counted once each."""
+    if view.differential is not None or not view.cells:
+        return None
+    total = sum(view.cells.values())
+    cells = "  ".join(
+        f"{name} {count} ({100 * count / total:.1f} %)"
+        for name, count in view.cells.most_common()
+    )
+    said = _plain(f"{view.device}: in all frames {cells}")
+    return Text(said, "dim" if view.is_stale(now_s) else "")

@@ -484,3 +484,21 @@ def test_a_differential_of_a_device_that_is_gone_says_so() -> None:
     told(observer, "state", state(1, "offline"))
 
     assert f"{DEVICE}, STALE: run {RUN}" in shown(observer)
+
+
+def test_the_table_fits_into_eighty_columns() -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    told(observer, "state", state(1, "online"))
+    drift = Drift(status="amber", of="background", advice="see", background=2.5)
+    told(observer, "result", gap(1, 45))
+    told(observer, "result", said(2, drift=drift))
+    console = Console(record=True, width=80, file=io.StringIO())
+
+    console.print(table(observer))
+
+    text = console.export_text(styles=False)
+    for word in ("device", "archived", "missing", "drift", DEVICE, "STALE"):
+        assert word in text  # nothing is cut to "dev…"
+    assert "…" not in text
+    assert "in all frames RBC 3 (100.0 %)" in text
