@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from edge.codec import read_good_parts, read_toml
 from edge.errors import ConfigurationInvalid
 from edge.settings import (
@@ -119,9 +121,8 @@ def read_subject(config: Path | None) -> Subject:
         config = USUAL
     if config is None:
         return Subject(None)
-    parts = read_good_parts(config, DeviceFile)
     try:
-        read_toml(config, DeviceFile)
+        good = read_toml(config, DeviceFile)
     except ConfigurationInvalid as error:
-        return Subject(config, str(error), parts)
-    return Subject(config, None, parts)
+        return Subject(config, str(error), read_good_parts(config, DeviceFile))
+    return Subject(config, None, msgspec.structs.asdict(good))

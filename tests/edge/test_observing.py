@@ -419,7 +419,9 @@ def test_a_device_that_cannot_be_is_not_shown(device: str) -> None:
 
 
 def gap(seq: int, missed: int | None) -> bytes:
-    return said(seq, status="gap", frame=FrameRange(first=9, last=9, missed=missed))
+    return said(
+        seq, cells=0, status="gap", frame=FrameRange(first=9, last=9, missed=missed)
+    )
 
 
 def said(seq: int, **changes: object) -> bytes:
