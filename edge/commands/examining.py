@@ -31,7 +31,8 @@ def doctor_command(config: Path | None, only: tuple[str, ...], as_json: bool) ->
 
     Safe while the device works. Ends with 1 if something is broken, else with 0.
     """
-    report = examine(config, only)
+    with Console(stderr=True).status("looking at the device"):
+        report = examine(config, only)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
     else:

@@ -43,8 +43,7 @@ def examine(config: Path | None, names: Sequence[str] = ()) -> Report:
     """
     wanted = [check for name, check in CHECKS.items() if not names or name in names]
     config = read_subject(config).config
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        looked = list(pool.map(lambda check: _in_process(check, config), wanted))
+    looked = _in_processes(wanted, config)
     findings = tuple(finding for found, _ in looked for finding in found)
     return Report(
         utc=clock.utc_now(),
@@ -80,7 +79,25 @@ def look(check: Check, subject: Subject) -> Findings:
         )
 
 
-def _in_process(check: Check, config: Path | None) -> tuple[Findings, float]:
+def _in_processes(
+    checks: Sequence[Check], config: Path | None
+) -> list[tuple[Findings, float]]:
+    """Run checks beside each other; whoever is interrupted takes them along."""
+    started: list[subprocess.Popen[bytes]] = []
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        try:
+            return list(pool.map(lambda c: _in_process(c, config, started), checks))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in started:
+                if process.poll() is None:
+                    _end(process)
+            raise
+
+
+def _in_process(
+    check: Check, config: Path | None, started: list[subprocess.Popen[bytes]]
+) -> tuple[Findings, float]:
     """Run one check in another process, until its deadline."""
     command = [sys.executable, "-m", "edge.doctor", check.name]
     command += [] if config is None else [str(config)]
@@ -92,6 +109,7 @@ def _in_process(check: Check, config: Path | None) -> tuple[Findings, float]:
         stderr=subprocess.PIPE,
         start_new_session=True,  # what it starts ends with it
     )
+    started.append(process)
     try:
         out, err = process.communicate(timeout=check.deadline_s)
         found = _read(check, process.returncode, out, err)

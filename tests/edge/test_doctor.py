@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -210,6 +211,41 @@ def test_a_check_that_hangs_is_given_up(
     assert time.monotonic() - start_s < 4
     assert report.status == "fault"
     assert "no answer within 1 s" in report.findings[0].found
+
+
+def test_an_interrupted_doctor_ends_at_once_and_leaves_no_process(
+    device: Device,
+) -> None:
+    (device.folder / "bundle").mkdir()
+    os.mkfifo(device.folder / "bundle" / "bundle.json")
+    device.settings["model"] = {"bundle": "bundle"}
+    code = "from edge.commands.examining import doctor_command as d; d()"
+    words = [sys.executable, "-c", code, "--config", device.config()]
+    config = str(device.config())
+    with subprocess.Popen(
+        [*words, "--only", "bundle"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as doctor:
+        deadline_s = time.monotonic() + 20
+        while not _checks_of(config):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        time.sleep(0.3)
+        doctor.send_signal(signal.SIGINT)
+        doctor.communicate(timeout=10)
+
+    assert doctor.returncode == 1
+    assert _checks_of(config) == []
+
+
+def _checks_of(config: str) -> list[str]:
+    """Processes of checks that look at these settings."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().decode().split("\0")
+            if "edge.doctor" in words and config in words:
+                found.append(path.parent.name)
+    return found
 
 
 def test_a_check_that_dies_is_a_finding_and_the_others_go_on(

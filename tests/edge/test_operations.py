@@ -24,11 +24,14 @@ from edge.archive import Archive
 from edge.backup import BackupFailed, back_up
 from edge.broker import Mosquitto
 from edge.commands.keeping import backup_command
+from edge.doctor.checks import CHECKS
+from edge.doctor.examining import look
+from edge.doctor.subject import Subject
 from edge.errors import HemascopeError
 from edge.ledger import Ledger, LedgerReader, LedgerRow
 from edge.mqtt import BrokerRefused, Link
 from edge.publish import Publisher
-from edge.settings import BrokerSettings, PublishSettings
+from edge.settings import BrokerSettings, LedgerSettings, PublishSettings
 from edge.store import Chain, Store
 from tests.conftest import examination
 from tests.systemd.broker import PASSWORDS, SHIPPED, ShippedBroker
@@ -210,13 +213,16 @@ def test_a_ledger_that_was_lost_delivers_what_its_copy_has_and_a_new_one_goes_on
         with at_work(publishing(ledger, address)):
             await_rows(file, new, 10)
 
+    rescued = Subject(None, None, {"device": DEVICE, "ledger": LedgerSettings(rescue)})
+    said = [finding.found for finding in look(CHECKS["ledger"], rescued)]
+    assert "the archive has acknowledged every row" in said
     assert old != new
     assert archived(file, old) == written(rescue)
     assert archived(file, new) == written(ledger)
 
 
 def test_to_go_on_with_an_old_copy_is_noticed_and_its_rows_are_kept_aside(
-    tmp_path: Path, broker: Mosquitto
+    tmp_path: Path, broker: Mosquitto, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Why the guide forbids it: numbers that the archive knows come a second time."""
     address = BrokerSettings(port=broker.port, keepalive_s=2)
@@ -236,6 +242,10 @@ def test_to_go_on_with_an_old_copy_is_noticed_and_its_rows_are_kept_aside(
         time.sleep(2)
 
     assert archived(file, epoch) == true  # nothing that was archived is altered
+    assert "the archive holds another row 20 than we do" in caplog.text
+    with closing(sqlite3.connect(file)) as db:
+        (aside,) = db.execute("SELECT count(*) FROM quarantine").fetchone()
+    assert aside >= 10
 
 
 # -- certificates and passwords --------------------------------------------------------
