@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +49,14 @@ def write_cursor(folder: Path, cursor: Cursor) -> None:
     draft = folder / f"{_CURSOR}.new"
     draft.write_bytes(encode(cursor))
     draft.replace(folder / _CURSOR)
+
+
+def stored_s_ago(folder: Path) -> float | None:
+    """Seconds since the publisher stored its cursor; None where there is none."""
+    try:
+        return max(0.0, time.time() - (folder / _CURSOR).stat().st_mtime)
+    except OSError:
+        return None
 
 
 def hold(path: Path, does: str) -> IO[str]:

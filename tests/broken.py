@@ -10,6 +10,7 @@ import io
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -469,16 +470,12 @@ class Forwarder:
     """Passes connections to an address on to a port of 127.0.0.1, as a router would."""
 
     def __init__(self, host: str, port: int) -> None:
-        import socket
-
         self._server = socket.create_server((host, 0))
         self.port = self._server.getsockname()[1]
         self._target = port
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
-        import socket
-
         while True:
             try:
                 one, _ = self._server.accept()

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge.doctor.company import run_process, users_of
-from edge.doctor.findings import Finding, fault, fault_of, ok, warning
+from edge.doctor.company import is_hidden, run_process, users_of
+from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
 from edge.doctor.subject import NotSaid, Subject
 from edge.errors import HemascopeError
 from edge.frames import Exposure, Gap, RawFrame, Source, SourceEnded
@@ -30,6 +30,7 @@ from edge.sources.opening import open_source
 
 _NODE = re.compile(r"/dev/[\w./:+-]+")
 _READ_S = 0.5
+_MOST_PATIENCE_S = 20.0
 _ENOUGH_S = 5.0  # after the first frame
 _NAME = "camera"
 
@@ -43,6 +44,11 @@ def check_camera(subject: Subject) -> Iterator[Finding]:
             "a simulated microscope: nothing of what it shows is real",
             "choose the camera in [source], unless you are trying things out",
         )
+    if is_hidden(folder):
+        yield unknown(
+            _NAME, "this user may not see whether run has the camera", "use sudo"
+        )
+        return
     process = run_process(folder)
     if process is not None:
         yield _as_run_sees_it(process, folder, subject.device)
@@ -126,7 +132,9 @@ def _look_through(settings: SourceSettings, subject: Subject) -> Iterator[Findin
     try:
         with closing(open_source(settings)) as source:
             frames, took_s = _take(
-                source, subject.run.frozen_after, subject.alarms.no_frame_s
+                source,
+                subject.run.frozen_after,
+                min(subject.alarms.no_frame_s, _MOST_PATIENCE_S),
             )
             is_live = source.is_live
     except HemascopeError as error:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge.cursor import PUBLISHER_LOCK, WRITER_LOCK, holder
+from edge.doctor.subject import nearest
 
 
 def run_process(ledger: Path) -> int | None:
@@ -17,6 +18,14 @@ def run_process(ledger: Path) -> int | None:
 def publish_process(ledger: Path) -> int | None:
     """Return the process that publishes `ledger`, None without one."""
     return holder(ledger / PUBLISHER_LOCK)
+
+
+def is_hidden(ledger: Path) -> bool:
+    """Whether our rights keep us from seeing who is at work on `ledger`."""
+    lock = ledger / WRITER_LOCK
+    if os.access(lock, os.F_OK):
+        return not os.access(lock, os.R_OK)
+    return not os.access(nearest(ledger), os.X_OK)
 
 
 def users_of(path: Path, proc: Path = Path("/proc")) -> list[str]:

@@ -6,6 +6,7 @@ The broker takes the user name for the client id, so a second connection would t
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import subprocess
@@ -19,7 +20,7 @@ import msgspec
 
 from edge import clock
 from edge.codec import PayloadInvalid, decode, encode
-from edge.cursor import Cursor, read_cursor
+from edge.cursor import Cursor, read_cursor, stored_s_ago
 from edge.doctor.company import publish_process
 from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
 from edge.doctor.subject import Subject
@@ -49,6 +50,11 @@ _READ_ITS_LOG = "read the broker's log: `journalctl -u mosquitto` there"
 def check_broker(subject: Subject) -> Iterator[Finding]:
     """Go the way of a result, one step after the other."""
     settings, folder = _with_credentials(subject.broker), subject.ledger.folder
+    hidden = [path for path in _files(settings) if _is_hidden(path)]
+    if hidden:
+        yield unknown("broker", f"this user may not read {hidden[0]}", "use sudo")
+        yield _archive_unknown()
+        return
     yield from _own_certificates(settings)
     reached = list(_reach(settings))
     yield from reached
@@ -71,10 +77,27 @@ def _with_credentials(settings: BrokerSettings) -> BrokerSettings:
     changed = {}
     for name in ("password_file", "key", "cert"):
         path: Path | None = getattr(settings, name)
-        if path is None or path.exists() or not path.is_relative_to(_GIVEN):
+        is_given = path is not None and path.is_relative_to(_GIVEN)
+        if path is None or not is_given or os.access(path, os.F_OK):
             continue
         changed[name] = _CREDENTIALS / path.name
     return msgspec.structs.replace(settings, **changed)
+
+
+def _files(settings: BrokerSettings) -> list[Path]:
+    named = (settings.ca, settings.cert, settings.key, settings.password_file)
+    return [path for path in named if path is not None]
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether our rights are what keeps us from reading a file."""
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        return True
+    except OSError:  # it is not there, which is told later
+        return False
+    return False
 
 
 def _reach(settings: BrokerSettings) -> Iterator[Finding]:
@@ -209,8 +232,8 @@ def _is_serving(before: Cursor | None, after: Cursor | None, folder: Path) -> bo
     """Whether the connection is the same and its cursor was stored just now."""
     if before is None or after is None or before.connections != after.connections:
         return False
-    age_s = time.time() - (folder / "cursor.json").stat().st_mtime
-    return age_s < _WATCHED_S
+    age_s = stored_s_ago(folder)
+    return age_s is not None and age_s < _WATCHED_S
 
 
 def _archive_unknown() -> Finding:

@@ -17,7 +17,7 @@ from edge.codec import PayloadInvalid, decode
 from edge.cursor import read_cursor
 from edge.doctor.company import publish_process, run_process
 from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
-from edge.doctor.subject import Subject
+from edge.doctor.subject import Subject, nearest
 from edge.errors import HemascopeError
 from edge.ledger import LedgerReader, LedgerRow, first_broken
 from edge.unseen import STOPPED
@@ -57,8 +57,13 @@ def check_alarms(subject: Subject) -> Iterator[Finding]:
     """Say which alarms of the device are not over."""
     folder = subject.ledger.folder
     missing = _cannot_read(folder)
-    if missing is not None and missing.status == "warning":
-        yield ok("alarms", "there is no ledger yet that could hold one")
+    if missing is not None:
+        is_new = missing.status == "warning"
+        yield (
+            ok("alarms", "there is no ledger yet that could hold one")
+            if is_new
+            else unknown("alarms", missing.found, "use sudo")
+        )
         return
     try:
         with closing(LedgerReader(folder)) as reader:
@@ -87,10 +92,7 @@ def newest_utc(reader: LedgerReader) -> datetime | None:
 
 def _cannot_read(folder: Path) -> Finding | None:
     """Say why there is nothing to read; None if there is."""
-    above = folder.parent
-    while not os.access(above, os.F_OK) and above != above.parent:
-        above = above.parent
-    if not os.access(above, os.X_OK):
+    if not os.access(nearest(folder), os.X_OK):
         return unknown(
             _NAME, f"{folder} cannot be looked into by this user", "use sudo"
         )

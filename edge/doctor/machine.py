@@ -17,7 +17,7 @@ from edge import clock
 from edge.alarms import KINDS
 from edge.doctor.findings import Finding, fault, ok, unknown, warning
 from edge.doctor.kept import newest_utc
-from edge.doctor.subject import NotSaid, Subject
+from edge.doctor.subject import NotSaid, Subject, nearest
 from edge.engines.passport import l4t_release
 from edge.errors import HemascopeError
 from edge.ledger import LedgerReader
@@ -68,15 +68,13 @@ def _newest(subject: Subject) -> datetime | None:
     try:
         with closing(LedgerReader(subject.ledger.folder)) as reader:
             return newest_utc(reader)
-    except (NotSaid, HemascopeError, sqlite3.Error):
+    except (NotSaid, HemascopeError, OSError, sqlite3.Error):
         return None
 
 
 def check_disk(subject: Subject) -> Iterator[Finding]:
     """Say whether the ledger's disk takes rows, and will."""
-    folder = subject.ledger.folder
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent  # it will be made there
+    folder = nearest(subject.ledger.folder)  # it will be made there
     limits = subject.alarms
     kind = file_system_of(folder)
     if os.statvfs(folder).f_flag & os.ST_RDONLY:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge.assembly import load_model
 from edge.bundle import CLASSIFIER, LOCATOR, SEQUENCE, Bundle, load_bundle
-from edge.doctor.company import run_process
+from edge.doctor.company import is_hidden, run_process
 from edge.doctor.findings import Finding, fault_of, ok, unknown, warning
 from edge.doctor.subject import NotSaid, Subject
 from edge.engines.cuda import Gpu
@@ -101,7 +101,8 @@ def _open(
 
 def _is_run_at_work(subject: Subject) -> bool:
     try:
-        return run_process(subject.ledger.folder) is not None
+        folder = subject.ledger.folder
+        return is_hidden(folder) or run_process(folder) is not None
     except NotSaid:
         return False
 

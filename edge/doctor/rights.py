@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import stat
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.doctor.findings import Finding, fault, ok, unknown, warning
-from edge.doctor.subject import NotSaid, Subject
+from edge.doctor.subject import NotSaid, Subject, nearest
 
 _NAME = "permissions"
 _UNIT_USER = "hemascope-run"  # of systemd/hemascope.sysusers
@@ -24,9 +25,7 @@ def check_permissions(subject: Subject) -> Iterator[Finding]:
 
 
 def _folder(subject: Subject) -> Iterator[Finding]:
-    folder = subject.ledger.folder
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    folder = nearest(subject.ledger.folder)
     try:
         user = pwd.getpwnam(_UNIT_USER)
     except KeyError:  # no units here: whoever asks is who runs it
@@ -48,8 +47,6 @@ def _folder(subject: Subject) -> Iterator[Finding]:
 
 def _unit_groups() -> set[int]:
     """Return the groups that units of ours are given."""
-    import grp
-
     return {g.gr_gid for g in grp.getgrall() if g.gr_name == "hemascope"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +111,13 @@ class Subject:
         if self.refused is not None:
             raise NotSaid(name)
         return default
+
+
+def nearest(folder: Path) -> Path:
+    """Return `folder`, or the part of its path that is there and may be seen."""
+    while not os.access(folder, os.F_OK) and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def read_subject(config: Path | None) -> Subject:

@@ -194,6 +194,29 @@ def test_a_publisher_at_work_is_not_thrown_out(
     assert f"publish (process {publisher.pid}) is connected" in found[2].found
 
 
+def test_what_a_user_may_not_see_is_unknown_and_left_alone(device: Device) -> None:
+    """The camera is not opened where nobody can tell whether run has it."""
+    device.settings["source"] = {"kind": "opencv", "device": "/dev/video9"}
+    config = device.config()
+    closed = device.folder / "ledger", device.folder / "password"
+    for path in closed:
+        path.chmod(0)
+    without = "--bounding-set=-dac_override,-dac_read_search"  # root sees everything
+    setpriv = ["setpriv", without] if os.geteuid() == 0 else []
+    found = []
+    for name in ("camera", "alarms", "broker", "disk"):
+        words = [*setpriv, sys.executable, "-m", "edge.doctor", name, str(config)]
+        said = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
+        found += msgspec.json.decode(said, type=list[Finding])
+    for path in closed:
+        path.chmod(0o700)
+
+    said = {f.name: (f.status, f.remedy) for f in found}
+    for name in ("camera", "alarms", "broker"):
+        assert said[name] == ("unknown", "use sudo")
+    assert not [f for f in found if f.status == "fault"]
+
+
 # -- what hangs, dies or breaks --------------------------------------------------------
 
 
