@@ -107,6 +107,7 @@ def _in_process(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONSAFEPATH": "1"},  # no modules of the present folder
         start_new_session=True,  # what it starts ends with it
     )
     started.append(process)

@@ -15,6 +15,7 @@ from edge.doctor.subject import NotSaid, Subject
 from edge.engines.passport import l4t_release
 
 _NAME = "versions"
+_GPU = ("tensorrt", "pycuda")  # told where there are any
 _TOLD = ("numpy", "opencv-python", "onnxruntime", "paho-mqtt", "scipy", "msgspec")
 
 
@@ -41,6 +42,7 @@ def check_versions(subject: Subject) -> Iterator[Finding]:
         _NAME,
         f"hemascope {__version__}, Python {here} on {platform.machine()}, "
         + ", ".join(f"{name} {_version(name) or 'missing'}" for name in _TOLD)
+        + "".join(f", {name} {_version(name)}" for name in _GPU if _version(name))
         + ("" if release is None else f", Jetson Linux {release}"),
     )
 

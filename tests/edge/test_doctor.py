@@ -294,6 +294,16 @@ def test_a_check_that_breaks_is_a_finding(device: Device) -> None:
     assert "the check itself broke" in found.found
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no safe path yet")
+def test_files_of_the_present_folder_are_no_modules(
+    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise ImportError('of the laboratory')")
+    monkeypatch.chdir(tmp_path)
+
+    assert examine(device.config(), ["settings"]).status == "ok"
+
+
 def test_what_a_library_prints_does_not_spoil_the_answer(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -23,6 +25,7 @@ from edge.alarms import KINDS
 from edge.archive import Archive
 from edge.backup import BackupFailed, back_up
 from edge.broker import Mosquitto
+from edge.cli import hemascope
 from edge.commands.keeping import backup_command
 from edge.doctor.checks import CHECKS
 from edge.doctor.examining import look
@@ -373,6 +376,21 @@ def test_the_guide_says_what_each_alarm_means_and_what_to_do() -> None:
         assert KINDS[code].advice in do, code
         assert len(means) > 20, code
         assert len(cause) > 20, code
+
+
+def test_every_command_and_option_of_the_guide_exists() -> None:
+    told = re.findall(r"(?:^ *|`)(?:sudo )?hemascope ([a-z][^`#\n]*)", text(), re.M)
+    assert len(told) > 15
+    context = click.Context(hemascope)
+    for line in told:
+        name, *words = shlex.split(line)
+        command = hemascope.get_command(context, name)
+        assert command is not None, line
+        if isinstance(command, click.Group):
+            command = command.get_command(context, words.pop(0))
+            assert command is not None, line
+        known = {opt for param in command.params for opt in param.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
 
 
 def text() -> str:
