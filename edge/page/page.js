@@ -34,7 +34,7 @@ function showCounts(card, device, colours) {
     swatch.className = "swatch";
     swatch.style.background = colours[name] || "#cc79a7";
     mark.append(swatch);
-    row.append(mark, cell(name), cell(device.is_stale ? "–" : device.in_view[name] || 0));
+    row.append(mark, cell(name), cell(device.is_stale ? "-" : device.in_view[name] || 0));
     if (once) {
       const one = once[name];
       row.append(cell(one.count.toLocaleString("en")), cell(one.share),

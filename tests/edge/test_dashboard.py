@@ -248,7 +248,7 @@ def test_figures_of_what_is_not_live_are_pale_and_nothing_is_in_view(
 
     view.state = "offline"
 
-    await_text(browser, "main", "RBC – 12 100.0 %")
+    await_text(browser, "main", "RBC - 12 100.0 %")
     await_text(browser, "main", "was red: background")
     for name in ("dl", "table"):
         pale = browser.find_element("tag name", name)
