@@ -546,8 +546,10 @@ def without_place(findings: tuple[Finding, ...], device: Device) -> tuple[Findin
 
 
 def essence(text: str) -> str:
-    """What stays when numbers, dates and the ends of lines do not count."""
-    return re.sub(r"[0-9a-f]{8,}…?|\d+", "0", re.sub(r"\s+", "", text))
+    """What stays when numbers, dates, ends of lines and other cameras do not count."""
+    text = re.sub(r"\s+", "", text)
+    text = re.sub(r"camerashere:.*?→", "→", text)
+    return re.sub(r"[0-9a-f]{8,}…?|\d+", "0", text)
 
 
 def write_page(path: Path) -> None:

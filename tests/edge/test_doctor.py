@@ -97,7 +97,7 @@ def test_what_is_broken_is_found_with_its_remedy(
 
 
 def test_a_device_that_is_well_has_no_finding(device: Device) -> None:
-    of_the_machine = {"clock", "temperature", "disk"}
+    of_the_machine = {"clock", "temperature", "disk", "power"}
 
     found = [f for name in CHECKS for f in device.look(name)]
 

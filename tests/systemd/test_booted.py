@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 ETC, LEDGER = Path("/etc/hemascope"), Path("/var/lib/hemascope/ledger")
 ARCHIVE = Path("/var/lib/hemascope-archive/archive.sqlite")
+HEMASCOPE = "/opt/hemascope/bin/hemascope"
 RUN, PUBLISH, STORE = "hemascope-run", "hemascope-publish", "hemascope-archive"
 DEVICE_TOML = """
 device = "scope-01"
@@ -171,6 +172,99 @@ def test_all_units_start_and_say_how_they_are() -> None:
     wait_until(lambda: "row " in show(RUN, "StatusText"), 10, "status of run")
     wait_until(lambda: "archived" in show(PUBLISH, "StatusText"), 10, "of publish")
     assert restarts(RUN) == restarts(PUBLISH) == restarts(STORE) == 0
+
+
+def doctor(*only: str) -> dict[str, list[tuple[str, str]]]:
+    """What doctor says of this system, by name: status and what was found."""
+    words = [HEMASCOPE, "doctor", "--json", *(f"--only={name}" for name in only)]
+    done = subprocess.run(words, capture_output=True, check=False)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for one in json.loads(done.stdout)["findings"]:
+        said = f"{one['found']} -> {one['remedy']}"
+        found.setdefault(one["name"], []).append((one["status"], said))
+    return found
+
+
+def test_doctor_finds_no_fault_and_disturbs_nobody() -> None:
+    found = doctor()
+    await_rows()
+    await_delivery()
+
+    said = [(name, *one) for name, all_of in found.items() for one in all_of]
+    assert [one for one in said if one[1] == "fault"] == []
+    assert f"run (process {show(RUN, 'MainPID')}) has it" in str(found["camera"])
+    connected = f"publish (process {show(PUBLISH, 'MainPID')}) is connected"
+    assert connected in str(found["broker"])
+    assert restarts(RUN) == restarts(PUBLISH) == 0
+    for path in LEDGER.iterdir():
+        assert path.owner() in (RUN, PUBLISH), path
+
+
+def test_doctor_logs_in_with_the_units_password_while_publish_is_stopped() -> None:
+    do("systemctl", "stop", PUBLISH)
+    found = doctor("broker", "ledger")
+    do("systemctl", "start", PUBLISH)
+
+    assert "lets 'scope-01' in, its topics are allowed" in str(found["broker"])
+    assert found["archive"][0] == ("ok", "it listens -> None")
+    assert "nobody publishes" in str(found["ledger"])
+    await_delivery()
+
+
+def test_a_slide_with_a_number_is_run_by_hand_as_the_guide_says() -> None:
+    do("systemctl", "stop", RUN)
+    after = newest()
+    words = ["runuser", "-u", RUN, "-g", "hemascope", "-G", "video", "-G", "render"]
+    words += ["--", HEMASCOPE, "run", "--config", str(ETC / "device.toml")]
+    do(*words, "--slide", "S26-00123", "--operator", "op7", "--frames", "3")
+    copy = do(HEMASCOPE, "backup", LEDGER / "ledger.sqlite", "/root/copy.sqlite")
+    do("systemctl", "start", RUN)
+
+    marks = [row["entry"] for row in rows(after) if "entry" in row]
+    runs = [m for m in marks if isinstance(m, dict) and m.get("slide") == "S26-00123"]
+    assert [mark["phase"] for mark in runs] == ["start"]
+    assert "all intact" in copy
+    await_rows()
+    await_delivery()
+    for path in LEDGER.iterdir():
+        assert path.owner() in (RUN, PUBLISH), path
+
+
+def test_a_lost_archive_is_restored_as_the_guide_says() -> None:
+    copy = Path("/root/archive.sqlite")
+    said = do(HEMASCOPE, "backup", ARCHIVE, copy)  # while it is at work
+    held = archived()
+    await_rows()
+    await_delivery()
+    do("systemctl", "stop", STORE)
+    lost = ARCHIVE.parent / "lost"
+    lost.mkdir()
+    for path in ARCHIVE.parent.glob("archive.sqlite*"):
+        path.rename(lost / path.name)
+    do("install", "-o", STORE, "-g", STORE, "-m", "600", copy, ARCHIVE)
+    verify = ["archive", "--config", ETC / "archive.toml", "--verify"]
+    verified = do(HEMASCOPE, *verify)
+    do("systemctl", "start", STORE)
+
+    await_rows()
+    await_delivery()
+    assert "all intact" in said
+    assert "rows, intact" in verified
+    assert archived() > held
+    for path in ARCHIVE.parent.glob("archive.sqlite*"):
+        assert path.owner() == STORE, path
+
+
+def test_a_new_password_is_taken_as_the_guide_says() -> None:
+    passwords = Path("/etc/mosquitto/hemascope.passwd")
+    do("mosquitto_passwd", "-b", passwords, "scope-01", "another")
+    do("systemctl", "kill", "--signal=HUP", "mosquitto")  # as reload, without procps
+    path = ETC / "credentials" / "password"
+    path.write_text("another\n")
+    do("systemctl", "restart", PUBLISH)
+
+    await_rows()
+    await_delivery()
 
 
 def test_each_process_is_a_user_of_its_own_without_capabilities() -> None:
