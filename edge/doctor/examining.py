@@ -59,24 +59,24 @@ def examine(config: Path | None, names: Sequence[str] = ()) -> Report:
 
 
 def look(check: Check, subject: Subject) -> Findings:
-    """Run one check here; whatever it raises becomes a finding."""
+    """Run one check here; whatever it raises is a finding after those before it."""
+    found: list[Finding] = []
     try:
-        return tuple(check.load()(subject))
+        for finding in check.load()(subject):
+            found.append(finding)
     except NotSaid as missing:
         said = "there is no settings file"
         if subject.config is not None:
             said = f"the settings do not say {missing}, or say it wrongly"
-        return (unknown(check.name, said, "see to the finding on settings first"),)
+        remedy = "see to the finding on settings first"
+        found.append(unknown(check.name, said, remedy))
     except Exception as error:
         log.exception("check=%s broke", check.name)
-        return (
-            fault(
-                check.name,
-                f"the check itself broke: {error!r}",
-                f"say so to the makers, with what `hemascope -v doctor --only "
-                f"{check.name}` prints",
-            ),
-        )
+        said = f"the check itself broke: {error!r}"
+        command = f"hemascope -v doctor --only {check.name}"
+        remedy = f"say so to the makers, with what `{command}` prints"
+        found.append(fault(check.name, said, remedy))
+    return tuple(found)
 
 
 def _in_processes(
