@@ -107,7 +107,7 @@ def archived() -> int:
 
 
 def reasons(after: int) -> str:
-    return "\n".join(str(row["reason"]) for row in rows(after) if row["reason"])
+    return "\n".join(str(row["reason"]) for row in rows(after) if row.get("reason"))
 
 
 def await_rows(more: int = 3) -> None:
