@@ -103,14 +103,14 @@ def _look_at_node(node: Path) -> Iterator[Finding]:
         yield fault(
             _NAME,
             f"{node} is not there; cameras here: {', '.join(there) or 'none'}",
-            "plug the camera in, or choose one that `ls /dev/v4l/by-id` shows",
+            "plug the camera in, or choose one that `hemascope cameras` lists",
         )
         return
     if not is_device:
         yield fault(
             _NAME,
             f"{node} is no device",
-            "choose a camera that `ls /dev/v4l/by-id` shows",
+            "choose a camera that `hemascope cameras` lists",
         )
     elif not os.access(node, os.R_OK | os.W_OK):
         yield fault(
@@ -147,7 +147,13 @@ def _look_through(settings: SourceSettings, subject: Subject) -> Iterator[Findin
             "check the camera's cable and power",
         )
         return
-    found = judge(frames, is_live=is_live, frozen_after=subject.run.frozen_after)
+    controls = getattr(settings, "controls", None)  # not of a recording
+    found = judge(
+        frames,
+        is_live=is_live,
+        frozen_after=subject.run.frozen_after,
+        allowed=() if controls is None else controls.automatic,
+    )
     found += _fits(frames[-1], subject)
     yield from found
     if not found:
@@ -188,7 +194,11 @@ def _take(
 
 
 def judge(
-    frames: Sequence[RawFrame], *, is_live: bool, frozen_after: int
+    frames: Sequence[RawFrame],
+    *,
+    is_live: bool,
+    frozen_after: int,
+    allowed: Sequence[str] = (),
 ) -> list[Finding]:
     """Say what is wrong with frames that follow each other; [] if nothing.
 
@@ -200,6 +210,8 @@ def judge(
         Of a camera, which never sends the same noise twice.
     frozen_after
         So many identical ones are a frozen picture.
+    allowed
+        Controls that the camera may change by itself.
     """
     found, limits = [], Gate().limits()
     newest = frames[-1].pixels
@@ -231,23 +243,26 @@ def judge(
                 "unplug the camera and plug it in again",
             )
         )
-    return found + _steady(frames)
+    return found + _steady(frames[-1], allowed)
 
 
-def _steady(frames: Sequence[RawFrame]) -> list[Finding]:
-    """Say which control of the camera changes by itself."""
-    found = []
-    for name in ("exposure_ms", "gain"):
-        values = {getattr(f.shot, name) for f in frames} - {None}
-        if len(values) > 1:
-            found.append(
-                warning(
-                    _NAME,
-                    f"{name} went from {min(values):g} to {max(values):g} by itself",
-                    f"lock {name} in the camera's settings",
-                )
-            )
-    return found
+def _steady(frame: RawFrame, allowed: Sequence[str]) -> list[Finding]:
+    """Say which control of the camera changes, or may, by itself."""
+    if frame.shot.doubt is not None:
+        found, _, remedy = frame.shot.doubt.rpartition("; ")
+        lock = "lock it in [source.controls]"
+        return [warning(_NAME, found or remedy, remedy if found else lock)]
+    controls = frame.shot.controls
+    loose = [n for n in (controls.automatic if controls else ()) if n not in allowed]
+    if not loose:
+        return []
+    return [
+        warning(
+            _NAME,
+            f"the camera changes by itself: {', '.join(loose)}",
+            "lock it in [source.controls], or name it there as automatic",
+        )
+    ]
 
 
 def _fits(frame: RawFrame, subject: Subject) -> list[Finding]:

@@ -42,6 +42,7 @@ from edge.doctor.versions import judge_requirement
 from edge.frames import RawFrame, Shot
 from edge.ledger import Ledger
 from edge.metrics import Meter, write_metrics
+from edge.results import Controls
 from edge.schemas import schema_text
 from edge.settings import AlarmSettings, GStreamerSettings
 from tests.broken import (
@@ -476,22 +477,31 @@ def test_a_certificate_warns_before_it_ends() -> None:
     )
 
 
-def test_a_control_that_moves_by_itself_is_named() -> None:
-    rng = np.random.default_rng(1)
-    frames = [
-        RawFrame(
-            Shot(n, n, NOW, "camera", exposure_ms=10 + n, gain=1.0),
-            rng.integers(90, 160, (48, 64, 3), np.uint8),
-        )
-        for n in range(5)
-    ]
+def exposed(**of_the_shot: object) -> RawFrame:
+    pixels = np.random.default_rng(1).integers(90, 160, (48, 64, 3), np.uint8)
+    return RawFrame(Shot(0, 0, NOW, "camera", **of_the_shot), pixels)  # type: ignore[arg-type]
 
-    (found,) = judge(frames, is_live=True, frozen_after=5)
 
-    assert found.status == "warning"
-    assert found.found == "exposure_ms went from 10 to 14 by itself"
-    same = [RawFrame(f.shot, frames[0].pixels) for f in frames[:1] * 5]
-    assert judge(same, is_live=False, frozen_after=5) == []  # a recording may
+def test_a_control_that_moves_or_may_move_is_named() -> None:
+    moved = exposed(doubt="exposure_ms went from 10 to 14; lock it")
+    loose = exposed(controls=Controls(exposure_ms=10, automatic=("gain", "exposure")))
+
+    (found,) = judge([moved], is_live=True, frozen_after=5)
+    assert (found.status, found.remedy) == ("warning", "lock it")
+    assert found.found == "exposure_ms went from 10 to 14"
+    (found,) = judge([loose], is_live=True, frozen_after=5, allowed=["exposure"])
+    assert found.found == "the camera changes by itself: gain"
+    both = ["exposure", "gain"]
+    assert judge([loose], is_live=True, frozen_after=5, allowed=both) == []
+
+
+def test_a_recording_may_show_the_same_twice() -> None:
+    same = [exposed()] * 5
+
+    assert judge(same, is_live=False, frozen_after=5) == []
+    assert judge(same[:4], is_live=True, frozen_after=5) == []
+    (found,) = judge(same, is_live=True, frozen_after=5)
+    assert "frozen" in found.found
 
 
 def test_device_nodes_are_found_in_any_source() -> None:
