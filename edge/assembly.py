@@ -33,6 +33,7 @@ from edge.location import locator_spec
 from edge.pace import Pace
 from edge.pipeline import Pipeline, abstain_below
 from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch, load_profile
+from edge.marking import Runs
 from edge.scale import Scale
 from edge.sequence import SequenceModel
 from edge.settings import (
@@ -88,8 +89,8 @@ class Parts:
             adaptation=self._adaptation(),
         )
 
-    def open_slide(self, settings: DifferentialSettings) -> SlideRun | None:
-        """Return what counts cells once each; None where nobody wants it or can.
+    def open_slide(self, settings: DifferentialSettings) -> Runs:
+        """Return what knows the run, and counts cells once each where wanted.
 
         Raises
         ------
@@ -97,7 +98,7 @@ class Parts:
             The confusion file is not one of this classifier.
         """
         if not settings.is_on or self.locator is None:
-            return None
+            return Runs()
         correction = None
         if settings.confusion is not None:
             correction = Correction(read_confusion(settings.confusion))

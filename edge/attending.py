@@ -11,20 +11,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from edge import clock
 from edge.alarms import Finding, Latch
 from edge.commanding import Commander, CommandFailed, Done
 from edge.drawing import draw, to_jpeg
-from edge.entries import Alarm, Entered, Note
+from edge.entries import Alarm, Entered, Note, RunMark
 from edge.errors import HemascopeError
 from edge.frames import Counts
 from edge.ledger import Ledger, LedgerFull, LedgerRow
 from edge.metrics import Meter, RunMetrics, write_metrics
 from edge.pausing import Pausable
-from edge.requests import NoteRequest, Request
+from edge.requests import NoteRequest, Request, StartRequest
 from edge.results import Drift, Examination
+from edge.marking import Runs
 from edge.settings import AlarmSettings, CommandSettings
 from edge.standing import Taken
 
@@ -46,10 +48,12 @@ class Attendant:
         source: Pausable,
         self_test: Callable[[], str],
         *,
+        runs: Runs,
         commands: CommandSettings,
         alarms: AlarmSettings,
     ) -> None:
         """`folder`: the ledger's; `self_test` proves the models, in any thread."""
+        self._runs = runs
         self._ledger, self._folder, self._source = ledger, folder, source
         self._prove = self_test
         self._commands, self._alarms = commands, alarms
@@ -63,7 +67,7 @@ class Attendant:
         self._drift: Drift | None = None
         if ledger.standing.is_paused:
             source.pause()
-            log.warning("examination was stopped by command; `start` lets it go on")
+            log.warning("held by command; `start` or `resume` lets it go on")
         self._commander = Commander(
             folder, ledger.standing, self.append, self, commands
         )
@@ -125,26 +129,52 @@ class Attendant:
 
     # -- what may be asked -------------------------------------------------------------
 
-    def start(self, request: Request) -> Done:
-        """Examine again."""
+    def start(self, request: StartRequest) -> Done:
+        """Begin a run; where one is under way and nothing is said, go on with it."""
+        if request.says_nothing and self._runs.run is not None:
+            return self.resume(request)
+        marks = self._runs.starting(
+            request.slide, request.operator, request.note or "", by=request.by
+        )
+        text = f"run {marks[-1].run} is started"
+        return Done(text, tuple(marks), partial(self._begin, marks))
+
+    def pause(self, request: Request) -> Done:
+        """Examine nothing until told to resume; the run stays open."""
+        if self._runs.run is None:
+            raise CommandFailed("no run is under way; `start` begins one")
+        if self._source.is_paused:
+            return Done("it was paused already")
+        return Done("paused; `resume` lets it go on", then=self._source.pause)
+
+    def resume(self, request: Request) -> Done:
+        """Examine again, in the run that is under way."""
+        if self._runs.run is None:
+            raise CommandFailed("no run is under way; `start` begins one")
         if not self._source.is_paused:
             return Done("it was examining already")
         return Done("examining again", then=self._resume)
 
     def stop(self, request: Request) -> Done:
-        """Examine nothing until told to start."""
-        if self._source.is_paused:
-            return Done("it was stopped already")
-        return Done("stopped; `start` lets it go on", then=self._source.pause)
+        """End the run, and examine nothing until told to start."""
+        if self._runs.run is None:
+            if self._source.is_paused:
+                return Done("it was stopped already")
+            return Done("stopped; `start` begins a run", then=self._source.pause)
+        mark = self._runs.ending(by=request.by)
+        text = f"run {mark.run} is ended; `start` begins another"
+        return Done(text, (mark,), partial(self._stop, mark))
 
     def note(self, request: NoteRequest) -> Done:
-        """Write a note among the results."""
-        return Done("noted", rows=(Note(text=request.text, by=request.by),))
+        """Write a note to the run, or, where none is under way, among the results."""
+        if self._runs.run is None:
+            return Done("noted", (Note(text=request.text, by=request.by),))
+        return Done("noted", (self._runs.noting(request.text, by=request.by),))
 
     def snapshot(self, request: Request) -> Future[str]:
         """Keep the annotated picture of the next frame that is examined."""
         if self._source.is_paused:
-            raise CommandFailed("examination is stopped, there is no next frame")
+            raise CommandFailed("nothing is examined now, there is no next frame")
         if self._wanted is None or self._wanted.done():
             self._wanted = Future()
         return self._wanted
@@ -160,6 +190,14 @@ class Attendant:
         return self._test
 
     # -- its own work ------------------------------------------------------------------
+
+    def _begin(self, marks: Sequence[RunMark]) -> None:
+        self._runs.adopt(marks)
+        self._resume()
+
+    def _stop(self, mark: RunMark) -> None:
+        self._runs.adopt([mark])
+        self._source.pause()
 
     def _resume(self) -> None:
         self._frame_s = time.monotonic()

@@ -63,13 +63,17 @@ class Audit(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="command"
 
 
 class RunMark(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="run"):
-    """A run is one slide under the microscope: it starts, is noted on, and ends."""
+    """A run is one slide under the microscope: it starts, is noted on, and ends.
+
+    `by` is who asked for it over MQTT.
+    """
 
     run: RunId
     phase: Literal["start", "note", "end"]
     slide: Annotated[str, Meta(max_length=32)] | None = None
     operator: Annotated[str, Meta(max_length=8)] | None = None
     text: Line | None = None
+    by: Person | None = None
 
 
 Entered = Alarm | Note | Audit | RunMark

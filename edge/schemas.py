@@ -14,7 +14,7 @@ from edge.codec import schema_of
 from edge.entries import Entry
 from edge.metrics import Metrics
 from edge.profile import ProfileRecord
-from edge.requests import NoteRequest, Request, Response
+from edge.requests import NoteRequest, Request, Response, StartRequest
 from edge.results import Ack, ArchiveState, DeviceState, Result
 from edge.settings import ArchiveFile, DeviceFile
 
@@ -27,6 +27,7 @@ PUBLISHED = {
     "archive-state": ArchiveState,
     "metrics": Metrics,
     "request": Request,
+    "start-request": StartRequest,
     "note-request": NoteRequest,
     "response": Response,
     "bundle": BundleRecord,

@@ -34,8 +34,8 @@ from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.registration import View
 from edge.results import Examination
+from edge.marking import Runs
 from edge.settings import RunSettings
-from edge.slide import SlideRun
 from edge.turns import Turns
 from edge.unseen import STOPPED, nothing_of
 
@@ -76,14 +76,14 @@ class Company:
     `drift` compares what is seen with the calibration, `attendant` answers requests and
     raises alarms, `notifier` tells systemd of progress. With `open_follower`, cells are
     followed: each worker examines its frame as always and then waits for its turn at
-    the one follower. `slide` counts each cell once and turns bad frames away.
+    the one follower. `runs` knows of which run a frame is, and counts its cells.
     """
 
     drift: DriftWatch | None = None
     attendant: Attendant | None = None
     notifier: Notifier = field(default_factory=Notifier)
     open_follower: Callable[[], Follower] | None = None
-    slide: SlideRun | None = None
+    runs: Runs | None = None
 
 
 class Service:
@@ -104,7 +104,7 @@ class Service:
         self._ledger, self._previews, self._settings = ledger, previews, settings
         self._keep_rows, company = keep_rows, company or Company()
         self._drift, self._attendant = company.drift, company.attendant
-        self._notifier, self._slide = company.notifier, company.slide
+        self._notifier, self._runs = company.notifier, company.runs
         opens = company.open_follower
         self._turns = None if opens is None else Turns(opens)
         self._proven: list[str] = []  # workers whose engines passed the self-test
@@ -304,8 +304,8 @@ class Service:
                 break
         for number in sorted({*waiting, *list(self._in_hand)}):  # one never came back
             self._write(waiting.get(number) or self._given_up(number), on_row)
-        if self._slide is not None and self._slide.run is not None:
-            self._slide.end_run()
+        if self._runs is not None and self._runs.run is not None:
+            self._runs.end_run()
         self._write_marks()
         if failed is not None:
             raise failed
@@ -359,10 +359,10 @@ class Service:
 
     def _count(self, said: Examination, view: View | None) -> Examination:
         """Count what is new on a frame; a result never fails for its place."""
-        if self._slide is None:
+        if self._runs is None:
             return said
         try:
-            return self._slide.take(said, view)
+            return self._runs.take(said, view)
         except Exception as error:
             log.exception("sequence=%d not counted", said.frame.first)
             reason = f"not counted: {error!r}; say so to the makers"
@@ -370,7 +370,7 @@ class Service:
 
     def _write_marks(self) -> None:
         """Append what was started, noted and ended since the last time."""
-        for mark in self._slide.marks() if self._slide is not None else ():
+        for mark in self._runs.marks() if self._runs is not None else ():
             self._ledger.with_room(partial(self._ledger.append, mark))
 
     def _write(

@@ -14,6 +14,7 @@ from datetime import datetime
 from edge.entries import Alarm, Audit, Entered
 from edge.results import ActiveAlarm
 
+_HOLDS = {"start": False, "resume": False, "stop": True, "pause": True}
 MOST_IDS = 100_000  # requests remembered; an expired one is refused without this
 
 
@@ -88,7 +89,7 @@ class Standing:
 
     @property
     def is_paused(self) -> bool:
-        """Whether the last command to stop or start was to stop."""
+        """Whether the last such command was to stop or pause."""
         found = self._db.execute(
             "SELECT value FROM marks WHERE key = 'paused'"
         ).fetchone()
@@ -145,8 +146,8 @@ class Standing:
             "(SELECT max(number) FROM commands) - ?",
             (MOST_IDS,),
         )
-        if audit.outcome == "done" and audit.name in ("start", "stop"):
-            self._mark("paused", "1" if audit.name == "stop" else "0")
+        if audit.outcome == "done" and audit.name in _HOLDS:
+            self._mark("paused", "1" if _HOLDS[audit.name] else "0")
 
     def _mark(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (key, value))

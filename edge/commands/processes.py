@@ -66,14 +66,8 @@ def run_command(
 
     settings = read_toml(config, DeviceFile)
     parts = _parts(settings)
-    counted = parts.open_slide(settings.differential)
-    if counted is not None:
-        counted.start_run(slide, operator, note)
-    elif slide or operator or note:
-        raise ConfigurationInvalid(
-            "--slide, --operator and --note are of a run that is counted; set is_on in "
-            "[differential] and mode 'cells' in [location]"
-        )
+    runs = parts.open_slide(settings.differential)
+    runs.start_run(slide, operator, note)
     if check:
         click.echo(f"{config}: good; model {parts.classifier.id}")
         return
@@ -94,6 +88,7 @@ def run_command(
             settings.ledger.folder,
             source,
             lambda: _parts(settings).self_test(),
+            runs=runs,
             commands=settings.commands,
             alarms=settings.alarms,
         )
@@ -109,7 +104,7 @@ def run_command(
                 attendant,
                 notifier,
                 _open_follower(settings, parts),
-                counted,
+                runs,
             ),
         )
         service.run(stop, frames=frames)

@@ -15,7 +15,7 @@ from edge.admission import Admission
 from edge.asking import new_request
 from edge.attending import SNAPSHOTS, Attendant
 from edge.codec import encode
-from edge.entries import Alarm, read_row
+from edge.entries import Alarm, RunMark, read_row
 from edge.frames import Exposure, Gap, RawFrame
 from edge.ledger import Ledger, LedgerReader
 from edge.metrics import RunMetrics, read_metrics
@@ -25,9 +25,18 @@ from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
 from edge.requests import COMMANDS, CommandName
 from edge.results import Result
+from edge.marking import Runs
 from edge.service import Company, RunFailed, Service
 from edge.settings import AlarmSettings, CommandSettings, RunSettings
-from tests.asking import DEVICE, audits_in, entries_in, notes_in
+from tests.asking import (
+    DEVICE,
+    audits_in,
+    data_in,
+    entries_in,
+    marks_in,
+    notes_in,
+    rows_in,
+)
 from tests.conftest import examination, shot
 
 FRAME = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
@@ -76,7 +85,7 @@ class Run:
     def __init__(self, folder: Path, preview_hz: float = 0.0) -> None:
         self.folder, self.camera, self.pipeline = folder, Camera(), Examining()
         self.stop, self.ready = threading.Event(), threading.Event()
-        self.tested = 0
+        self.tested, self.runs = 0, Runs()
         self.error: Exception | None = None
         self.preview_hz = preview_hz
         self.thread = threading.Thread(target=self._run)
@@ -96,6 +105,7 @@ class Run:
             self.folder,
             source,
             self._test,
+            runs=self.runs,
             commands=CommandSettings(allow=COMMANDS, keep_snapshots=2),
             alarms=AlarmSettings(no_frame_s=0.3, disk_share=(1.0, 1.0)),
         )
@@ -106,8 +116,9 @@ class Run:
             previews,
             RunSettings(workers=1, most_failures=30),
             keep_rows=1000,
-            company=Company(attendant=attendant),
+            company=Company(attendant=attendant, runs=self.runs),
         )
+        self.runs.start_run("S26-1")
         self.ready.set()
         try:
             service.run(self.stop)
@@ -122,9 +133,11 @@ class Run:
             raise ValueError("another output than at export")
         return "proven"
 
-    def ask(self, name: CommandName, text: str | None = None) -> str:
+    def ask(
+        self, name: CommandName, text: str | None = None, **said: str | None
+    ) -> str:
         """Ask, and return the final outcome with its text."""
-        request = new_request(name, "anna", text)
+        request = new_request(name, "anna", text, **said)
         where = topic(DEVICE, f"cmd/req/{name}")
         self.admission.take(name, Message(where, encode(request), False))
         found: list[str] = []
@@ -158,9 +171,10 @@ def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def test_stop_holds_frames_back_and_start_says_how_many(tmp_path: Path) -> None:
+def test_pause_holds_frames_back_and_resume_says_how_many(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    assert run.ask("stop").startswith("done: stopped")
+    assert run.ask("pause").startswith("done: paused")
+    assert run.ask("pause") == "done: it was paused already"
     time.sleep(0.1)  # what was in work
     before = len(run.results())
     number = run.camera.number
@@ -172,8 +186,8 @@ def test_stop_holds_frames_back_and_start_says_how_many(tmp_path: Path) -> None:
     again = Run(tmp_path)  # also after a restart
     until(lambda: again.camera.number > 20)
     assert len(again.results()) == before
-    assert again.ask("snapshot").startswith("failed: examination is stopped")
-    assert again.ask("start").startswith("done: examining again")
+    assert again.ask("snapshot").startswith("failed: nothing is examined now")
+    assert again.ask("resume").startswith("done: examining again")
     until(lambda: len(again.results()) > before + 5)
     rows = again.results()
     again.end()
@@ -181,7 +195,7 @@ def test_stop_holds_frames_back_and_start_says_how_many(tmp_path: Path) -> None:
     gap = rows[before]
     assert gap.status == "gap"
     assert gap.reason is not None
-    assert "stopped by command" in gap.reason
+    assert "held by command" in gap.reason
     assert gap.frame.missed is not None
     assert gap.frame.missed > 20
     assert rows[before + 1].status == "ok"
@@ -206,7 +220,67 @@ def test_snapshot_note_and_self_test_do_what_they_say(tmp_path: Path) -> None:
     shown = newest_preview(tmp_path)
     assert shown is not None
     assert shown.seq >= rows[-1] > 1
-    assert notes_in(tmp_path) == ["oil changed"]
+    (noted,) = [m for m in marks_in(tmp_path) if m.phase == "note"]
+    assert (noted.text, noted.by) == ("oil changed", "anna")
+
+
+def test_a_run_of_a_slide_is_asked_for_from_its_start_to_its_end(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path)
+    until(lambda: len(run.results()) > 2)
+    said = run.ask("start", slide="S26-2", operator="op7", note="fresh oil")
+    assert said.startswith("done: run ")
+    second = said.split()[2]
+    before = len(run.results())
+    until(lambda: len(run.results()) > before + 5)
+    assert run.ask("start") == "done: it was examining already"
+    assert run.ask("note", "half way") == "done: noted"
+    assert run.ask("stop").startswith(f"done: run {second} is ended")
+    assert run.ask("stop") == "done: it was stopped already"
+    assert run.ask("note", "put away") == "done: noted"
+    for name in ("pause", "resume"):
+        assert run.ask(name).startswith("failed: no run is under way")  # type: ignore[arg-type]
+    assert run.ask("start").startswith("done: run ")
+    run.end()
+
+    marks = [(m.phase, m.slide, m.text, m.by) for m in marks_in(tmp_path)]
+    assert marks == [
+        ("start", "S26-1", None, None),
+        ("end", None, None, None),
+        ("start", "S26-2", "fresh oil", "anna"),
+        ("note", None, "half way", "anna"),
+        ("end", None, None, "anna"),
+        ("start", None, None, "anna"),
+        ("end", None, None, None),
+    ]
+    assert notes_in(tmp_path) == ["put away"]  # to no run
+    assert second in {row.run for row in rows_in(tmp_path) if isinstance(row, Result)}
+    under_way = None
+    for row in rows_in(tmp_path):
+        if isinstance(row, Result):
+            assert row.run == under_way
+        elif isinstance(row.entry, RunMark):
+            under_way = None if row.entry.phase == "end" else row.entry.run
+
+
+@pytest.mark.parametrize(
+    ("said", "secret"),
+    [
+        ({"slide": "Maria Garcia"}, "Garcia"),
+        ({"operator": "Dr. Miller"}, "Miller"),
+        ({"slide": "S26-2", "note": "born 12.4.1961"}, "1961"),
+    ],
+)
+def test_what_may_name_a_patient_is_refused_and_stands_in_no_row(
+    tmp_path: Path, said: dict[str, str | None], secret: str
+) -> None:
+    run = Run(tmp_path)
+    assert run.ask("start", **said).startswith("refused: the ")  # type: ignore[arg-type]
+    run.end()
+
+    assert [m.phase for m in marks_in(tmp_path)] == ["start", "end"]
+    assert secret.encode() not in b"".join(data_in(tmp_path))
 
 
 def test_a_silent_camera_is_an_alarm(tmp_path: Path) -> None:
