@@ -138,11 +138,14 @@ class Parts:
         tracking: TrackingSettings,
         pauses: PauseSettings,
         events: EventSettings,
+        *,
+        first_track: int = 1,
+        first_event: int = 1,
     ) -> Follower:
         """Open the sequence model, if there is one, in this thread; follow with it."""
         pace = Pace(pauses.lost_after, pauses.reset_after_s)
         if self.sequence is None:
-            return Follower(tracking, pace)
+            return Follower(tracking, pace, first_track=first_track)
         model = SequenceModel(
             self.sequence,
             open_engine(self.sequence, self.sequence_engine),
@@ -151,8 +154,9 @@ class Parts:
             most_cells=tracking.most_tracks,
             most_rows=self.sequence_engine.batch[2],
             memory_frames=self.memory_frames,
+            first_event=first_event,
         )
-        return Follower(tracking, pace, model)
+        return Follower(tracking, pace, model, first_track=first_track)
 
     def build_stale_engines(self) -> None:
         """Build the engines that TensorRT may not load, and say why.

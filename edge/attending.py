@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 
 from edge import clock
 from edge.alarms import Finding, Latch
 from edge.commanding import Commander, CommandFailed, Done
+from edge.conducting import Conductor
 from edge.drawing import draw, to_jpeg
-from edge.entries import Alarm, Entered, Note, RunMark
+from edge.entries import Alarm, Entered
 from edge.errors import HemascopeError
 from edge.frames import Counts
 from edge.ledger import Ledger, LedgerFull, LedgerRow
@@ -26,7 +26,6 @@ from edge.metrics import Meter, RunMetrics, write_metrics
 from edge.pausing import Pausable
 from edge.requests import NoteRequest, Request, StartRequest
 from edge.results import Drift, Examination
-from edge.marking import Runs
 from edge.settings import AlarmSettings, CommandSettings
 from edge.standing import Taken
 
@@ -48,12 +47,12 @@ class Attendant:
         source: Pausable,
         self_test: Callable[[], str],
         *,
-        runs: Runs,
+        conductor: Conductor,
         commands: CommandSettings,
         alarms: AlarmSettings,
     ) -> None:
         """`folder`: the ledger's; `self_test` proves the models, in any thread."""
-        self._runs = runs
+        self._conductor = conductor
         self._ledger, self._folder, self._source = ledger, folder, source
         self._prove = self_test
         self._commands, self._alarms = commands, alarms
@@ -65,9 +64,6 @@ class Attendant:
         self._frame_s = time.monotonic()
         self._reason = ""
         self._drift: Drift | None = None
-        if ledger.standing.is_paused:
-            source.pause()
-            log.warning("held by command; `start` or `resume` lets it go on")
         self._commander = Commander(
             folder, ledger.standing, self.append, self, commands
         )
@@ -131,45 +127,23 @@ class Attendant:
 
     def start(self, request: StartRequest) -> Done:
         """Begin a run; where one is under way and nothing is said, go on with it."""
-        if request.says_nothing and self._runs.run is not None:
-            return self.resume(request)
-        marks = self._runs.starting(
-            request.slide, request.operator, request.note or "", by=request.by
-        )
-        text = f"run {marks[-1].run} is started"
-        return Done(text, tuple(marks), partial(self._begin, marks))
+        return self._conductor.start(request)
 
     def pause(self, request: Request) -> Done:
         """Examine nothing until told to resume; the run stays open."""
-        if self._runs.run is None:
-            raise CommandFailed("no run is under way; `start` begins one")
-        if self._source.is_paused:
-            return Done("it was paused already")
-        return Done("paused; `resume` lets it go on", then=self._source.pause)
+        return self._conductor.pause(request)
 
     def resume(self, request: Request) -> Done:
         """Examine again, in the run that is under way."""
-        if self._runs.run is None:
-            raise CommandFailed("no run is under way; `start` begins one")
-        if not self._source.is_paused:
-            return Done("it was examining already")
-        return Done("examining again", then=self._resume)
+        return self._conductor.resume(request)
 
     def stop(self, request: Request) -> Done:
         """End the run, and examine nothing until told to start."""
-        if self._runs.run is None:
-            if self._source.is_paused:
-                return Done("it was stopped already")
-            return Done("stopped; `start` begins a run", then=self._source.pause)
-        mark = self._runs.ending(by=request.by)
-        text = f"run {mark.run} is ended; `start` begins another"
-        return Done(text, (mark,), partial(self._stop, mark))
+        return self._conductor.stop(request)
 
     def note(self, request: NoteRequest) -> Done:
         """Write a note to the run, or, where none is under way, among the results."""
-        if self._runs.run is None:
-            return Done("noted", (Note(text=request.text, by=request.by),))
-        return Done("noted", (self._runs.noting(request.text, by=request.by),))
+        return self._conductor.note(request)
 
     def snapshot(self, request: Request) -> Future[str]:
         """Keep the annotated picture of the next frame that is examined."""
@@ -190,18 +164,6 @@ class Attendant:
         return self._test
 
     # -- its own work ------------------------------------------------------------------
-
-    def _begin(self, marks: Sequence[RunMark]) -> None:
-        self._runs.adopt(marks)
-        self._resume()
-
-    def _stop(self, mark: RunMark) -> None:
-        self._runs.adopt([mark])
-        self._source.pause()
-
-    def _resume(self) -> None:
-        self._frame_s = time.monotonic()
-        self._source.resume()
 
     def _keep(self, row: LedgerRow, picture: bytes) -> None:
         """Keep a snapshot, the newest of so many."""
@@ -234,6 +196,15 @@ class Attendant:
         except OSError as error:
             log.warning("figures not written: %s", error)
 
+    def _silent_s(self) -> float:
+        """Seconds for which a frame was expected and none came."""
+        now_s = time.monotonic()
+        if self._source.is_paused or not self._source.is_live:
+            self._frame_s = now_s
+        silent_s = now_s - self._frame_s
+        of_camera_s = self._conductor.silent_s  # between two points no frame is due
+        return silent_s if of_camera_s is None else min(silent_s, of_camera_s)
+
     def _tell(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
             what = alarm.severity if alarm.until is None else "over"
@@ -243,9 +214,8 @@ class Attendant:
     def _findings(self, figures: RunMetrics) -> dict[str, Finding]:
         """Say what is wrong now."""
         found: dict[str, Finding] = {}
-        silent_s = time.monotonic() - self._frame_s
-        is_expected = self._source.is_live and not self._source.is_paused
-        if is_expected and silent_s > self._alarms.no_frame_s:
+        silent_s = self._silent_s()
+        if silent_s > self._alarms.no_frame_s:
             found["no-frames"] = Finding("red", f"no frame for {silent_s:.0f} s")
         if self._meter.rejected_in_a_row >= _REJECTED_IN_A_ROW:
             found["frames-rejected"] = Finding(

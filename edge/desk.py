@@ -27,7 +27,8 @@ class Desk:
     """Shared by one camera thread and several workers.
 
     A live exposure replaces one that nobody has taken yet: it is dropped before it is
-    decoded. A recorded one waits until the last has been taken. Gaps are never dropped.
+    decoded. A recorded one waits until the last has been taken, and so does one after a
+    planned one, which is never dropped. Nor are gaps.
     """
 
     def __init__(self, *, is_live: bool, most_frames: int | None = None) -> None:
@@ -68,6 +69,12 @@ class Desk:
             return ticket
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing lies here."""
+        with self._changed:
+            return not self._items
+
+    @property
     def taken(self) -> int:
         """How many tickets have been taken."""
         return self._number
@@ -84,7 +91,7 @@ class Desk:
             lying = next((e for e in self._items if isinstance(e[0], Exposure)), None)
             if lying is None:
                 return
-            if self._is_live:
+            if self._is_live and lying[0].planned is None:
                 self._items.remove(lying)
                 self._passed_over += 1
                 return

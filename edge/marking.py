@@ -11,11 +11,12 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
 from edge.clock import utc_now
-from edge.entries import RunMark
+from edge.entries import PlanNote, RunMark
 from edge.errors import ConfigurationInvalid
 from edge.registration import View
 from edge.results import Examination
@@ -50,6 +51,7 @@ class Runs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._run: str | None = None
+        self._since: datetime | None = None  # where the run was resumed
         self._marks: deque[RunMark] = deque()
         self._written: str | None = None  # the run whose start is a row
         self._begin()
@@ -101,6 +103,7 @@ class Runs:
         note: str = "",
         *,
         by: str | None = None,
+        plan: PlanNote | None = None,
     ) -> list[RunMark]:
         """Return the marks that start a run and end the one before; raises as above.
 
@@ -115,6 +118,7 @@ class Runs:
             operator=operator,
             text=text,
             by=by,
+            plan=plan,
         )
         with self._lock:
             before = self._run
@@ -125,9 +129,17 @@ class Runs:
         text = checked_note(text)
         return RunMark(run=self._under_way(), phase="note", text=text, by=by)
 
-    def ending(self, *, by: str | None = None) -> RunMark:
+    def ending(
+        self,
+        *,
+        by: str | None = None,
+        text: str | None = None,
+        is_waiting: bool = False,
+    ) -> RunMark:
         """Return the mark that ends the run; raises as `end_run`."""
-        return RunMark(run=self._under_way(), phase="end", by=by)
+        return RunMark(
+            run=self._under_way(), phase="end", by=by, text=text, is_waiting=is_waiting
+        )
 
     def adopt(self, marks: Sequence[RunMark]) -> None:
         """Let marks that are rows have their effect on the frames from now on."""
@@ -168,6 +180,7 @@ class Runs:
             for mark in marks:
                 if mark.phase != "note":
                     self._run = None if mark.phase == "end" else mark.run
+                    self._since = utc_now() if mark.phase == "resumed" else None
 
     def _under_way(self) -> str:
         run = self.run

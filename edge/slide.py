@@ -75,6 +75,7 @@ class SlideRun(Runs):
             differential = differentiate(
                 counts, self._labels, self._wanted_width, patches, self._correction
             )
+            differential = msgspec.structs.replace(differential, since=self._since)
             self._said = counts, patches, differential
         return self._said[2]
 

@@ -15,6 +15,7 @@ from edge.admission import Admission
 from edge.asking import new_request
 from edge.attending import SNAPSHOTS, Attendant
 from edge.codec import encode
+from edge.conducting import Conductor, Wish
 from edge.entries import Alarm, RunMark, read_row
 from edge.frames import Exposure, Gap, RawFrame
 from edge.ledger import Ledger, LedgerReader
@@ -82,7 +83,10 @@ class Examining:
 class Run:
     """A run process in a thread, and the publisher's door to it."""
 
-    def __init__(self, folder: Path, preview_hz: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, preview_hz: float = 0.0, *, is_interrupted: bool = False
+    ) -> None:
+        self.is_interrupted = is_interrupted
         self.folder, self.camera, self.pipeline = folder, Camera(), Examining()
         self.stop, self.ready = threading.Event(), threading.Event()
         self.tested, self.runs = 0, Runs()
@@ -100,12 +104,19 @@ class Run:
         ledger = Ledger(self.folder, DEVICE)
         source = Pausable(self.camera)
         previews = PreviewWriter(self.folder, self.preview_hz)
+        conductor = Conductor(
+            ledger,
+            self.runs,
+            source,
+            wish=Wish("S26-1"),
+            is_left_open=lambda: self.is_interrupted,
+        )
         attendant = Attendant(
             ledger,
             self.folder,
             source,
             self._test,
-            runs=self.runs,
+            conductor=conductor,
             commands=CommandSettings(allow=COMMANDS, keep_snapshots=2),
             alarms=AlarmSettings(no_frame_s=0.3, disk_share=(1.0, 1.0)),
         )
@@ -116,9 +127,8 @@ class Run:
             previews,
             RunSettings(workers=1, most_failures=30),
             keep_rows=1000,
-            company=Company(attendant=attendant, runs=self.runs),
+            company=Company(attendant=attendant, runs=self.runs, conductor=conductor),
         )
-        self.runs.start_run("S26-1")
         self.ready.set()
         try:
             service.run(self.stop)
@@ -172,7 +182,8 @@ def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
 
 
 def test_pause_holds_frames_back_and_resume_says_how_many(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = Run(tmp_path, is_interrupted=True)
+    until(lambda: len(run.results()) > 2)
     assert run.ask("pause").startswith("done: paused")
     assert run.ask("pause") == "done: it was paused already"
     time.sleep(0.1)  # what was in work
