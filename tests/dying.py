@@ -8,7 +8,6 @@ Everything is real but what is seen: twelve cells, always at the same place.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from edge.attending import Attendant
 from edge.clock import utc_of
+from edge.commands.signals import until_signalled
 from edge.conducting import Conductor
 from edge.following import Follower
 from edge.frames import Exposure, Gap, RawFrame, Shot
@@ -118,7 +118,8 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
             ),
         ),
     )
-    service.run(threading.Event())
+    with until_signalled() as stop:
+        service.run(stop)
     ledger.close()
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -17,13 +16,12 @@ import pytest
 
 from edge import clock
 from edge.conducting import Conductor, Wish
-from edge.entries import Entry, RunMark
+from edge.entries import RunMark
 from edge.ledger import Ledger, LedgerDamaged, LedgerReader
 from edge.pausing import Pausable
 from edge.results import (
     ClassShare,
     Differential,
-    Examination,
     Following,
     Limits,
     MissedPoints,
@@ -53,23 +51,25 @@ def test_a_run_that_is_killed_twice_goes_on_and_names_what_it_lost(
             process.send_signal(signal.SIGKILL)
             process.wait()
             process = start(tmp_path)
-        assert process.wait(timeout=90) == 0
+        wait_for_rows(tmp_path, process)
+        process.terminate()
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.wait()
 
-    figures = verdict(tmp_path, points=60, frames_per_point=2, kills=2)
+    figures = verdict(tmp_path, points=None, frames_per_point=2, kills=2)
     assert figures["tracks"] == 36  # twelve cells, each with a new number each time
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    program = [sys.executable, "-m", "tests.dying", str(folder), "60", "0.15", "2"]
+    program = [sys.executable, "-m", "tests.dying", str(folder), "9999", "0.1", "2"]
     return subprocess.Popen(program, cwd=Path(__file__).parents[2])
 
 
 def wait_for_rows(folder: Path, process: subprocess.Popen[bytes]) -> None:
     before, deadline_s = count_rows(folder), time.monotonic() + 60
-    while count_rows(folder) < before + 3:
+    while count_rows(folder) < before + 8:
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
@@ -192,12 +192,11 @@ def test_what_was_lost_is_said_for_each_death(folder: Path) -> None:
 
 
 def test_a_schedule_keeps_its_zero_and_names_the_points_it_missed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
 ) -> None:
     begun = leave(folder, PLAN)
     assert begun.plan is not None
     later_ns = time.monotonic_ns() + 114 * S
-    monkeypatch.setattr("edge.conducting.time.monotonic_ns", lambda: later_ns)
     process = Process(folder, PLAN)
     assert process.schedule is not None
     process.schedule._monotonic_ns = lambda: later_ns
@@ -260,9 +259,7 @@ def test_a_clock_behind_the_last_row_is_not_believed(
     assert process.schedule._next.index == 8
 
 
-def test_a_plan_that_was_over_meanwhile_ends(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
     leave(folder, PLAN)
     later_ns = time.monotonic_ns() + 5000 * S
     process = Process(folder, PLAN)
@@ -360,10 +357,6 @@ def test_a_ledger_of_an_earlier_version_begins_a_run(folder: Path) -> None:
     take_up(folder)
 
     assert [m.phase for m in marks_in(folder)] == ["start"]
-
-
-def rows(folder: Path) -> Iterator[Examination]:
-    return (row for row in rows_in(folder) if not isinstance(row, Entry))
 
 
 def test_progress_costs_a_row_little(folder: Path) -> None:
