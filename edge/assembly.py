@@ -30,10 +30,10 @@ from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.following import Follower
 from edge.location import locator_spec
+from edge.marking import Runs
 from edge.pace import Pace
 from edge.pipeline import Pipeline, abstain_below
 from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch, load_profile
-from edge.marking import Runs
 from edge.scale import Scale
 from edge.sequence import SequenceModel
 from edge.settings import (

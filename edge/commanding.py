@@ -30,6 +30,7 @@ from edge.codec import PayloadInvalid, decode
 from edge.entries import Alarm, Audit, Entered, Note, RunMark
 from edge.errors import HemascopeError
 from edge.inbox import Handed, InboxFailed, look_into
+from edge.marking import RunRefused
 from edge.requests import (
     COMMANDS,
     CommandName,
@@ -40,7 +41,6 @@ from edge.requests import (
     type_of,
     why_refused,
 )
-from edge.marking import RunRefused
 from edge.settings import CommandSettings
 from edge.standing import Standing, Taken
 

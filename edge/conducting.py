@@ -20,11 +20,11 @@ from edge.commanding import CommandFailed, Done
 from edge.entries import Lost, Note, PlanNote, RunMark
 from edge.frames import Gap, Planned
 from edge.ledger import Ledger
+from edge.marking import Runs
 from edge.pausing import Pausable
 from edge.progress import Progress
 from edge.requests import NoteRequest, Request, StartRequest
 from edge.results import Examination
-from edge.marking import Runs
 from edge.schedule import Place
 from edge.scheduled import Scheduled
 from edge.unseen import nothing_of

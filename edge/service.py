@@ -30,12 +30,12 @@ from edge.errors import FrameRejected, HemascopeError
 from edge.following import Follower
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerRow, RowRefused
+from edge.marking import Runs
 from edge.notify import Notifier
 from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.registration import View
 from edge.results import Examination
-from edge.marking import Runs
 from edge.settings import RunSettings
 from edge.turns import Turns
 from edge.unseen import STOPPED, nothing_of

@@ -17,10 +17,10 @@ from edge.confusion import Correction
 from edge.differential import differentiate
 from edge.following import MOST_SAID
 from edge.gate import Gate
+from edge.marking import Runs
 from edge.mosaic import Mosaic, Place
 from edge.registration import View
 from edge.results import Differential, Examination
-from edge.marking import Runs
 
 MARGIN_UM = 9.0  # half of the largest cell: what is centred further inside is whole
 _MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small

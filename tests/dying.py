@@ -21,11 +21,11 @@ from edge.conducting import Conductor
 from edge.following import Follower
 from edge.frames import Exposure, Gap, RawFrame, Shot
 from edge.ledger import Ledger
+from edge.marking import Runs
 from edge.pace import Pace
 from edge.pausing import Pausable
 from edge.pipeline import Seen
 from edge.preview import PreviewWriter
-from edge.marking import Runs
 from edge.schedule import Phase, Plan
 from edge.scheduled import Scheduled
 from edge.service import Company, Service

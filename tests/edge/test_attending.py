@@ -19,6 +19,7 @@ from edge.conducting import Conductor, Wish
 from edge.entries import Alarm, RunMark, read_row
 from edge.frames import Exposure, Gap, RawFrame
 from edge.ledger import Ledger, LedgerReader
+from edge.marking import Runs
 from edge.metrics import RunMetrics, read_metrics
 from edge.mqtt import Message, topic
 from edge.pausing import Pausable
@@ -26,7 +27,6 @@ from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
 from edge.requests import COMMANDS, CommandName
 from edge.results import Result
-from edge.marking import Runs
 from edge.service import Company, RunFailed, Service
 from edge.settings import AlarmSettings, CommandSettings, RunSettings
 from tests.asking import (

@@ -18,6 +18,7 @@ from edge import clock
 from edge.conducting import Conductor, Wish
 from edge.entries import RunMark
 from edge.ledger import Ledger, LedgerDamaged, LedgerReader
+from edge.marking import Runs
 from edge.pausing import Pausable
 from edge.results import (
     ClassShare,
@@ -28,7 +29,6 @@ from edge.results import (
     Point,
     Result,
 )
-from edge.marking import Runs
 from edge.schedule import Phase, Plan
 from edge.scheduled import Scheduled
 from tests.asking import DEVICE, marks_in, rows_in
