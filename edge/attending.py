@@ -28,6 +28,7 @@ from edge.requests import NoteRequest, Request, StartRequest
 from edge.results import Drift, Examination
 from edge.settings import AlarmSettings, CommandSettings
 from edge.standing import Taken
+from edge.stir import Stirs
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class Attendant:
         self._prove = self_test
         self._commands, self._alarms = commands, alarms
         self._meter = Meter()
-        self._latch = Latch("run", ledger.standing.alarms())
+        active = tuple(ledger.standing.alarms())
+        self._latch = Latch("run", active)
+        self._stirs = Stirs(alarms.event_quiet_s, active)
         self._wanted: Future[str] | None = None
         self._test: Future[str] | None = None
         self._looked_s = 0.0
@@ -86,6 +89,7 @@ class Attendant:
     def wrote(self, row: LedgerRow, said: Examination, picture: bytes | None) -> None:
         """Take note of a row that was written, and of the snapshot that shows it."""
         self._meter.count(said)
+        self._stirs.take(said.events)
         if said.status != "gap":
             self._frame_s = time.monotonic()
             self._reason = said.reason or ""
@@ -213,7 +217,7 @@ class Attendant:
 
     def _findings(self, figures: RunMetrics) -> dict[str, Finding]:
         """Say what is wrong now."""
-        found: dict[str, Finding] = {}
+        found = self._stirs.findings()
         silent_s = self._silent_s()
         if silent_s > self._alarms.no_frame_s:
             found["no-frames"] = Finding("red", f"no frame for {silent_s:.0f} s")

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import msgspec
 
-from edge.alarms import KINDS
+from edge.alarms import kind_of
 from edge.clock import utc_now
 from edge.codec import PayloadInvalid, decode
 from edge.entries import Alarm, Audit, Entered, Note, RunMark
@@ -270,10 +270,10 @@ def _entry_of(item: Handed) -> Alarm | Audit:
         return _unbelieved(item, str(error))
     if isinstance(entry, Audit) and entry.outcome != "refused":
         return _unbelieved(item, f"the publisher claims that it is {entry.outcome}")
-    if isinstance(entry, Alarm) and (
-        entry.code not in KINDS or KINDS[entry.code].by != "publish"
-    ):
-        return _unbelieved(item, f"the publisher has no alarm {entry.code}")
+    if isinstance(entry, Alarm):
+        kind = kind_of(entry.code)
+        if kind is None or kind.by != "publish":
+            return _unbelieved(item, f"the publisher has no alarm {entry.code}")
     return entry
 
 

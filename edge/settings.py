@@ -444,12 +444,15 @@ class AlarmSettings(_Settings, frozen=True):
     """When the device says that something is wrong: each amber, then red.
 
     `disk_share` of the ledger's disk that is used; `temperature_c` of the hottest part;
-    `no_frame_s`: so long without a frame, a live camera counts as silent.
+    `no_frame_s`: so long without a frame, a live camera counts as silent. What happens
+    to followed cells is one alarm for each kind of change, and over when it happened to
+    none for `event_quiet_s`; 0 raises none.
     """
 
     disk_share: tuple[Share, Share] = (0.85, 0.95)
     temperature_c: tuple[Finite, Finite] = (85.0, 95.0)
     no_frame_s: Positive = 10.0
+    event_quiet_s: NotNegative = 600.0
 
     def __post_init__(self) -> None:
         for name in ("disk_share", "temperature_c"):

@@ -26,7 +26,7 @@ from edge.pausing import Pausable
 from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
 from edge.requests import COMMANDS, CommandName
-from edge.results import Result
+from edge.results import Event, Result
 from edge.service import Company, RunFailed, Service
 from edge.settings import AlarmSettings, CommandSettings, RunSettings
 from tests.asking import (
@@ -39,6 +39,7 @@ from tests.asking import (
     rows_in,
 )
 from tests.conftest import examination, shot
+from tests.edge.test_stir import LYSIS
 
 FRAME = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
 
@@ -69,11 +70,14 @@ class Examining:
 
     def __init__(self) -> None:
         self.fails = False
+        self.events: tuple[Event, ...] = ()
 
     def examine(self, exposure: Exposure) -> Seen:
         if self.fails:
             raise ValueError("the engine is gone")
-        said = examination(3, monotonic_ns=time.monotonic_ns() - 5_000_000)
+        events, self.events = self.events, ()
+        since_ns = time.monotonic_ns() - 5_000_000
+        said = examination(3, monotonic_ns=since_ns, events=events)
         return Seen(exposure.develop(), said)
 
     def close(self) -> None:
@@ -92,7 +96,7 @@ class Run:
         self.tested, self.runs = 0, Runs()
         self.error: Exception | None = None
         self.preview_hz = preview_hz
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         assert self.ready.wait(5)
         self.reader = LedgerReader(folder)
@@ -186,7 +190,7 @@ def test_pause_holds_frames_back_and_resume_says_how_many(tmp_path: Path) -> Non
     until(lambda: len(run.results()) > 2)
     assert run.ask("pause").startswith("done: paused")
     assert run.ask("pause") == "done: it was paused already"
-    time.sleep(0.1)  # what was in work
+    time.sleep(0.5)  # what was in work
     before = len(run.results())
     number = run.camera.number
     until(lambda: run.camera.number > number + 20)
@@ -308,6 +312,27 @@ def test_a_silent_camera_is_an_alarm(tmp_path: Path) -> None:
     told = [e.entry for e in entries_in(tmp_path) if isinstance(e.entry, Alarm)]
     (begun,) = [a for a in told if a.code == "no-frames"]
     assert (begun.severity, begun.until) == ("red", None)
+
+
+def test_what_happens_to_a_cell_is_a_result_and_an_alarm(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    until(lambda: len(run.results()) > 2)
+    run.pipeline.events = (LYSIS,)
+    until(lambda: "event-lysis" in {a.code for a in run.reader.standing.alarms()})
+    run.end()
+
+    assert [e for row in run_results(tmp_path) for e in row.events] == [LYSIS]
+    (alarm,) = [
+        e.entry
+        for e in entries_in(tmp_path)
+        if isinstance(e.entry, Alarm) and e.entry.code == "event-lysis"
+    ]
+    assert (alarm.severity, alarm.until) == ("red", None)
+    assert alarm.text.startswith("lysis of cell 7")
+
+
+def run_results(folder: Path) -> list[Result]:
+    return [row for row in rows_in(folder) if isinstance(row, Result)]
 
 
 def test_a_run_that_must_end_says_so_with_an_alarm(tmp_path: Path) -> None:
