@@ -89,6 +89,7 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
         f"{view.device}: {slide_of(view)}, {said.total} of {said.of}"
         + (f", {said.unidentified} unidentified" if said.unidentified else "")
         + ("" if rate is None else f", {rate:.0f} per minute")
+        + ("" if said.since is None else f", since {said.since:%H:%M} UTC: resumed")
         + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
     )
     grid = Table(title=_plain(title), title_justify="left")
