@@ -165,8 +165,8 @@ class Point(_Said, frozen=True, kw_only=True):
     `due` by wall time; `late_ms`: so long afterwards the exposure began. `expected_s`:
     how long after the point before this one is due, null for the first and for further
     frames of a point; `next_s`: how long after this point the next one is due, null for
-    the last. `between` counts frames that came since the planned frame before and were
-    passed over, as planned.
+    the last. `between` counts frames since the planned one before that nobody wanted:
+    passed over, or skipped by the camera.
     """
 
     index: Count

@@ -25,6 +25,7 @@ from edge.results import Point
 from edge.schedule import Place, Plan
 
 _FIRST = Place(0)
+_PAUSED = "paused"
 _NOT_IN_TIME = "no frame came in time"
 
 
@@ -136,11 +137,9 @@ class Scheduled:
             self._seen_ns, self._sequence = self._monotonic_ns(), item.shot.sequence
         zero = self._zero
         if self._source.is_paused:
-            self._why = "paused"
+            self._why = _PAUSED
         if isinstance(item, Gap):
-            if item.missed is None:
-                self._why = "camera away"
-            return item
+            return self._pass_on(item)
         if zero is None or self._is_done:
             return None
         if item is None:
@@ -156,6 +155,15 @@ class Scheduled:
             self._between += 1
             return None
         return self._take(zero, item)
+
+    def _pass_on(self, gap: Gap) -> Gap | None:
+        """Count frames that the driver skipped among those that nobody wanted."""
+        if gap.missed is None:
+            self._why = "camera away"
+        elif self._why != _PAUSED:
+            self._between += gap.missed
+            return None
+        return gap
 
     def _take(self, zero: _Zero, exposure: Exposure) -> Exposure:
         """Say which planned frame this is."""

@@ -199,6 +199,16 @@ def test_frames_of_a_point_follow_each_other_at_once() -> None:
     assert places == [(p, f, 50.0 + 100 * f) for p in (0, 1) for f in (0, 1, 2)]
 
 
+def test_frames_that_the_driver_skips_between_points_are_only_counted() -> None:
+    bench = Bench(Plan([Phase(10 * S, 2)]))
+    bench.read()
+    bench.camera.number += 25
+
+    items = bench.rest()
+
+    assert [point(item).between for item in items] == [99 + 25]
+
+
 def test_missed_points_are_one_gap_and_are_not_caught_up() -> None:
     bench = Bench(Plan([Phase(10 * S, 100)], 2), lambda s: 33.0 < s < 71.0)
 
