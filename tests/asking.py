@@ -118,5 +118,11 @@ def audits_in(folder: Path) -> list[Audit]:
 
 
 def notes_in(folder: Path) -> list[str]:
+    """Notes, whether to a run or to none."""
     said = [row.entry for row in entries_in(folder)]
-    return [entry.text for entry in said if isinstance(entry, Note)]
+    return [
+        entry.text or ""
+        for entry in said
+        if isinstance(entry, Note)
+        or (isinstance(entry, RunMark) and entry.phase == "note")
+    ]

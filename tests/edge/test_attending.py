@@ -16,7 +16,7 @@ from edge.asking import new_request
 from edge.attending import SNAPSHOTS, Attendant
 from edge.codec import encode
 from edge.conducting import Conductor, Wish
-from edge.entries import Alarm, RunMark, read_row
+from edge.entries import Alarm, Note, RunMark, read_row
 from edge.frames import Exposure, Gap, RawFrame
 from edge.ledger import Ledger, LedgerReader
 from edge.marking import Runs
@@ -269,7 +269,9 @@ def test_a_run_of_a_slide_is_asked_for_from_its_start_to_its_end(
         ("start", None, None, "anna"),
         ("end", None, None, None),
     ]
-    assert notes_in(tmp_path) == ["put away"]  # to no run
+    notes = [e.entry for e in entries_in(tmp_path) if isinstance(e.entry, Note)]
+    assert notes == [Note(text="put away", by="anna")]  # to no run
+    assert notes_in(tmp_path) == ["half way", "put away"]
     assert second in {row.run for row in rows_in(tmp_path) if isinstance(row, Result)}
     under_way = None
     for row in rows_in(tmp_path):

@@ -15,11 +15,13 @@ import msgspec
 import pytest
 
 from edge import clock
+from edge.asking import new_request
 from edge.conducting import Conductor, Wish
-from edge.entries import RunMark
+from edge.entries import Audit, RunMark
 from edge.ledger import Ledger, LedgerDamaged, LedgerReader
 from edge.marking import Runs
 from edge.pausing import Pausable
+from edge.requests import StartRequest
 from edge.results import (
     ClassShare,
     Differential,
@@ -347,6 +349,52 @@ def test_a_schedule_that_is_over_waits_for_a_start_also_after_a_restart(
     at_hand = take_up(folder, PLAN, wish=Wish("S26-9"))
     assert not at_hand.held.is_paused
     assert marks_in(folder)[-1].slide == "S26-9"
+
+
+def test_a_run_that_is_asked_for_begins_its_schedule_anew(folder: Path) -> None:
+    process = Process(folder, PLAN)
+    process.conductor.begin()
+    assert process.schedule is not None
+    first = marks_in(folder)[0]
+    process.write(point=point(3))
+    request = new_request("start", "anna", slide="S26-2")
+    assert isinstance(request, StartRequest)
+
+    done = process.conductor.start(request)
+    process.ledger.append_all(done.rows)
+    done.then()
+
+    _, ended, begun = marks_in(folder)
+    assert (ended.run, ended.phase) == (first.run, "end")
+    assert (begun.slide, begun.by) == ("S26-2", "anna")
+    assert begun.plan is not None
+    assert first.plan is not None
+    assert begun.plan.zero_ns > first.plan.zero_ns
+    assert process.schedule._next.index == 0
+    progress = process.ledger.standing.progress
+    assert progress is not None
+    assert (progress.run, progress.index) == (begun.run, 0)
+    process.die()
+
+
+def test_a_paused_run_stays_paused_and_open(folder: Path) -> None:
+    process = Process(folder, PLAN)
+    process.conductor.begin()
+    asked = new_request("pause", "anna")
+    done = process.conductor.pause(asked)
+    audit = Audit(name="pause", request=asked.id, outcome="done", text=done.text)
+    process.ledger.append_all([*done.rows, audit])
+    done.then()
+    process.die()
+
+    again = take_up(folder, PLAN)
+
+    assert again.held.is_paused
+    assert again.runs.run == marks_in(folder)[0].run
+    assert [m.phase for m in marks_in(folder)] == ["start", "resumed"]
+    other = take_up(folder, Plan([Phase(3 * S, 9)]))  # nothing starts by itself
+    assert other.held.is_paused
+    assert [m.phase for m in marks_in(folder)] == ["start", "resumed", "end"]
 
 
 def test_a_ledger_of_an_earlier_version_begins_a_run(folder: Path) -> None:
