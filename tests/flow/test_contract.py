@@ -104,6 +104,13 @@ class Laboratory:
         request = new_request(name, "anna", **said)
         return list(ask(self.address, DEVICE, name, request, timeout_s=15))
 
+    def has_answered(self, request: Request) -> bool:
+        return any(
+            channel_of(message) == "response"
+            and message.correlation == request.id.encode()
+            for message in list(self.listener.heard)
+        )
+
     def end(self) -> None:
         for process in reversed(self.running):
             process.terminate()
@@ -158,9 +165,8 @@ def test_all_that_is_said_fits_the_contract(laboratory: Laboratory) -> None:
         )
     assert error.value.exit_code == 1
     retained = new_request("stop", "enemy")
-    before = laboratory.count("response")
     _retain(laboratory, retained)
-    until(lambda: laboratory.count("response") > before)
+    until(lambda: laboratory.has_answered(retained))
     until(lambda: laboratory.count("preview") > 0)
     until(lambda: laboratory.count("metrics") > 2)
     heard = list(laboratory.listener.heard)
