@@ -14,6 +14,7 @@ from edge.clock import utc_now
 from edge.entries import Alarm, Severity
 from edge.results import ActiveAlarm
 
+EVENT = "event-"  # begins the codes of what happens to cells
 ENDS_AFTER_S = 10.0  # without the finding
 
 
@@ -28,10 +29,11 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong now."""
+    """Something that is wrong now; it is told again when its `level` rises."""
 
     severity: Severity
     text: str
+    level: int = 0
 
 
 KINDS: dict[str, Kind] = {
@@ -70,11 +72,23 @@ KINDS: dict[str, Kind] = {
 }
 
 
+_OF_EVENTS = Kind("run", 0, "look at the cells: the rows of these frames name them")
+
+
+def kind_of(code: str) -> Kind | None:
+    """Return the kind of an alarm; those of events are as many as a model has classes.
+
+    None where there is no such alarm.
+    """
+    return _OF_EVENTS if code.startswith(EVENT) else KINDS.get(code)
+
+
 class Latch:
     """Turns findings, looked at again and again, into beginnings and ends of alarms.
 
     An alarm begins when its finding has lasted for `after_s` and ends when there was
-    none for `ENDS_AFTER_S`. One that turns red is told again. Used from one thread.
+    none for `ENDS_AFTER_S`; then its text is that of the last finding. One that turns
+    red, or rises to another level, is told again. Used from one thread.
     """
 
     def __init__(
@@ -87,10 +101,11 @@ class Latch:
     ) -> None:
         """`active`: what an earlier process began, as the ledger says."""
         self._monotonic, self._utc = monotonic, utc
-        self._kinds = {code: kind for code, kind in KINDS.items() if kind.by == by}
+        self._by = by
         self._active: dict[str, Alarm] = {}
         self._ended: dict[str, datetime] = {}  # since when the last one had lasted
         self._seen_s: dict[str, float] = {}
+        self._levels: dict[str, int] = {}
         self._first: dict[str, tuple[float, datetime]] = {}
         self.adopt(active)
 
@@ -100,17 +115,17 @@ class Latch:
         One that was ended here stays ended: the row that says so may be on its way.
         """
         for alarm in active:
-            ended = self._ended.get(alarm.code)
+            kind, ended = kind_of(alarm.code), self._ended.get(alarm.code)
             is_known = alarm.code in self._active or (
                 ended is not None and alarm.since <= ended
             )
-            if alarm.code not in self._kinds or is_known:
+            if kind is None or kind.by != self._by or is_known:
                 continue
             self._active[alarm.code] = Alarm(
                 severity=alarm.severity,
                 code=alarm.code,
                 text=alarm.text,
-                advice=self._kinds[alarm.code].advice,
+                advice=kind.advice,
                 since=alarm.since,
             )
             self._seen_s[alarm.code] = self._monotonic()
@@ -130,6 +145,7 @@ class Latch:
             del self._active[code]
             self._ended[code] = alarm.since
             self._first.pop(code, None)
+            self._levels.pop(code, None)
             told.append(msgspec.structs.replace(alarm, until=self._utc()))
         return told
 
@@ -140,11 +156,17 @@ class Latch:
 
     def _begin(self, code: str, finding: Finding, now_s: float) -> list[Alarm]:
         first_s, since = self._first.setdefault(code, (now_s, self._utc()))
-        kind, before = self._kinds[code], self._active.get(code)
-        is_worse = before is None or (before.severity, finding.severity) == (
-            "amber",
-            "red",
+        kind, before = kind_of(code), self._active.get(code)
+        if kind is None:
+            raise KeyError(f"no alarm has the code {code!r}")
+        is_worse = (
+            before is None
+            or (before.severity, finding.severity) == ("amber", "red")
+            or finding.level > self._levels.get(code, finding.level)
         )
+        self._levels.setdefault(code, finding.level)
+        if before is not None and not is_worse:
+            self._active[code] = msgspec.structs.replace(before, text=finding.text)
         if now_s - first_s < kind.after_s or not is_worse:
             return []
         alarm = Alarm(
@@ -154,5 +176,5 @@ class Latch:
             advice=kind.advice,
             since=since if before is None else before.since,
         )
-        self._active[code] = alarm
+        self._active[code], self._levels[code] = alarm, finding.level
         return [alarm]

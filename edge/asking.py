@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import math
+import os
 import secrets
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from edge.clock import utc_now
 from edge.codec import PayloadInvalid, decode, encode
@@ -22,7 +27,7 @@ from edge.mqtt import (
     Published,
     topic,
 )
-from edge.requests import CommandName, NoteRequest, Request, Response
+from edge.requests import CommandName, NoteRequest, Request, Response, type_of
 from edge.settings import BrokerSettings
 
 LIVES_S = 30.0  # a request may be begun for so long
@@ -41,9 +46,16 @@ class NoAnswer(HemascopeError):
 
 
 def new_request(
-    name: CommandName, by: str, text: str | None = None, lives_s: float = LIVES_S
+    name: CommandName,
+    by: str,
+    text: str | None = None,
+    lives_s: float = LIVES_S,
+    **said: str | None,
 ) -> Request:
-    """Return a request that may be begun from now on, for `lives_s`."""
+    """Return a request that may be begun from now on, for `lives_s`.
+
+    `text` is of a note; `said` are slide, operator and note of a start.
+    """
     now = utc_now()
     fields = {
         "id": str(uuid.uuid4()),
@@ -53,7 +65,7 @@ def new_request(
     }
     if name == "note":
         return NoteRequest(**fields, text=text or "")  # type: ignore[arg-type]
-    return Request(**fields)  # type: ignore[arg-type]
+    return type_of(name)(**fields, **said)  # type: ignore[arg-type]
 
 
 def ask(
@@ -78,7 +90,7 @@ def ask(
     data = encode(request)
     client = f"{broker.username or 'command'}-{secrets.token_hex(4)}"
     answers = topic(device, f"{RESPONSES}/{name}")
-    with closing(Link(broker, client, [answers])) as link:
+    with in_turn(broker, timeout_s), closing(Link(broker, client, [answers])) as link:
         link.publish(
             topic(device, f"{REQUESTS}/{name}"),
             data,
@@ -87,6 +99,43 @@ def ask(
             expires_s=math.ceil((request.expires - utc_now()).total_seconds()),
         )
         yield from _answers(link, device, request, timeout_s)
+
+
+@contextmanager
+def in_turn(broker: BrokerSettings, timeout_s: float) -> Iterator[None]:
+    """Wait until no other request of this user on this machine is under way.
+
+    A broker that takes the user's name for the client's id, as ours does, disconnects
+    the one that came first.
+    """
+    if broker.username is None and broker.cert is None:
+        yield
+        return
+    name = f"{broker.host}:{broker.port}:{broker.username or broker.cert}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"hemascope-{os.getuid()}-{digest}.lock"
+    deadline_s = time.monotonic() + timeout_s
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        while not _is_held(file):
+            if time.monotonic() > deadline_s:
+                raise NoAnswer(
+                    f"another request of {broker.username or broker.cert} is under "
+                    f"way on this machine for more than {timeout_s:.0f} s; nothing "
+                    "was asked"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(file)
+
+
+def _is_held(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _answers(

@@ -30,6 +30,7 @@ from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.following import Follower
 from edge.location import locator_spec
+from edge.marking import Runs
 from edge.pace import Pace
 from edge.pipeline import Pipeline, abstain_below
 from edge.profile import IDENTITY_PROFILE, Profile, ProfileMismatch, load_profile
@@ -88,8 +89,8 @@ class Parts:
             adaptation=self._adaptation(),
         )
 
-    def open_slide(self, settings: DifferentialSettings) -> SlideRun | None:
-        """Return what counts cells once each; None where nobody wants it or can.
+    def open_slide(self, settings: DifferentialSettings) -> Runs:
+        """Return what knows the run, and counts cells once each where wanted.
 
         Raises
         ------
@@ -97,7 +98,7 @@ class Parts:
             The confusion file is not one of this classifier.
         """
         if not settings.is_on or self.locator is None:
-            return None
+            return Runs()
         correction = None
         if settings.confusion is not None:
             correction = Correction(read_confusion(settings.confusion))
@@ -137,11 +138,14 @@ class Parts:
         tracking: TrackingSettings,
         pauses: PauseSettings,
         events: EventSettings,
+        *,
+        first_track: int = 1,
+        first_event: int = 1,
     ) -> Follower:
         """Open the sequence model, if there is one, in this thread; follow with it."""
         pace = Pace(pauses.lost_after, pauses.reset_after_s)
         if self.sequence is None:
-            return Follower(tracking, pace)
+            return Follower(tracking, pace, first_track=first_track)
         model = SequenceModel(
             self.sequence,
             open_engine(self.sequence, self.sequence_engine),
@@ -150,8 +154,9 @@ class Parts:
             most_cells=tracking.most_tracks,
             most_rows=self.sequence_engine.batch[2],
             memory_frames=self.memory_frames,
+            first_event=first_event,
         )
-        return Follower(tracking, pace, model)
+        return Follower(tracking, pace, model, first_track=first_track)
 
     def build_stale_engines(self) -> None:
         """Build the engines that TensorRT may not load, and say why.

@@ -24,6 +24,7 @@ from edge.requests import (
     NoteRequest,
     Request,
     Response,
+    StartRequest,
 )
 from edge.results import Ack, ArchiveState, DeviceState, Result
 
@@ -96,9 +97,9 @@ CHANNELS = (
         "request",
         topic("{device}", f"{REQUESTS}/{{name}}"),
         "receive",
-        (Request, NoteRequest),
-        f"Ask for something; at most {MAX_REQUEST_BYTES} bytes, never retained. A note "
-        "is a NoteRequest, everything else a Request.",
+        (Request, StartRequest, NoteRequest),
+        f"Ask for something; at most {MAX_REQUEST_BYTES} bytes, never retained. A "
+        "start is a StartRequest, a note a NoteRequest, everything else a Request.",
     ),
     Channel(
         "response",

@@ -16,17 +16,19 @@ from pathlib import Path
 from edge import clock
 from edge.alarms import Finding, Latch
 from edge.commanding import Commander, CommandFailed, Done
+from edge.conducting import Conductor
 from edge.drawing import draw, to_jpeg
-from edge.entries import Alarm, Entered, Note
+from edge.entries import Alarm, Entered
 from edge.errors import HemascopeError
 from edge.frames import Counts
 from edge.ledger import Ledger, LedgerFull, LedgerRow
 from edge.metrics import Meter, RunMetrics, write_metrics
 from edge.pausing import Pausable
-from edge.requests import NoteRequest, Request
+from edge.requests import NoteRequest, Request, StartRequest
 from edge.results import Drift, Examination
 from edge.settings import AlarmSettings, CommandSettings
 from edge.standing import Taken
+from edge.stir import Stirs
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +48,25 @@ class Attendant:
         source: Pausable,
         self_test: Callable[[], str],
         *,
+        conductor: Conductor,
         commands: CommandSettings,
         alarms: AlarmSettings,
     ) -> None:
         """`folder`: the ledger's; `self_test` proves the models, in any thread."""
+        self._conductor = conductor
         self._ledger, self._folder, self._source = ledger, folder, source
         self._prove = self_test
         self._commands, self._alarms = commands, alarms
         self._meter = Meter()
-        self._latch = Latch("run", ledger.standing.alarms())
+        active = tuple(ledger.standing.alarms())
+        self._latch = Latch("run", active)
+        self._stirs = Stirs(alarms.event_quiet_s, active)
         self._wanted: Future[str] | None = None
         self._test: Future[str] | None = None
         self._looked_s = 0.0
         self._frame_s = time.monotonic()
         self._reason = ""
         self._drift: Drift | None = None
-        if ledger.standing.is_paused:
-            source.pause()
-            log.warning("examination was stopped by command; `start` lets it go on")
         self._commander = Commander(
             folder, ledger.standing, self.append, self, commands
         )
@@ -86,6 +89,7 @@ class Attendant:
     def wrote(self, row: LedgerRow, said: Examination, picture: bytes | None) -> None:
         """Take note of a row that was written, and of the snapshot that shows it."""
         self._meter.count(said)
+        self._stirs.take(said.events)
         if said.status != "gap":
             self._frame_s = time.monotonic()
             self._reason = said.reason or ""
@@ -125,26 +129,30 @@ class Attendant:
 
     # -- what may be asked -------------------------------------------------------------
 
-    def start(self, request: Request) -> Done:
-        """Examine again."""
-        if not self._source.is_paused:
-            return Done("it was examining already")
-        return Done("examining again", then=self._resume)
+    def start(self, request: StartRequest) -> Done:
+        """Begin a run; where one is under way and nothing is said, go on with it."""
+        return self._conductor.start(request)
+
+    def pause(self, request: Request) -> Done:
+        """Examine nothing until told to resume; the run stays open."""
+        return self._conductor.pause(request)
+
+    def resume(self, request: Request) -> Done:
+        """Examine again, in the run that is under way."""
+        return self._conductor.resume(request)
 
     def stop(self, request: Request) -> Done:
-        """Examine nothing until told to start."""
-        if self._source.is_paused:
-            return Done("it was stopped already")
-        return Done("stopped; `start` lets it go on", then=self._source.pause)
+        """End the run, and examine nothing until told to start."""
+        return self._conductor.stop(request)
 
     def note(self, request: NoteRequest) -> Done:
-        """Write a note among the results."""
-        return Done("noted", rows=(Note(text=request.text, by=request.by),))
+        """Write a note to the run, or, where none is under way, among the results."""
+        return self._conductor.note(request)
 
     def snapshot(self, request: Request) -> Future[str]:
         """Keep the annotated picture of the next frame that is examined."""
         if self._source.is_paused:
-            raise CommandFailed("examination is stopped, there is no next frame")
+            raise CommandFailed("nothing is examined now, there is no next frame")
         if self._wanted is None or self._wanted.done():
             self._wanted = Future()
         return self._wanted
@@ -160,10 +168,6 @@ class Attendant:
         return self._test
 
     # -- its own work ------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        self._frame_s = time.monotonic()
-        self._source.resume()
 
     def _keep(self, row: LedgerRow, picture: bytes) -> None:
         """Keep a snapshot, the newest of so many."""
@@ -196,6 +200,15 @@ class Attendant:
         except OSError as error:
             log.warning("figures not written: %s", error)
 
+    def _silent_s(self) -> float:
+        """Seconds for which a frame was expected and none came."""
+        now_s = time.monotonic()
+        if self._source.is_paused or not self._source.is_live:
+            self._frame_s = now_s
+        silent_s = now_s - self._frame_s
+        of_camera_s = self._conductor.silent_s  # between two points no frame is due
+        return silent_s if of_camera_s is None else min(silent_s, of_camera_s)
+
     def _tell(self, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
             what = alarm.severity if alarm.until is None else "over"
@@ -204,10 +217,9 @@ class Attendant:
 
     def _findings(self, figures: RunMetrics) -> dict[str, Finding]:
         """Say what is wrong now."""
-        found: dict[str, Finding] = {}
-        silent_s = time.monotonic() - self._frame_s
-        is_expected = self._source.is_live and not self._source.is_paused
-        if is_expected and silent_s > self._alarms.no_frame_s:
+        found = self._stirs.findings()
+        silent_s = self._silent_s()
+        if silent_s > self._alarms.no_frame_s:
             found["no-frames"] = Finding("red", f"no frame for {silent_s:.0f} s")
         if self._meter.rejected_in_a_row >= _REJECTED_IN_A_ROW:
             found["frames-rejected"] = Finding(

@@ -17,6 +17,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def monotonic_ns() -> int:
+    """Monotonic time of this boot."""
+    return time.monotonic_ns()
+
+
 def is_synchronised() -> bool:
     """Whether the kernel says that wall time follows a reference."""
     query = ctypes.create_string_buffer(512)  # struct timex, all zero: only ask
@@ -32,3 +37,11 @@ def utc_of(monotonic_ns: int) -> datetime:
     """Wall time of a moment on the monotonic clock, by their present offset."""
     age_s = (time.monotonic_ns() - monotonic_ns) * 1e-9
     return datetime.fromtimestamp(time.time() - age_s, timezone.utc)
+
+
+def suspended_ns() -> int:
+    """Return how long the machine was suspended since its boot.
+
+    Monotonic time stands still then; it is right to some microseconds.
+    """
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()

@@ -4,8 +4,8 @@ The run process takes requests over from the inbox and judges each again, by its
 settings and its own clock: it does not depend on the publisher having done so. A
 request has its effect once or not at all, and its rows say which:
 
-- start, stop, note: the effect is a row or a mark of the ledger, written in the
-  transaction that says `done` and moves on in the inbox.
+- start, pause, resume, stop, note: the effect is a row or a mark of the ledger, written
+  in the transaction that says `done` and moves on in the inbox.
 - snapshot, self-test: `accepted` is on disk before they begin, `done` or `failed` after
   they end; what a process left behind when it died is `failed` by the next one.
 """
@@ -24,18 +24,20 @@ from typing import Protocol
 
 import msgspec
 
-from edge.alarms import KINDS
+from edge.alarms import kind_of
 from edge.clock import utc_now
 from edge.codec import PayloadInvalid, decode
-from edge.entries import Alarm, Audit, Entered, Note
+from edge.entries import Alarm, Audit, Entered, Note, RunMark
 from edge.errors import HemascopeError
 from edge.inbox import Handed, InboxFailed, look_into
+from edge.marking import RunRefused
 from edge.requests import (
     COMMANDS,
     CommandName,
     NoteRequest,
     Outcome,
     Request,
+    StartRequest,
     type_of,
     why_refused,
 )
@@ -59,7 +61,7 @@ class Done:
     """What was asked is done once `rows` are written; `then` makes it so in memory."""
 
     text: str
-    rows: tuple[Note, ...] = ()
+    rows: tuple[Note | RunMark, ...] = ()
     then: Callable[[], None] = field(default=lambda: None)
 
 
@@ -67,14 +69,21 @@ class Instrument(Protocol):
     """What may be asked. Called from the run's main thread, between two rows.
 
     A method returns at once: `Done`, or a future of the text that ends the matter. It
-    raises `CommandFailed` where it cannot be done.
+    raises `CommandFailed` where it cannot be done, and `RunRefused` where what is said
+    of a run may name a patient.
     """
 
-    def start(self, request: Request) -> Done:
-        """Examine again."""
+    def start(self, request: StartRequest) -> Done:
+        """Begin a run and examine."""
+
+    def pause(self, request: Request) -> Done:
+        """Examine nothing until told to resume, also after a restart."""
+
+    def resume(self, request: Request) -> Done:
+        """Examine again, in the same run."""
 
     def stop(self, request: Request) -> Done:
-        """Examine nothing until told to start, also after a restart."""
+        """End the run; examine nothing until told to start, also after a restart."""
 
     def note(self, request: NoteRequest) -> Done:
         """Write a note among the results."""
@@ -205,6 +214,9 @@ class Commander:
         act = getattr(self._instrument, name.replace("-", "_"))
         try:
             answer: Done | Future[str] = act(request)
+        except RunRefused as error:  # the value may be a name, and rows are for ever
+            self._append([_ended(audit, "refused", error.discreet)], taken)
+            return
         except Exception as error:  # one that cannot be done costs no frame
             if not isinstance(error, HemascopeError):
                 log.exception("command=%s failed", name)
@@ -258,10 +270,10 @@ def _entry_of(item: Handed) -> Alarm | Audit:
         return _unbelieved(item, str(error))
     if isinstance(entry, Audit) and entry.outcome != "refused":
         return _unbelieved(item, f"the publisher claims that it is {entry.outcome}")
-    if isinstance(entry, Alarm) and (
-        entry.code not in KINDS or KINDS[entry.code].by != "publish"
-    ):
-        return _unbelieved(item, f"the publisher has no alarm {entry.code}")
+    if isinstance(entry, Alarm):
+        kind = kind_of(entry.code)
+        if kind is None or kind.by != "publish":
+            return _unbelieved(item, f"the publisher has no alarm {entry.code}")
     return entry
 
 

@@ -211,6 +211,8 @@ def _run(view: DeviceView, now_s: float) -> dict[str, str]:
         "counting": "" if rate is None else f"{rate:.0f} cells per minute",
         "more cells": f"until limits are {100 * said.wanted_width:g} % apart",
     }
+    if said.since is not None:
+        facts["counted since"] = f"{said.since:%H:%M} UTC, when the run was resumed"
     if said.patches > 1:
         facts["mosaic"] = f"{said.patches} patches not joined yet"
     return facts

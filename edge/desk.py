@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from edge.frames import Exposure, Gap
 
+MOST_PLANNED = 4  # a frame that takes long must not stop the camera from being read
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -27,7 +29,8 @@ class Desk:
     """Shared by one camera thread and several workers.
 
     A live exposure replaces one that nobody has taken yet: it is dropped before it is
-    decoded. A recorded one waits until the last has been taken. Gaps are never dropped.
+    decoded. A recorded one waits until the last has been taken. Planned ones are never
+    dropped; the next waits where `MOST_PLANNED` lie here. Nor are gaps.
     """
 
     def __init__(self, *, is_live: bool, most_frames: int | None = None) -> None:
@@ -68,6 +71,12 @@ class Desk:
             return ticket
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing lies here."""
+        with self._changed:
+            return not self._items
+
+    @property
     def taken(self) -> int:
         """How many tickets have been taken."""
         return self._number
@@ -81,11 +90,12 @@ class Desk:
     def _make_room(self) -> None:
         """Remove the exposure that lies here, or wait until it has been taken."""
         while not self._is_closed:
-            lying = next((e for e in self._items if isinstance(e[0], Exposure)), None)
-            if lying is None:
+            lying = [e for e in self._items if isinstance(e[0], Exposure)]
+            planned = [e for e in lying if e[0].planned is not None]
+            if not lying or 0 < len(planned) < MOST_PLANNED:
                 return
-            if self._is_live:
-                self._items.remove(lying)
+            if self._is_live and not planned:
+                self._items.remove(lying[0])
                 self._passed_over += 1
                 return
             self._changed.wait()

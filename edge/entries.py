@@ -13,7 +13,16 @@ from msgspec import Meta, Struct
 
 from edge.codec import decode
 from edge.requests import Line, Outcome, Person, RequestId, Utc
-from edge.results import Count, Epoch, Name, Number, Result, RunId, Sha256
+from edge.results import (
+    Count,
+    Epoch,
+    MissedPoints,
+    Name,
+    Number,
+    Result,
+    RunId,
+    Sha256,
+)
 
 Severity = Literal["amber", "red"]
 Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$(?!\n)")]
@@ -62,14 +71,60 @@ class Audit(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="command"
     unrecorded: Count = 0
 
 
+class PlanNote(_Entered, frozen=True, kw_only=True):
+    """The schedule of a run: how much is planned, and when it began.
+
+    `sha256` is of all that says when frames are due. `zero_ns` is its beginning on the
+    monotonic clock of boot `boot_id`, the time that the machine was suspended included;
+    `zero_utc` the same by wall time. Point n is due its own time after that.
+    """
+
+    points: Number
+    frames_per_point: Number
+    lasts_s: Annotated[float, Meta(ge=0)]
+    sha256: Sha256
+    zero_utc: Utc
+    zero_ns: int
+    boot_id: str
+
+
+class Lost(_Entered, frozen=True, kw_only=True):
+    """What a run lost by the end of its process.
+
+    `row` is the last one of the run before, `away_s` the time since its frame, null
+    where the clocks cannot tell. `points` were due in that time; a gap row that follows
+    says so too. `counted`: cells counted until then, by class; counting begins anew.
+    States are new, and tracks begin anew with number `next_track`, events with
+    `next_event`. `is_rebooted`: the machine was booted in between, so due times follow
+    wall time.
+    """
+
+    row: Number
+    away_s: Annotated[float, Meta(ge=0)] | None
+    points: MissedPoints | None = None
+    counted: dict[str, Count] = {}
+    next_track: Count
+    next_event: Count
+    is_rebooted: bool = False
+
+
 class RunMark(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="run"):
-    """A run is one slide under the microscope: it starts, is noted on, and ends."""
+    """A run is one slide under the microscope: it starts, is noted on, and ends.
+
+    It is resumed where a process takes up what an earlier one left: `lost` says what
+    the run lost by that. `by` is who asked for it over MQTT. `plan` is its schedule.
+    `is_waiting`: with this end nothing is examined until the command to start.
+    """
 
     run: RunId
-    phase: Literal["start", "note", "end"]
+    phase: Literal["start", "resumed", "note", "end"]
     slide: Annotated[str, Meta(max_length=32)] | None = None
     operator: Annotated[str, Meta(max_length=8)] | None = None
     text: Line | None = None
+    by: Person | None = None
+    plan: PlanNote | None = None
+    lost: Lost | None = None
+    is_waiting: bool = False
 
 
 Entered = Alarm | Note | Audit | RunMark

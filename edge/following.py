@@ -13,7 +13,7 @@ import numpy as np
 
 from edge.engines import EngineFailed
 from edge.location import widths
-from edge.pace import Pace, Pause
+from edge.pace import Expected, Pace, Pause
 from edge.pipeline import Seen, Stopwatch
 from edge.results import Cell, Course, Event, Examination, Following
 from edge.sequence import Boxes, SequenceModel, View
@@ -34,10 +34,15 @@ class Follower:
     """
 
     def __init__(
-        self, tracking: TrackingSettings, pace: Pace, model: SequenceModel | None = None
+        self,
+        tracking: TrackingSettings,
+        pace: Pace,
+        model: SequenceModel | None = None,
+        *,
+        first_track: int = 1,
     ) -> None:
         self._model, self._pace = model, pace
-        self._tracker = Tracker(tracking)
+        self._tracker = Tracker(tracking, first_id=first_track)
         self._um: float | None = None
         self._untold: deque[Event] = deque()
 
@@ -69,7 +74,7 @@ class Follower:
         if um is None or seen.examination.status in ("rejected", "gap"):
             return seen.examination
         said, stage = _shortened(seen.examination), Stopwatch()
-        pause = self._pace.take(said.monotonic_ns)
+        pause = self._pace.take(said.monotonic_ns, _expected(said))
         with stage("follow"):
             boxes = np.array([c.box for c in said.cells], np.float32).reshape(-1, 4)
             links = self._tracker.follow(
@@ -150,6 +155,8 @@ class Follower:
             pause_s=None if pause.seconds is None else round(pause.seconds, 6),
             not_followed=links.not_followed,
             dropped=links.dropped,
+            next_track=self._tracker.next_id,
+            next_event=1 if self._model is None else self._model.next_event,
             model=None if model is None else model.id,
             classes=() if model is None else model.labels,
         )
@@ -168,6 +175,13 @@ def _shortened(said: Examination) -> Examination:
         status="degraded",
         reason="; ".join(filter(None, (said.reason, more))),
     )
+
+
+def _expected(said: Examination) -> Expected:
+    """Return what the schedule says of the pause before a frame."""
+    if said.point is None:
+        return Expected()
+    return Expected(True, said.point.expected_s)
 
 
 def _found(boxes: Boxes, cells: tuple[Cell, ...], um: float) -> Found:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
-from edge.results import Controls
+from edge.results import Controls, MissedPoints, Point
 
+P = TypeVar("P")
 Counts = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -56,23 +57,32 @@ class RawFrame:
     pixels: Counts
 
 
+@dataclass(frozen=True, slots=True)
+class Planned(Generic[P]):
+    """What the plan of a run has to say of something."""
+
+    run: str
+    what: P
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Exposure:
     """A frame not yet decoded, so that one nobody will look at costs nothing.
 
     `develop` decodes it; it may be called once, from any thread, and raises
-    `FrameRejected` when what arrived is damaged.
+    `FrameRejected` when what arrived is damaged. `planned` is set on frames of a plan.
     """
 
     shot: Shot
     develop: Callable[[], RawFrame]
+    planned: Planned[Point] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Frames that never came: `missed` of them, from number `first` on.
 
-    `missed` is None when nobody can know how many.
+    `missed` is None when nobody can know how many. `planned`: the planned ones of them.
     """
 
     first: int
@@ -80,6 +90,7 @@ class Gap:
     reason: str
     monotonic_ns: int
     utc: datetime
+    planned: Planned[MissedPoints] | None = None
 
 
 class Source(Protocol):

@@ -130,8 +130,7 @@ class Ledger:
                         "INSERT INTO rows VALUES (?, ?, ?)",
                         (row.seq, row.data, row.sha256),
                     )
-                    if not isinstance(one, Examination):
-                        self.standing.record(row.seq, one)
+                    self.standing.record(row.seq, one)
                 if taken is not None:
                     self.standing.take(taken)
         except sqlite3.Error as error:

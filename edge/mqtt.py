@@ -116,6 +116,7 @@ class Link:
         self._where = f"{settings.host}:{settings.port}"
         self._events: deque[Message | Published] = deque()
         self._refusal: ReasonCode | None = None
+        self._farewell: ReasonCode | None = None
         self._unanswered: set[int] = set()
         self._is_up = False
         self._granted = False
@@ -162,9 +163,10 @@ class Link:
         code = self._client.loop(timeout_s)
         if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or not self._is_up:
             self._is_up = False
-            raise BrokerUnreachable(
-                f"broker {self._where}: connection lost ({paho.error_string(code)})"
-            )
+            why = str(self._farewell or paho.error_string(code))
+            if why == "Session taken over":
+                why += ": another program came with our name; give each its own"
+            raise BrokerUnreachable(f"broker {self._where}: connection lost ({why})")
         events = list(self._events)
         self._events.clear()
         return events
@@ -309,6 +311,7 @@ class Link:
     ) -> None:
         self._is_up = False
         if reason.is_failure:
+            self._farewell = reason
             log.warning("broker=%s disconnected reason=%s", self._where, reason)
 
     def _on_subscribe(

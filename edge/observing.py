@@ -116,7 +116,15 @@ class DeviceView:
         """Whether what is shown may no longer be true."""
         age_s = self.age_s(now_s)
         is_live = self.state == "online" and not self.is_paused
-        return not is_live or age_s is None or age_s > STALE_S or self.behind(now_s) > 0
+        if not is_live or age_s is None or self.behind(now_s) > 0:
+            return True
+        return age_s > STALE_S + self._until_next_s
+
+    @property
+    def _until_next_s(self) -> float:
+        """How long after the last result, as planned, the next one is due."""
+        point = None if self.last is None else self.last.point
+        return 0.0 if point is None else point.next_s or 0.0
 
     def condition(self, now_s: float) -> str:
         """Say in a few words how things are, and why they are not live."""
@@ -229,7 +237,7 @@ class Observer:
             self._take_result(view, row, is_new=is_new)
         elif is_new and isinstance(row.entry, RunMark):
             _follow_run(view, row.entry.run)
-            if row.entry.phase == "start":
+            if row.entry.phase in ("start", "resumed"):
                 view.start = row.entry
 
     def _take_result(self, view: DeviceView, result: Result, *, is_new: bool) -> None:

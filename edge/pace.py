@@ -26,6 +26,14 @@ class Pause:
     steps: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a schedule says of a pause: None where the frame comes as it can."""
+
+    is_planned: bool = False
+    seconds: float | None = None
+
+
 class Pace:
     """The intervals between frames; their median is the usual one.
 
@@ -39,16 +47,22 @@ class Pace:
         self._intervals_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._last_ns: int | None = None
 
-    def take(self, monotonic_ns: int) -> Pause:
-        """Say what lies between this frame and the last one."""
+    def take(self, monotonic_ns: int, expected: Expected = Expected()) -> Pause:
+        """Say what lies between this frame and the last one.
+
+        Where frames are planned, the usual interval is the planned one.
+        """
         last, self._last_ns = self._last_ns, monotonic_ns
         if last is None:
             return Pause("first", None, None)
         passed_s = max(monotonic_ns - last, 0) * 1e-9
         if passed_s > self._reset_after_s:
             return Pause("reset", passed_s, None)
-        usual_s = median(self._intervals_s) if self._intervals_s else passed_s
-        self._intervals_s.append(passed_s)
+        if expected.is_planned:
+            usual_s = expected.seconds or passed_s
+        else:
+            usual_s = median(self._intervals_s) if self._intervals_s else passed_s
+            self._intervals_s.append(passed_s)
         steps = round(passed_s / usual_s) if usual_s > 0 else 1
         steps = min(max(steps, 1), _MOST_STEPS)
         is_late = passed_s > self._lost_after * usual_s

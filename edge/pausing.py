@@ -75,6 +75,6 @@ class Pausable:
         first, dropped = self._first, self._dropped
         self._held, self._first, self._dropped = exposure, None, 0
         paused_s = time.monotonic() - self._since_s
-        reason = f"examination was stopped by command for {paused_s:.1f} s"
+        reason = f"held by command for {paused_s:.1f} s"
         now_ns = time.monotonic_ns()
         return Gap(first, dropped, reason, now_ns, utc_of(now_ns))

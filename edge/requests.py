@@ -14,7 +14,9 @@ from msgspec import Meta, Struct
 
 from edge.results import Name, Number
 
-CommandName = Literal["start", "stop", "note", "snapshot", "self-test"]
+CommandName = Literal[
+    "start", "pause", "resume", "stop", "note", "snapshot", "self-test"
+]
 COMMANDS: tuple[CommandName, ...] = get_args(CommandName)
 MAX_REQUEST_BYTES = 4096
 FUTURE_S = 5.0  # clocks of a laboratory differ by so much
@@ -42,6 +44,19 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     by: Person
 
 
+class StartRequest(Request, frozen=True, kw_only=True):
+    """Ask for a run: of `slide`, by `operator`, with a `note`; none names a patient."""
+
+    slide: Person | None = None
+    operator: Person | None = None
+    note: Line | None = None
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether nothing is said of the run."""
+        return self.slide is None and self.operator is None and self.note is None
+
+
 class NoteRequest(Request, frozen=True, kw_only=True):
     """Ask for `text` to be written among the results."""
 
@@ -65,7 +80,8 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def type_of(name: CommandName) -> type[Request]:
     """Type of the requests of a command."""
-    return NoteRequest if name == "note" else Request
+    own: dict[CommandName, type[Request]] = {"start": StartRequest, "note": NoteRequest}
+    return own.get(name, Request)
 
 
 def why_refused(

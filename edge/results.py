@@ -106,8 +106,9 @@ class Following(_Said, frozen=True, kw_only=True):
     `continuity`: "first"; "continuous"; "discontinuous": frames are missing, states are
     kept; "reset": the pause was too long, states are new; "new field": another place,
     all tracks ended. `not_followed` counts cells beyond the number that may be
-    followed, `dropped` tracks that made room for them. `model` and `classes`: the
-    sequence model's.
+    followed, `dropped` tracks that made room for them. Tracks from `next_track` and
+    events from `next_event` on are not in this row or an earlier one. `model` and
+    `classes`: the sequence model's.
     """
 
     continuity: Literal["first", "continuous", "discontinuous", "reset", "new field"]
@@ -118,6 +119,8 @@ class Following(_Said, frozen=True, kw_only=True):
     pause_s: Annotated[float, Meta(ge=0)] | None = None
     not_followed: Count = 0
     dropped: Count = 0
+    next_track: Count = 1
+    next_event: Count = 1
     model: str | None = None
     classes: tuple[str, ...] = ()
 
@@ -154,6 +157,37 @@ class FrameRange(_Said, frozen=True, kw_only=True):
     last: Count
     passed_over: Count = 0
     missed: Count | None = 0
+
+
+class Point(_Said, frozen=True, kw_only=True):
+    """Which planned frame this is: number `frame` of point `index`, both from 0.
+
+    `due` by wall time; `late_ms`: so long afterwards the exposure began. `expected_s`:
+    how long after the point before this one is due, null for the first and for further
+    frames of a point; `next_s`: how long after this point the next one is due, null for
+    the last. `between` counts frames since the planned one before that nobody wanted:
+    passed over, or skipped by the camera.
+    """
+
+    index: Count
+    frame: Count = 0
+    phase: Count = 0
+    due: datetime
+    late_ms: float
+    expected_s: Annotated[float, Meta(gt=0)] | None = None
+    next_s: Annotated[float, Meta(gt=0)] | None = None
+    between: Count = 0
+
+
+class MissedPoints(_Said, frozen=True, kw_only=True):
+    """Planned frames that were not taken: so many, at points `first` to `last`.
+
+    Where `frames` is less than a point has, some of `first` were taken.
+    """
+
+    first: Count
+    last: Count
+    frames: Number
 
 
 class Quality(_Said, frozen=True, kw_only=True):
@@ -211,7 +245,8 @@ class Differential(_Said, frozen=True, kw_only=True):
     `of` says what shares are of; `total` counts those cells, `unidentified` ones are
     beside it. `place_um`: where the frame lies on its patch of the mosaic, x and y;
     null for a frame that was not laid on it. `patches` are the parts of the mosaic that
-    are not joined: a cell of one may be a cell of another.
+    are not joined: a cell of one may be a cell of another. `since`: the run was resumed
+    then, and what was counted before is not in here; null counts from its start.
     """
 
     of: Literal["all cells", "white cells"]
@@ -222,6 +257,7 @@ class Differential(_Said, frozen=True, kw_only=True):
     patch: Count | None = None
     place_um: tuple[float, float] | None = None
     patches: Count
+    since: datetime | None = None
 
 
 Colour = tuple[float, float, float]
@@ -266,7 +302,8 @@ class Examination(_Said, frozen=True, kw_only=True):
 
     `camera` is the camera's name with its serial, null for recordings; `controls` is
     how it was set. `fault` names why the quality gate rejected a frame. `run` is the id
-    of the slide's run, which entries start and end.
+    of the slide's run, which entries start and end. Where frames are planned, `point`
+    says which one this is, and a gap which were missed.
     """
 
     status: Status
@@ -281,6 +318,8 @@ class Examination(_Said, frozen=True, kw_only=True):
     camera: str | None = None
     controls: Controls | None = None
     frame: FrameRange
+    point: Point | None = None
+    missed_points: MissedPoints | None = None
     width_px: Count = 0
     height_px: Count = 0
     pixel_size_um: Annotated[float, Meta(gt=0)] | None = None

@@ -15,7 +15,7 @@ from edge.doctor.findings import Report
 from edge.entries import Entry
 from edge.metrics import Metrics
 from edge.profile import ProfileRecord
-from edge.requests import NoteRequest, Request, Response
+from edge.requests import NoteRequest, Request, Response, StartRequest
 from edge.results import Ack, ArchiveState, DeviceState, Result
 from edge.settings import ArchiveFile, DeviceFile
 
@@ -28,6 +28,7 @@ PUBLISHED = {
     "archive-state": ArchiveState,
     "metrics": Metrics,
     "request": Request,
+    "start-request": StartRequest,
     "note-request": NoteRequest,
     "response": Response,
     "bundle": BundleRecord,

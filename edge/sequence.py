@@ -69,6 +69,8 @@ class SequenceModel:
         How many cells are followed at once, and go through the engine at once.
     memory_frames
         How far memories go back while nothing happens, 0 for ever.
+    first_event
+        The first number an event gets.
     """
 
     def __init__(
@@ -81,12 +83,13 @@ class SequenceModel:
         most_cells: int,
         most_rows: int,
         memory_frames: int = 0,
+        first_event: int = 1,
     ) -> None:
         self.bundle = bundle
         self._turn = memory_frames // 2
         self._engine, self._profile = engine, profile
         self._memory = Memory(bundle, engine, 2 * most_cells, most_rows)
-        self._changes = Changes(bundle.labels, events)
+        self._changes = Changes(bundle.labels, events, first_id=first_event)
         self._albums = Albums()
         self._sides: dict[int, int] = {}  # of each track's window, px
         self._stepped: dict[int, int] = {}  # the step that showed each track last
@@ -187,6 +190,11 @@ class SequenceModel:
         ):
             if not self._changes.is_open(track):
                 self._memory.forget([2 * track + memory])
+
+    @property
+    def next_event(self) -> int:
+        """The number of the next event."""
+        return self._changes.next_id
 
     @property
     def remembered(self) -> int:

@@ -22,6 +22,7 @@ from functools import partial
 import msgspec
 
 from edge.attending import Attendant
+from edge.conducting import Conductor
 from edge.desk import Desk, Ticket
 from edge.drawing import draw, to_jpeg
 from edge.drift import DriftWatch
@@ -29,13 +30,13 @@ from edge.errors import FrameRejected, HemascopeError
 from edge.following import Follower
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerRow, RowRefused
+from edge.marking import Runs
 from edge.notify import Notifier
 from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
 from edge.registration import View
 from edge.results import Examination
 from edge.settings import RunSettings
-from edge.slide import SlideRun
 from edge.turns import Turns
 from edge.unseen import STOPPED, nothing_of
 
@@ -76,14 +77,17 @@ class Company:
     `drift` compares what is seen with the calibration, `attendant` answers requests and
     raises alarms, `notifier` tells systemd of progress. With `open_follower`, cells are
     followed: each worker examines its frame as always and then waits for its turn at
-    the one follower. `slide` counts each cell once and turns bad frames away.
+    the one follower. `runs` knows of which run a frame is, and counts its cells;
+    `conductor` begins and ends it, and without one the run ends with the process.
+    With a `conductor` that has a schedule no planned frame is passed over.
     """
 
     drift: DriftWatch | None = None
     attendant: Attendant | None = None
     notifier: Notifier = field(default_factory=Notifier)
     open_follower: Callable[[], Follower] | None = None
-    slide: SlideRun | None = None
+    runs: Runs | None = None
+    conductor: Conductor | None = None
 
 
 class Service:
@@ -104,7 +108,8 @@ class Service:
         self._ledger, self._previews, self._settings = ledger, previews, settings
         self._keep_rows, company = keep_rows, company or Company()
         self._drift, self._attendant = company.drift, company.attendant
-        self._notifier, self._slide = company.notifier, company.slide
+        self._notifier, self._runs = company.notifier, company.runs
+        self._conductor = company.conductor
         opens = company.open_follower
         self._turns = None if opens is None else Turns(opens)
         self._proven: list[str] = []  # workers whose engines passed the self-test
@@ -114,6 +119,7 @@ class Service:
         self._identical = self._failures = 0
         self._failed: RunFailed | None = None
         self._in_hand: dict[int, Ticket] = {}
+        self._stop = threading.Event()
 
     def run(
         self,
@@ -132,6 +138,7 @@ class Service:
             The disk is full.
         """
         desk = Desk(is_live=self._source.is_live, most_frames=frames)
+        self._stop = stop
         camera = threading.Thread(
             target=self._watch_camera, args=(desk, stop), name="camera", daemon=True
         )
@@ -251,9 +258,9 @@ class Service:
         """Examine a frame alone, then, in its turn, with the ones before it."""
         turns = self._turns
         if turns is None:
-            return pipeline.examine(exposure)
+            return _planned(pipeline.examine(exposure), exposure)
         try:
-            seen = pipeline.examine(exposure)
+            seen = _planned(pipeline.examine(exposure), exposure)
         except BaseException:
             turns.skip(number)
             raise
@@ -299,14 +306,13 @@ class Service:
             if desk.taken == due:
                 moved_s = time.monotonic()
                 self._say_idle()
+                self._end_plan(desk)
             elif time.monotonic() - moved_s > self._settings.most_frame_s:
                 failed = failed or self._hung()
                 break
         for number in sorted({*waiting, *list(self._in_hand)}):  # one never came back
             self._write(waiting.get(number) or self._given_up(number), on_row)
-        if self._slide is not None and self._slide.run is not None:
-            self._slide.end_run()
-        self._write_marks()
+        self._end_run(is_over=failed is None and not self._stop.is_set())
         if failed is not None:
             raise failed
 
@@ -314,8 +320,31 @@ class Service:
         """Do what is due beside the frames."""
         if self._attendant is not None:
             self._attendant.step(queue=len(self._in_hand))
+        if self._proven:
+            self._begin()
         if len(self._proven) == workers:
             self._notifier.ready()
+
+    def _begin(self) -> None:
+        """Begin the run, or go on with it; before its first row."""
+        if self._conductor is not None:
+            self._conductor.begin()
+
+    def _end_plan(self, desk: Desk) -> None:
+        """End the run after its last planned frame; nothing is in hand."""
+        conductor = self._conductor
+        if conductor is None or not conductor.is_plan_over or not desk.is_empty:
+            return
+        if conductor.end_plan():
+            desk.close()
+
+    def _end_run(self, *, is_over: bool) -> None:
+        """Say how the run is left."""
+        if self._conductor is not None:
+            self._conductor.finish(is_over=is_over)
+        elif self._runs is not None and self._runs.run is not None:
+            self._runs.end_run()
+        self._write_marks()
 
     def _say_idle(self) -> None:
         """Nothing is in hand: that is progress while the camera's thread goes round."""
@@ -359,10 +388,10 @@ class Service:
 
     def _count(self, said: Examination, view: View | None) -> Examination:
         """Count what is new on a frame; a result never fails for its place."""
-        if self._slide is None:
+        if self._runs is None:
             return said
         try:
-            return self._slide.take(said, view)
+            return self._runs.take(said, view)
         except Exception as error:
             log.exception("sequence=%d not counted", said.frame.first)
             reason = f"not counted: {error!r}; say so to the makers"
@@ -370,14 +399,16 @@ class Service:
 
     def _write_marks(self) -> None:
         """Append what was started, noted and ended since the last time."""
-        for mark in self._slide.marks() if self._slide is not None else ():
+        for mark in self._runs.marks() if self._runs is not None else ():
             self._ledger.with_room(partial(self._ledger.append, mark))
 
     def _write(
         self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
     ) -> None:
+        self._begin()
         self._write_marks()
-        said = self._count(self._reject_frozen(outcome), outcome.view)
+        said = self._of_this_run(outcome.number, self._reject_frozen(outcome))
+        said = self._count(said, outcome.view)
         said = self._follow_drift(said)
         row = self._ledger.with_room(lambda: self._append(said))
         if outcome.preview is not None:
@@ -389,6 +420,13 @@ class Service:
         on_row(row, said)
         self._notifier.progress(f"row {row.seq}: {said.status} {said.reason or ''}")
         self._count_failures(outcome)
+
+    def _of_this_run(self, number: int, said: Examination) -> Examination:
+        """Say nothing of the plan of a run that is over by now."""
+        planned = self._in_hand[number].item.planned
+        if planned is None or self._runs is None or planned.run == self._runs.run:
+            return said
+        return msgspec.structs.replace(said, point=None, missed_points=None)
 
     def _count_failures(self, outcome: Outcome) -> None:
         """Give up after several in a row; what had no chance to fail counts nothing."""
@@ -453,6 +491,15 @@ class Service:
                 self._outcomes.get(timeout=0.05)
             except queue.Empty:
                 continue
+
+
+def _planned(seen: Seen, exposure: Exposure) -> Seen:
+    """Say which planned frame it is; what follows cells must know."""
+    if exposure.planned is None:
+        return seen
+    point = exposure.planned.what
+    said = msgspec.structs.replace(seen.examination, point=point)
+    return Seen(seen.raw, said, seen.view)
 
 
 def _digest(pixels: Counts) -> int:

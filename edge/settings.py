@@ -297,6 +297,51 @@ class SequenceSettings(EngineSettings, frozen=True):
     memory_frames: Annotated[int, Meta(ge=0, le=100_000)] = 20
 
 
+class PhaseSettings(_Settings, frozen=True):
+    """Points at one interval, for `duration_h` or so many `points`."""
+
+    interval_s: Annotated[float, Meta(ge=0.01, le=1e6)]
+    duration_h: Positive | None = None
+    points: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.duration_h is None) == (self.points is None):
+            raise ValueError("give duration_h or points, one of the two")
+
+
+class ScheduleSettings(_Settings, frozen=True):
+    """Frames are examined at planned points, and at no other time.
+
+    One phase as `interval_s` with `duration_h` or `points`, or several as `phases`, or
+    a useq-schema `file`. `frames_per_point`: so many, one after the other.
+    `when_done`: after the last point the run ends; then the process ends, or waits for
+    the command to start another.
+    """
+
+    file: Path | None = None
+    interval_s: Annotated[float, Meta(ge=0.01, le=1e6)] | None = None
+    duration_h: Positive | None = None
+    points: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    phases: Annotated[tuple[PhaseSettings, ...], Meta(max_length=1000)] = ()
+    frames_per_point: Annotated[int, Meta(ge=1, le=1000)] = 1
+    when_done: Literal["end", "wait"] = "end"
+
+    def __post_init__(self) -> None:
+        given = [self.file is not None, self.interval_s is not None, bool(self.phases)]
+        if sum(given) != 1:
+            raise ValueError("give file, interval_s or phases, one of the three")
+        self.all_phases  # noqa: B018 refuse at once what it refuses
+
+    @property
+    def all_phases(self) -> tuple[PhaseSettings, ...]:
+        """The phases, none where a file has them."""
+        if self.interval_s is not None:
+            return (PhaseSettings(self.interval_s, self.duration_h, self.points),)
+        if self.duration_h is not None or self.points is not None:
+            raise ValueError("duration_h and points go with interval_s")
+        return self.phases
+
+
 class PauseSettings(_Settings, frozen=True):
     """What missing frames do to what is remembered of cells.
 
@@ -354,6 +399,9 @@ class RunSettings(_Settings, frozen=True):
     `most_failures`: frames that fail in a row before the process ends;
     `most_frame_s`: so long in work, a frame counts as hung.
 
+    `resume_within_s`: a run without a schedule that a process left open is resumed by
+    the next one within this time, and ended after it; one with a schedule is resumed.
+
     `frozen_after`: identical frames before a live image counts as frozen; `preview_hz`:
     annotated pictures per second for MQTT, 0 sends none: a picture may show a patient's
     cells.
@@ -362,6 +410,7 @@ class RunSettings(_Settings, frozen=True):
     workers: Annotated[int, Meta(ge=1, le=64)] | None = None
     most_failures: Annotated[int, Meta(ge=1)] = 10
     most_frame_s: Annotated[float, Meta(ge=1, le=1e6)] = 30.0
+    resume_within_s: NotNegative = 900.0
     frozen_after: Annotated[int, Meta(ge=2)] = 5
     preview_hz: Annotated[float, Meta(ge=0, le=30)] = 0.0
     preview_width_px: Annotated[int, Meta(ge=64, le=1920)] = 960
@@ -395,12 +444,15 @@ class AlarmSettings(_Settings, frozen=True):
     """When the device says that something is wrong: each amber, then red.
 
     `disk_share` of the ledger's disk that is used; `temperature_c` of the hottest part;
-    `no_frame_s`: so long without a frame, a live camera counts as silent.
+    `no_frame_s`: so long without a frame, a live camera counts as silent. What happens
+    to followed cells is one alarm for each kind of change, and over when it happened to
+    none for `event_quiet_s`; 0 raises none.
     """
 
     disk_share: tuple[Share, Share] = (0.85, 0.95)
     temperature_c: tuple[Finite, Finite] = (85.0, 95.0)
     no_frame_s: Positive = 10.0
+    event_quiet_s: NotNegative = 600.0
 
     def __post_init__(self) -> None:
         for name in ("disk_share", "temperature_c"):
@@ -419,6 +471,7 @@ class DeviceFile(_Settings, frozen=True, kw_only=True):
     location: LocationSettings = LocationSettings()
     tracking: TrackingSettings | None = None
     sequence: SequenceSettings | None = None
+    schedule: ScheduleSettings | None = None
     pauses: PauseSettings = PauseSettings()
     events: EventSettings = EventSettings()
     ledger: LedgerSettings

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from edge.entries import Alarm, Audit, Entered
-from edge.results import ActiveAlarm
+from edge.codec import decode, encode
+from edge.entries import Alarm, Audit, Entered, RunMark
+from edge.progress import Progress, after_frame, after_mark
+from edge.results import ActiveAlarm, Examination
 
+_HOLDS = {"start": False, "resume": False, "stop": True, "pause": True}
 MOST_IDS = 100_000  # requests remembered; an expired one is refused without this
 
 
@@ -55,14 +58,26 @@ class Standing:
         ).fetchone()
         return bool(found[0] == len(_TABLES))
 
-    def record(self, seq: int, entered: Entered) -> None:
+    def record(self, seq: int, said: Examination | Entered) -> None:
         """Note row `seq`; called within the transaction that writes it."""
+        if isinstance(said, Examination):
+            before = self.progress
+            if before is not None and said.run == before.run:
+                self._keep(after_frame(before, seq, said))
+        else:
+            self._record_entry(seq, said)
+
+    def _record_entry(self, seq: int, entered: Entered) -> None:
         kind = entered.__struct_config__.tag
         self._db.execute("INSERT INTO entries VALUES (?, ?)", (seq, kind))
         if isinstance(entered, Alarm):
             self._record_alarm(seq, entered)
         elif isinstance(entered, Audit) and entered.outcome != "refused":
             self._record_command(seq, entered)
+        elif isinstance(entered, RunMark):
+            if entered.phase == "start" or entered.is_waiting:
+                self._mark("paused", "1" if entered.is_waiting else "0")
+            self._keep(after_mark(self.progress, seq, entered))
 
     def take(self, taken: Taken) -> None:
         """Note how far the inbox was taken over, within the same transaction."""
@@ -88,11 +103,23 @@ class Standing:
 
     @property
     def is_paused(self) -> bool:
-        """Whether the last command to stop or start was to stop."""
+        """Whether the last such command was to stop or pause."""
         found = self._db.execute(
             "SELECT value FROM marks WHERE key = 'paused'"
         ).fetchone()
         return found is not None and found[0] == "1"
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the last run is; None where there was none."""
+        found = self._db.execute(
+            "SELECT value FROM marks WHERE key = 'progress'"
+        ).fetchone()
+        return None if found is None else decode(found[0].encode(), Progress)
+
+    def _keep(self, progress: Progress | None) -> None:
+        if progress is not None:
+            self._mark("progress", encode(progress).decode())
 
     def asked(self, request: str) -> Asked | None:
         """Return what became of a request with this id; None if it was not admitted."""
@@ -145,8 +172,8 @@ class Standing:
             "(SELECT max(number) FROM commands) - ?",
             (MOST_IDS,),
         )
-        if audit.outcome == "done" and audit.name in ("start", "stop"):
-            self._mark("paused", "1" if audit.name == "stop" else "0")
+        if audit.outcome == "done" and audit.name in _HOLDS:
+            self._mark("paused", "1" if _HOLDS[audit.name] else "0")
 
     def _mark(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (key, value))

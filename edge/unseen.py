@@ -21,12 +21,15 @@ def nothing_of(
     mono = time.monotonic_ns()
     utc, source, frame = clock.utc_of(mono), "", FrameRange(first=0, last=0)
     shot: Shot | None = None
+    point, missed_points = None, None
     if isinstance(item, Gap):
         utc, mono = item.utc, item.monotonic_ns
         last = item.first + max(item.missed or 1, 1) - 1
         frame = FrameRange(first=item.first, last=last, missed=item.missed)
+        missed_points = None if item.planned is None else item.planned.what
     elif item is not None:
         shot = item.shot
+        point = None if item.planned is None else item.planned.what
         utc, mono, source = shot.utc, shot.monotonic_ns, shot.source_id
         frame = FrameRange(
             first=shot.sequence, last=shot.sequence, passed_over=passed_over
@@ -42,5 +45,7 @@ def nothing_of(
         camera=None if shot is None else shot.camera,
         controls=None if shot is None else shot.controls,
         frame=frame,
+        point=point,
+        missed_points=missed_points,
         software=__version__,
     )

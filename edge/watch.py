@@ -114,6 +114,7 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
         + (f", {said.unidentified} unidentified" if said.unidentified else "")
         + ("" if rate is None else f", {rate:.0f} per minute")
         + f", 95 % within {_delay(view)}"
+        + ("" if said.since is None else f", since {said.since:%H:%M} UTC: resumed")
         + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
     )
     grid = Table(title=_plain(title), title_justify="left", box=SIMPLE_HEAD)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from edge.codec import encode
 from edge.commanding import CommandFailed, Done
-from edge.entries import Audit, Entry, Note, read_row
+from edge.entries import Audit, Entry, Note, RunMark, read_row
 from edge.ledger import LedgerReader
 from edge.mqtt import Message, topic
-from edge.requests import CommandName, NoteRequest, Request
+from edge.requests import CommandName, NoteRequest, Request, type_of
+from edge.results import Result
 
 DEVICE = "scope-01"
 START = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -45,7 +46,7 @@ def request_of(
     }
     if name == "note":
         return NoteRequest(**fields, text=f"note {number}")  # type: ignore[arg-type]
-    return Request(**fields)  # type: ignore[arg-type]
+    return type_of(name)(**fields)  # type: ignore[arg-type]
 
 
 def message_of(
@@ -71,6 +72,12 @@ class Instrumented:
     def start(self, request: Request) -> Done:
         return Done("started", then=lambda: self.did.append("start"))
 
+    def pause(self, request: Request) -> Done:
+        return Done("paused", then=lambda: self.did.append("pause"))
+
+    def resume(self, request: Request) -> Done:
+        return Done("resumed", then=lambda: self.did.append("resume"))
+
     def stop(self, request: Request) -> Done:
         return Done("stopped", then=lambda: self.did.append("stop"))
 
@@ -85,11 +92,24 @@ class Instrumented:
         raise CommandFailed("the engine is gone")
 
 
-def entries_in(folder: Path) -> list[Entry]:
+def data_in(folder: Path) -> list[bytes]:
     reader = LedgerReader(folder)
-    rows = [read_row(row.data) for row in reader.rows(0, 100_000)]
+    data = [row.data for row in reader.rows(0, 100_000)]
     reader.close()
-    return [row for row in rows if isinstance(row, Entry)]
+    return data
+
+
+def rows_in(folder: Path) -> list[Result | Entry]:
+    return [read_row(data) for data in data_in(folder)]
+
+
+def entries_in(folder: Path) -> list[Entry]:
+    return [row for row in rows_in(folder) if isinstance(row, Entry)]
+
+
+def marks_in(folder: Path) -> list[RunMark]:
+    said = [row.entry for row in entries_in(folder)]
+    return [entry for entry in said if isinstance(entry, RunMark)]
 
 
 def audits_in(folder: Path) -> list[Audit]:
@@ -98,5 +118,11 @@ def audits_in(folder: Path) -> list[Audit]:
 
 
 def notes_in(folder: Path) -> list[str]:
+    """Notes, whether to a run or to none."""
     said = [row.entry for row in entries_in(folder)]
-    return [entry.text for entry in said if isinstance(entry, Note)]
+    return [
+        entry.text or ""
+        for entry in said
+        if isinstance(entry, Note)
+        or (isinstance(entry, RunMark) and entry.phase == "note")
+    ]

@@ -19,6 +19,9 @@ from edge.settings import BrokerSettings
 @click.argument("name", type=click.Choice(COMMANDS))
 @click.option("--device", required=True, help="Name of the device.")
 @click.option("--text", help="What to note.")
+@click.option("--slide", help="Of a start: the slide's number; no patient data.")
+@click.option("--operator", help="Of a start: a short code such as op7; no full name.")
+@click.option("--note", help="Of a start: a line that is kept with the run.")
 @click.option("--by", help="Who asks; the user's name if left out.")
 @with_broker
 @click.option(
@@ -43,25 +46,38 @@ def command_command(
     lives: float,
     timeout: float,
     broker: BrokerSettings,
+    **of_start: str | None,
 ) -> None:
-    """Ask a device to start, stop, note something, keep a snapshot or test itself.
+    r"""Ask a device to do something.
+
+    \b
+    start      begin a run of a slide, and examine
+    pause      examine nothing until told to resume; the run stays open
+    resume     examine again, in the same run
+    stop       end the run, and examine nothing until told to start
+    note       write a note to the run
+    snapshot   keep the next frame as a picture
+    self-test  prove the models again
 
     Ends with 0 if it was done, 1 if it was refused or failed, 75 if nobody knows.
     """
     if (name == "note") != (text is not None):
         raise click.UsageError("--text goes with note: give both or neither")
+    said = {key: value for key, value in of_start.items() if value is not None}
+    if said and name != "start":
+        raise click.UsageError(f"--{next(iter(said))} goes with start")
     try:
         msgspec.convert(device, Name)
     except msgspec.ValidationError as error:
         raise ConfigurationInvalid(
             f"--device {device!r}: {error}; expected a-z, 0-9 and -, at most 32"
         ) from error
-    request = new_request(name, by or _user(), text, lives)
+    request = new_request(name, by or _user(), text, lives, **said)
     for answer in ask(broker, device, name, request, timeout_s=timeout):
-        said = f"{answer.outcome}: {answer.text} (row {answer.row} of {device})"
+        line = f"{answer.outcome}: {answer.text} (row {answer.row} of {device})"
         if answer.outcome in ("refused", "failed"):
-            raise CommandRefused(said)
-        click.echo(said)
+            raise CommandRefused(line)
+        click.echo(line)
 
 
 def _user() -> str:

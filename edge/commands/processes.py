@@ -27,6 +27,8 @@ from edge.store import Store
 if TYPE_CHECKING:
     from edge.assembly import Parts
     from edge.following import Follower
+    from edge.progress import Progress
+    from edge.schedule import Plan
 
 _CONFIG = click.option(
     "--config",
@@ -58,22 +60,19 @@ def run_command(
     import cv2
 
     from edge.attending import Attendant
+    from edge.conducting import Conductor, Wish
     from edge.drift import DriftWatch
     from edge.pausing import Pausable
     from edge.preview import PreviewWriter
+    from edge.scheduled import Scheduled
     from edge.service import Company, Service
     from edge.sources.opening import open_source
 
     settings = read_toml(config, DeviceFile)
     parts = _parts(settings)
-    counted = parts.open_slide(settings.differential)
-    if counted is not None:
-        counted.start_run(slide, operator, note)
-    elif slide or operator or note:
-        raise ConfigurationInvalid(
-            "--slide, --operator and --note are of a run that is counted; set is_on in "
-            "[differential] and mode 'cells' in [location]"
-        )
+    runs = parts.open_slide(settings.differential)
+    runs.starting(slide, operator, note)  # refuse at once what it refuses
+    plan = _plan_of(settings)
     if check:
         click.echo(f"{config}: good; model {parts.classifier.id}")
         return
@@ -87,18 +86,31 @@ def run_command(
         ledger = Ledger(settings.ledger.folder, settings.device)
         opened.callback(ledger.close)
         previews = PreviewWriter(settings.ledger.folder, settings.run.preview_hz)
-        source = Pausable(open_source(settings.source))
-        stop = opened.enter_context(until_signalled())
+        held = Pausable(open_source(settings.source))
+        schedule = None if plan is None else Scheduled(held, plan)
+        ending = opened.enter_context(until_signalled())
+        conductor = Conductor(
+            ledger,
+            runs,
+            held,
+            schedule,
+            wish=Wish(slide, operator, note),
+            resume_within_s=settings.run.resume_within_s,
+            is_left_open=lambda: not ending.is_by_hand,
+            waits_when_done=settings.schedule is not None
+            and settings.schedule.when_done == "wait",
+        )
         attendant = Attendant(
             ledger,
             settings.ledger.folder,
-            source,
+            held,
             lambda: _parts(settings).self_test(),
+            conductor=conductor,
             commands=settings.commands,
             alarms=settings.alarms,
         )
         service = Service(
-            source,
+            schedule or held,
             parts.open_pipeline,
             ledger,
             previews,
@@ -108,11 +120,12 @@ def run_command(
                 DriftWatch(parts.profile),
                 attendant,
                 notifier,
-                _open_follower(settings, parts),
-                counted,
+                _open_follower(settings, parts, ledger.standing.progress),
+                runs,
+                conductor,
             ),
         )
-        service.run(stop, frames=frames)
+        service.run(ending, frames=frames)
         notifier.stopping()
 
 
@@ -145,12 +158,41 @@ def _parts(settings: DeviceFile) -> Parts:
     )
 
 
-def _open_follower(settings: DeviceFile, parts: Parts) -> Callable[[], Follower] | None:
-    """Return what opens a follower, None where cells are not followed."""
+def _open_follower(
+    settings: DeviceFile, parts: Parts, left: Progress | None
+) -> Callable[[], Follower] | None:
+    """Return what opens a follower, None where cells are not followed.
+
+    No number of a track or an event is given twice, whatever process gave it.
+    """
     tracking = settings.tracking
     if tracking is None:
         return None
-    return lambda: parts.open_follower(tracking, settings.pauses, settings.events)
+    return lambda: parts.open_follower(
+        tracking,
+        settings.pauses,
+        settings.events,
+        first_track=1 if left is None else left.next_track,
+        first_event=1 if left is None else left.next_event,
+    )
+
+
+def _plan_of(settings: DeviceFile) -> Plan | None:
+    """Return what is planned; refuse points that no memory reaches across."""
+    from edge.schedule import plan_of
+
+    if settings.schedule is None:
+        return None
+    plan = plan_of(settings.schedule)
+    if settings.tracking is not None:
+        reach_s = settings.pauses.reset_after_s
+        if plan.most_interval_s >= reach_s:
+            raise ConfigurationInvalid(
+                f"points of [schedule] lie up to {plan.most_interval_s:g} s apart, and "
+                f"memories are new after {reach_s:g} s, reset_after_s of [pauses]; "
+                "expected it above the longest interval"
+            )
+    return plan
 
 
 @click.command("publish")

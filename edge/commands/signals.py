@@ -12,18 +12,25 @@ from typing import Any
 _SAME_S = 1.0  # one Ctrl-C may arrive twice, from the terminal and from make
 
 
+class Ending(threading.Event):
+    """Set when the process shall end; `is_by_hand` where a person pressed Ctrl-C."""
+
+    is_by_hand = False
+
+
 @contextmanager
-def until_signalled() -> Iterator[threading.Event]:
+def until_signalled() -> Iterator[Ending]:
     """Give an event that the ending signals set; one more, later, interrupts."""
-    stop = threading.Event()
+    stop = Ending()
     since_s = time.monotonic()
 
-    def set_stop(_number: int, _frame: Any) -> None:
+    def set_stop(number: int, _frame: Any) -> None:
         nonlocal since_s
         if stop.is_set() and time.monotonic() - since_s > _SAME_S:
             raise KeyboardInterrupt
         if not stop.is_set():
             since_s = time.monotonic()
+            stop.is_by_hand = number == signal.SIGINT
             stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

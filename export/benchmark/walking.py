@@ -71,7 +71,7 @@ def walk(
     """Examine `frames` frames of a simulated slide and count its cells."""
     bench = SimulatedMicroscope(settings)
     run = parts.open_slide(DifferentialSettings())
-    if run is None:
+    if not isinstance(run, SlideRun):
         raise ValueError("the parts have no locator: nothing can be counted")
     run.start_run()
     run.marks()

@@ -15,20 +15,31 @@ from edge.admission import Admission
 from edge.asking import new_request
 from edge.attending import SNAPSHOTS, Attendant
 from edge.codec import encode
-from edge.entries import Alarm, read_row
+from edge.conducting import Conductor, Wish
+from edge.entries import Alarm, Note, RunMark, read_row
 from edge.frames import Exposure, Gap, RawFrame
 from edge.ledger import Ledger, LedgerReader
+from edge.marking import Runs
 from edge.metrics import RunMetrics, read_metrics
 from edge.mqtt import Message, topic
 from edge.pausing import Pausable
 from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
 from edge.requests import COMMANDS, CommandName
-from edge.results import Result
+from edge.results import Event, Result
 from edge.service import Company, RunFailed, Service
 from edge.settings import AlarmSettings, CommandSettings, RunSettings
-from tests.asking import DEVICE, audits_in, entries_in, notes_in
+from tests.asking import (
+    DEVICE,
+    audits_in,
+    data_in,
+    entries_in,
+    marks_in,
+    notes_in,
+    rows_in,
+)
 from tests.conftest import examination, shot
+from tests.edge.test_stir import LYSIS
 
 FRAME = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
 
@@ -59,11 +70,14 @@ class Examining:
 
     def __init__(self) -> None:
         self.fails = False
+        self.events: tuple[Event, ...] = ()
 
     def examine(self, exposure: Exposure) -> Seen:
         if self.fails:
             raise ValueError("the engine is gone")
-        said = examination(3, monotonic_ns=time.monotonic_ns() - 5_000_000)
+        events, self.events = self.events, ()
+        since_ns = time.monotonic_ns() - 5_000_000
+        said = examination(3, monotonic_ns=since_ns, events=events)
         return Seen(exposure.develop(), said)
 
     def close(self) -> None:
@@ -73,13 +87,16 @@ class Examining:
 class Run:
     """A run process in a thread, and the publisher's door to it."""
 
-    def __init__(self, folder: Path, preview_hz: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, preview_hz: float = 0.0, *, is_interrupted: bool = False
+    ) -> None:
+        self.is_interrupted = is_interrupted
         self.folder, self.camera, self.pipeline = folder, Camera(), Examining()
         self.stop, self.ready = threading.Event(), threading.Event()
-        self.tested = 0
+        self.tested, self.runs = 0, Runs()
         self.error: Exception | None = None
         self.preview_hz = preview_hz
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         assert self.ready.wait(5)
         self.reader = LedgerReader(folder)
@@ -91,11 +108,19 @@ class Run:
         ledger = Ledger(self.folder, DEVICE)
         source = Pausable(self.camera)
         previews = PreviewWriter(self.folder, self.preview_hz)
+        conductor = Conductor(
+            ledger,
+            self.runs,
+            source,
+            wish=Wish("S26-1"),
+            is_left_open=lambda: self.is_interrupted,
+        )
         attendant = Attendant(
             ledger,
             self.folder,
             source,
             self._test,
+            conductor=conductor,
             commands=CommandSettings(allow=COMMANDS, keep_snapshots=2),
             alarms=AlarmSettings(no_frame_s=0.3, disk_share=(1.0, 1.0)),
         )
@@ -106,7 +131,7 @@ class Run:
             previews,
             RunSettings(workers=1, most_failures=30),
             keep_rows=1000,
-            company=Company(attendant=attendant),
+            company=Company(attendant=attendant, runs=self.runs, conductor=conductor),
         )
         self.ready.set()
         try:
@@ -122,9 +147,11 @@ class Run:
             raise ValueError("another output than at export")
         return "proven"
 
-    def ask(self, name: CommandName, text: str | None = None) -> str:
+    def ask(
+        self, name: CommandName, text: str | None = None, **said: str | None
+    ) -> str:
         """Ask, and return the final outcome with its text."""
-        request = new_request(name, "anna", text)
+        request = new_request(name, "anna", text, **said)
         where = topic(DEVICE, f"cmd/req/{name}")
         self.admission.take(name, Message(where, encode(request), False))
         found: list[str] = []
@@ -158,10 +185,12 @@ def until(holds: Callable[[], object], within_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def test_stop_holds_frames_back_and_start_says_how_many(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    assert run.ask("stop").startswith("done: stopped")
-    time.sleep(0.1)  # what was in work
+def test_pause_holds_frames_back_and_resume_says_how_many(tmp_path: Path) -> None:
+    run = Run(tmp_path, is_interrupted=True)
+    until(lambda: len(run.results()) > 2)
+    assert run.ask("pause").startswith("done: paused")
+    assert run.ask("pause") == "done: it was paused already"
+    time.sleep(0.5)  # what was in work
     before = len(run.results())
     number = run.camera.number
     until(lambda: run.camera.number > number + 20)
@@ -172,8 +201,8 @@ def test_stop_holds_frames_back_and_start_says_how_many(tmp_path: Path) -> None:
     again = Run(tmp_path)  # also after a restart
     until(lambda: again.camera.number > 20)
     assert len(again.results()) == before
-    assert again.ask("snapshot").startswith("failed: examination is stopped")
-    assert again.ask("start").startswith("done: examining again")
+    assert again.ask("snapshot").startswith("failed: nothing is examined now")
+    assert again.ask("resume").startswith("done: examining again")
     until(lambda: len(again.results()) > before + 5)
     rows = again.results()
     again.end()
@@ -181,7 +210,7 @@ def test_stop_holds_frames_back_and_start_says_how_many(tmp_path: Path) -> None:
     gap = rows[before]
     assert gap.status == "gap"
     assert gap.reason is not None
-    assert "stopped by command" in gap.reason
+    assert "held by command" in gap.reason
     assert gap.frame.missed is not None
     assert gap.frame.missed > 20
     assert rows[before + 1].status == "ok"
@@ -206,7 +235,69 @@ def test_snapshot_note_and_self_test_do_what_they_say(tmp_path: Path) -> None:
     shown = newest_preview(tmp_path)
     assert shown is not None
     assert shown.seq >= rows[-1] > 1
-    assert notes_in(tmp_path) == ["oil changed"]
+    (noted,) = [m for m in marks_in(tmp_path) if m.phase == "note"]
+    assert (noted.text, noted.by) == ("oil changed", "anna")
+
+
+def test_a_run_of_a_slide_is_asked_for_from_its_start_to_its_end(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path)
+    until(lambda: len(run.results()) > 2)
+    said = run.ask("start", slide="S26-2", operator="op7", note="fresh oil")
+    assert said.startswith("done: run ")
+    second = said.split()[2]
+    before = len(run.results())
+    until(lambda: len(run.results()) > before + 5)
+    assert run.ask("start") == "done: it was examining already"
+    assert run.ask("note", "half way") == "done: noted"
+    assert run.ask("stop").startswith(f"done: run {second} is ended")
+    assert run.ask("stop") == "done: it was stopped already"
+    assert run.ask("note", "put away") == "done: noted"
+    for name in ("pause", "resume"):
+        assert run.ask(name).startswith("failed: no run is under way")  # type: ignore[arg-type]
+    assert run.ask("start").startswith("done: run ")
+    run.end()
+
+    marks = [(m.phase, m.slide, m.text, m.by) for m in marks_in(tmp_path)]
+    assert marks == [
+        ("start", "S26-1", None, None),
+        ("end", None, None, None),
+        ("start", "S26-2", "fresh oil", "anna"),
+        ("note", None, "half way", "anna"),
+        ("end", None, None, "anna"),
+        ("start", None, None, "anna"),
+        ("end", None, None, None),
+    ]
+    notes = [e.entry for e in entries_in(tmp_path) if isinstance(e.entry, Note)]
+    assert notes == [Note(text="put away", by="anna")]  # to no run
+    assert notes_in(tmp_path) == ["half way", "put away"]
+    assert second in {row.run for row in rows_in(tmp_path) if isinstance(row, Result)}
+    under_way = None
+    for row in rows_in(tmp_path):
+        if isinstance(row, Result):
+            assert row.run == under_way
+        elif isinstance(row.entry, RunMark):
+            under_way = None if row.entry.phase == "end" else row.entry.run
+
+
+@pytest.mark.parametrize(
+    ("said", "secret"),
+    [
+        ({"slide": "Maria Garcia"}, "Garcia"),
+        ({"operator": "Dr. Miller"}, "Miller"),
+        ({"slide": "S26-2", "note": "born 12.4.1961"}, "1961"),
+    ],
+)
+def test_what_may_name_a_patient_is_refused_and_stands_in_no_row(
+    tmp_path: Path, said: dict[str, str | None], secret: str
+) -> None:
+    run = Run(tmp_path)
+    assert run.ask("start", **said).startswith("refused: the ")  # type: ignore[arg-type]
+    run.end()
+
+    assert [m.phase for m in marks_in(tmp_path)] == ["start", "end"]
+    assert secret.encode() not in b"".join(data_in(tmp_path))
 
 
 def test_a_silent_camera_is_an_alarm(tmp_path: Path) -> None:
@@ -223,6 +314,27 @@ def test_a_silent_camera_is_an_alarm(tmp_path: Path) -> None:
     told = [e.entry for e in entries_in(tmp_path) if isinstance(e.entry, Alarm)]
     (begun,) = [a for a in told if a.code == "no-frames"]
     assert (begun.severity, begun.until) == ("red", None)
+
+
+def test_what_happens_to_a_cell_is_a_result_and_an_alarm(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    until(lambda: len(run.results()) > 2)
+    run.pipeline.events = (LYSIS,)
+    until(lambda: "event-lysis" in {a.code for a in run.reader.standing.alarms()})
+    run.end()
+
+    assert [e for row in run_results(tmp_path) for e in row.events] == [LYSIS]
+    (alarm,) = [
+        e.entry
+        for e in entries_in(tmp_path)
+        if isinstance(e.entry, Alarm) and e.entry.code == "event-lysis"
+    ]
+    assert (alarm.severity, alarm.until) == ("red", None)
+    assert alarm.text.startswith("lysis of cell 7")
+
+
+def run_results(folder: Path) -> list[Result]:
+    return [row for row in rows_in(folder) if isinstance(row, Result)]
 
 
 def test_a_run_that_must_end_says_so_with_an_alarm(tmp_path: Path) -> None:

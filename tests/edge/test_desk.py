@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 
-from edge.desk import Desk
-from edge.frames import Exposure, Gap
+from edge.desk import MOST_PLANNED, Desk
+from edge.frames import Exposure, Gap, Planned
+from edge.results import Point
 from tests.conftest import exposure_of
 
 
@@ -58,6 +60,33 @@ def test_a_gap_keeps_its_place_and_is_never_replaced() -> None:
         kinds.append(type(ticket.item).__name__)
 
     assert kinds == ["Gap", "Gap", "Exposure"]
+
+
+def test_planned_exposures_are_not_replaced_and_wait_for_each_other() -> None:
+    desk = Desk(is_live=True)
+    point = Point(index=0, due=datetime(2026, 1, 1, tzinfo=timezone.utc), late_ms=0.0)
+    put: list[int] = []
+
+    def plan() -> None:
+        for number in range(7):
+            planned = Planned("run", point)
+            desk.put(replace(exposure(number), planned=planned))
+            put.append(number)
+        desk.close()
+
+    thread = threading.Thread(target=plan)
+    thread.start()
+    time.sleep(0.1)
+    assert len(put) == MOST_PLANNED
+    taken = []
+    while (ticket := desk.take()) is not None:
+        assert isinstance(ticket.item, Exposure)
+        assert ticket.passed_over == 0
+        taken.append(ticket.item.shot.sequence)
+    thread.join()
+
+    assert taken == list(range(7))
+    assert desk.is_empty
 
 
 def test_a_recorded_exposure_waits_until_the_last_one_is_taken() -> None:

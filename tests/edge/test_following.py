@@ -27,6 +27,7 @@ from edge.results import (
     Event,
     Examination,
     Following,
+    Point,
     Result,
     Strip,
 )
@@ -112,6 +113,33 @@ def test_lost_frames_are_told_by_time_and_a_long_pause_begins_anew() -> None:
     ]
     assert said[7].pause_s == 520
     assert said[7].ended == ()  # they are the same cells still
+
+
+def test_a_planned_change_of_the_interval_is_no_loss_and_a_missed_point_is() -> None:
+    following = follower(reset_after_s=500.0)
+    at = [0, 10, 20, 30, 90, 150, 210, 330, 390]
+    expected = [None, 10, 10, 10, 60, 60, 60, 60, 60]  # 270 was missed
+    utc = shot().utc
+
+    said = [
+        note(
+            following.follow(
+                seen(
+                    boxes(),
+                    second,
+                    point=Point(index=n, due=utc, late_ms=0, expected_s=planned_s),
+                )
+            )
+        )
+        for n, (second, planned_s) in enumerate(zip(at, expected, strict=True))
+    ]
+
+    assert [s.continuity for s in said] == [
+        "first",
+        *["continuous"] * 6,
+        "discontinuous",
+        "continuous",
+    ]
 
 
 def test_another_field_is_said_and_ends_all_tracks() -> None:

@@ -24,6 +24,7 @@ from edge.results import (
     Drift,
     FrameRange,
     Limits,
+    Point,
     Result,
 )
 from edge.watch import table
@@ -209,7 +210,7 @@ def test_nonsense_is_counted_and_changes_nothing(name: str, payload: bytes) -> N
 RUN, NEXT = "20260101T120000Z-0000ab", "20260101T130000Z-0000cd"
 
 
-def counted(seq: int, total: int) -> bytes:
+def counted(seq: int, total: int, since: datetime | None = None) -> bytes:
     """A row that has counted so many red cells."""
     share = Limits(share=0.9, low=0.85, high=0.94)
     said = Differential(
@@ -219,6 +220,7 @@ def counted(seq: int, total: int) -> bytes:
         classes=(ClassShare(label="RBC", count=total, exact=share, more=40),),
         wanted_width=0.05,
         patches=1,
+        since=since,
     )
     one = examination(run=RUN, differential=said)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
@@ -262,6 +264,39 @@ def test_the_running_differential_is_shown_with_limits_and_rate() -> None:
     assert view.counted_per_min(clock.now_s) == pytest.approx(250)
     assert "slide S26-1 by op7, 350 of all cells, 2 unidentified" in shown
     assert re.search(r"RBC .* 350 .* 90.0 % .* 85.0 to 94.0 % .* 40", shown)
+
+
+def test_a_resumed_run_is_shown_with_its_slide_and_since_when_it_counts() -> None:
+    observer = Observer(Clock())
+    since = datetime(2026, 1, 1, 14, 5, tzinfo=timezone.utc)
+    goes_on = RunMark(run=RUN, phase="resumed", slide="S26-1", operator="op7")
+    told(observer, "result", marked(1, goes_on))
+    told(observer, "result", counted(2, 50, since))
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    console.print(table(observer))
+
+    shown = " ".join(console.export_text(styles=False).split())
+    assert "slide S26-1 by op7, 50 of all cells" in shown
+    assert "since 14:05 UTC: resumed" in shown
+
+
+def test_silence_until_the_next_planned_point_is_not_stale() -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    told(observer, "state", state(1, "online"))
+    utc = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    point = Point(index=3, due=utc, late_ms=4.0, next_s=60.0)
+    one = examination(run=RUN, point=point)
+    fields = {f: getattr(one, f) for f in one.__struct_fields__}
+    place = {"device": DEVICE, "epoch": "e", "seq": 1, "prev": "0" * 64}
+    told(observer, "result", encode(Result(**fields, **place)))
+    view = observer.devices[DEVICE]
+
+    clock.now_s += 65
+    assert not view.is_stale(clock.now_s)
+    clock.now_s += 10
+    assert view.is_stale(clock.now_s)
 
 
 def test_another_slide_shows_nothing_of_the_one_before() -> None:

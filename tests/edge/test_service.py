@@ -405,7 +405,7 @@ def count(
         PreviewWriter(folder, 0.0),
         RunSettings(workers=2),
         keep_rows=1000,
-        company=Company(slide=slide),
+        company=Company(runs=slide),
     )
     try:
         service.run(threading.Event())

@@ -14,16 +14,11 @@ from edge.codec import encode
 from edge.confusion import ConfusionFile
 from edge.errors import ConfigurationInvalid
 from edge.following import MOST_SAID
+from edge.marking import RunRefused, Runs, checked_note, checked_operator, checked_slide
 from edge.profile import ConfidenceRecord, Profile
 from edge.results import Examination, Following
 from edge.settings import DifferentialSettings, SimulatedSettings
-from edge.slide import (
-    RunRefused,
-    SlideRun,
-    checked_note,
-    checked_operator,
-    checked_slide,
-)
+from edge.slide import SlideRun
 from export.benchmark.walking import walk
 from tests.conftest import examination
 from tests.edge.slides import Ground
@@ -232,8 +227,7 @@ def test_a_confusion_file_must_be_of_the_model_that_counts(
     path = tmp_path / "confusion.json"
     good = ConfusionFile(LABELS[:3], ((97, 2, 1), (1, 98, 1), (3, 1, 96)))
     path.write_bytes(encode(good))
-    slide = parts.open_slide(DifferentialSettings(confusion=path))
-    assert slide is not None
+    assert type(parts.open_slide(DifferentialSettings(confusion=path))) is SlideRun
 
     path.write_bytes(encode(ConfusionFile(("a", "b"), ((9, 1), (1, 9)))))
     with pytest.raises(ConfigurationInvalid, match="Platelet"):
@@ -277,8 +271,8 @@ def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
 def test_where_no_cells_are_looked_for_nothing_is_counted(parts: Parts) -> None:
     whole = dataclasses.replace(parts, locator=None)
 
-    assert whole.open_slide(DifferentialSettings()) is None
-    assert parts.open_slide(DifferentialSettings(is_on=False)) is None
+    assert type(whole.open_slide(DifferentialSettings())) is Runs
+    assert type(parts.open_slide(DifferentialSettings(is_on=False))) is Runs
 
 
 def test_a_place_is_told_in_micrometres(ground: Ground) -> None:

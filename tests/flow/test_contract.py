@@ -100,9 +100,16 @@ class Laboratory:
     def count(self, key: str) -> int:
         return sum(channel_of(message) == key for message in list(self.listener.heard))
 
-    def ask(self, name: CommandName, text: str | None = None) -> list[Response]:
-        request = new_request(name, "anna", text)
+    def ask(self, name: CommandName, **said: str | None) -> list[Response]:
+        request = new_request(name, "anna", **said)
         return list(ask(self.address, DEVICE, name, request, timeout_s=15))
+
+    def has_answered(self, request: Request) -> bool:
+        return any(
+            channel_of(message) == "response"
+            and message.correlation == request.id.encode()
+            for message in list(self.listener.heard)
+        )
 
     def end(self) -> None:
         for process in reversed(self.running):
@@ -137,8 +144,8 @@ def laboratory(tmp_path: Path, address: BrokerSettings) -> Iterator[Laboratory]:
 def test_all_that_is_said_fits_the_contract(laboratory: Laboratory) -> None:
     assert [a.outcome for a in laboratory.ask("snapshot")] == ["accepted", "done"]
     assert [a.outcome for a in laboratory.ask("stop")] == ["done"]
-    (started,) = laboratory.ask("start")
-    assert started.text == "examining again"
+    (started,) = laboratory.ask("start", slide="S26-2")
+    assert "is started" in started.text
     (refused,) = laboratory.ask("self-test")
     assert refused.outcome == "refused"
     assert "not allowed" in refused.text
@@ -158,9 +165,8 @@ def test_all_that_is_said_fits_the_contract(laboratory: Laboratory) -> None:
         )
     assert error.value.exit_code == 1
     retained = new_request("stop", "enemy")
-    before = laboratory.count("response")
     _retain(laboratory, retained)
-    until(lambda: laboratory.count("response") > before)
+    until(lambda: laboratory.has_answered(retained))
     until(lambda: laboratory.count("preview") > 0)
     until(lambda: laboratory.count("metrics") > 2)
     heard = list(laboratory.listener.heard)
