@@ -30,12 +30,14 @@ from edge.codec import PayloadInvalid, decode
 from edge.entries import Alarm, Audit, Entered, Note, RunMark
 from edge.errors import HemascopeError
 from edge.inbox import Handed, InboxFailed, look_into
+from edge.ledger import RowRefused
 from edge.marking import RunRefused
 from edge.requests import (
     COMMANDS,
     CommandName,
     NoteRequest,
     Outcome,
+    Person,
     Request,
     StartRequest,
     type_of,
@@ -169,7 +171,14 @@ class Commander:
             self._end(one.audit, "failed", "the run ended before it was finished")
 
     def _take(self, item: Handed, taken: Taken) -> None:
-        """Take one item over, whatever it holds."""
+        """Take one item over, whatever it holds: what is no row must not wait here."""
+        try:
+            msgspec.convert(item.client, Person | None)
+            self._take_believed(item, taken)
+        except (RowRefused, msgspec.ValidationError) as error:
+            self._append([_unbelieved(item, str(error))], taken)
+
+    def _take_believed(self, item: Handed, taken: Taken) -> None:
         if item.name is None:
             self._append([_entry_of(item)], taken)
             return
@@ -184,7 +193,8 @@ class Commander:
         try:
             request = decode(item.data, type_of(name or "start"))
         except PayloadInvalid as error:
-            self._append([msgspec.structs.replace(audit, text=str(error))], taken)
+            text = str(error)[:1000]
+            self._append([msgspec.structs.replace(audit, text=text)], taken)
             return
         audit = msgspec.structs.replace(audit, request=request.id, by=request.by)
         reason = self._refusal(name, request)
@@ -238,11 +248,11 @@ class Commander:
         going: list[_Begun] = []
         ended, self._begun = self._begun, going
         for one in ended:
-            if one.future.done():
+            if one.future.done() and not one.future.cancelled():
                 error = one.future.exception()
                 text = one.future.result() if error is None else str(error)
                 self._end(one.audit, "done" if error is None else "failed", text)
-            elif now_s > one.until_s:
+            elif now_s > one.until_s or one.future.cancelled():  # two may share one
                 one.future.cancel()
                 limit_s = LASTS_S[_name_of(one.audit)]
                 self._end(one.audit, "failed", f"not finished within {limit_s:.0f} s")

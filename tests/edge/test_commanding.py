@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
@@ -425,6 +426,44 @@ def test_the_publisher_cannot_claim_what_only_the_run_process_knows(
     assert [a.outcome for a in audits] == ["refused"] * 3
     assert not site.reader.standing.is_paused
     inbox.close()
+
+
+@pytest.mark.parametrize(
+    ("client", "data"),
+    [
+        ("x" * 70, b"{}"),
+        ("two\nlines", b"{}"),
+        ("anna", b'{"' + b"k" * 3000 + b'":1}'),
+    ],
+)
+def test_what_cannot_be_a_row_does_not_hold_up_what_waits_behind_it(
+    site: Site, client: str, data: bytes
+) -> None:
+    inbox = Inbox(site.folder)
+    inbox._insert("note", "request-00000001", client, data)
+    inbox.close()
+    site.ask("note", request_of(site.clock, "note", 2))
+    site.step(3)
+
+    assert notes_in(site.folder) == ["note 2"]
+    assert [a.outcome for a in audits_in(site.folder)] == ["refused", "done"]
+
+
+def test_of_two_who_wait_for_one_picture_that_never_comes_both_are_told(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture: Future[str] = Future()  # the next frame's, for all who ask
+    monkeypatch.setattr(site.instrument, "snapshot", lambda request: picture)
+    for number in (1, 2):
+        site.ask("snapshot", request_of(site.clock, "snapshot", number))
+        site.step()
+
+    site.clock.move(LASTS_S["snapshot"])
+    site.step(3)
+
+    told = [(a.request, a.outcome) for a in audits_in(site.folder)]
+    assert ("request-00000001", "failed") in told
+    assert ("request-00000002", "failed") in told
 
 
 def test_an_alarm_of_the_publisher_becomes_a_row(site: Site) -> None:
