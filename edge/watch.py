@@ -24,6 +24,7 @@ from edge.observing import (
 )
 from edge.results import ActiveAlarm
 from edge.settings import BrokerSettings
+from edge.terminal import plain
 
 _REFRESH_HZ = 4
 _DRIFT = {"good": "green", "amber": "yellow", "red": "red"}
@@ -89,7 +90,7 @@ def table(observer: Observer) -> RenderableType:
         grid.add_row(*_columns(view, now_s))
         if view.reason is not None and view.status != "ok":
             note = f"{view.device}: {view.status}: {view.reason}"
-            notes.append(Text(_plain(note), "yellow"))
+            notes.append(plain(note, "yellow"))
         notes += [_alarm(view, alarm) for alarm in view.alarms.values()]
     if not observer.devices:
         notes.append(Text("no device has been heard of yet", "dim"))
@@ -117,7 +118,7 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
         + ("" if said.since is None else f", since {said.since:%H:%M} UTC: resumed")
         + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
     )
-    grid = Table(title=_plain(title), title_justify="left", box=SIMPLE_HEAD)
+    grid = Table(title=plain(title), title_justify="left", box=SIMPLE_HEAD)
     grid.add_column("class")
     for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
         grid.add_column(column, justify="right")
@@ -125,7 +126,7 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
     for one in said.classes:
         corrected = "" if one.corrected is None else span(one.corrected)
         grid.add_row(
-            _plain(one.label),
+            plain(one.label),
             str(one.count),
             f"{100 * one.exact.share:.1f} %",
             span(one.exact),
@@ -142,12 +143,7 @@ def _alarm(view: DeviceView, alarm: ActiveAlarm) -> Text:
         f"{view.device}: {alarm.severity} alarm {alarm.code} since "
         f"{alarm.since:%Y-%m-%d %H:%M:%S} UTC: {alarm.text}"
     )
-    return Text(_plain(note), "bold red" if alarm.severity == "red" else "yellow")
-
-
-def _plain(text: str) -> str:
-    """Show what would command the terminal instead of doing it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return plain(note, "bold red" if alarm.severity == "red" else "yellow")
 
 
 def _status(view: DeviceView) -> str:
@@ -167,7 +163,7 @@ def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
     state = view.condition(now_s)
     state = f"{state}, STALE" if stale else state
     return (
-        _plain(view.device),
+        plain(view.device),
         Text(state, "red" if stale else "green"),
         "never" if age_s is None else f"{age_s:.1f} s",
         f"{view.rate_hz(now_s):.1f}",
@@ -188,5 +184,5 @@ def _sums(view: DeviceView, now_s: float) -> RenderableType | None:
         f"{name} {count} ({100 * count / total:.1f} %)"
         for name, count in view.cells.most_common()
     )
-    said = _plain(f"{view.device}: in all frames {cells}")
-    return Text(said, "dim" if view.is_stale(now_s) else "")
+    said = f"{view.device}: in all frames {cells}"
+    return plain(said, "dim" if view.is_stale(now_s) else "")

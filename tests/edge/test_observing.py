@@ -246,6 +246,23 @@ def marked(seq: int, mark: RunMark) -> bytes:
     )
 
 
+@pytest.mark.parametrize("name", ["[/b]", "[link=file:///x]RBC[/link]"])
+def test_the_name_of_a_slide_or_a_class_cannot_set_the_table(name: str) -> None:
+    observer = Observer()
+    told(observer, "state", state(1, "online"))
+    told(observer, "result", marked(1, RunMark(run=RUN, phase="start", slide=name)))
+    told(observer, "result", counted(2, 50))
+    (view,) = observer.devices.values()
+    assert view.differential is not None
+    one = msgspec.structs.replace(view.differential.classes[0], label=name)
+    view.differential = msgspec.structs.replace(view.differential, classes=(one,))
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    console.print(table(observer))
+
+    assert console.export_text().count(name) == 2
+
+
 def test_the_running_differential_is_shown_with_limits_and_rate() -> None:
     clock = Clock()
     observer = Observer(clock)
