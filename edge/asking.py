@@ -96,7 +96,7 @@ def ask(
             data,
             properties=(("client", client),),
             correlation=request.id.encode(),
-            expires_s=math.ceil((request.expires - utc_now()).total_seconds()),
+            expires_s=max(1, math.ceil((request.expires - utc_now()).total_seconds())),
         )
         yield from _answers(link, device, request, timeout_s)
 

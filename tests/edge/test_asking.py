@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from edge.asking import NoAnswer, in_turn
+from edge.asking import NoAnswer, ask, in_turn, new_request
 from edge.settings import BrokerSettings
 
 
@@ -50,3 +50,11 @@ def test_other_users_and_nobody_do_not_wait() -> None:
         pass
     with in_turn(BrokerSettings(), 1), in_turn(BrokerSettings(), 0.1):
         pass
+
+
+def test_a_request_that_has_expired_may_be_asked_again(address: BrokerSettings) -> None:
+    """The device refuses it, or says what became of it before."""
+    request = new_request("stop", "anna", lives_s=-100)
+
+    with pytest.raises(NoAnswer, match="does not listen"):
+        list(ask(address, "scope-01", "stop", request, timeout_s=2))
