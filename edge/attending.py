@@ -192,7 +192,10 @@ class Attendant:
     def _look_around(self, queue: int) -> None:
         """Once per second: figures, and what they mean."""
         figures = self._meter.read(
-            self._folder, queue=queue, is_paused=self._source.is_paused
+            self._folder,
+            queue=queue,
+            is_paused=self._source.is_paused,
+            spare_bytes=self._ledger.spare_bytes,
         )
         self._tell(self._latch.look(self._findings(figures)))
         try:

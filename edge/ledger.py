@@ -214,6 +214,15 @@ class Ledger:
             gone += now_gone
         return gone
 
+    @property
+    def spare_bytes(self) -> int:
+        """Room in the ledger's file that deleted rows left: the next rows take it."""
+        pages, size = (
+            int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("freelist_count", "page_size")
+        )
+        return pages * size
+
     def close(self) -> None:
         """Close the file and let others write. Safe to call twice."""
         self._db.close()

@@ -97,11 +97,13 @@ class Meter:
         now_ns = self._monotonic_ns()
         self._rows.append((now_ns, max(0.0, (now_ns - said.monotonic_ns) * 1e-6)))
 
-    def read(self, folder: Path, *, queue: int, is_paused: bool) -> RunMetrics:
-        """Return the figures of this moment."""
+    def read(
+        self, folder: Path, *, queue: int, is_paused: bool, spare_bytes: int = 0
+    ) -> RunMetrics:
+        """Return the figures of this moment; `spare_bytes` as the ledger says."""
         now_ns = self._monotonic_ns()
         recent = [ms for at, ms in self._rows if now_ns - at <= _OVER_S * 1e9]
-        free, used = disk(folder)
+        free, used = disk(folder, spare_bytes)
         return RunMetrics(
             utc=clock.utc_now(),
             monotonic_ns=now_ns,
@@ -137,11 +139,14 @@ def read_metrics(folder: Path) -> RunMetrics | None:
     return found if is_fresh else None
 
 
-def disk(folder: Path) -> tuple[int, float]:
-    """Free bytes of the disk of `folder` for us, and the used share of what we may."""
+def disk(folder: Path, spare_bytes: int = 0) -> tuple[int, float]:
+    """Free bytes of the disk of `folder` for us, and the used share of what we may.
+
+    `spare_bytes` of it are free for us though the disk says that they are taken.
+    """
     state = os.statvfs(folder)
-    free = state.f_bavail * state.f_frsize
-    taken = (state.f_blocks - state.f_bfree) * state.f_frsize
+    free = state.f_bavail * state.f_frsize + spare_bytes
+    taken = max(0, (state.f_blocks - state.f_bfree) * state.f_frsize - spare_bytes)
     return free, round(taken / max(1, taken + free), 4)
 
 

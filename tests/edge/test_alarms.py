@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from edge.alarms import ENDS_AFTER_S, KINDS, Finding, Latch
+from edge.cursor import Cursor, write_cursor
+from edge.ledger import Ledger
 from edge.metrics import disk, temperature_c
 from edge.pausing import Pausable
 from edge.results import ActiveAlarm
 from tests.asking import START, Clock
-from tests.conftest import exposure_of
+from tests.conftest import examination, exposure_of
 
 HOT = {"hot": Finding("amber", "86 °C")}
 HOTTER = {"hot": Finding("red", "96 °C")}
@@ -105,6 +107,22 @@ def test_the_disk_is_measured_as_df_does(small_disk: Path) -> None:
     assert used == 0
     assert free - less == 6 << 20
     assert abs(more - 0.5) < 0.01
+
+
+def test_room_that_deleted_rows_left_in_the_ledger_is_free(small_disk: Path) -> None:
+    """Else the alarm of a full disk would go on when the archive has all rows."""
+    ledger = Ledger(small_disk, "scope-01")
+    rows = [ledger.append(examination(cells=300)) for _ in range(60)]
+    before, _ = disk(small_disk, ledger.spare_bytes)
+    write_cursor(small_disk, Cursor(ledger.epoch, 60, rows[-1].sha256, 1))
+
+    ledger.prune(keep=1)
+
+    after, used = disk(small_disk, ledger.spare_bytes)
+    deleted = sum(len(row.data) for row in rows[:-1])
+    assert after - before > 0.8 * deleted
+    assert used < disk(small_disk)[1]
+    ledger.close()
 
 
 class _Numbers:
