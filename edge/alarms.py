@@ -50,6 +50,12 @@ KINDS: dict[str, Kind] = {
     "disk-filling": Kind(
         "run", 0, "free space on the ledger's disk, or bring the archive back"
     ),
+    "not-recorded": Kind(
+        "run",
+        0,
+        "do what the text asks for, or record fewer frames (every, in "
+        "[recording]); results are complete",
+    ),
     "hot": Kind("run", 10, "clear the air inlets, lower the power mode or the rate"),
     "clock-unsynchronised": Kind(
         "run", 60, "connect the device to a time server (chrony, systemd-timesyncd)"

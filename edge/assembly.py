@@ -89,7 +89,9 @@ class Parts:
             adaptation=self._adaptation(),
         )
 
-    def open_slide(self, settings: DifferentialSettings) -> Runs:
+    def open_slide(
+        self, settings: DifferentialSettings, kind: type[SlideRun] = SlideRun
+    ) -> Runs:
         """Return what knows the run, and counts cells once each where wanted.
 
         Raises
@@ -103,7 +105,7 @@ class Parts:
         if settings.confusion is not None:
             correction = Correction(read_confusion(settings.confusion))
             correction.check([n for n in self.classifier.labels if n != NOT_A_CELL])
-        return SlideRun(
+        return kind(
             self.classifier.labels,
             abstain_below(self.classifier, self.profile),
             settings.wanted_width,

@@ -51,12 +51,16 @@ class Attendant:
         conductor: Conductor,
         commands: CommandSettings,
         alarms: AlarmSettings,
+        look: Callable[[], dict[str, Finding]] = dict,
     ) -> None:
-        """`folder`: the ledger's; `self_test` proves the models, in any thread."""
+        """`folder`: the ledger's; `self_test` proves the models, in any thread.
+
+        `look` says what else is wrong.
+        """
         self._conductor = conductor
         self._ledger, self._folder, self._source = ledger, folder, source
         self._prove = self_test
-        self._commands, self._alarms = commands, alarms
+        self._commands, self._alarms, self._look = commands, alarms, look
         self._meter = Meter()
         active = tuple(ledger.standing.alarms())
         self._latch = Latch("run", active)
@@ -220,7 +224,7 @@ class Attendant:
 
     def _findings(self, figures: RunMetrics) -> dict[str, Finding]:
         """Say what is wrong now."""
-        found = self._stirs.findings()
+        found = {**self._stirs.findings(), **self._look()}
         silent_s = self._silent_s()
         if silent_s > self._alarms.no_frame_s:
             found["no-frames"] = Finding("red", f"no frame for {silent_s:.0f} s")

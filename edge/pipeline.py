@@ -43,7 +43,7 @@ from edge.results import (
     FrameRange,
     SeenColours,
 )
-from edge.scale import Scale, estimate_pixel_size
+from edge.scale import PixelSize, Scale, estimate_pixel_size
 from edge.taxonomy import UNIDENTIFIED, WHITE_CELLS
 
 MOST_CELLS = 800  # said of one frame, as a row can hold; a crowded field holds 300
@@ -70,11 +70,13 @@ class Seen:
 
     `view` is the small picture by which its place on the slide is found; None where the
     scale is not settled or nobody looks for cells, so that it cannot be counted.
+    `scale` is the pixel size that it was examined with.
     """
 
     raw: RawFrame
     examination: Examination
     view: View | None = None
+    scale: PixelSize | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +112,9 @@ class Pipeline:
             self.profile.check(_width(raw), _height(raw), raw.shot.camera)
         with stage("reduce"):
             scale = self.scale.of(
-                raw.shot.pixel_size_um, lambda: self._estimate_scale(raw)
+                raw.shot.pixel_size_um,
+                lambda: self._estimate_scale(raw),
+                raw.shot.sequence,
             )
             counts = reduce(raw.pixels, self._reduction(raw, scale.um))
         with stage("correct"):
@@ -171,6 +175,7 @@ class Pipeline:
                 timings_ms=stage.spent_ms,
             ),
             view_of(field) if is_countable else None,
+            scale,
         )
 
     def close(self) -> None:

@@ -67,7 +67,10 @@ class Scale:
         self._lock = threading.Lock()
 
     def of(
-        self, source_um: float | None, estimate: Callable[[], float | None]
+        self,
+        source_um: float | None,
+        estimate: Callable[[], float | None],
+        sequence: int | None = None,
     ) -> PixelSize:
         """Return the pixel size of a frame.
 
@@ -77,6 +80,8 @@ class Scale:
             What the source says; the profile's word goes before it.
         estimate
             Asked where nobody knows, until the session's scale is settled.
+        sequence
+            The frame's number; says nothing here, but to a scale that was recorded.
         """
         with self._lock:
             if self._settled is None and source_um is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,12 +16,13 @@ from edge.doctor.findings import Report
 from edge.entries import Entry
 from edge.metrics import Metrics
 from edge.profile import ProfileRecord
+from edge.recording import Frame, Head, Line
 from edge.requests import NoteRequest, Request, Response, StartRequest
 from edge.results import Ack, ArchiveState, DeviceState, Result
-from edge.settings import ArchiveFile, DeviceFile
+from edge.settings import ArchiveFile, DeviceFile, ReplaySettings
 
 ASYNCAPI = "asyncapi.json"
-PUBLISHED = {
+PUBLISHED: dict[str, Any] = {
     "result": Result,
     "entry": Entry,
     "ack": Ack,
@@ -35,6 +37,10 @@ PUBLISHED = {
     "profile": ProfileRecord,
     "device-file": DeviceFile,
     "archive-file": ArchiveFile,
+    "replay-file": ReplaySettings,
+    "recording": Head,
+    "recording-frame": Frame,
+    "recording-line": Line,
     "classify-line": ImageLine,
     "doctor-report": Report,
 }

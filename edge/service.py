@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import msgspec
@@ -34,6 +34,7 @@ from edge.marking import Runs
 from edge.notify import Notifier
 from edge.pipeline import Pipeline, Seen
 from edge.preview import MAX_PREVIEW_BYTES, Preview, PreviewWriter
+from edge.recorder import Recorder
 from edge.registration import View
 from edge.results import Examination
 from edge.settings import RunSettings
@@ -58,7 +59,7 @@ class Outcome:
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
     fault was ours and not the frame's. `preview` is a JPEG when one was due, `snapshot`
     one in full size when it was asked for. `view` is the small picture that tells the
-    frame's place on the slide.
+    frame's place on the slide, `seen` the whole frame, only where it is recorded.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Outcome:
     preview: bytes | None = None
     snapshot: bytes | None = None
     view: View | None = None
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +82,8 @@ class Company:
     the one follower. `runs` knows of which run a frame is, and counts its cells;
     `conductor` begins and ends it, and without one the run ends with the process.
     With a `conductor` that has a schedule no planned frame is passed over.
+    `recorder` keeps raw frames. `was_live`: the source is a recording of a live camera,
+    whose frozen picture is still one.
     """
 
     drift: DriftWatch | None = None
@@ -88,6 +92,8 @@ class Company:
     open_follower: Callable[[], Follower] | None = None
     runs: Runs | None = None
     conductor: Conductor | None = None
+    recorder: Recorder | None = None
+    was_live: bool = False
 
 
 class Service:
@@ -110,6 +116,7 @@ class Service:
         self._drift, self._attendant = company.drift, company.attendant
         self._notifier, self._runs = company.notifier, company.runs
         self._conductor = company.conductor
+        self._recorder, self._was_live = company.recorder, company.was_live
         opens = company.open_follower
         self._turns = None if opens is None else Turns(opens)
         self._proven: list[str] = []  # workers whose engines passed the self-test
@@ -169,6 +176,8 @@ class Service:
             if self._turns is not None:
                 self._turns.close()
             self._drain([camera, *workers, *follower])
+            if self._recorder is not None:
+                self._recorder.close()
             if not camera.is_alive():
                 self._source.close()
 
@@ -252,6 +261,7 @@ class Service:
             preview,
             snapshot,
             seen.view,
+            None if self._recorder is None else seen,
         )
 
     def _examine(self, pipeline: Pipeline, number: int, exposure: Exposure) -> Seen:
@@ -264,7 +274,7 @@ class Service:
         except BaseException:
             turns.skip(number)
             raise
-        return turns.take(number, lambda f: Seen(seen.raw, f.follow(seen), seen.view))
+        return turns.take(number, lambda f: replace(seen, examination=f.follow(seen)))
 
     def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
@@ -413,6 +423,9 @@ class Service:
         row = self._ledger.with_room(lambda: self._append(said))
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
+        if self._recorder is not None:
+            item = self._in_hand[outcome.number].item
+            self._recorder.take(row.seq, item, said, outcome.seen)
         if self._attendant is not None:
             self._attendant.wrote(row, said, outcome.snapshot)
         if row.seq % _PRUNE_EVERY == 0:
@@ -468,7 +481,7 @@ class Service:
     def _reject_frozen(self, outcome: Outcome) -> Examination:
         """Reject what cannot be live: a camera never sends the same noise twice."""
         said = outcome.examination
-        if outcome.digest is None or not self._source.is_live:
+        if outcome.digest is None or not (self._source.is_live or self._was_live):
             return said
         is_same = outcome.digest == self._last_digest
         self._identical = self._identical + 1 if is_same else 1

@@ -429,6 +429,22 @@ class DifferentialSettings(_Settings, frozen=True):
     confusion: Path | None = None
 
 
+class RecordingSettings(_Settings, frozen=True):
+    """Raw frames are kept as OME-TIFF, so that a run can be replayed.
+
+    `folder`: of all recordings of this device; `every`: of so many examined frames one
+    is kept, and only with 1 a replay says the same in everything; `compression`:
+    "deflate" halves what is written, without loss; `most_gb`: of all recordings, then
+    the oldest that are not pinned go; `least_free_gb`: always left on the disk.
+    """
+
+    folder: Path
+    every: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    compression: Literal["deflate", "none"] = "deflate"
+    most_gb: Annotated[float, Meta(ge=0.01, le=1e6)] = 50.0
+    least_free_gb: NotNegative = 2.0
+
+
 class CommandSettings(_Settings, frozen=True):
     """What may be asked of the device over MQTT; nothing unless it stands in `allow`.
 
@@ -477,6 +493,7 @@ class DeviceFile(_Settings, frozen=True, kw_only=True):
     ledger: LedgerSettings
     run: RunSettings = RunSettings()
     differential: DifferentialSettings = DifferentialSettings()
+    recording: RecordingSettings | None = None
     commands: CommandSettings = CommandSettings()
     alarms: AlarmSettings = AlarmSettings()
     broker: BrokerSettings = BrokerSettings()
@@ -487,6 +504,25 @@ class DeviceFile(_Settings, frozen=True, kw_only=True):
             raise ValueError(
                 "sequence needs tracking: add [tracking], so that cells are followed"
             )
+
+
+class ReplaySettings(_Settings, frozen=True, kw_only=True):
+    """What results depend on beside the frames; lies in each recording."""
+
+    profile: Path | None = None
+    model: ModelSettings = ModelSettings()
+    location: LocationSettings = LocationSettings()
+    tracking: TrackingSettings | None = None
+    sequence: SequenceSettings | None = None
+    pauses: PauseSettings = PauseSettings()
+    events: EventSettings = EventSettings()
+    run: RunSettings = RunSettings()
+    differential: DifferentialSettings = DifferentialSettings()
+
+    @classmethod
+    def of(cls, device: DeviceFile) -> ReplaySettings:
+        """Return what a device's results depend on."""
+        return cls(**{name: getattr(device, name) for name in cls.__struct_fields__})
 
 
 class ArchiveSettings(_Settings, frozen=True):

@@ -60,6 +60,7 @@ def run_command(
     import cv2
 
     from edge.attending import Attendant
+    from edge.commands.recordings import open_recorder
     from edge.conducting import Conductor, Wish
     from edge.drift import DriftWatch
     from edge.pausing import Pausable
@@ -100,6 +101,7 @@ def run_command(
             waits_when_done=settings.schedule is not None
             and settings.schedule.when_done == "wait",
         )
+        recorder, look = open_recorder(settings, parts, ledger, is_live=held.is_live)
         attendant = Attendant(
             ledger,
             settings.ledger.folder,
@@ -108,6 +110,7 @@ def run_command(
             conductor=conductor,
             commands=settings.commands,
             alarms=settings.alarms,
+            look=look,
         )
         service = Service(
             schedule or held,
@@ -123,6 +126,7 @@ def run_command(
                 _open_follower(settings, parts, ledger.standing.progress),
                 runs,
                 conductor,
+                recorder,
             ),
         )
         service.run(ending, frames=frames)

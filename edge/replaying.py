@@ -1,0 +1,198 @@
+"""Let a recording go through the same code again, and write what it says now.
+
+The source gives what was recorded, in the same order, with the same numbers and times;
+gaps are gaps again. Pipeline, follower, differential and loop are those of a live run.
+What a live run settled by chance, the pixel size that its workers read off the first
+frames, is taken from the recording.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from edge.assembly import Parts, read_parts
+from edge.drift import DriftWatch
+from edge.entries import RunMark
+from edge.errors import FrameRejected
+from edge.following import Follower
+from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded
+from edge.ledger import Ledger
+from edge.marking import Runs
+from edge.ometiff import Page
+from edge.preview import PreviewWriter
+from edge.recording import Frame, Lacking, Missed, Recorded, Recording, Unseen
+from edge.registration import View
+from edge.results import Examination
+from edge.scale import PixelSize, Scale
+from edge.service import Company, Service
+from edge.settings import ReplaySettings
+from edge.slide import SlideRun
+
+_Moment = tuple[int, int]  # number and monotonic time: unique within a recording
+
+
+class RecordedSource:
+    """A recording that behaves like a camera, and waits for its reader."""
+
+    def __init__(self, recorded: Sequence[Recorded], name: str) -> None:
+        self._recorded, self._name = iter(recorded), name
+
+    @property
+    def is_live(self) -> bool:
+        """A recording waits."""
+        return False
+
+    def read(self, timeout_s: float) -> Exposure | Gap | None:
+        """Return what comes next; see `Source.read`."""
+        recorded = next(self._recorded, None)
+        if recorded is None:
+            raise SourceEnded(f"recording {self._name} is over")
+        item = recorded.item
+        if isinstance(item, Missed):
+            return item.gap
+        if isinstance(item, Lacking):
+            reason = f"not recorded: {item.reason}"
+            return Gap(item.first, item.count, reason, item.monotonic_ns, item.utc)
+        if isinstance(item, Unseen) or recorded.page is None:
+            reason = item.reason if isinstance(item, Unseen) else "has no picture"
+            return Exposure(item.shot, partial(_reject, reason))
+        return Exposure(item.shot, partial(_develop, item.shot, recorded.page))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class RecordedScale(Scale):
+    """The pixel sizes that frames were examined with where nobody told them."""
+
+    def __init__(self, profile_um: float | None, recorded: Sequence[Recorded]) -> None:
+        super().__init__(profile_um)
+        self._known = {
+            r.item.shot.sequence: r.item.scale
+            for r in recorded
+            if isinstance(r.item, Frame)
+            and r.item.scale is not None
+            and r.item.scale.origin not in ("profile", "source")
+        }
+
+    def of(
+        self,
+        source_um: float | None,
+        estimate: Callable[[], float | None],
+        sequence: int | None = None,
+    ) -> PixelSize:
+        """Return what was recorded of this frame; see `Scale.of`."""
+        if sequence in self._known:
+            return self._known[sequence]
+        return super().of(source_um, estimate, sequence)
+
+
+class RecordedRuns(SlideRun):
+    """Runs begin and end with the frames that they began and ended with.
+
+    Their marks stand in the ledger of the recording; a replay makes none.
+    """
+
+    _runs: Mapping[_Moment, str | None] = {}
+
+    def know(self, recorded: Sequence[Recorded]) -> None:
+        """Take from a recording which frame is of which run."""
+        items = [r.item for r in recorded if not isinstance(r.item, Lacking)]
+        self._runs = {_moment(item): item.run for item in items}
+
+    def take(self, said: Examination, view: View | None) -> Examination:
+        """See `SlideRun.take`."""
+        moment = said.frame.first, said.monotonic_ns
+        self._turn_to(self._runs.get(moment, self._written))
+        return super().take(said, view)
+
+    def marks(self) -> list[RunMark]:
+        """Nothing is started, noted or ended now."""
+        return []
+
+
+def replay(
+    recording: Recording,
+    parts: Parts,
+    settings: ReplaySettings,
+    folder: Path,
+    stop: threading.Event,
+    on_row: Callable[[], None] = lambda: None,
+) -> None:
+    """Examine a recording again, into a new ledger in `folder`.
+
+    Raises
+    ------
+    RunFailed
+        As in a live run.
+    """
+    head, recorded = recording.head, recording.items()
+    scale = RecordedScale(parts.profile.record.pixel_size_um, recorded)
+    parts = replace(parts, scale=scale)
+    ledger = Ledger(folder, head.device)
+    try:
+        service = Service(
+            RecordedSource(recorded, head.id),
+            parts.open_pipeline,
+            ledger,
+            PreviewWriter(folder, 0),
+            msgspec.structs.replace(settings.run, workers=None),
+            keep_rows=len(recorded) + 1,
+            company=Company(
+                DriftWatch(parts.profile),
+                open_follower=_follower(parts, settings),
+                runs=_slide(parts, settings, recorded),
+                was_live=head.was_live,
+            ),
+        )
+        service.run(stop, on_row=lambda row, said: on_row())
+    finally:
+        ledger.close()
+
+
+def parts_of(settings: ReplaySettings) -> Parts:
+    """Read the files that a replay needs; raises as `read_parts` does."""
+    return read_parts(
+        classifier=settings.model.bundle,
+        locator=settings.location.bundle,
+        finds_cells=settings.location.mode == "cells",
+        profile=settings.profile,
+        engine=settings.model,
+        sequence=settings.sequence,
+    )
+
+
+def _follower(parts: Parts, settings: ReplaySettings) -> Callable[[], Follower] | None:
+    tracking = settings.tracking
+    if tracking is None:
+        return None
+    return lambda: parts.open_follower(tracking, settings.pauses, settings.events)
+
+
+def _slide(
+    parts: Parts, settings: ReplaySettings, recorded: Sequence[Recorded]
+) -> Runs:
+    slide = parts.open_slide(settings.differential, RecordedRuns)
+    if isinstance(slide, RecordedRuns):
+        slide.know(recorded)
+    return slide
+
+
+def _moment(item: Frame | Missed | Unseen) -> _Moment:
+    if isinstance(item, Missed):
+        return item.gap.first, item.gap.monotonic_ns
+    return item.shot.sequence, item.shot.monotonic_ns
+
+
+def _reject(reason: str) -> RawFrame:
+    raise FrameRejected(reason)
+
+
+def _develop(shot: Shot, page: Page) -> RawFrame:
+    return RawFrame(shot, page.read())
