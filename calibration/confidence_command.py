@@ -20,7 +20,7 @@ from calibration.confidence import (
 from calibration.frames import FOLDER, PATH
 from calibration.reviewed import read_reviewed, said_of
 from calibration.versions import replace_profile
-from edge.assembly import read_parts
+from edge.assembly import read_parts, shipped_classifier
 from edge.bundle import MODEL
 from edge.decision import log_probabilities
 from edge.pages import Grid, Picture, Words, write_pages
@@ -60,7 +60,9 @@ def confidence_command(
     bare = msgspec.structs.replace(old.record, confidence=None)
     own = Profile(bare, old.flat_field, old.calibration_id)
     parts = replace(
-        read_parts(classifier=bundle), profile=own, scale=Scale(bare.pixel_size_um)
+        read_parts(classifier=bundle or shipped_classifier(own)),
+        profile=own,
+        scale=Scale(bare.pixel_size_um),
     )
     labels = parts.classifier.labels
     pipeline = parts.open_pipeline()

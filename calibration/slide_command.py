@@ -10,6 +10,7 @@ from calibration.frames import FOLDER, PATH, read_frames, source_of
 from calibration.reference import fit_reference, measure_slide, with_reference
 from calibration.slide_page import write_slide_page
 from calibration.versions import replace_profile
+from edge.assembly import shipped_classifier
 from edge.bundle import LOCATOR, load_bundle
 from edge.engines.opening import open_engine
 from edge.errors import ConfigurationInvalid
@@ -70,3 +71,4 @@ def slide_command(
             "`hemascope calibrate confidence` fits it again"
         )
     click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")
+    click.echo(f"shipped model from now on: {shipped_classifier(new).name}")

@@ -17,6 +17,7 @@ from edge.bundle import (
     CLASSIFIER,
     LOCATOR,
     MODEL,
+    ON_REFERENCE,
     SEQUENCE,
     Bundle,
     BundleRefused,
@@ -226,16 +227,18 @@ def read_parts(
 ) -> Parts:
     """Read and check the files that a pipeline needs; None is what is shipped.
 
+    Which classifier that is depends on the profile, see `shipped_classifier`.
+
     Raises
     ------
     BundleRefused, ConfigurationInvalid, ProfileMismatch
         A file is missing, altered or does not fit.
     """
-    model = load_model(classifier or CLASSIFIER, engine)
+    chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
+    model = load_model(classifier or shipped_classifier(chosen), engine)
     finder = load_bundle(locator or LOCATOR, task="location") if finds_cells else None
     if finder is not None:
         locator_spec(finder)
-    chosen = IDENTITY_PROFILE if profile is None else load_profile(profile)
     refuse_other_confidence(chosen, model)
     scale = Scale(chosen.record.pixel_size_um)
     if sequence is None:
@@ -256,6 +259,11 @@ def read_parts(
         sequence,
         sequence.memory_frames,
     )
+
+
+def shipped_classifier(profile: Profile) -> Path:
+    """Return the shipped bundle that was fitted to what this profile makes of cells."""
+    return CLASSIFIER if profile.record.reference is None else ON_REFERENCE
 
 
 def load_model(folder: Path, settings: EngineSettings) -> Bundle:

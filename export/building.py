@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edge.bundle import CLASSIFIER, LOCATOR, Bundle, BundleRefused, load_bundle
+from edge.bundle import (
+    CLASSIFIER,
+    LOCATOR,
+    ON_REFERENCE,
+    Bundle,
+    BundleRefused,
+    load_bundle,
+)
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
@@ -95,7 +102,7 @@ def build_command(
     is built again.
     """
     console = Console()
-    for folder in bundles or (LOCATOR, CLASSIFIER):
+    for folder in bundles or (LOCATOR, CLASSIFIER, ON_REFERENCE):
         bundle = load_bundle(folder)
         is_locator = bundle.record.input.size_px is None
         settings = EngineSettings(

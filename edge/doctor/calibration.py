@@ -7,8 +7,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from edge import clock
-from edge.assembly import load_model, refuse_other_confidence
-from edge.bundle import CLASSIFIER
+from edge.assembly import (
+    load_model,
+    refuse_other_confidence,
+    shipped_classifier,
+)
 from edge.codec import PayloadInvalid
 from edge.doctor.company import run_process
 from edge.doctor.findings import Finding, fault_of, ok, unknown, warning
@@ -37,9 +40,9 @@ def check_calibration(subject: Subject) -> Iterator[Finding]:
         return
     try:
         profile = load_profile(subject.profile)
-        refuse_other_confidence(
-            profile, load_model(subject.model.bundle or CLASSIFIER, subject.model)
-        )
+        model = subject.model
+        bundle = model.bundle or shipped_classifier(profile)
+        refuse_other_confidence(profile, load_model(bundle, model))
     except HemascopeError as error:
         yield fault_of(_NAME, error, "calibrate again")
         return

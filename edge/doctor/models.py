@@ -7,7 +7,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
-from edge.assembly import load_model
+from edge.assembly import load_model, shipped_classifier
 from edge.bundle import CLASSIFIER, LOCATOR, SEQUENCE, Bundle, load_bundle
 from edge.doctor.company import is_hidden, run_process
 from edge.doctor.findings import Finding, fault_of, ok, unknown, warning
@@ -17,6 +17,7 @@ from edge.engines.opening import open_engine, stale_engine
 from edge.engines.tensorrt import load_tensorrt
 from edge.errors import HemascopeError
 from edge.location import locator_spec
+from edge.profile import IDENTITY_PROFILE, load_profile
 from edge.settings import ON_CPU, EngineSettings
 
 _ENGINE = "see docs/jetson.md, or set engine = 'onnxruntime' in [model]"
@@ -112,7 +113,7 @@ def _models(subject: Subject) -> dict[str, Load]:
     model = subject.model
 
     def classifier() -> tuple[Bundle, EngineSettings]:
-        return load_model(model.bundle or CLASSIFIER, model), model
+        return load_model(model.bundle or _shipped(subject.profile), model), model
 
     def locator() -> tuple[Bundle, EngineSettings]:
         folder: Path = subject.location.bundle or LOCATOR
@@ -130,3 +131,13 @@ def _models(subject: Subject) -> dict[str, Load]:
             follows,
         )
     return found
+
+
+def _shipped(profile: Path | None) -> Path:
+    """Return the shipped classifier; what is wrong with a profile is said elsewhere."""
+    try:
+        return shipped_classifier(
+            IDENTITY_PROFILE if profile is None else load_profile(profile)
+        )
+    except HemascopeError:
+        return CLASSIFIER

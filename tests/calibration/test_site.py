@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from edge.assembly import read_parts
+from edge.bundle import CLASSIFIER, ON_REFERENCE
 from edge.cli import hemascope
 from edge.entries import read_row
 from edge.ledger import LedgerReader
@@ -121,8 +123,10 @@ def test_a_slide_is_only_changed_when_accepted_and_can_be_gone_back_from(
     assert "nothing was changed" in asked.output
     assert load_profile(profile).calibration_id == first
 
-    done(*command, "--accept")
+    accepted = done(*command, "--accept")
     after = load_profile(profile)
+    assert ON_REFERENCE.name in accepted
+    assert read_parts(profile=profile).classifier.folder == ON_REFERENCE
     assert after.record.reference is not None
     assert after.record.reference.cells >= 200
     assert after.record.previous == first
@@ -132,6 +136,7 @@ def test_a_slide_is_only_changed_when_accepted_and_can_be_gone_back_from(
     assert str(first)[:12] in shown
     done("calibrate", "versions", profile, "--restore", str(first)[:12])
     assert load_profile(profile).calibration_id == first
+    assert read_parts(profile=profile).classifier.folder == CLASSIFIER
     unknown = run("calibrate", "versions", profile, "--restore", "0000")
     assert "0 calibrations begin with '0000'" in str(unknown.exception)
 

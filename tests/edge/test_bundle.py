@@ -12,6 +12,7 @@ import pytest
 from edge.bundle import (
     CLASSIFIER,
     LOCATOR,
+    ON_REFERENCE,
     BundleRefused,
     crop_size,
     load_bundle,
@@ -28,7 +29,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_bundles_are_what_they_say() -> None:
-    for folder in (CLASSIFIER, LOCATOR):
+    for folder in (CLASSIFIER, ON_REFERENCE, LOCATOR):
         bundle = load_bundle(folder)
         open_engine(bundle).close()
         assert sum(p.stat().st_size for p in folder.iterdir()) < 6_000_000

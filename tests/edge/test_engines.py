@@ -23,11 +23,11 @@ KINDS = ["onnxruntime", "tensorrt"]
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, parts: Parts) -> EngineSettings:
+def built(tmp_path_factory: pytest.TempPathFactory, shipped: Parts) -> EngineSettings:
     """TensorRT's engine of the shipped classifier."""
     engines.needs_gpu()
     settings = engines.on_gpu(tmp_path_factory.mktemp("engines"))
-    engines.build(parts.classifier, settings)
+    engines.build(shipped.classifier, settings)
     return settings
 
 
