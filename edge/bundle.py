@@ -27,9 +27,7 @@ from edge.settings import Lowered, Precision
 
 SHIPPED = Path(__file__).parent / "bundles"
 CLASSIFIER, LOCATOR = SHIPPED / "inception-cells4", SHIPPED / "locator"
-ON_REFERENCE = (
-    SHIPPED / "inception-reference"
-)  # fitted to the look of a slide reference
+ON_REFERENCE = SHIPPED / "inception-cells4-reference"  # of slides with a reference
 SEQUENCE = SHIPPED / "rnn-change"
 MODEL, GOLDEN = "model.onnx", "golden.npz"
 INT8_CROPS = "int8-crops.json"

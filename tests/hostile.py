@@ -221,6 +221,7 @@ def _schema(name: str) -> dict[str, Any]:
         "alarm": ("entry",),
         "state": ("device-state",),
         "cmd/req/note": ("note-request",),
+        "cmd/req/start": ("start-request",),
     }
     found = kinds.get(name, ("request",) if name.startswith("cmd/") else (name,))
     schemas = [json.loads(schema_text(kind)) for kind in found]
