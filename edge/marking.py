@@ -158,6 +158,10 @@ class Runs:
         self._turn_to(run)
         return taken
 
+    def is_under_way(self, run: str) -> bool:
+        """Whether that run goes on, so that its plan holds."""
+        return run == self.run
+
     def take(self, said: Examination, view: View | None) -> Examination:
         """Say of which run a frame is; `view` tells its place."""
         return msgspec.structs.replace(said, run=self._written)

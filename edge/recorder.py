@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 
 from edge.alarms import Finding
 from edge.frames import Exposure, Gap
@@ -68,6 +69,9 @@ class Recorder:
     ) -> None:
         """Record what row `seq` was written of; `seen` is None without a picture."""
         run, passed_over = said.run, said.frame.passed_over
+        holds = said.point is not None or said.missed_points is not None
+        if not holds:  # the run that it was planned in is over
+            item = replace(item, planned=None)
         if isinstance(item, Gap):
             self._put(Missed(seq=seq, run=run, gap=item))
         elif seen is None:
@@ -77,6 +81,7 @@ class Recorder:
                     seq=seq,
                     run=run,
                     shot=item.shot,
+                    planned=item.planned,
                     passed_over=passed_over,
                     reason=reason,
                 )
@@ -86,6 +91,7 @@ class Recorder:
                 seq=seq,
                 run=run,
                 shot=seen.raw.shot,
+                planned=item.planned,
                 passed_over=passed_over,
                 scale=seen.scale,
             )

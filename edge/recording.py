@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 
 from edge.codec import PayloadInvalid, decode, encode, read_json
 from edge.errors import ConfigurationInvalid, HemascopeError
-from edge.frames import Gap, Shot
+from edge.frames import Gap, Planned, Shot
 from edge.ometiff import (
     Packed,
     Page,
@@ -30,7 +30,7 @@ from edge.ometiff import (
     read_pages,
 )
 from edge.omexml import Image, Plane, ome_xml
-from edge.results import Count, Epoch, Name, Number, RunId
+from edge.results import Count, Epoch, Name, Number, Point, RunId
 from edge.scale import PixelSize
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class Frame(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="frame"):
     seq: Number
     run: RunId | None = None
     shot: Shot
+    planned: Planned[Point] | None = None
     passed_over: Count = 0
     scale: PixelSize | None = None
 
@@ -104,6 +105,7 @@ class Unseen(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="unseen"):
     seq: Number
     run: RunId | None = None
     shot: Shot
+    planned: Planned[Point] | None = None
     passed_over: Count = 0
     reason: str
 

@@ -61,8 +61,9 @@ class RecordedSource:
             return Gap(item.first, item.count, reason, item.monotonic_ns, item.utc)
         if isinstance(item, Unseen) or recorded.page is None:
             reason = item.reason if isinstance(item, Unseen) else "has no picture"
-            return Exposure(item.shot, partial(_reject, reason))
-        return Exposure(item.shot, partial(_develop, item.shot, recorded.page))
+            return Exposure(item.shot, partial(_reject, reason), item.planned)
+        develop = partial(_develop, item.shot, recorded.page)
+        return Exposure(item.shot, develop, item.planned)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -111,6 +112,10 @@ class RecordedRuns(SlideRun):
         moment = said.frame.first, said.monotonic_ns
         self._turn_to(self._runs.get(moment, self._written))
         return super().take(said, view)
+
+    def is_under_way(self, run: str) -> bool:
+        """Believe it: what was recorded of a plan was said in its run."""
+        return True
 
     def marks(self) -> list[RunMark]:
         """Nothing is started, noted or ended now."""

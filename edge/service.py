@@ -437,7 +437,11 @@ class Service:
     def _of_this_run(self, number: int, said: Examination) -> Examination:
         """Say nothing of the plan of a run that is over by now."""
         planned = self._in_hand[number].item.planned
-        if planned is None or self._runs is None or planned.run == self._runs.run:
+        if (
+            planned is None
+            or self._runs is None
+            or self._runs.is_under_way(planned.run)
+        ):
             return said
         return msgspec.structs.replace(said, point=None, missed_points=None)
 

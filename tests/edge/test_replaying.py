@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from edge.assembly import Parts, read_parts
-from edge.codec import read_toml, write_toml
+from edge.codec import decode, encode, read_toml, write_toml
 from edge.commands.recordings import open_recorder, record_command, replay_command
 from edge.comparing import (
     Comparison,
@@ -29,8 +29,9 @@ from edge.comparing import (
     results_of,
 )
 from edge.errors import FrameRejected
-from edge.frames import Counts, Exposure, Gap, SourceEnded
+from edge.frames import Counts, Exposure, Gap, Planned, SourceEnded
 from edge.ledger import Ledger, LedgerReader
+from edge.marking import Runs
 from edge.ometiff import Page
 from edge.profile import ProfileRecord, load_profile, save_profile
 from edge.recording import (
@@ -43,8 +44,8 @@ from edge.recording import (
     recordings_in,
 )
 from edge.reel import lacking_of
-from edge.replaying import RecordedScale, RecordedSource, replay
-from edge.results import Result
+from edge.replaying import RecordedRuns, RecordedScale, RecordedSource, replay
+from edge.results import Point, Result
 from edge.scale import PixelSize
 from edge.settings import (
     DeviceFile,
@@ -279,6 +280,22 @@ def test_a_replay_takes_gaps_and_bad_frames_as_they_were(lived: Lived) -> None:
     assert (third.first, third.missed, third.reason) == (8, 1, "not recorded: deleted")
     with pytest.raises(SourceEnded):
         source.read(0)
+
+
+def test_a_frame_of_a_plan_is_the_same_frame_of_it_again() -> None:
+    when = shot(3).utc
+    point = Point(index=2, frame=0, phase=1, due=when, late_ms=4.5)
+    planned = Planned("20260101T000000Z-0a1b2c", point)
+    kept = encode(Frame(seq=4, shot=shot(3), planned=planned))
+    unseen = Unseen(seq=5, shot=shot(4), planned=planned, reason="cut short")
+    frame = decode(kept, Frame)
+    source = RecordedSource([Recorded(frame), Recorded(unseen)], "x")
+
+    again = [source.read(0), source.read(0)]
+
+    assert [getattr(exposure, "planned", None) for exposure in again] == [planned] * 2
+    assert RecordedRuns((), 0.5, 0.1).is_under_way(planned.run)
+    assert not Runs().is_under_way(planned.run)
 
 
 def test_a_scale_that_was_read_off_the_cells_is_not_read_again() -> None:
