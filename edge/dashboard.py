@@ -10,17 +10,20 @@ import json
 import re
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
+from urllib.parse import urlsplit
 
 from edge.drawing import legend
 from edge.errors import ConfigurationInvalid
 from edge.observing import DeviceView, Observer, drift_of, gaps_of, slide_of, span
 
 _PERIOD_S = 0.25
+_LOOPBACK = "localhost", "127.0.0.1", "::1"
 _SILENT_S = 3.0  # `show` comes a few times per second
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -36,8 +39,13 @@ _FILES = {
 class Dashboard:
     """The page's server, in threads of its own. `show` gives it what to say."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, port: int, host: str = "127.0.0.1", names: Collection[str] = ()
+    ) -> None:
         """Serve at once; port 0 takes a free one.
+
+        `names` are those that a reverse proxy asks by, beside the loopback's own: what
+        asks by another name is a stranger's page that made its name lead here.
 
         Raises
         ------
@@ -48,6 +56,7 @@ class Dashboard:
         self._shown_s = time.monotonic()
         self.previews: dict[str, bytes] = {}
         self.stop = threading.Event()
+        self.names = frozenset(name.lower() for name in (*_LOOPBACK, *names))
         try:
             self._server = ThreadingHTTPServer((host, port), partial(_Handler, self))
         except OSError as error:
@@ -93,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*request)
 
     def do_GET(self) -> None:
+        asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if asked not in self._dashboard.names:
+            self.send_error(403, "unknown name; start watch with --page-name")
+            return
         path = self.path.split("?", 1)[0]
         preview = re.fullmatch(r"/preview/([a-z0-9-]+)\.jpg", path)
         if path in _FILES:

@@ -32,10 +32,15 @@ from edge.watch import table, watch
 @click.command("watch")
 @with_broker
 @click.option("--page", type=click.IntRange(0, 65535), help="Serve the page on a port.")
-def watch_command(page: int | None, broker: BrokerSettings) -> None:
+@click.option(
+    "--page-name", "names", multiple=True, help="Name that a reverse proxy asks by."
+)
+def watch_command(
+    page: int | None, names: tuple[str, ...], broker: BrokerSettings
+) -> None:
     """Show all devices live, from MQTT alone."""
     client_id = f"{broker.username or 'watch'}-{secrets.token_hex(4)}"
-    with until_signalled() as stop, _shown(page, Console()) as show:
+    with until_signalled() as stop, _shown(page, Console(), names=names) as show:
         watch(broker, stop, show, client_id)
 
 
@@ -82,14 +87,18 @@ def demo_command(
 
 @contextmanager
 def _shown(
-    page: int | None, console: Console, *, opens: bool = False
+    page: int | None,
+    console: Console,
+    *,
+    opens: bool = False,
+    names: tuple[str, ...] = (),
 ) -> Iterator[Callable[[Observer], None]]:
     """Show an observer as a live table, and as a page if a port is given."""
     with ExitStack() as opened:
         live = opened.enter_context(Live(console=console, refresh_per_second=4))
         dashboard = None
         if page is not None:
-            dashboard = Dashboard(page)
+            dashboard = Dashboard(page, names=names)
             opened.callback(dashboard.close)
             console.print(f"page: {dashboard.url}")
             if opens and console.is_terminal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import threading
@@ -102,6 +103,24 @@ def dashboard(observer: Observer) -> Iterator[Dashboard]:
 def get(url: str) -> tuple[bytes, dict[str, str]]:
     with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 our own page
         return answer.read(), dict(answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("localhost:9000", 200), ("scope.lab", 200), ("evil.example", 403), ("", 403)],
+)
+def test_the_page_answers_to_its_own_names_alone(name: str, code: int) -> None:
+    """Else a stranger's page could lead its own name here and read pictures."""
+    served = Dashboard(0, names=["Scope.lab"])
+    port = int(served.url.rsplit(":", 1)[1].strip("/"))
+    asking = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    asking.putrequest("GET", "/", skip_host=True)
+    asking.putheader("Host", name)
+    asking.endheaders()
+
+    assert asking.getresponse().status == code
+    asking.close()
+    served.close()
 
 
 def test_the_page_lets_nothing_foreign_in(dashboard: Dashboard) -> None:
