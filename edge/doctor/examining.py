@@ -11,9 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -83,11 +85,14 @@ def _in_processes(
     checks: Sequence[Check], config: Path | None
 ) -> list[tuple[Findings, float]]:
     """Run checks beside each other; whoever is interrupted takes them along."""
-    started: list[subprocess.Popen[bytes]] = []
+    started, is_over = list[subprocess.Popen[bytes]](), threading.Event()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
-            return list(pool.map(lambda c: _in_process(c, config, started), checks))
+            return list(
+                pool.map(lambda c: _in_process(c, config, started, is_over), checks)
+            )
         except BaseException:
+            is_over.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in started:
                 if process.poll() is None:
@@ -96,7 +101,10 @@ def _in_processes(
 
 
 def _in_process(
-    check: Check, config: Path | None, started: list[subprocess.Popen[bytes]]
+    check: Check,
+    config: Path | None,
+    started: list[subprocess.Popen[bytes]],
+    is_over: threading.Event,
 ) -> tuple[Findings, float]:
     """Run one check in another process, until its deadline."""
     command = [sys.executable, "-m", "edge.doctor", check.name]
@@ -111,6 +119,8 @@ def _in_process(
         start_new_session=True,  # what it starts ends with it
     )
     started.append(process)
+    if is_over.is_set():  # interrupted while it was being started
+        _end(process)
     try:
         out, err = process.communicate(timeout=check.deadline_s)
         found = _read(check, process.returncode, out, err)
@@ -145,7 +155,8 @@ def _read(check: Check, code: int, out: bytes, err: bytes) -> Findings:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a check with all it started; one that the kernel holds is left alone."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # ended twice
+        os.killpg(process.pid, signal.SIGKILL)
     try:
         process.communicate(timeout=_GONE_S)
     except subprocess.TimeoutExpired:

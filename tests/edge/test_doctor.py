@@ -243,7 +243,10 @@ def test_an_interrupted_doctor_ends_at_once_and_leaves_no_process(
     (device.folder / "bundle").mkdir()
     os.mkfifo(device.folder / "bundle" / "bundle.json")
     device.settings["model"] = {"bundle": "bundle"}
-    code = "from edge.commands.examining import doctor_command as d; d()"
+    code = (  # a shell that runs tests in the background has it ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from edge.commands.examining import doctor_command as d; d()"
+    )
     words = [sys.executable, "-c", code, "--config", device.config()]
     config = str(device.config())
     with subprocess.Popen(

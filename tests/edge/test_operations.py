@@ -27,6 +27,7 @@ from edge.backup import BackupFailed, back_up
 from edge.broker import Mosquitto
 from edge.cli import hemascope
 from edge.commands.keeping import backup_command
+from edge.cursor import read_cursor
 from edge.doctor.checks import CHECKS
 from edge.doctor.examining import look
 from edge.doctor.subject import Subject
@@ -107,6 +108,13 @@ def await_rows(file: Path, epoch: str, count: int) -> None:
             if db.execute(wanted, (epoch,)).fetchone()[0] >= count:
                 return
         assert time.monotonic() < deadline_s, f"{count} rows were not archived"
+        time.sleep(0.05)
+
+
+def await_acknowledged(ledger: Path, upto: int) -> None:
+    deadline_s = time.monotonic() + 20
+    while (cursor := read_cursor(ledger)) is None or cursor.upto < upto:
+        assert time.monotonic() < deadline_s, f"{upto} rows were not acknowledged"
         time.sleep(0.05)
 
 

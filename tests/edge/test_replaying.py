@@ -94,7 +94,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
             rate_hz=8,
             drop_share=0.15,
             hand_move_every_s=0.8,
-            seed=6,
+            seed=10,
         ),
         ledger=LedgerSettings(folder / "ledger"),
         run=RunSettings(workers=2),
