@@ -47,7 +47,7 @@ $(VENV)/.pycuda: $(VENV)/.ready install-pycuda.sh
 	touch $@
 
 test: $(VENV)/.pycuda
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
 	./device-test.sh $(DEVICE_PYTHONS)
 
 device-test:

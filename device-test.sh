@@ -29,7 +29,7 @@ for name in "$@"; do
         exit 1
     fi
     echo "device-test: $("$venv/bin/python" --version)"
-    "$venv/bin/pytest" -q -n 2 --dist loadfile tests/edge tests/flow/test_demo.py
+    "$venv/bin/pytest" -q -n 3 --dist loadfile tests/edge tests/flow/test_demo.py
     tested=$((tested + 1))
 done
 [ "$tested" -gt 0 ] || echo "device-test: none of $* is installed, nothing proved" >&2
