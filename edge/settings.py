@@ -267,6 +267,9 @@ class LocationSettings(_Settings, frozen=True):
     bundle: Path | None = None
 
 
+MOST_STEPS = 500  # of a cell, in the longest shift of a field
+
+
 class TrackingSettings(_Settings, frozen=True):
     """Cells are followed from frame to frame.
 
@@ -283,6 +286,14 @@ class TrackingSettings(_Settings, frozen=True):
     confirm_after: Annotated[int, Meta(ge=1, le=100)] = 2
     coast_frames: Annotated[int, Meta(ge=0, le=1000)] = 5
     most_tracks: Annotated[int, Meta(ge=1, le=5000)] = 1000
+
+    def __post_init__(self) -> None:
+        if self.most_shift_um > MOST_STEPS * self.most_step_um:
+            raise ValueError(
+                f"most_shift_um is {self.most_shift_um:g}, expected at most "
+                f"{MOST_STEPS} times most_step_um, {self.most_step_um:g}: shifts are "
+                "looked for in steps of it"
+            )
 
 
 class SequenceSettings(EngineSettings, frozen=True):

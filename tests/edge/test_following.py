@@ -366,3 +366,9 @@ def test_a_follower_that_cannot_be_opened_ends_the_run(
 
     with pytest.raises(EngineFailed, match="stale"):
         run(tmp_path / "ledger", parts, broken)
+
+
+def test_a_shift_that_would_fill_the_memory_is_refused() -> None:
+    assert TrackingSettings(most_step_um=0.12, most_shift_um=60.0).most_step_um == 0.12
+    with pytest.raises(ValueError, match="at most 500 times most_step_um, 0.1"):
+        TrackingSettings(most_step_um=0.1, most_shift_um=60.0)
