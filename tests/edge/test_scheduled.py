@@ -106,7 +106,7 @@ class Bench:
 
         watched = Watched(
             connect,
-            backoff=Backoff(1.0, 30.0),
+            backoff=Backoff(1.0, 4.0),  # its delays are drawn
             monotonic=self.time.monotonic,
             sleep=self.time.sleep,
         )
