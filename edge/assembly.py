@@ -39,10 +39,12 @@ from edge.scale import Scale
 from edge.sequence import SequenceModel
 from edge.settings import (
     ON_CPU,
+    DeviceFile,
     DifferentialSettings,
     EngineSettings,
     EventSettings,
     PauseSettings,
+    ReplaySettings,
     SequenceSettings,
     TrackingSettings,
 )
@@ -258,6 +260,18 @@ def read_parts(
         follows,
         sequence,
         sequence.memory_frames,
+    )
+
+
+def parts_of(settings: DeviceFile | ReplaySettings) -> Parts:
+    """Read the files that a device's settings name; raises as `read_parts` does."""
+    return read_parts(
+        classifier=settings.model.bundle,
+        locator=settings.location.bundle,
+        finds_cells=settings.location.mode == "cells",
+        profile=settings.profile,
+        engine=settings.model,
+        sequence=settings.sequence,
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.assembly import Parts, read_parts
+from edge.assembly import Parts
 from edge.drift import DriftWatch
 from edge.entries import RunMark
 from edge.errors import FrameRejected
@@ -159,18 +159,6 @@ def replay(
         service.run(stop, on_row=lambda row, said: on_row())
     finally:
         ledger.close()
-
-
-def parts_of(settings: ReplaySettings) -> Parts:
-    """Read the files that a replay needs; raises as `read_parts` does."""
-    return read_parts(
-        classifier=settings.model.bundle,
-        locator=settings.location.bundle,
-        finds_cells=settings.location.mode == "cells",
-        profile=settings.profile,
-        engine=settings.model,
-        sequence=settings.sequence,
-    )
 
 
 def _follower(parts: Parts, settings: ReplaySettings) -> Callable[[], Follower] | None:

@@ -59,6 +59,7 @@ def run_command(
     """Examine frames, count cells, and write every result to the ledger."""
     import cv2
 
+    from edge.assembly import parts_of
     from edge.attending import Attendant
     from edge.commands.recordings import open_recorder
     from edge.conducting import Conductor, Wish
@@ -70,7 +71,7 @@ def run_command(
     from edge.sources.opening import open_source
 
     settings = read_toml(config, DeviceFile)
-    parts = _parts(settings)
+    parts = parts_of(settings)
     runs = parts.open_slide(settings.differential)
     runs.starting(slide, operator, note)  # refuse at once what it refuses
     plan = _plan_of(settings)
@@ -106,7 +107,7 @@ def run_command(
             ledger,
             settings.ledger.folder,
             held,
-            lambda: _parts(settings).self_test(),
+            lambda: parts_of(settings).self_test(),
             conductor=conductor,
             commands=settings.commands,
             alarms=settings.alarms,
@@ -147,19 +148,6 @@ def _demand_patience(notifier: Notifier, settings: RunSettings) -> None:
             f"WatchdogSec is {notifier.watchdog_s:.0f} s, expected at least "
             f"{least_s:.0f} (1.5 times most_frame_s of [run]); change one of the two"
         )
-
-
-def _parts(settings: DeviceFile) -> Parts:
-    from edge.assembly import read_parts
-
-    return read_parts(
-        classifier=settings.model.bundle,
-        locator=settings.location.bundle,
-        finds_cells=settings.location.mode == "cells",
-        profile=settings.profile,
-        engine=settings.model,
-        sequence=settings.sequence,
-    )
 
 
 def _open_follower(

@@ -182,8 +182,9 @@ def replay_command(
     """Examine RECORDING again by the same code, and compare what is said."""
     import cv2
 
+    from edge.assembly import parts_of
     from edge.comparing import compare, demand_the_same
-    from edge.replaying import parts_of, replay
+    from edge.replaying import replay
 
     opened = open_recording(recording)
     then = read_toml(recording / SETTINGS, ReplaySettings)
