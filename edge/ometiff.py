@@ -17,14 +17,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from edge.errors import FrameRejected, HemascopeError
+from edge.errors import FrameRejected
 from edge.frames import Counts
-
-Compression = Literal["deflate", "none"]
+from edge.packed import Packed, RollDamaged, prove
+from edge.settings import Compression
 
 MOST_BYTES = 2**32 - 2**24  # of one file: offsets have 32 bits
 _HEADER = struct.Struct("<2sHL")
@@ -35,10 +35,6 @@ _CODES: dict[Compression, int] = {"none": 1, "deflate": 8}
 _DESCRIPTION, _NOTE, _CRC32 = 270, 65001, 65002
 _MOST_TAGS, _MOST_PAGES = 64, 65536
 _Tags = Mapping[int, tuple[int, bytes]]  # number: type, value
-
-
-class TiffDamaged(HemascopeError):
-    """A file is no growing TIFF of ours, or not even its first frame is whole."""
 
 
 class File(Protocol):
@@ -74,16 +70,6 @@ class DiskFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Packed:
-    """A frame as it is stored: its bytes, and what they are."""
-
-    data: bytes
-    shape: tuple[int, int, int]
-    dtype: str
-    compression: Compression
 
 
 def pack(pixels: Counts, compression: Compression) -> Packed:
@@ -172,8 +158,8 @@ class GrowingTiff:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """One frame of a file: where it is stored, and the `note` that came with it."""
+class TiffPage:
+    """One frame of a file, and where it is stored; see `Page`."""
 
     path: Path
     shape: tuple[int, int, int]
@@ -186,23 +172,13 @@ class Page:
     next_at: int  # where the link to the next frame stands
 
     def read(self) -> Counts:
-        """Return the frame (H, W, 3), uint8 or uint16, RGB, as it was packed.
-
-        Raises
-        ------
-        FrameRejected
-            It is not what was written.
-        """
+        """See `Page`."""
         try:
             with self.path.open("rb") as file:
                 data = _read(file, self.offset, self.size)
         except (OSError, ValueError) as error:
             raise FrameRejected(f"{self.path}: {error}; was it deleted?") from error
-        if zlib.crc32(data) != self.crc32:
-            raise FrameRejected(
-                f"{self.path}: the frame at byte {self.offset} is not what was written "
-                "(CRC-32); restore the file from a copy"
-            )
+        prove(data, self.crc32, f"{self.path}: the frame at byte {self.offset}")
         kind = np.dtype(self.dtype).newbyteorder("<")
         if self.compression == "none":
             counts = np.frombuffer(data, kind).reshape(self.shape)
@@ -211,15 +187,15 @@ class Page:
         return np.asarray(np.cumsum(steps, axis=1, dtype=self.dtype))
 
 
-def read_pages(path: Path) -> list[Page]:
+def read_pages(path: Path) -> list[TiffPage]:
     """Return the frames of a growing TIFF that are wholly there, in order.
 
     Raises
     ------
-    TiffDamaged
+    RollDamaged
         It is none, or holds no whole frame.
     """
-    pages: list[Page] = []
+    pages: list[TiffPage] = []
     try:
         with path.open("rb") as file:
             magic, version, at = _HEADER.unpack(_read(file, 0, _HEADER.size))
@@ -229,10 +205,10 @@ def read_pages(path: Path) -> list[Page]:
                 page, at = _read_page(file, path, at)
                 pages.append(page)
     except OSError as error:
-        raise TiffDamaged(f"{path}: cannot be read: {error.strerror}") from error
+        raise RollDamaged(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, struct.error) as error:
         if not pages:
-            raise TiffDamaged(
+            raise RollDamaged(
                 f"{path}: no whole frame: {error}; expected a recording of hemascope"
             ) from error
     return pages
@@ -250,7 +226,7 @@ def description_of(path: Path) -> bytes | None:
     return text[:-1] if text.endswith(b"</OME>\0") else None
 
 
-def mend(pages: list[Page], description: bytes) -> None:
+def mend(pages: list[TiffPage], description: bytes) -> None:
     """Let a damaged file end after `pages`, which it begins with, and describe them.
 
     In the order of `GrowingTiff`, so that it may be interrupted as well.
@@ -366,7 +342,7 @@ def _value(file: BinaryIO, entry: tuple[int, int, bytes]) -> bytes:
     return _read(file, struct.unpack("<L", place)[0], size)
 
 
-def _read_page(file: BinaryIO, path: Path, at: int) -> tuple[Page, int]:
+def _read_page(file: BinaryIO, path: Path, at: int) -> tuple[TiffPage, int]:
     """Return the frame whose directory is at `at`, and the place of the next one."""
     entries, next_at = _read_directory(file, at)
 
@@ -375,7 +351,7 @@ def _read_page(file: BinaryIO, path: Path, at: int) -> tuple[Page, int]:
 
     bits = struct.unpack("<3H", _value(file, entries[258]))
     kinds: dict[int, Compression] = {code: name for name, code in _CODES.items()}
-    page = Page(
+    page = TiffPage(
         path=path,
         shape=(number(257), number(256), number(277)),
         dtype={8: "uint8", 16: "uint16"}[bits[0]],

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from edge.alarms import Finding
 from edge.frames import Exposure, Gap
-from edge.ometiff import Compression, Packed, pack
+from edge.packed import Packed
 from edge.pipeline import Seen
 from edge.recording import Frame, Lacking, Missed, Unseen
 from edge.reel import NoRoom, Reel, joined, lacking_of
@@ -49,10 +49,9 @@ class Recorder:
         reel: Reel,
         *,
         every: int = 1,
-        compression: Compression = "deflate",
         farewell_s: float = _FAREWELL_S,
     ) -> None:
-        self._reel, self._every, self._compression = reel, every, compression
+        self._reel, self._every = reel, every
         self._farewell_s = farewell_s
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -214,7 +213,7 @@ class Recorder:
         begin_s = time.monotonic()
         for frame, seen in jobs:
             if isinstance(frame, Frame) and seen is not None:
-                shown.append((frame, pack(seen.raw.pixels, self._compression)))
+                shown.append((frame, self._reel.pack(seen.raw.pixels)))
             is_last = len(shown) == len(left)
             while shown and (is_last or time.monotonic() - begin_s > _GATHER_S):
                 done = self._reel.write_some(shown)

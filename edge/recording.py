@@ -1,9 +1,10 @@
 """What a recording is: raw frames as they came, and all that a replay needs to know.
 
 A folder for each start of `hemascope run`: `recording.json` and `settings.toml`, a copy
-of the profile, OME-TIFF files of up to 64 frames, and `rows.jsonl`, a line for whatever
-stands in the ledger without a picture here. What is said of a frame stands in its own
-page, so that no two files can disagree. Everything is kept by the ledger's row numbers.
+of the profile, rolls (OME-TIFF or OME-Zarr) of up to 64 frames, and `rows.jsonl`, a
+line for whatever stands in the ledger without a picture here. What is said of a frame
+stands with its pixels, so that no two files can disagree. Everything is kept by the
+ledger's row numbers.
 """
 
 from __future__ import annotations
@@ -18,18 +19,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from edge import rolls
 from edge.codec import PayloadInvalid, decode, encode, read_json
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Gap, Planned, Shot
-from edge.ometiff import (
-    Packed,
-    Page,
-    TiffDamaged,
-    description_of,
-    mend,
-    read_pages,
-)
-from edge.omexml import Image, Plane, ome_xml
+from edge.omexml import Image, Plane
+from edge.packed import Packed, Page, RollDamaged
 from edge.results import Count, Epoch, Name, Number, Point, RunId
 from edge.scale import PixelSize
 
@@ -38,8 +33,6 @@ log = logging.getLogger(__name__)
 HEAD, SETTINGS, ROWS = "recording.json", "settings.toml", "rows.jsonl"
 PROFILE = "profile"
 PINNED = "PINNED"
-FRAMES = "frames-{number:05d}.ome.tif"
-_FRAMES = "frames-*.ome.tif"
 _LONGEST_LINE = 1 << 16
 
 RecordingId = RunId  # of the same form: when it began, and six random digits
@@ -152,13 +145,13 @@ class Recording:
 
     @property
     def files(self) -> list[Path]:
-        """The OME-TIFF files, oldest first."""
-        return sorted(self.folder.glob(_FRAMES))
+        """The rolls, oldest first."""
+        return rolls.rolls_in(self.folder)
 
     @property
     def size(self) -> int:
         """Bytes of all its files."""
-        return sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
+        return size_of(self.folder)
 
     def items(self) -> list[Recorded]:
         """Return what is recorded, in the order of the ledger's rows.
@@ -192,20 +185,19 @@ class Recording:
         Returns what was mended, a line each.
         """
         told = []
-        for path in self.folder.glob("*.new"):  # its first frame was not complete
-            path.unlink()
+        rolls.clear(self.folder)
         for path in self.files:
             try:
                 recorded = recorded_in(path)
-            except TiffDamaged as error:
+            except RollDamaged as error:
                 path.rename(path.with_suffix(".damaged"))
                 told.append(f"{error}; renamed to {path.with_suffix('.damaged').name}")
                 continue
-            if f'SizeT="{len(recorded)}"'.encode() in (description_of(path) or b""):
+            if rolls.says(path, len(recorded)):
                 continue
             frames = [r.item for r in recorded if isinstance(r.item, Frame)]
             pages = [r.page for r in recorded if r.page is not None]
-            mend(pages, describe(self.head, frames, pages[0]))
+            rolls.mend(path, *describe(self.head, frames, pages[0]))
             told.append(f"{path}: says now that it holds {len(pages)} frames")
         return told
 
@@ -252,11 +244,19 @@ def recordings_in(folder: Path) -> list[Recording]:
 
 
 def recorded_in(path: Path) -> list[Recorded]:
-    """Return the frames of one file."""
+    """Return the frames of one roll; raises `RollDamaged` where there is none."""
     try:
-        return [Recorded(decode(page.note, Frame), page) for page in read_pages(path)]
+        return [
+            Recorded(decode(page.note, Frame), page) for page in rolls.pages_in(path)
+        ]
     except PayloadInvalid as error:
         raise RecordingDamaged(f"{path}: {error}; restore it") from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all that lie in a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(p.stat().st_size for p in files if p.is_file())
 
 
 def add_line(folder: Path, line: Line) -> int:
@@ -277,8 +277,10 @@ def add_line(folder: Path, line: Line) -> int:
     return len(data) - torn
 
 
-def describe(head: Head, frames: Sequence[Frame], like: Packed | Page) -> bytes:
-    """Return the OME-XML of the frames of one file, which look like `like`."""
+def describe(
+    head: Head, frames: Sequence[Frame], like: Packed | Page
+) -> tuple[Image, list[Plane]]:
+    """Return what a roll says of its frames, which look like `like`."""
     height, width, _ = like.shape
     last = frames[-1]
     controls = last.shot.controls
@@ -308,7 +310,7 @@ def describe(head: Head, frames: Sequence[Frame], like: Packed | Page) -> bytes:
         software=f"hemascope {head.software}",
         said={key: value for key, value in said.items() if value},
     )
-    return ome_xml(image, [_plane(head, frame.shot) for frame in frames])
+    return image, [_plane(head, frame.shot) for frame in frames]
 
 
 def pixel_size_um(frame: Frame) -> float | None:

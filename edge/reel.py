@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edge import rolls
 from edge.clock import utc_of
 from edge.codec import encode
 from edge.cursor import hold
+from edge.disk import sync_folder
 from edge.errors import HemascopeError
-from edge.ometiff import MOST_BYTES, DiskFile, GrowingTiff, Packed, read_pages
+from edge.frames import Counts
+from edge.ometiff import MOST_BYTES
+from edge.packed import Packed
 from edge.recording import (
-    FRAMES,
     HEAD,
     Frame,
     Head,
@@ -31,10 +34,10 @@ from edge.recording import (
     Unseen,
     add_line,
     describe,
-    pixel_size_um,
     recordings_in,
 )
-from edge.retention import Shelf, sync_folder
+from edge.retention import Shelf
+from edge.rolls import Roll
 from edge.settings import RecordingSettings
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ class Reel:
         OSError
             The folder cannot be made.
         """
+        self._settings = settings
         settings.folder.mkdir(parents=True, exist_ok=True)
         self._lock = hold(settings.folder / "recordings.lock", "records beside")
         for recording in recordings_in(settings.folder)[-1:]:
@@ -86,7 +90,11 @@ class Reel:
         self._shelf = Shelf(settings.folder, settings.most_gb, settings.least_free_gb)
         self._lacking: Lacking | None = None
         self._number = 0
-        self._file: _FrameFile | None = None
+        self._file: _Open | None = None
+
+    def pack(self, pixels: Counts) -> Packed:
+        """Store a frame (H, W, 3) as it will lie there; takes nothing but time."""
+        return rolls.pack(pixels, self._settings.format, self._settings.compression)
 
     def write_line(self, line: Missed | Unseen) -> None:
         """Write down what has no picture; raises as `write_some`."""
@@ -163,8 +171,10 @@ class Reel:
     def _append(self, shown: Sequence[tuple[Frame, Packed]]) -> None:
         if self._file is None:
             self._number += 1
-            path = self.recording.folder / FRAMES.format(number=self._number)
-            self._file = _FrameFile(path, shown[0][1])
+            roll = rolls.begin(
+                self.recording.folder, self._number, self._settings.format
+            )
+            self._file = _Open(roll, shown[0][1])
         self._shelf.add(self._file.append(self.recording.head, shown))
 
     def _close_file(self) -> None:
@@ -174,19 +184,21 @@ class Reel:
             self._file = None
 
 
-class _FrameFile:
-    """The file that is open; it has its name once its first frame is whole."""
+class _Open:
+    """The roll that is written, and what it holds."""
 
-    def __init__(self, path: Path, like: Packed) -> None:
-        self.path, self._draft = path, path.with_suffix(".new")
-        self._looks = like.shape, like.dtype
-        self._disk = DiskFile(self._draft)
-        self._tiff = GrowingTiff(self._disk)
+    def __init__(self, roll: Roll, like: Packed) -> None:
+        self._roll, self._looks = roll, (like.shape, like.dtype)
         self._frames: list[Frame] = []
+
+    @property
+    def path(self) -> Path:
+        """What it is called."""
+        return self._roll.path
 
     def takes(self, shown: Sequence[tuple[Frame, Packed]], most: int) -> int:
         """Return how many of these frames it may hold as well, within `most` bytes."""
-        size, count = self._tiff.size, 0
+        size, count = self._roll.size, 0
         for _, packed in shown[: _MOST_FRAMES - len(self._frames)]:
             size += _size(packed)
             if (packed.shape, packed.dtype) != self._looks or size > most:
@@ -195,31 +207,23 @@ class _FrameFile:
         return count
 
     def append(self, head: Head, shown: Sequence[tuple[Frame, Packed]]) -> int:
-        """Add frames, and return by how many bytes the file grew."""
+        """Add frames, and return by how many bytes the roll grew."""
         frames = [*self._frames, *(frame for frame, _ in shown)]
-        text = describe(head, frames, shown[0][1])
-        before = self._tiff.size
-        self._tiff.append(
+        before = self._roll.size
+        self._roll.append(
             [(packed, encode(frame)) for frame, packed in shown],
-            text,
-            pixel_size_um(frames[-1]),
+            *describe(head, frames, shown[0][1]),
         )
-        if not self._frames:
-            self._draft.rename(self.path)
-            sync_folder(self.path.parent)
         self._frames = frames
-        return self._tiff.size - before
+        return self._roll.size - before
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._disk.close()
+        """Let go of it."""
+        self._roll.close()
 
     def abandon(self) -> None:
-        """Give back the room of a frame that could not be written, and let go."""
-        self.close()
-        self._draft.unlink(missing_ok=True)
-        if self._frames and len(read_pages(self.path)) == self._tiff.pages:
-            os.truncate(self.path, self._tiff.size)
+        """Give back the room of frames that could not be written, and let go."""
+        self._roll.abandon()
 
 
 def _size(packed: Packed) -> int:

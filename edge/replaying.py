@@ -24,7 +24,7 @@ from edge.following import Follower
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded
 from edge.ledger import Ledger
 from edge.marking import Runs
-from edge.ometiff import Page
+from edge.packed import Page
 from edge.preview import PreviewWriter
 from edge.recording import Frame, Lacking, Missed, Recorded, Recording, Unseen
 from edge.registration import View

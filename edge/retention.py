@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
+from edge import rolls
+from edge.disk import sync_folder
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.recording import (
+    HEAD,
     PINNED,
     Frame,
     Lacking,
@@ -16,6 +18,7 @@ from edge.recording import (
     add_line,
     recorded_in,
     recordings_in,
+    size_of,
 )
 
 log = logging.getLogger(__name__)
@@ -77,25 +80,24 @@ class Shelf:
         return None
 
     def delete(self, path: Path) -> None:
-        """Delete a file of frames and say so, or all that is left of a recording."""
-        if path.is_dir():
-            size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+        """Delete a roll of frames and say so, or all that is left of a recording."""
+        size = size_of(path)
+        if (path / HEAD).exists():
             shutil.rmtree(path)
         else:
-            size = path.stat().st_size
             line = _deleted(path)
             try:
                 size -= 0 if line is None else add_line(path.parent, line)
-                path.unlink()
+                rolls.delete(path)
             except OSError:  # so full that not even a line can be written
-                path.unlink()
+                rolls.delete(path)
                 size -= 0 if line is None else add_line(path.parent, line)
         self._size -= size
         log.info("deleted %s to make room, %.3f GB", path, size / _GB)
 
 
 def _deleted(path: Path) -> Lacking | None:
-    """Return what is said of a file that goes; None where nothing of it can be read."""
+    """Return what is said of a roll that goes; None where nothing of it can be read."""
     try:
         frames = [r.item for r in recorded_in(path) if isinstance(r.item, Frame)]
     except HemascopeError:
@@ -142,12 +144,3 @@ def pin(recording: Recording) -> None:
 def unpin(recording: Recording) -> None:
     """Let a recording go when its time has come."""
     (recording.folder / PINNED).unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on the disk."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -440,18 +440,24 @@ class DifferentialSettings(_Settings, frozen=True):
     confusion: Path | None = None
 
 
+Format = Literal["ome-tiff", "ome-zarr"]
+Compression = Literal["deflate", "none"]
+
+
 class RecordingSettings(_Settings, frozen=True):
-    """Raw frames are kept as OME-TIFF, so that a run can be replayed.
+    """Raw frames are kept as OME-TIFF or OME-Zarr, so that a run can be replayed.
 
     `folder`: of all recordings of this device; `every`: of so many examined frames one
-    is kept, and only with 1 a replay says the same in everything; `compression`:
-    "deflate" halves what is written, without loss; `most_gb`: of all recordings, then
-    the oldest that are not pinned go; `least_free_gb`: always left on the disk.
+    is kept, and only with 1 a replay says the same in everything; `format`: of the
+    files; `compression`: "deflate" halves what is written, without loss; `most_gb`: of
+    all recordings, then the oldest that are not pinned go; `least_free_gb`: always left
+    on the disk.
     """
 
     folder: Path
     every: Annotated[int, Meta(ge=1, le=100_000)] = 1
-    compression: Literal["deflate", "none"] = "deflate"
+    format: Format = "ome-tiff"
+    compression: Compression = "deflate"
     most_gb: Annotated[float, Meta(ge=0.01, le=1e6)] = 50.0
     least_free_gb: NotNegative = 2.0
 

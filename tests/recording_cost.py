@@ -24,19 +24,32 @@ import cv2
 
 from edge.assembly import Parts, read_parts
 from edge.clock import utc_of
+from edge.codec import encode
 from edge.frames import Counts, Exposure, Gap, RawFrame, Shot
 from edge.images import read_image
 from edge.ledger import Ledger
-from edge.ometiff import Compression, DiskFile, GrowingTiff, pack
+from edge.omexml import Image, Plane
 from edge.preview import PreviewWriter
 from edge.recorder import Recorder
+from edge.recording import Frame
 from edge.reel import Reel
+from edge.rolls import begin, pack
 from edge.service import Company, Service
-from edge.settings import RecordingSettings, RunSettings, SimulatedSettings
+from edge.settings import (
+    Compression,
+    Format,
+    RecordingSettings,
+    RunSettings,
+    SimulatedSettings,
+)
 from edge.sources.simulated import SimulatedMicroscope
 from tests.edge.test_recording import head
 
-HOW: tuple[Compression, ...] = ("none", "deflate")
+HOW: dict[str, tuple[Format, Compression]] = {
+    "none": ("ome-tiff", "none"),
+    "deflate": ("ome-tiff", "deflate"),
+    "OME-Zarr, deflate": ("ome-zarr", "deflate"),
+}
 _FRAMES = 24
 
 
@@ -68,17 +81,24 @@ class Shown:
 
 def per_frame(folder: Path, name: str, frames: Sequence[Counts]) -> None:
     """Print what a frame costs to pack and to have on the disk."""
-    for how in HOW:
+    height, width, _ = frames[0].shape
+    image = Image(name, utc_of(0), width, height, "uint8", 0.07, "hemascope", {})
+    note = encode(Frame(seq=1, shot=Shot(1, 1, utc_of(0), "m")))
+    for number, (how, (kind, compression)) in enumerate(HOW.items()):
         packing, writing, sizes = [], [], []
-        tiff = GrowingTiff(DiskFile(folder / "cost.tif"))
-        for pixels in itertools.islice(itertools.cycle(frames), _FRAMES):
+        (folder / name).mkdir(exist_ok=True)
+        roll = begin(folder / name, number, kind)
+        for done, pixels in enumerate(
+            itertools.islice(itertools.cycle(frames), _FRAMES), 1
+        ):
             start_s = time.thread_time()
-            packed = pack(pixels, how)
+            packed = pack(pixels, kind, compression)
             packing.append(time.thread_time() - start_s)
-            packed_s = time.perf_counter()
-            tiff.append([(packed, bytes(300))], b"x" * 12_000)
+            before, packed_s = roll.size, time.perf_counter()
+            roll.append([(packed, note)], image, [Plane(n, 4.0) for n in range(done)])
             writing.append(time.perf_counter() - packed_s)
-            sizes.append(len(packed.data) + 12_300)
+            sizes.append(roll.size - before)
+        roll.close()
         raw, size = frames[0].nbytes / 1e6, median(sizes) / 1e6
         core_ms, write_ms = median(packing) * 1e3, median(writing) * 1e3
         sys.stdout.write(
@@ -112,9 +132,11 @@ def _run(
 ) -> tuple[float, float, int]:
     recorder = None
     if how != "off":
-        settings = RecordingSettings(folder / "recordings", least_free_gb=1)
-        reel = Reel(settings, head, lambda into: None)
-        recorder = Recorder(reel, compression=how)  # type: ignore[arg-type]
+        kind, compression = HOW[how]
+        settings = RecordingSettings(
+            folder / "recordings", format=kind, compression=compression, least_free_gb=1
+        )
+        recorder = Recorder(Reel(settings, head, lambda into: None))
     stop, begin_s, rows = threading.Event(), 0.0, 0
 
     def count(*_: object) -> None:

@@ -2,10 +2,12 @@
 
     python -m tests.recording_kills --kills 20 [--bioformats bioformats_package.jar]
 
-Every file must be read alike by tifffile, by libtiff (through OpenCV) and, where its
-jar is given, some by Bio-Formats, without anything being mended; a replay must say what
-the ledger says, to the last bit. What the ledger has and the recording has not is
-counted.
+    python -m tests.recording_kills --kills 20 --format ome-zarr
+
+Every OME-TIFF must be read alike by tifffile, by libtiff (through OpenCV) and, where
+its jar is given, some by Bio-Formats, every OME-Zarr by zarr-python and by TensorStore,
+without anything being mended; a replay must say what the ledger says, to the last bit.
+What the ledger has and the recording has not is counted.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -35,6 +38,7 @@ from edge.recording import SETTINGS, Recording, recorded_in, recordings_in
 from edge.replaying import replay
 from edge.settings import (
     DeviceFile,
+    Format,
     LedgerSettings,
     RecordingSettings,
     ReplaySettings,
@@ -49,11 +53,11 @@ _EVERY = 4  # of so many recordings one is read by Bio-Formats, which takes long
 
 
 def kill_at_random(
-    folder: Path, kills: int, seed: int, bioformats: Path | None
+    folder: Path, kills: int, seed: int, kind: Format, bioformats: Path | None
 ) -> dict[str, object]:
     """Return what became of the recordings; raises `AssertionError` if one is bad."""
     rng = random.Random(seed)  # noqa: S311
-    write_toml(folder / "device.toml", _device(folder))
+    write_toml(folder / "device.toml", _device(folder, kind))
     recordings = folder / "recordings"
     figures: Counter[str] = Counter()
     for number in range(kills):
@@ -88,7 +92,7 @@ def _began(recordings: Path, number: int, is_early: bool) -> bool:
     return len(found) > number and (is_early or bool(found[number].files))
 
 
-def _device(folder: Path) -> DeviceFile:
+def _device(folder: Path, kind: Format) -> DeviceFile:
     return DeviceFile(
         device="scope-01",
         source=SimulatedSettings(
@@ -103,7 +107,9 @@ def _device(folder: Path) -> DeviceFile:
         run=RunSettings(workers=2),
         tracking=TrackingSettings(),
         sequence=SequenceSettings(),
-        recording=RecordingSettings(folder / "recordings", least_free_gb=0.5),
+        recording=RecordingSettings(
+            folder / "recordings", format=kind, least_free_gb=0.5
+        ),
     )
 
 
@@ -120,6 +126,13 @@ def _read(recording: Recording, bioformats: Path | None) -> Counter[str]:
     figures: Counter[str] = Counter()
     for path in recording.files:
         ours = np.stack([r.page.read() for r in recorded_in(path) if r.page])
+        figures["files"] += 1
+        if path.is_dir():
+            seen = _by_zarr(path)
+            assert np.array_equal(seen, ours)
+            assert np.array_equal(_by_tensorstore(path), ours)
+            figures["frames read alike"] += len(seen)
+            continue
         with tifffile.TiffFile(path) as tiff:
             seen = tiff.series[0].asarray()
             assert tiff.is_ome
@@ -130,12 +143,26 @@ def _read(recording: Recording, bioformats: Path | None) -> Counter[str]:
         assert len(ours) - len(seen) in (0, 1), "killed between link and description"
         figures["frames read alike"] += len(seen)
         figures["frames linked and not described yet"] += len(ours) - len(seen)
-        figures["files"] += 1
         if bioformats is not None:
             copied = _by_bioformats(path, bioformats)
             assert np.array_equal(copied, seen)
             figures["frames read by Bio-Formats"] += len(seen)
     return figures
+
+
+def _by_zarr(path: Path) -> Counts:
+    import zarr
+
+    array = zarr.open_group(path, mode="r")["0"]
+    return np.moveaxis(np.asarray(array), 1, -1)
+
+
+def _by_tensorstore(path: Path) -> Counts:
+    import tensorstore
+
+    store = {"driver": "file", "path": str(path / "0")}
+    array = tensorstore.open({"driver": "zarr3", "kvstore": store}, read=True).result()
+    return np.moveaxis(np.asarray(array.read().result()), 1, -1)
 
 
 def _by_bioformats(path: Path, jar: Path) -> Counts:
@@ -162,10 +189,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--format", choices=get_args(Format), default="ome-tiff")
     parser.add_argument("--bioformats", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hemascope-kills-") as made:
         told = kill_at_random(
-            Path(made), options.kills, options.seed, options.bioformats
+            Path(made),
+            options.kills,
+            options.seed,
+            options.format,
+            options.bioformats,
         )
     sys.stdout.write(json.dumps(told, indent=2) + "\n")

@@ -75,7 +75,7 @@ def open_recorder(
         text = f"nothing is recorded: {wanted.folder}: {error.strerror}"
         log.error("%s", text)
         return None, lambda: {"not-recorded": Finding("amber", text)}
-    recorder = Recorder(reel, every=wanted.every, compression=wanted.compression)
+    recorder = Recorder(reel, every=wanted.every)
     return recorder, recorder.findings
 
 

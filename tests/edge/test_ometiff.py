@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from edge.errors import FrameRejected
 from edge.frames import Counts
 from edge.ometiff import (
-    Compression,
     DiskFile,
     GrowingTiff,
-    TiffDamaged,
     description_of,
     mend,
     pack,
     read_pages,
 )
 from edge.omexml import Image, Plane, ome_xml
+from edge.packed import RollDamaged
+from edge.settings import Compression
 
 SECTOR = 512
 
@@ -243,7 +243,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.ome.tif"
     path.write_bytes(data)
 
-    with pytest.raises(TiffDamaged, match=r"no whole frame"):
+    with pytest.raises(RollDamaged, match=r"no whole frame"):
         read_pages(path)
 
 

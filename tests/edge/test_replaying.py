@@ -32,7 +32,7 @@ from edge.errors import FrameRejected
 from edge.frames import Counts, Exposure, Gap, Planned, SourceEnded
 from edge.ledger import Ledger, LedgerReader
 from edge.marking import Runs
-from edge.ometiff import Page
+from edge.ometiff import TiffPage
 from edge.profile import ProfileRecord, load_profile, save_profile
 from edge.recording import (
     SETTINGS,
@@ -49,6 +49,7 @@ from edge.results import Point, Result
 from edge.scale import PixelSize
 from edge.settings import (
     DeviceFile,
+    Format,
     LedgerSettings,
     ModelSettings,
     PauseSettings,
@@ -84,7 +85,10 @@ class Lived:
 
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
-    folder = tmp_path_factory.mktemp("lived")
+    return live(tmp_path_factory.mktemp("lived"), "ome-tiff")
+
+
+def live(folder: Path, kind: Format) -> Lived:
     device = DeviceFile(
         device="scope-01",
         source=SimulatedSettings(
@@ -100,7 +104,9 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
         run=RunSettings(workers=2),
         tracking=TrackingSettings(),
         sequence=SequenceSettings(),
-        recording=RecordingSettings(folder / "recordings", least_free_gb=0),
+        recording=RecordingSettings(
+            folder / "recordings", format=kind, least_free_gb=0
+        ),
     )
     write_toml(folder / "device.toml", device)
     run_until_killed(folder / "device.toml", device)
@@ -148,8 +154,18 @@ def test_a_replay_is_the_same_to_the_last_bit(lived: Lived, tmp_path: Path) -> N
     assert now[-1].drift is not None
 
 
+def test_frames_in_ome_zarr_are_replayed_the_same(tmp_path: Path) -> None:
+    lived = live(tmp_path, "ome-zarr")
+
+    found = lived.replay(tmp_path / "again")
+
+    assert lived.recording.files[0].name == "frames-00001.ome.zarr"
+    assert (found.different, found.alike) == ([], 0)
+    assert found.same >= FRAMES
+
+
 @dataclass(frozen=True)
-class _Altered(Page):
+class _Altered(TiffPage):
     """A frame in which the lowest bit of each red count is another one."""
 
     def read(self) -> Counts:
@@ -167,7 +183,7 @@ class _OneFrameAltered(Recording):
         frames = [n for n, r in enumerate(recorded) if r.page is not None]
         at = frames[self.number]
         page = recorded[at].page
-        assert page is not None
+        assert isinstance(page, TiffPage)
         altered = _Altered(*(getattr(page, f.name) for f in fields(page)))
         recorded[at] = Recorded(recorded[at].item, altered)
         return recorded
