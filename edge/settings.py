@@ -138,12 +138,16 @@ class GStreamerSettings(_Settings, frozen=True, tag_field="kind", tag="gstreamer
 
 
 class FolderSettings(_Settings, frozen=True, tag_field="kind", tag="folder"):
-    """A folder of images in the order of their names, at a pace; 0 is without pause."""
+    """A folder of images in the order of their names, at a pace; 0 is without pause.
+
+    `bits`: that mean something in images of 16 bits; cameras often fill 10 or 12.
+    """
 
     path: Path
     rate_hz: NotNegative = 0.0
     is_repeated: bool = False
     pixel_size_um: Positive | None = None
+    bits: Annotated[int, Meta(ge=8, le=16)] = 16
 
 
 class MicroManagerSettings(

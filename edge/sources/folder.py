@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
+
 from edge.clock import utc_of
+from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.images import SUFFIXES, printable, read_image
 from edge.settings import FolderSettings
+from edge.sources.bits import over_16_bits
 
 
 class FolderSource:
@@ -64,11 +68,17 @@ class FolderSource:
             self._due_s = (
                 max(self._due_s, time.monotonic() - 1) + 1 / self._settings.rate_hz
             )
-        return Exposure(shot, lambda: _develop(path, shot))
+        return Exposure(shot, lambda: _develop(path, shot, self._settings.bits))
 
     def close(self) -> None:
         """Nothing to release."""
 
 
-def _develop(path: Path, shot: Shot) -> RawFrame:
-    return RawFrame(shot, read_image(path))
+def _develop(path: Path, shot: Shot, bits: int) -> RawFrame:
+    counts = read_image(path)
+    if counts.dtype != np.uint8 and (most := int(counts.max())) >= 2**bits:
+        raise FrameRejected(
+            f"{path}: holds a count of {most}, expected at most {2**bits - 1} with bits "
+            f"= {bits} of [source]; {most.bit_length()} bits are used here"
+        )
+    return RawFrame(shot, over_16_bits(counts, bits))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge.broker import free_port
 from edge.errors import HemascopeError
-from edge.frames import Exposure, Gap, Source, SourceEnded
+from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.settings import (
     ControlSettings,
     FolderSettings,
@@ -379,6 +379,23 @@ def test_a_damaged_image_is_rejected_and_the_next_one_comes(tmp_path: Path) -> N
     with pytest.raises(HemascopeError, match="ends after"):
         exposures[1].develop()
     assert exposures[2].develop().pixels.shape == (SIZE[1], SIZE[0], 3)
+
+
+def test_counts_of_12_bits_fill_the_scale_and_others_are_refused(
+    tmp_path: Path,
+) -> None:
+    counts = np.full((6, 8, 3), 4095, np.uint16)
+    counts[0, 0] = 0
+    cv2.imwrite(str(tmp_path / "a.png"), counts)
+
+    def develop(bits: int) -> Counts:
+        with closing(open_source(FolderSettings(tmp_path, bits=bits))) as source:
+            return next_exposures(source, 1)[0].develop().pixels
+
+    assert np.unique(develop(12)).tolist() == [0, 65535]
+    assert np.unique(develop(16)).tolist() == [0, 4095]
+    with pytest.raises(HemascopeError, match=r"4095, expected at most 1023 .* 12 bits"):
+        develop(10)
 
 
 def test_a_network_camera_that_goes_away_is_a_gap_and_comes_back() -> None:
