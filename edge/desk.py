@@ -31,14 +31,23 @@ class Desk:
     A live exposure replaces one that nobody has taken yet: it is dropped before it is
     decoded. A recorded one waits until the last has been taken. Planned ones are never
     dropped; the next waits where `MOST_PLANNED` lie here. Nor are gaps.
+
+    `most_out`: so many tickets may be taken and not over, so that frames which wait for
+    an earlier one neither grow old nor fill the memory.
     """
 
-    def __init__(self, *, is_live: bool, most_frames: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        is_live: bool,
+        most_frames: int | None = None,
+        most_out: int | None = None,
+    ) -> None:
         self._is_live = is_live
-        self._left = most_frames
+        self._left, self._most_out = most_frames, most_out
         self._items: deque[tuple[Exposure | Gap, float]] = deque()
         self._changed = threading.Condition()
-        self._number = 0
+        self._number = self._over = 0
         self._passed_over = 0
         self._is_closed = False
 
@@ -56,8 +65,8 @@ class Desk:
     def take(self) -> Ticket | None:
         """Take what has lain longest, waiting for it; None when the desk is closed."""
         with self._changed:
-            while not self._items:
-                if self._is_closed:
+            while not self._items or self._is_full:
+                if self._is_closed and not self._items:
                     return None
                 self._changed.wait()
             item, since_s = self._items.popleft()
@@ -69,6 +78,19 @@ class Desk:
                 self._count_down()
             self._changed.notify_all()
             return ticket
+
+    def finish(self) -> None:
+        """Know that one more ticket is over."""
+        with self._changed:
+            self._over += 1
+            self._changed.notify_all()
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether too many tickets are out; when all is to end that holds nobody up."""
+        if self._most_out is None or self._is_closed:
+            return False
+        return self._number - self._over >= self._most_out
 
     @property
     def is_empty(self) -> bool:

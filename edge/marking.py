@@ -45,7 +45,8 @@ class RunRefused(ConfigurationInvalid):
 class Runs:
     """The run that is under way; rows get its id.
 
-    `take` and `adopt` from one thread, that which writes the rows; the rest from any.
+    `judge`, `count` and `adopt` from one thread, that which writes the rows; the rest
+    from any.
     """
 
     def __init__(self) -> None:
@@ -150,7 +151,7 @@ class Runs:
         """Take what was started, noted and ended since the last time, in order.
 
         Frames that come after are of the run that is then under way, so that no row of
-        a run stands before its start. Call it where `take` is called.
+        a run stands before its start. Call it where `judge` is called.
         """
         with self._lock:
             taken, run = list(self._marks), self._run
@@ -162,9 +163,13 @@ class Runs:
         """Whether that run goes on, so that its plan holds."""
         return run == self.run
 
-    def take(self, said: Examination, view: View | None) -> Examination:
-        """Say of which run a frame is; `view` tells its place."""
+    def judge(self, said: Examination) -> Examination:
+        """Say of which run a frame is, and whether it is any good."""
         return msgspec.structs.replace(said, run=self._written)
+
+    def count(self, said: Examination, view: View | None) -> Examination:
+        """Count what is new on a frame that was judged; `view` tells its place."""
+        return said
 
     def _begin(self) -> None:
         """Know nothing of the slide yet."""

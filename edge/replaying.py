@@ -27,7 +27,6 @@ from edge.marking import Runs
 from edge.packed import Page
 from edge.preview import PreviewWriter
 from edge.recording import Frame, Lacking, Missed, Recorded, Recording, Unseen
-from edge.registration import View
 from edge.results import Examination
 from edge.scale import PixelSize, Scale
 from edge.service import Company, Service
@@ -107,11 +106,11 @@ class RecordedRuns(SlideRun):
         items = [r.item for r in recorded if not isinstance(r.item, Lacking)]
         self._runs = {_moment(item): item.run for item in items}
 
-    def take(self, said: Examination, view: View | None) -> Examination:
-        """See `SlideRun.take`."""
+    def judge(self, said: Examination) -> Examination:
+        """See `SlideRun.judge`."""
         moment = said.frame.first, said.monotonic_ns
         self._turn_to(self._runs.get(moment, self._written))
-        return super().take(said, view)
+        return super().judge(said)
 
     def is_under_way(self, run: str) -> bool:
         """Believe it: what was recorded of a plan was said in its run."""

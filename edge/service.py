@@ -1,9 +1,10 @@
 """The run process: whole frames in parallel, results in order, nothing lost in silence.
 
 One thread reads the source and keeps only the newest exposure, undecoded. Each worker
-takes it when free and takes the frame the whole way. The main thread puts what they say
-back in order and into the ledger. It is the one place where everything is caught: a
-frame that fails becomes a rejected row, and only several in a row end the process.
+takes it when free and says what it shows alone. The main thread puts what they say
+back in order, adds what a frame owes to the ones before it, and writes it into the
+ledger. It is the one place where everything is caught: a frame that fails becomes a
+rejected row, and only several in a row end the process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from functools import partial
 
 import msgspec
 
+from edge.aside import Aside, Hung
 from edge.attending import Attendant
 from edge.conducting import Conductor
 from edge.desk import Desk, Ticket
@@ -28,7 +30,7 @@ from edge.drawing import draw, to_jpeg
 from edge.drift import DriftWatch
 from edge.errors import FrameRejected, HemascopeError
 from edge.following import Follower
-from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
+from edge.frames import Counts, Gap, Source, SourceEnded
 from edge.ledger import Ledger, LedgerRow, RowRefused
 from edge.marking import Runs
 from edge.notify import Notifier
@@ -38,7 +40,6 @@ from edge.recorder import Recorder
 from edge.registration import View
 from edge.results import Examination
 from edge.settings import RunSettings
-from edge.turns import Turns
 from edge.unseen import STOPPED, nothing_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 _READ_S = 0.5
 _PRUNE_EVERY = 1000
 _FAREWELL_S = 5.0
+_AHEAD = 8  # frames that may wait to be written, beside those in work
+_LEAST_S = 1.0  # that following a frame may take, however long it was in work before
 
 
 class RunFailed(HemascopeError):
@@ -59,7 +62,8 @@ class Outcome:
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
     fault was ours and not the frame's. `preview` is a JPEG when one was due, `snapshot`
     one in full size when it was asked for. `view` is the small picture that tells the
-    frame's place on the slide, `seen` the whole frame, only where it is recorded.
+    frame's place on the slide, `seen` the whole frame, only where cells are followed or
+    it is recorded.
     """
 
     number: int
@@ -78,9 +82,9 @@ class Company:
 
     `drift` compares what is seen with the calibration, `attendant` answers requests and
     raises alarms, `notifier` tells systemd of progress. With `open_follower`, cells are
-    followed: each worker examines its frame as always and then waits for its turn at
-    the one follower. `runs` knows of which run a frame is, and counts its cells;
-    `conductor` begins and ends it, and without one the run ends with the process.
+    followed, in a thread of its own. `runs` knows of which run a frame is, turns it
+    away if it is no good, and counts its cells; `conductor` begins and ends the run,
+    and without one it ends with the process.
     With a `conductor` that has a schedule no planned frame is passed over.
     `recorder` keeps raw frames. `was_live`: the source is a recording of a live camera,
     whose frozen picture is still one.
@@ -118,7 +122,7 @@ class Service:
         self._conductor = company.conductor
         self._recorder, self._was_live = company.recorder, company.was_live
         opens = company.open_follower
-        self._turns = None if opens is None else Turns(opens)
+        self._follower = None if opens is None else Aside(opens)
         self._proven: list[str] = []  # workers whose engines passed the self-test
         self._camera_answered = False
         self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
@@ -126,6 +130,7 @@ class Service:
         self._identical = self._failures = 0
         self._failed: RunFailed | None = None
         self._in_hand: dict[int, Ticket] = {}
+        self._moved_s = time.monotonic()
         self._stop = threading.Event()
 
     def run(
@@ -144,7 +149,11 @@ class Service:
         LedgerFull
             The disk is full.
         """
-        desk = Desk(is_live=self._source.is_live, most_frames=frames)
+        count = self._settings.workers or os.cpu_count() or 1
+        ahead = _AHEAD if self._follower is None else 1
+        desk = Desk(
+            is_live=self._source.is_live, most_frames=frames, most_out=count + ahead
+        )
         self._stop = stop
         camera = threading.Thread(
             target=self._watch_camera, args=(desk, stop), name="camera", daemon=True
@@ -153,13 +162,13 @@ class Service:
             threading.Thread(
                 target=self._work, args=(desk,), name=f"worker-{n}", daemon=True
             )
-            for n in range(self._settings.workers or os.cpu_count() or 1)
+            for n in range(count)
         ]
         follower = [
             threading.Thread(
-                target=self._follow, args=(turns,), name="follower", daemon=True
+                target=self._keep, args=(aside,), name="follower", daemon=True
             )
-            for turns in filter(None, [self._turns])
+            for aside in filter(None, [self._follower])
         ]
         for thread in (camera, *workers, *follower):
             thread.start()
@@ -173,8 +182,8 @@ class Service:
         finally:
             stop.set()
             desk.close()
-            if self._turns is not None:
-                self._turns.close()
+            if self._follower is not None:
+                self._follower.close()
             self._drain([camera, *workers, *follower])
             if self._recorder is not None:
                 self._recorder.close()
@@ -197,10 +206,10 @@ class Service:
         finally:
             desk.close()
 
-    def _follow(self, turns: Turns[Follower]) -> None:
-        """Follow cells from frame to frame, in order, until there are no more."""
+    def _keep(self, aside: Aside[Follower]) -> None:
+        """Open the follower, and do what is asked of it until the end."""
         try:
-            turns.run()
+            aside.run()
         except HemascopeError as error:
             self._outcomes.put(error)
         except Exception as error:
@@ -225,26 +234,22 @@ class Service:
         """Say something of a ticket, whatever happens."""
         item = ticket.item
         if isinstance(item, Gap):
-            if self._turns is not None:
-                self._turns.skip(ticket.number)
             return Outcome(ticket.number, nothing_of("gap", item.reason, item))
         try:
-            seen = self._examine(pipeline, ticket.number, item)
+            seen = pipeline.examine(item)
         except FrameRejected as error:
             said = nothing_of("rejected", str(error), item, ticket.passed_over)
             return Outcome(ticket.number, said)
         except Exception as error:
             log.exception("sequence=%d failed", item.shot.sequence)
-            said = nothing_of(
-                "rejected", str(error) or repr(error), item, ticket.passed_over
-            )
-            return Outcome(ticket.number, said, failure=said.reason)
+            return self._rejected(ticket.number, str(error) or repr(error))
         frame = msgspec.structs.replace(
             seen.examination.frame, passed_over=ticket.passed_over
         )
         said = msgspec.structs.replace(
             seen.examination,
             frame=frame,
+            point=None if item.planned is None else item.planned.what,
             timings_ms={"wait": ticket.waited_ms, **seen.examination.timings_ms},
         )
         pixels, preview, snapshot = seen.raw.pixels, None, None
@@ -253,6 +258,7 @@ class Service:
             snapshot = self._attendant.draw(pixels, said)
         if self._previews.is_due() or (is_asked and self._previews.is_allowed):
             preview = self._draw(pixels, said)
+        is_kept = self._follower is not None or self._recorder is not None
         return Outcome(
             ticket.number,
             said,
@@ -261,20 +267,8 @@ class Service:
             preview,
             snapshot,
             seen.view,
-            None if self._recorder is None else seen,
+            seen if is_kept else None,
         )
-
-    def _examine(self, pipeline: Pipeline, number: int, exposure: Exposure) -> Seen:
-        """Examine a frame alone, then, in its turn, with the ones before it."""
-        turns = self._turns
-        if turns is None:
-            return _planned(pipeline.examine(exposure), exposure)
-        try:
-            seen = _planned(pipeline.examine(exposure), exposure)
-        except BaseException:
-            turns.skip(number)
-            raise
-        return turns.take(number, lambda f: replace(seen, examination=f.follow(seen)))
 
     def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
@@ -297,7 +291,7 @@ class Service:
         """
         waiting: dict[int, Outcome] = {}
         failed: HemascopeError | None = None
-        due, moved_s = 0, time.monotonic()
+        due, self._moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
             self._write_marks()
             self._go_round(len(workers))
@@ -309,15 +303,16 @@ class Service:
             while due in waiting:
                 self._write(waiting.pop(due), on_row)
                 self._in_hand.pop(due)
-                due, moved_s = due + 1, time.monotonic()
+                desk.finish()
+                due += 1
                 failed = failed or self._failed
             if failed is not None:
                 desk.close()
             if desk.taken == due:
-                moved_s = time.monotonic()
+                self._moved_s = time.monotonic()
                 self._say_idle()
                 self._end_plan(desk)
-            elif time.monotonic() - moved_s > self._settings.most_frame_s:
+            elif time.monotonic() - self._moved_s > self._settings.most_frame_s:
                 failed = failed or self._hung()
                 break
         for number in sorted({*waiting, *list(self._in_hand)}):  # one never came back
@@ -375,8 +370,11 @@ class Service:
         )
 
     def _given_up(self, number: int) -> Outcome:
+        return self._rejected(number, f"given up: {self._hung()}")
+
+    def _rejected(self, number: int, reason: str) -> Outcome:
+        """Say nothing of a frame, by our own fault."""
         ticket = self._in_hand[number]
-        reason = f"given up: {self._hung()}"
         said = nothing_of("rejected", reason, ticket.item, ticket.passed_over)
         return Outcome(number, said, failure=reason)
 
@@ -396,12 +394,46 @@ class Service:
         except HemascopeError as last:
             log.error("the ledger does not say why acquisition stopped: %s", last)
 
-    def _count(self, said: Examination, view: View | None) -> Examination:
-        """Count what is new on a frame; a result never fails for its place."""
+    def _continue(self, outcome: Outcome) -> Outcome:
+        """Say what needs the frames before it: whether it is good, tracks, counts."""
+        said = self._of_this_run(outcome.number, self._reject_frozen(outcome))
+        said = self._tell(said, lambda runs: runs.judge(said))
+        outcome = self._follow(replace(outcome, examination=said))
+        followed, view = outcome.examination, outcome.view
+        counted = self._tell(followed, lambda runs: runs.count(followed, view))
+        return replace(outcome, examination=self._follow_drift(counted))
+
+    def _follow(self, outcome: Outcome) -> Outcome:
+        """Follow the cells of a frame; what fails here fails like an examination."""
+        said, seen = outcome.examination, outcome.seen
+        if self._follower is None or seen is None:
+            return outcome
+        judged = replace(seen, examination=said)
+        left_s = self._settings.most_frame_s - (time.monotonic() - self._moved_s)
+        try:
+            followed = self._follower.do(
+                lambda follower: follower.follow(judged), max(left_s, _LEAST_S)
+            )
+            return replace(outcome, examination=followed)
+        except Hung:
+            self._failed = self._hung()
+            failed = self._given_up(outcome.number)
+        except Exception as error:
+            log.exception("sequence=%d failed", said.frame.first)
+            failed = self._rejected(outcome.number, str(error) or repr(error))
+        nothing = msgspec.structs.replace(
+            failed.examination, run=said.run, point=said.point
+        )
+        return replace(failed, examination=nothing)
+
+    def _tell(
+        self, said: Examination, tell: Callable[[Runs], Examination]
+    ) -> Examination:
+        """Tell what the run has to say; a result never fails for its place."""
         if self._runs is None:
             return said
         try:
-            return self._runs.take(said, view)
+            return tell(self._runs)
         except Exception as error:
             log.exception("sequence=%d not counted", said.frame.first)
             reason = f"not counted: {error!r}; say so to the makers"
@@ -417,9 +449,8 @@ class Service:
     ) -> None:
         self._begin()
         self._write_marks()
-        said = self._of_this_run(outcome.number, self._reject_frozen(outcome))
-        said = self._count(said, outcome.view)
-        said = self._follow_drift(said)
+        outcome = self._continue(outcome)
+        said = outcome.examination
         row = self._ledger.with_room(lambda: self._append(said))
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
@@ -432,6 +463,7 @@ class Service:
             self._ledger.prune(self._keep_rows)
         on_row(row, said)
         self._notifier.progress(f"row {row.seq}: {said.status} {said.reason or ''}")
+        self._moved_s = time.monotonic()
         self._count_failures(outcome)
 
     def _of_this_run(self, number: int, said: Examination) -> Examination:
@@ -508,15 +540,6 @@ class Service:
                 self._outcomes.get(timeout=0.05)
             except queue.Empty:
                 continue
-
-
-def _planned(seen: Seen, exposure: Exposure) -> Seen:
-    """Say which planned frame it is; what follows cells must know."""
-    if exposure.planned is None:
-        return seen
-    point = exposure.planned.what
-    said = msgspec.structs.replace(seen.examination, point=point)
-    return Seen(seen.raw, said, seen.view)
 
 
 def _digest(pixels: Counts) -> int:

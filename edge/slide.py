@@ -1,8 +1,8 @@
 """Count the cells of a slide, each once.
 
-Frames come here in their order, already examined. The gate turns bad ones away, the
-mosaic says where the others lie, the census knows every cell once, and the running
-differential goes into the row.
+Frames come here in their order, already examined. The gate turns bad ones away before
+cells are followed; then the mosaic says where the others lie, the census knows every
+cell once, and the running differential goes into the row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small
 class SlideRun(Runs):
     """The slide that is being counted.
 
-    The state that `take` changes (`gate`, `mosaic`, `census`) is of its thread.
+    What `judge` and `count` change (`gate`, `mosaic`, `census`) is of their thread.
     """
 
     def __init__(
@@ -43,10 +43,13 @@ class SlideRun(Runs):
         self._wanted_width, self._correction = wanted_width, correction
         super().__init__()
 
-    def take(self, said: Examination, view: View | None) -> Examination:
-        """Judge a frame, count what is new on it, and return what is now said of it."""
-        said, run = self.gate.judge(said), self._written
-        if run is None:
+    def judge(self, said: Examination) -> Examination:
+        """See `Runs.judge`; frames that are no good are rejected."""
+        return self.gate.judge(super().judge(said))
+
+    def count(self, said: Examination, view: View | None) -> Examination:
+        """See `Runs.count`; the differential goes into what is said."""
+        if said.run is None:
             return said
         place = None
         if view is not None and said.status in ("ok", "degraded"):
@@ -60,7 +63,7 @@ class SlideRun(Runs):
             differential = msgspec.structs.replace(
                 differential, patch=place.patch, place_um=_in_um(place, said, view)
             )
-        return msgspec.structs.replace(said, run=run, differential=differential)
+        return msgspec.structs.replace(said, differential=differential)
 
     def _begin(self) -> None:
         """Know nothing yet."""

@@ -158,3 +158,27 @@ def test_every_number_is_given_to_one_worker_only(workers: int) -> None:
         thread.join()
 
     assert sorted(numbers) == list(range(200))
+
+
+def test_no_more_tickets_are_out_than_may_be_until_all_is_to_end() -> None:
+    desk = Desk(is_live=False, most_out=2)
+    given: list[int] = []
+
+    def work() -> None:
+        while (ticket := desk.take()) is not None:
+            given.append(ticket.number)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for _ in range(4):
+        desk.put(gap())
+    time.sleep(0.1)
+    assert given == [0, 1]
+
+    desk.finish()
+    time.sleep(0.1)
+    assert given == [0, 1, 2]
+
+    desk.close()
+    worker.join(5)
+    assert given == [0, 1, 2, 3]

@@ -108,7 +108,7 @@ class Process:
             "utc": clock.utc_now(),
         }
         said = examination(2, **(fields | changes))
-        self.ledger.append(self.runs.take(said, None))
+        self.ledger.append(self.runs.judge(said))
 
     def die(self) -> None:
         self.ledger.close()
@@ -413,7 +413,7 @@ def test_progress_costs_a_row_little(folder: Path) -> None:
     start_s = time.process_time()
     for index in range(100):
         process.ledger.standing.record(
-            index + 2, process.runs.take(examination(1, point=point(index)), None)
+            index + 2, process.runs.judge(examination(1, point=point(index)))
         )
     spent_ms = (time.process_time() - start_s) * 1e3 / 100
     progress = process.ledger.standing.progress

@@ -15,13 +15,15 @@ from edge.codec import decode
 from edge.engines import EngineFailed
 from edge.entries import RunMark, read_row
 from edge.errors import FrameRejected
+from edge.following import Follower
 from edge.frames import Exposure, Gap, RawFrame, SourceEnded
 from edge.ledger import Ledger, LedgerFull, LedgerReader
+from edge.pace import Pace
 from edge.pipeline import Seen
 from edge.preview import PreviewWriter, newest_preview
-from edge.results import Result
+from edge.results import Examination, Quality, Result
 from edge.service import Company, RunFailed, Service
-from edge.settings import RunSettings
+from edge.settings import RunSettings, TrackingSettings
 from edge.slide import SlideRun
 from tests.conftest import examination, shot
 from tests.edge.slides import Ground
@@ -479,3 +481,142 @@ def test_what_cannot_be_counted_is_said_and_costs_no_result(
     assert row.reason is not None
     assert row.reason.startswith("not counted")
     assert len(row.cells) == 1
+
+
+GOOD = Quality(
+    focus=1.0,
+    saturated=0.0,
+    background=(250.0, 250.0, 250.0),
+    background_delta_e=None,
+    brightness=0.8,
+    motion=0.1,
+    texture=0.1,
+    covered=0.3,
+)
+
+
+@dataclass
+class Wandering(Examining):
+    """A pipeline that sees twelve cells drift, and others on `dark` frames."""
+
+    dark: set[int] = field(default_factory=set)
+
+    def examine(self, exposure: Exposure) -> Seen:
+        number = exposure.shot.sequence
+        is_dark = number in self.dark
+        brightness = 0.05 if is_dark else 0.8
+        said = msgspec.structs.replace(
+            _cells(1000 + number if is_dark else 1, 2 * number),
+            monotonic_ns=number * 1_000_000_000,
+            quality=msgspec.structs.replace(GOOD, brightness=brightness),
+        )
+        return Seen(super().examine(exposure).raw, said)
+
+
+def _cells(seed: int, shift: int) -> Examination:
+    """Twelve red cells in a frame of 400 by 300 pixels."""
+    cell = examination(1).cells[0]
+    corners = np.random.default_rng(seed).integers(20, (300, 200), (12, 2)) + shift
+    return msgspec.structs.replace(
+        examination(12),
+        cells=tuple(
+            msgspec.structs.replace(cell, id=n, box=(x, y, x + 40, y + 40))
+            for n, (x, y) in enumerate(corners.tolist())
+        ),
+        width_px=400,
+        height_px=300,
+        pixel_size_um=0.3,
+        locator="l",
+    )
+
+
+def follow(
+    folder: Path,
+    pipeline: Examining,
+    frames: int,
+    open_follower: Callable[[], Follower] = lambda: Follower(
+        TrackingSettings(confirm_after=1), Pace(1.8, 60.0)
+    ),
+    slide: SlideRun | None = None,
+    **settings: object,
+) -> list[Result]:
+    """Let cells be followed, and counted if there is a slide."""
+    ledger = Ledger(folder, "scope-01")
+    service = Service(
+        Recording([different(n) for n in range(frames)]),
+        lambda: pipeline,  # type: ignore[arg-type,return-value]
+        ledger,
+        PreviewWriter(folder, 0.0),
+        RunSettings(**({"workers": 2} | settings)),  # type: ignore[arg-type]
+        keep_rows=1000,
+        company=Company(open_follower=open_follower, runs=slide),
+    )
+    try:
+        service.run(threading.Event())
+    finally:
+        ledger.close()
+    reader = LedgerReader(folder)
+    rows = [read_row(row.data) for row in reader.rows(0, 1000)]
+    reader.close()
+    return [row for row in rows if isinstance(row, Result)]
+
+
+def test_what_the_gate_turns_away_ends_no_track(folder: Path) -> None:
+    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    slide.start_run("S26-1")
+
+    rows = follow(folder, Wandering(dark={4, 5}), 8, slide=slide)
+
+    tracks = [{cell.track_id for cell in row.cells} for row in rows]
+    notes = [row.following for row in rows]
+    assert [row.fault for row in rows] == [None] * 4 + ["dark"] * 2 + [None] * 2
+    assert [note is None for note in notes] == [False] * 4 + [True] * 2 + [False] * 2
+    assert tracks[6] == tracks[7] == tracks[3] != set()
+    assert notes[6] is not None
+    assert (notes[6].continuity, notes[6].ended) == ("discontinuous", ())
+
+
+def test_a_frame_that_cannot_be_followed_is_a_row_and_the_next_one_goes_on(
+    folder: Path,
+) -> None:
+    class Failing(Follower):
+        def follow(self, seen: Seen, **told: object) -> Examination:
+            if seen.examination.monotonic_ns == 2_000_000_000:
+                raise EngineFailed("the states are lost")
+            return super().follow(seen)
+
+    def opened() -> Follower:
+        return Failing(TrackingSettings(confirm_after=1), Pace(1.8, 60.0))
+
+    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    run = slide.start_run("S26-1")
+    rows = follow(folder, Wandering(), 5, opened, slide)
+
+    assert [row.status for row in rows] == ["ok"] * 2 + ["rejected"] + ["ok"] * 2
+    assert rows[2].reason == "the states are lost"
+    assert rows[2].cells == ()
+    assert {row.run for row in rows} == {run}
+
+
+def test_a_follower_that_hangs_ends_the_run_with_the_reason(folder: Path) -> None:
+    released = threading.Event()
+
+    class Hanging(Follower):
+        def follow(self, seen: Seen, **told: object) -> Examination:
+            if seen.examination.monotonic_ns == 3_000_000_000:
+                released.wait(30)
+            return super().follow(seen)
+
+    def opened() -> Follower:
+        return Hanging(TrackingSettings(confirm_after=1), Pace(1.8, 60.0))
+
+    with pytest.raises(RunFailed, match="hangs"):
+        follow(folder, Wandering(), 20, opened, most_frame_s=1.0)
+    released.set()
+
+    rows = results(folder)
+    assert [row.status for row in rows[:4]] == ["ok"] * 3 + ["rejected"]
+    assert "hangs" in str(rows[3].reason)
+    assert all(row.status == "rejected" for row in rows[4:-1])
+    assert rows[-1].status == "gap"
+    assert len(rows) < 12

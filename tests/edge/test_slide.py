@@ -16,6 +16,7 @@ from edge.errors import ConfigurationInvalid
 from edge.following import MOST_SAID
 from edge.marking import RunRefused, Runs, checked_note, checked_operator, checked_slide
 from edge.profile import ConfidenceRecord, Profile
+from edge.registration import View
 from edge.results import Examination, Following
 from edge.settings import DifferentialSettings, SimulatedSettings
 from edge.slide import SlideRun
@@ -28,6 +29,11 @@ LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 
 def new_run() -> SlideRun:
     return SlideRun(LABELS, 0.5, 0.1)
+
+
+def take(slide: Runs, said: Examination, view: View | None) -> Examination:
+    """What becomes of a frame that nobody follows cells on."""
+    return slide.count(slide.judge(said), view)
 
 
 def said(**changes: object) -> Examination:
@@ -130,7 +136,7 @@ def test_runs_may_be_started_from_many_threads() -> None:
 def test_without_a_run_nothing_is_counted(ground: Ground) -> None:
     slide = new_run()
 
-    taken = slide.take(said(), ground.view(0, 0))
+    taken = take(slide, said(), ground.view(0, 0))
 
     assert (taken.run, taken.differential) == (None, None)
 
@@ -139,9 +145,9 @@ def test_frames_are_of_the_run_whose_start_is_written(ground: Ground) -> None:
     slide = new_run()
     run = slide.start_run("S26-1")
 
-    assert slide.take(said(), ground.view(0, 0)).run is None
+    assert take(slide, said(), ground.view(0, 0)).run is None
     slide.marks()
-    assert slide.take(said(), ground.view(0, 0)).run == run
+    assert take(slide, said(), ground.view(0, 0)).run == run
 
 
 def test_another_slide_counts_from_nothing(ground: Ground) -> None:
@@ -155,7 +161,7 @@ def test_another_slide_counts_from_nothing(ground: Ground) -> None:
         slide.marks()
         for _ in range(2):
             one = msgspec.structs.replace(said(), cells=middle)
-            found = slide.take(one, ground.view(0, 0)).differential
+            found = take(slide, one, ground.view(0, 0)).differential
             assert found is not None
             totals.append(found.total)
 
@@ -170,7 +176,7 @@ def test_rejected_frames_and_frames_of_unknown_scale_are_not_counted(
     slide.marks()
 
     for one, view in ((said(), None), (said(status="rejected"), ground.view(0, 0))):
-        taken = slide.take(one, view)
+        taken = take(slide, one, view)
         assert taken.differential is not None
         assert taken.differential.total == 0
         assert taken.differential.place_um is None
@@ -184,8 +190,8 @@ def test_a_frame_with_cells_left_out_counts_nothing(ground: Ground) -> None:
     size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
     full = examination(MOST_SAID, following=followed, reason="800 cells", **size)
 
-    crowded = run.take(full, ground.view(0, 0))
-    whole = run.take(said(following=followed), ground.view(0, 0))
+    crowded = take(run, full, ground.view(0, 0))
+    whole = take(run, said(following=followed), ground.view(0, 0))
 
     assert crowded.differential is not None
     assert crowded.differential.patches == 0
@@ -263,7 +269,7 @@ def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
         slide.start_run()
         slide.marks()
         one_frame = msgspec.structs.replace(said(), cells=unsure)
-        found.append(slide.take(one_frame, view).differential)
+        found.append(take(slide, one_frame, view).differential)
 
     assert [d and d.unidentified for d in found] == [0, 4]
 
@@ -279,9 +285,9 @@ def test_a_place_is_told_in_micrometres(ground: Ground) -> None:
     slide = new_run()
     slide.start_run()
     slide.marks()
-    slide.take(said(), ground.view(200, 100))
+    take(slide, said(), ground.view(200, 100))
 
-    there = slide.take(said(), ground.view(260, 70)).differential
+    there = take(slide, said(), ground.view(260, 70)).differential
 
     assert there is not None
     assert there.place_um is not None

@@ -1,14 +1,14 @@
-"""Let frames that were examined in parallel pass one by one, in their order.
+"""Use a tool in a thread of its own, by another that waits, but not for ever.
 
-What follows cells from frame to frame needs order, and its engine one thread. So one
-thread does those jobs, and each worker waits there for its turn.
+The engine of a sequence model is opened, used and closed in one thread. It may hang,
+and who waits for it must still be able to say so.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import closing
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -23,21 +23,24 @@ T = TypeVar("T", bound=_Tool)
 R = TypeVar("R")
 
 
-class TurnsOver(HemascopeError):
-    """Nobody takes turns any more: the process ends."""
+class AsideOver(HemascopeError):
+    """Nothing is done any more: the tool was never opened, hangs, or is closed."""
 
 
-class Turns(Generic[T]):
-    """Jobs of many threads, done by one, in the order of their numbers from 0.
+class Hung(HemascopeError):
+    """A job did not end in time; it is the last one that was tried."""
+
+
+class Aside(Generic[T]):
+    """Jobs of one thread, done by another, one at a time.
 
     `open_tool` makes what the jobs are done with, in the thread that does them.
     """
 
     def __init__(self, open_tool: Callable[[], T]) -> None:
         self._open_tool = open_tool
-        self._waiting: dict[int, tuple[Callable[[T], Any], Future[Any]]] = {}
+        self._job: tuple[Callable[[T], Any], Future[Any]] | None = None
         self._changed = threading.Condition()
-        self._due = 0
         self._is_over = False
 
     def run(self) -> None:
@@ -54,15 +57,17 @@ class Turns(Generic[T]):
                     _do(*job, tool)
         finally:
             self.close()
-            self._refuse(all_of_them=True)
+            self._refuse()
 
-    def take(self, number: int, job: Callable[[T], R]) -> R:
-        """Wait for turn `number` and return what `job` gives; each number comes once.
+    def do(self, job: Callable[[T], R], most_s: float) -> R:
+        """Wait for what `job` gives; from one thread.
 
         Raises
         ------
-        TurnsOver
-            It was closed before the turn came.
+        AsideOver
+            Jobs are not done any more.
+        Hung
+            It took longer than `most_s`; the next one is not even tried.
         Exception
             What the job raises.
         """
@@ -70,43 +75,39 @@ class Turns(Generic[T]):
         with self._changed:
             if self._is_over:
                 raise _over()
-            self._waiting[number] = (job, future)
+            self._job = job, future
             self._changed.notify_all()
+        wait([future], most_s)
+        if not future.done():
+            self.close()
+            raise Hung(f"a job has been in work for {most_s:.0f} s, expected less")
         return future.result()
 
-    def skip(self, number: int) -> None:
-        """Let turn `number` pass without a job, and do not wait for it."""
-        with self._changed:
-            self._waiting[number] = (lambda _tool: None, Future())
-            self._changed.notify_all()
-
     def close(self) -> None:
-        """Refuse what waits for a turn that never came. Safe to call twice."""
+        """Take no more jobs. Safe to call twice."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
-        self._refuse()
 
-    def _refuse(self, *, all_of_them: bool = False) -> None:
+    def _refuse(self) -> None:
+        """Tell who waits that nothing will come."""
         with self._changed:
-            refused = [n for n in self._waiting if all_of_them or n != self._due]
-            futures = [self._waiting.pop(number)[1] for number in refused]
-        for future in futures:
-            future.set_exception(_over())
+            job, self._job = self._job, None
+        if job is not None:
+            job[1].set_exception(_over())
 
     def _next(self) -> tuple[Callable[[T], Any], Future[Any]] | None:
         with self._changed:
-            while self._due not in self._waiting:
+            while self._job is None or self._is_over:
                 if self._is_over:
                     return None
                 self._changed.wait()
-            job = self._waiting.pop(self._due)
-            self._due += 1
+            job, self._job = self._job, None
             return job
 
 
-def _over() -> TurnsOver:
-    return TurnsOver("frames are not followed any more; the process ends")
+def _over() -> AsideOver:
+    return AsideOver("cells are not followed any more; the process ends")
 
 
 def _do(job: Callable[[T], Any], future: Future[Any], tool: T) -> None:
