@@ -93,9 +93,12 @@ class Parts:
         )
 
     def open_slide(
-        self, settings: DifferentialSettings, kind: type[SlideRun] = SlideRun
+        self,
+        settings: DifferentialSettings,
+        slide: type[SlideRun] = SlideRun,
+        runs: type[Runs] = Runs,
     ) -> Runs:
-        """Return what knows the run, and counts cells once each where wanted.
+        """Return what knows the run; a `slide`, which counts cells, where wanted.
 
         Raises
         ------
@@ -103,12 +106,12 @@ class Parts:
             The confusion file is not one of this classifier.
         """
         if not settings.is_on or self.locator is None:
-            return Runs()
+            return runs()
         correction = None
         if settings.confusion is not None:
             correction = Correction(read_confusion(settings.confusion))
             correction.check([n for n in self.classifier.labels if n != NOT_A_CELL])
-        return kind(
+        return slide(
             self.classifier.labels,
             abstain_below(self.classifier, self.profile),
             settings.wanted_width,

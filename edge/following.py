@@ -1,4 +1,4 @@
-"""Follow cells through the frames of a run: the part of the way that needs order.
+"""Follow cells through the frames of runs: the part of the way that needs order.
 
 A frame that was examined alone is linked to the ones before; then the sequence model
 sees every cell that is followed, and what changes is told as events.
@@ -15,7 +15,7 @@ from edge.engines import EngineFailed
 from edge.location import widths
 from edge.pace import Expected, Pace, Pause
 from edge.pipeline import Seen, Stopwatch
-from edge.results import Cell, Course, Event, Examination, Following
+from edge.results import Cell, Continuation, Course, Event, Examination, Following
 from edge.sequence import Boxes, SequenceModel, View
 from edge.settings import TrackingSettings
 from edge.taxonomy import NOT_A_CELL
@@ -28,9 +28,10 @@ _LEAVES_ROOM = 300  # more cells leave none for pictures
 
 
 class Follower:
-    """Carries the tracks, the states and the events of one run. Used from one thread.
+    """Carries the tracks, the states and the events. Used from one thread.
 
-    Without a sequence model cells are only followed.
+    Without a sequence model cells are only followed. Numbers go on from run to run;
+    everything else begins anew with the first frame of another one.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Follower:
         self._model, self._pace = model, pace
         self._tracker = Tracker(tracking, first_id=first_track)
         self._um: float | None = None
+        self._run: str | None = None
         self._untold: deque[Event] = deque()
 
     def follow(
@@ -74,6 +76,7 @@ class Follower:
         if um is None or seen.examination.status in ("rejected", "gap"):
             return seen.examination
         said, stage = _shortened(seen.examination), Stopwatch()
+        is_new_run = self._turn_to(said.run)
         pause = self._pace.take(said.monotonic_ns, _expected(said))
         with stage("follow"):
             boxes = np.array([c.box for c in said.cells], np.float32).reshape(-1, 4)
@@ -82,12 +85,12 @@ class Follower:
                 pause.steps,
                 (said.width_px * um, said.height_px * um),
                 shift_um=shift_um,
-                is_new_field=is_new_field,
+                is_new_field=is_new_field or is_new_run,
             )
         courses: dict[int, Course] = {}
         if self._model is not None:
             with stage("remember"):
-                self._end(self._model, links, pause)
+                self._end(self._model, links, pause, is_new_run=is_new_run)
                 is_late = pause.continuity == "discontinuous"
                 view = View(seen.raw, um, said.locator is None, is_late)
                 try:
@@ -100,7 +103,7 @@ class Follower:
         return msgspec.structs.replace(
             said,
             cells=_named(said.cells, links, courses),
-            following=self._note(links, pause),
+            following=self._note(links, pause, is_new_run=is_new_run),
             events=self._tell(MOST_STRIPS if len(said.cells) <= _LEAVES_ROOM else 0),
             timings_ms={**said.timings_ms, **stage.spent_ms},
         )
@@ -123,10 +126,23 @@ class Follower:
         self._um = um or self._um
         return self._um
 
-    def _end(self, model: SequenceModel, links: Links, pause: Pause) -> None:
+    def _turn_to(self, run: str | None) -> bool:
+        """Return whether another run begins with this frame.
+
+        A frame that was in hand when its run ended is of none, and begins none.
+        """
+        before = self._run
+        self._run = run or before
+        return before is not None and self._run != before
+
+    def _end(
+        self, model: SequenceModel, links: Links, pause: Pause, *, is_new_run: bool
+    ) -> None:
         """End the events and forget the states of tracks that are over."""
         reason = "the cell is not seen any more"
-        if links.is_new_field:
+        if is_new_run:
+            reason = "another run was started"
+        elif links.is_new_field:
             reason = "another field of view"
         self._untold.extend(model.end(links.ended.tolist(), reason))
         if pause.continuity == "reset":
@@ -140,12 +156,16 @@ class Follower:
         bare = [msgspec.structs.replace(e, strip=msgspec.UNSET) for e in told[strips:]]
         return (*told[:strips], *bare)
 
-    def _note(self, links: Links, pause: Pause) -> Following:
-        is_another = links.is_new_field and pause.continuity != "first"
+    def _note(self, links: Links, pause: Pause, *, is_new_run: bool) -> Following:
+        continuity: Continuation = pause.continuity
+        if is_new_run:
+            continuity = "new run"
+        elif links.is_new_field and continuity != "first":
+            continuity = "new field"
         shift = None if links.shift_um is None else links.shift_um.tolist()
         model = None if self._model is None else self._model.bundle
         return Following(
-            continuity="new field" if is_another else pause.continuity,
+            continuity=continuity,
             tracks=int((links.tracks != NO_TRACK).sum()) + len(links.coasting),
             coasting=len(links.coasting),
             ended=tuple(links.ended.tolist()),

@@ -61,8 +61,17 @@ def after_mark(before: Progress | None, seq: int, mark: RunMark) -> Progress | N
 
 
 def after_frame(before: Progress, seq: int, said: Examination) -> Progress:
-    """Return how far a run is once what is said of its frame is row `seq`."""
-    changes: dict[str, object] = {
+    """Return how far a run is once what is said of a frame is row `seq`.
+
+    Of a frame that was in hand when the run ended only the numbers it gave count.
+    """
+    changes: dict[str, object] = {}
+    if said.following is not None:
+        changes["next_track"] = said.following.next_track
+        changes["next_event"] = said.following.next_event
+    if said.run != before.run:
+        return msgspec.structs.replace(before, **changes)
+    changes |= {
         "row": seq,
         "utc": said.utc,
         "monotonic_ns": said.monotonic_ns,
@@ -75,9 +84,6 @@ def after_frame(before: Progress, seq: int, said: Examination) -> Progress:
         changes["frame"] = 0 if is_last else point.frame + 1
     if said.missed_points is not None:
         changes |= {"index": said.missed_points.last + 1, "frame": 0}
-    if said.following is not None:
-        changes["next_track"] = said.following.next_track
-        changes["next_event"] = said.following.next_event
     if said.differential is not None:
         counts = {one.label: one.count for one in said.differential.classes}
         changes["counted"] = counts

@@ -93,7 +93,7 @@ class RecordedScale(Scale):
         return super().of(source_um, estimate, sequence)
 
 
-class RecordedRuns(SlideRun):
+class RecordedRuns(Runs):
     """Runs begin and end with the frames that they began and ended with.
 
     Their marks stand in the ledger of the recording; a replay makes none.
@@ -107,7 +107,7 @@ class RecordedRuns(SlideRun):
         self._runs = {_moment(item): item.run for item in items}
 
     def judge(self, said: Examination) -> Examination:
-        """See `SlideRun.judge`."""
+        """See `Runs.judge`."""
         moment = said.frame.first, said.monotonic_ns
         self._turn_to(self._runs.get(moment, self._written))
         return super().judge(said)
@@ -119,6 +119,10 @@ class RecordedRuns(SlideRun):
     def marks(self) -> list[RunMark]:
         """Nothing is started, noted or ended now."""
         return []
+
+
+class RecordedSlide(RecordedRuns, SlideRun):
+    """The same of a slide that is counted."""
 
 
 def replay(
@@ -151,7 +155,7 @@ def replay(
             company=Company(
                 DriftWatch(parts.profile),
                 open_follower=_follower(parts, settings),
-                runs=_slide(parts, settings, recorded),
+                runs=_runs(parts, settings, recorded),
                 was_live=head.was_live,
             ),
         )
@@ -167,13 +171,11 @@ def _follower(parts: Parts, settings: ReplaySettings) -> Callable[[], Follower] 
     return lambda: parts.open_follower(tracking, settings.pauses, settings.events)
 
 
-def _slide(
-    parts: Parts, settings: ReplaySettings, recorded: Sequence[Recorded]
-) -> Runs:
-    slide = parts.open_slide(settings.differential, RecordedRuns)
-    if isinstance(slide, RecordedRuns):
-        slide.know(recorded)
-    return slide
+def _runs(parts: Parts, settings: ReplaySettings, recorded: Sequence[Recorded]) -> Runs:
+    runs = parts.open_slide(settings.differential, RecordedSlide, RecordedRuns)
+    if isinstance(runs, RecordedRuns):
+        runs.know(recorded)
+    return runs
 
 
 def _moment(item: Frame | Missed | Unseen) -> _Moment:

@@ -74,9 +74,9 @@ class Strip(_Said, frozen=True, kw_only=True):
 class Event(_Said, frozen=True, kw_only=True):
     """Something happened to a followed cell, and is confirmed or over.
 
-    `id` and `track_id` are unique within a run. `onset` is the frame that first showed
-    it, `frame` the one that said so last; `confidence` is the mean probability of
-    `change` between them. `box` is a window around the cell, where it was last.
+    `id` and `track_id` are unique within a ledger. `onset` is the frame that first
+    showed it, `frame` the one that said so last; `confidence` is the mean probability
+    of `change` between them. `box` is a window around the cell, where it was last.
     `reason` says why an event is over. `strip` shows the cell over time, where
     the row has room for it.
     """
@@ -95,6 +95,11 @@ class Event(_Said, frozen=True, kw_only=True):
     strip: Strip | UnsetType = UNSET
 
 
+Continuation = Literal[
+    "first", "continuous", "discontinuous", "reset", "new field", "new run"
+]
+
+
 class Following(_Said, frozen=True, kw_only=True):
     """How this frame continues the ones before.
 
@@ -105,13 +110,14 @@ class Following(_Said, frozen=True, kw_only=True):
 
     `continuity`: "first"; "continuous"; "discontinuous": frames are missing, states are
     kept; "reset": the pause was too long, states are new; "new field": another place,
-    all tracks ended. `not_followed` counts cells beyond the number that may be
-    followed, `dropped` tracks that made room for them. Tracks from `next_track` and
-    events from `next_event` on are not in this row or an earlier one. `model` and
-    `classes`: the sequence model's.
+    all tracks ended; "new run": another run was started, all tracks of the one before
+    ended. `not_followed` counts cells beyond the number that may be followed, `dropped`
+    tracks that made room for them. Tracks from `next_track` and events from
+    `next_event` on are not in this row or an earlier one. `model` and `classes`: the
+    sequence model's.
     """
 
-    continuity: Literal["first", "continuous", "discontinuous", "reset", "new field"]
+    continuity: Continuation
     tracks: Count
     coasting: Count = 0
     ended: tuple[Count, ...] = ()

@@ -91,7 +91,8 @@ class Story:
     `counts` has the mean number of cells per examined frame of each bin, NaN where none
     was examined; `statuses` counts rows, and `unread` those that cannot be read here.
     `events` are the last word on each, `onsets` when they began, in seconds since the
-    start; `strips` are the pictures of the cells whose courses are shown. `incidents`
+    start; `strips` are the pictures of the cells whose courses are shown. `before` are
+    cells of the run before, which ended with this one's first frame. `incidents`
     are time and text of the first gaps, alarms, notes and commands, `more_incidents`
     counts the others.
     """
@@ -107,6 +108,7 @@ class Story:
     events: dict[int, Event] = field(default_factory=dict)
     onsets: dict[int, float] = field(default_factory=dict)
     strips: dict[int, Strip] = field(default_factory=dict)
+    before: set[int] = field(default_factory=set)
     courses: dict[int, Course] = field(default_factory=dict)
     incidents: list[tuple[datetime, str]] = field(default_factory=list)
     more_incidents: int = 0
@@ -199,7 +201,11 @@ def tell(store: Store, span: Span) -> Story:
 
 def _take_events(story: Story, row: Result) -> None:
     """Take what is told of cells; pictures of those that are shown, as first told."""
+    if row.following is not None and row.following.continuity == "new run":
+        story.before.update(row.following.ended)
     for event in row.events:
+        if event.track_id in story.before:
+            continue
         strip, event = event.strip, msgspec.structs.replace(event, strip=UNSET)
         story.events[event.id] = event
         ago_s = (row.utc - event.onset_utc) / timedelta(seconds=1)

@@ -62,7 +62,7 @@ class Standing:
         """Note row `seq`; called within the transaction that writes it."""
         if isinstance(said, Examination):
             before = self.progress
-            if before is not None and said.run == before.run:
+            if before is not None and said.run in (before.run, None):
                 self._keep(after_frame(before, seq, said))
         else:
             self._record_entry(seq, said)

@@ -155,6 +155,31 @@ def test_another_field_is_said_and_ends_all_tracks() -> None:
     assert set(note(after).ended) == {cell.track_id for cell in before.cells}
 
 
+def test_another_run_ends_all_tracks_with_its_first_frame_that_is_followed() -> None:
+    following = follower()
+    first, second = "20260101T000000Z-000001", "20260101T000900Z-000002"
+    runs = [None, first, first, None, second, second, second]
+
+    said = [
+        following.follow(
+            seen(boxes(), n, run=run, status="rejected" if n == 4 else "ok")
+        )
+        for n, run in enumerate(runs)
+    ]
+
+    followed = [s for s in said if s.following is not None]
+    assert [note(s).continuity for s in followed] == [
+        "first",  # of no run, like one that was in hand when its run ended
+        *["continuous"] * 3,
+        "new run",
+        "continuous",
+    ]
+    before, after = ({c.track_id for c in followed[n].cells} for n in (3, 4))
+    assert set(note(followed[4]).ended) == before == set(range(1, 13))
+    assert after == set(range(13, 25))
+    assert note(followed[4]).next_track == 25
+
+
 def test_a_rejected_frame_is_passed_over_and_makes_the_next_discontinuous() -> None:
     following = follower()
     for second in (0, 1, 2):

@@ -310,7 +310,7 @@ def test_a_frame_of_a_plan_is_the_same_frame_of_it_again() -> None:
     again = [source.read(0), source.read(0)]
 
     assert [getattr(exposure, "planned", None) for exposure in again] == [planned] * 2
-    assert RecordedRuns((), 0.5, 0.1).is_under_way(planned.run)
+    assert RecordedRuns().is_under_way(planned.run)
     assert not Runs().is_under_way(planned.run)
 
 

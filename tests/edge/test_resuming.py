@@ -377,6 +377,25 @@ def test_a_run_that_is_asked_for_begins_its_schedule_anew(folder: Path) -> None:
     process.die()
 
 
+def test_numbers_given_to_a_frame_in_hand_when_its_run_ended_are_not_given_again(
+    folder: Path,
+) -> None:
+    process = Process(folder)
+    process.conductor.begin()
+    process.write()
+    done = process.conductor.stop(new_request("stop", "anna"))
+    process.ledger.append_all(done.rows)
+    done.then()
+    last_row = process.ledger.standing.progress.row  # type: ignore[union-attr]
+
+    process.write(following=Following(continuity="continuous", tracks=2, next_track=7))
+
+    left = process.ledger.standing.progress
+    process.die()
+    assert left is not None
+    assert (left.next_track, left.row, left.is_open) == (7, last_row, False)
+
+
 def test_a_paused_run_stays_paused_and_open(folder: Path) -> None:
     process = Process(folder, PLAN)
     process.conductor.begin()

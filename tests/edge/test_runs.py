@@ -161,6 +161,25 @@ def test_a_story_tells_counts_events_courses_and_gaps(store: Store) -> None:
     assert "note by op7: oil renewed <b>" in told
 
 
+def test_what_ends_with_another_run_is_no_story_of_it(tmp_path: Path) -> None:
+    told = frame(ONSET + 2, None)
+    over = [
+        msgspec.structs.replace(event, phase="ended", reason="another run was started")
+        for event in told.events
+    ]
+    first = msgspec.structs.replace(
+        told,
+        following=Following(continuity="new run", tracks=1, ended=(5,)),
+        events=(),
+    )
+    late = msgspec.structs.replace(told, events=tuple(over))
+
+    story = told_by(tmp_path, [first, late])
+
+    assert len(over) == 1
+    assert (story.events, story.courses) == ({}, {})
+
+
 def test_a_page_shows_the_cell_over_time(store: Store, tmp_path: Path) -> None:
     page = write_run_page(tmp_path, tell(store, list_runs(store)[0]))
 

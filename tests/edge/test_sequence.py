@@ -244,6 +244,38 @@ def test_a_whole_field_is_one_track_and_keeps_its_memory() -> None:
     assert course.frames == 5  # type: ignore[union-attr]
 
 
+def test_what_goes_on_ends_with_the_run(recurrent: Parts) -> None:
+    following = recurrent.open_follower(
+        TrackingSettings(confirm_after=1), PauseSettings(), EventSettings()
+    )
+    model, cell = following._model, [(100, 100, 150, 150)]
+    assert model is not None
+    following.follow(seen(cell, 0, run="20260101T000000Z-000001"))
+    for frame in range(9):  # cell 1 bursts
+        share = 0.97 if frame > 4 else 0.01
+        row = np.array([[1 - share - 0.02, 0.01, share, 0.01]], np.float32)
+        model._changes.take(
+            Moment(frame, shot(frame).utc),
+            np.array([1]),
+            row,
+            np.array([50 + frame]),
+            [(0, 0, 9, 9)],
+        )
+    assert model._changes.is_open(1)
+
+    after = following.follow(seen(cell, 1, run="20260101T000900Z-000002"))
+
+    assert [(e.track_id, e.phase, e.reason) for e in after.events] == [
+        (1, "ended", "another run was started")
+    ]
+    assert after.cells[0].track_id == 2
+    course = after.cells[0].course
+    assert course
+    assert course.frames == 1  # type: ignore[union-attr]
+    assert model.remembered == 2  # both memories of the one cell that there is
+    following.close()
+
+
 class Breaking:
     """A recurrent engine that fails while it is broken."""
 

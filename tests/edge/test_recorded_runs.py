@@ -1,0 +1,218 @@
+"""Runs that are started by command or resumed, live and replayed, to the last bit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from edge.asking import new_request
+from edge.assembly import Parts, read_parts
+from edge.codec import read_toml
+from edge.commands.recordings import open_recorder
+from edge.comparing import Comparison, compare, results_of
+from edge.conducting import Conductor
+from edge.drift import DriftWatch
+from edge.ledger import Ledger, LedgerReader
+from edge.pausing import Pausable
+from edge.preview import PreviewWriter
+from edge.recording import SETTINGS, Recording, recordings_in
+from edge.replaying import replay
+from edge.requests import StartRequest
+from edge.results import Following, Result
+from edge.scale import Scale
+from edge.service import Company, Service
+from edge.settings import (
+    DeviceFile,
+    DifferentialSettings,
+    EventSettings,
+    LedgerSettings,
+    RecordingSettings,
+    ReplaySettings,
+    RunSettings,
+    SequenceSettings,
+    SimulatedSettings,
+    TrackingSettings,
+)
+from edge.sources.opening import open_source
+
+# Whatever a cell is, that is an event as soon as it is seen.
+LOUD = EventSettings(
+    quiet=(),
+    begin_at=0.01,
+    confirm_at=0.01,
+    end_below=0.0,
+    confirm_frames=1,
+    least_rise=0.0,
+    doubt_frames=1,
+    settle_frames=0,
+)
+
+
+@dataclass(frozen=True)
+class Lived:
+    """What a device wrote, and what its last start recorded."""
+
+    folder: Path
+
+    @property
+    def rows(self) -> list[Result]:
+        with closing(LedgerReader(self.folder / "ledger")) as reader:
+            return list(results_of(reader))
+
+    @property
+    def recording(self) -> Recording:
+        return recordings_in(self.folder / "recordings")[-1]
+
+    def replayed(self, parts: Parts) -> Comparison:
+        """Replay the last recording, and compare it with the ledger."""
+        again = self.folder / "again"
+        settings = read_toml(self.recording.folder / SETTINGS, ReplaySettings)
+        replay(self.recording, fresh(parts), settings, again, threading.Event())
+        return compare(self.recording, self.folder / "ledger", again)
+
+
+@dataclass
+class Device:
+    """A device that may be started again and again."""
+
+    folder: Path
+    parts: Parts
+    settings: DeviceFile
+
+    def live(
+        self,
+        rows: int,
+        on_row: Callable[[int, Conductor, Ledger], None] = lambda *told: None,
+    ) -> Lived:
+        """Write so many rows of frames and gaps, and leave the run open."""
+        stop, written = threading.Event(), []
+        with closing(Ledger(self.folder / "ledger", "scope-01")) as ledger:
+            parts = fresh(self.parts)
+            runs = parts.open_slide(self.settings.differential)
+            held = Pausable(open_source(self.settings.source))
+            conductor = Conductor(ledger, runs, held, is_left_open=lambda: True)
+
+            def wrote(*row: object) -> None:
+                written.append(row)
+                on_row(len(written), conductor, ledger)
+                if len(written) >= rows:
+                    stop.set()
+
+            recorder, _ = open_recorder(self.settings, parts, ledger, is_live=True)
+            company = Company(
+                DriftWatch(parts.profile),
+                open_follower=self.follower(parts, ledger),
+                runs=runs,
+                conductor=conductor,
+                recorder=recorder,
+            )
+            service = Service(
+                held,
+                parts.open_pipeline,
+                ledger,
+                PreviewWriter(self.folder / "ledger", 0),
+                self.settings.run,
+                keep_rows=1000,
+                company=company,
+            )
+            service.run(stop, on_row=wrote)
+        return Lived(self.folder)
+
+    def follower(self, parts: Parts, ledger: Ledger) -> Callable[[], object]:
+        left, tracking = ledger.standing.progress, self.settings.tracking
+        assert tracking is not None
+        return lambda: parts.open_follower(
+            tracking,
+            self.settings.pauses,
+            self.settings.events,
+            first_track=1 if left is None else left.next_track,
+            first_event=1 if left is None else left.next_event,
+        )
+
+
+@pytest.fixture(scope="module")
+def recurrent() -> Parts:
+    return read_parts(sequence=SequenceSettings())
+
+
+def fresh(parts: Parts) -> Parts:
+    """The same with a scale that nobody settled yet, as after a start."""
+    return replace(parts, scale=Scale(None))
+
+
+def device(folder: Path, parts: Parts, *, is_counting: bool = True) -> Device:
+    settings = DeviceFile(
+        device="scope-01",
+        source=SimulatedSettings(
+            width_px=480,
+            height_px=360,
+            pixel_size_um=0.14,
+            rate_hz=6,
+            drift_um_per_s=2,
+            hand_move_every_s=0,
+            seed=5,
+        ),
+        ledger=LedgerSettings(folder / "ledger"),
+        run=RunSettings(workers=2),
+        tracking=TrackingSettings(),
+        sequence=SequenceSettings(),
+        events=LOUD,
+        differential=DifferentialSettings(is_on=is_counting),
+        recording=RecordingSettings(folder / "recordings", least_free_gb=0),
+    )
+    return Device(folder, parts, settings)
+
+
+def start_another(row: int, conductor: Conductor, ledger: Ledger) -> None:
+    """As the command does, between the sixth row and the next."""
+    if row != 6:
+        return
+    request = new_request("start", "anna", slide="S26-2")
+    assert isinstance(request, StartRequest)
+    done = conductor.start(request)
+    ledger.append_all(done.rows)
+    done.then()
+
+
+def note(row: Result) -> Following:
+    assert row.following is not None
+    return row.following
+
+
+def tracks_of(rows: list[Result]) -> set[int]:
+    return {cell.track_id for row in rows for cell in row.cells if cell.track_id}
+
+
+@pytest.mark.parametrize("is_counting", [True, False])
+def test_another_run_begins_with_new_tracks_live_and_replayed(
+    recurrent: Parts, tmp_path: Path, is_counting: bool
+) -> None:
+    made = device(tmp_path, recurrent, is_counting=is_counting)
+
+    lived = made.live(14, start_another)
+
+    runs = list(dict.fromkeys(row.run for row in lived.rows))
+    assert len(runs) == 2
+    frames = [row for row in lived.rows if row.following is not None]
+    before = [row for row in frames if row.run == runs[0]]
+    after = [row for row in frames if row.run == runs[1]]
+    assert {note(row).continuity for row in before} <= {"first", "continuous"}
+    assert [note(row).continuity for row in after].count("new run") == 1
+    first = note(after[0])
+    assert first.continuity == "new run"
+    ended = {track for row in [*before, after[0]] for track in note(row).ended}
+    assert ended == tracks_of(before) != set()
+    assert min(tracks_of(after)) >= note(before[-1]).next_track
+    told = [event for row in [*before, after[0]] for event in row.events]
+    over = {event.id for event in told if event.phase == "ended"}
+    assert over >= {event.id for event in told if event.track_id in ended}
+    assert "another run was started" in {event.reason for event in after[0].events}
+
+    found = lived.replayed(recurrent)
+    assert (found.different, found.lacking, found.alike) == ([], [], 0)
+    assert found.same == len(lived.rows)
