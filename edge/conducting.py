@@ -18,16 +18,13 @@ import msgspec
 from edge import clock
 from edge.commanding import CommandFailed, Done
 from edge.entries import Lost, Note, PlanNote, RunMark
-from edge.frames import Gap, Planned
 from edge.ledger import Ledger
 from edge.marking import Runs
 from edge.pausing import Pausable
 from edge.progress import Progress
 from edge.requests import NoteRequest, Request, StartRequest
-from edge.results import Examination
 from edge.schedule import Place
 from edge.scheduled import Scheduled
-from edge.unseen import nothing_of
 
 log = logging.getLogger(__name__)
 
@@ -92,18 +89,18 @@ class Conductor:
             return
         self._has_begun = True
         left = self._ledger.standing.progress
-        said: list[RunMark | Examination] = []
+        said: list[RunMark] = []
         if left is not None and left.is_open:
             why = self._why_not_resumed(left)
             if why is None:
                 said = self._resumed(left)
             else:
                 said = [RunMark(run=left.run, phase="end", text=why)]
-        goes_on = any(isinstance(s, RunMark) and s.phase == "resumed" for s in said)
+        goes_on = any(mark.phase == "resumed" for mark in said)
         if not goes_on and (not self._source.is_paused or not self._wish.says_nothing):
             said += self._starting(self._wish.slide, self._wish.operator)
         self._append(said)
-        self._adopt([mark for mark in said if isinstance(mark, RunMark)], left)
+        self._adopt(said, left)
 
     def end_plan(self) -> bool:
         """End the run, its last point is over; return whether the process ends too."""
@@ -206,7 +203,8 @@ class Conductor:
             if mark.phase == "end":
                 self._schedule.end()
             elif mark.plan is not None:
-                self._schedule.begin(mark.run, mark.plan, _place(mark, left))
+                lost = None if mark.lost is None else mark.lost.points
+                self._schedule.begin(mark.run, mark.plan, _place(mark, left), lost)
 
     def _stop(self, mark: RunMark) -> None:
         self._adopt([mark])
@@ -217,8 +215,8 @@ class Conductor:
         self._append([mark])
         self._adopt([mark])
 
-    def _append(self, said: Sequence[RunMark | Examination]) -> None:
-        self._ledger.with_room(lambda: self._ledger.append_all(said))
+    def _append(self, marks: Sequence[RunMark]) -> None:
+        self._ledger.with_room(lambda: self._ledger.append_all(marks))
 
     def _why_not_resumed(self, left: Progress) -> str | None:
         """Say why a run that was left is not the one to go on with; None if it is."""
@@ -236,7 +234,7 @@ class Conductor:
             )
         return None
 
-    def _resumed(self, left: Progress) -> list[RunMark | Examination]:
+    def _resumed(self, left: Progress) -> list[RunMark]:
         """Say that a run goes on, and exactly what it lost."""
         note, place = left.plan, Place(left.index, left.frame)
         if note is not None and note.boot_id != clock.boot_id():
@@ -268,21 +266,9 @@ class Conductor:
             plan=note,
             lost=lost,
         )
-        said: list[RunMark | Examination] = [mark]
-        if missed is not None:
-            now_ns = time.monotonic_ns()
-            reason = (
-                f"points {missed.first} to {missed.last} of the schedule missed: no "
-            )
-            reason += "process was at work"
-            planned = Planned(left.run, missed)
-            gap = Gap(0, None, reason, now_ns, clock.utc_of(now_ns), planned)
-            of_run = nothing_of("gap", reason, gap)
-            said.append(msgspec.structs.replace(of_run, run=left.run))
-        if self._wish.note:
-            text = self._wish.note
-            said.append(RunMark(run=left.run, phase="note", text=text))
-        return said
+        if not self._wish.note:
+            return [mark]
+        return [mark, RunMark(run=left.run, phase="note", text=self._wish.note)]
 
     def _by_wall_time(self, note: PlanNote, left: Progress) -> PlanNote:
         """Place the beginning of a plan on the clock of another boot.
@@ -299,11 +285,10 @@ class Conductor:
 
 
 def _place(mark: RunMark, left: Progress | None) -> Place:
-    """Return where the plan of a run goes on."""
-    if mark.phase != "resumed" or left is None or mark.lost is None:
+    """Return where the plan of a run begins, or was left."""
+    if mark.phase != "resumed" or left is None:
         return Place(0)
-    missed = mark.lost.points
-    return Place(left.index, left.frame) if missed is None else Place(missed.last + 1)
+    return Place(left.index, left.frame)
 
 
 def _away_s(left: Progress, now: datetime | None = None) -> float | None:

@@ -11,7 +11,6 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime
 
 import msgspec
 
@@ -52,7 +51,7 @@ class Runs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._run: str | None = None
-        self._since: datetime | None = None  # where the run was resumed
+        self._is_resumed = False
         self._marks: deque[RunMark] = deque()
         self._written: str | None = None  # the run whose start is a row
         self._begin()
@@ -189,7 +188,7 @@ class Runs:
             for mark in marks:
                 if mark.phase != "note":
                     self._run = None if mark.phase == "end" else mark.run
-                    self._since = utc_now() if mark.phase == "resumed" else None
+                    self._is_resumed = mark.phase == "resumed"
 
     def _under_way(self) -> str:
         run = self.run

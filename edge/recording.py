@@ -49,8 +49,10 @@ class _Kept(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Head(_Kept, frozen=True, kw_only=True):
     """`recording.json`: what was recorded, and what the results were made with.
 
-    `first_row`: the ledger's next row when it began. `model`, `locator`, `sequence` and
-    `calibration_id` as in results. `every`: each so many frames one is recorded.
+    `first_row`: the ledger's next row when it began; `first_track` and `first_event`:
+    the next numbers; `left_run`: the run that was left open, which goes on here if any
+    frame is of it. `model`, `locator`, `sequence` and `calibration_id` as in results.
+    `every`: each so many frames one is recorded.
     """
 
     v: Literal[1] = 1
@@ -58,6 +60,9 @@ class Head(_Kept, frozen=True, kw_only=True):
     device: Name
     epoch: Epoch
     first_row: Number
+    first_track: Number = 1
+    first_event: Number = 1
+    left_run: RunId | None = None
     began: datetime
     began_ns: int
     boot_id: str

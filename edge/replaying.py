@@ -26,7 +26,7 @@ from edge.ledger import Ledger
 from edge.marking import Runs
 from edge.packed import Page
 from edge.preview import PreviewWriter
-from edge.recording import Frame, Lacking, Missed, Recorded, Recording, Unseen
+from edge.recording import Frame, Head, Lacking, Missed, Recorded, Recording, Unseen
 from edge.results import Examination
 from edge.scale import PixelSize, Scale
 from edge.service import Company, Service
@@ -100,16 +100,20 @@ class RecordedRuns(Runs):
     """
 
     _runs: Mapping[_Moment, str | None] = {}
+    _left: str | None = None
 
-    def know(self, recorded: Sequence[Recorded]) -> None:
-        """Take from a recording which frame is of which run."""
+    def know(self, left: str | None, recorded: Sequence[Recorded]) -> None:
+        """Take from a recording which frame is of which run, and which one went on."""
+        self._left = left
         items = [r.item for r in recorded if not isinstance(r.item, Lacking)]
         self._runs = {_moment(item): item.run for item in items}
 
     def judge(self, said: Examination) -> Examination:
         """See `Runs.judge`."""
         moment = said.frame.first, said.monotonic_ns
-        self._turn_to(self._runs.get(moment, self._written))
+        run = self._runs.get(moment, self._written)
+        self._is_resumed = run is not None and run == self._left
+        self._turn_to(run)
         return super().judge(said)
 
     def is_under_way(self, run: str) -> bool:
@@ -154,8 +158,8 @@ def replay(
             keep_rows=len(recorded) + 1,
             company=Company(
                 DriftWatch(parts.profile),
-                open_follower=_follower(parts, settings),
-                runs=_runs(parts, settings, recorded),
+                open_follower=_follower(parts, settings, head),
+                runs=_runs(parts, settings, head, recorded),
                 was_live=head.was_live,
             ),
         )
@@ -164,17 +168,27 @@ def replay(
         ledger.close()
 
 
-def _follower(parts: Parts, settings: ReplaySettings) -> Callable[[], Follower] | None:
+def _follower(
+    parts: Parts, settings: ReplaySettings, head: Head
+) -> Callable[[], Follower] | None:
     tracking = settings.tracking
     if tracking is None:
         return None
-    return lambda: parts.open_follower(tracking, settings.pauses, settings.events)
+    return lambda: parts.open_follower(
+        tracking,
+        settings.pauses,
+        settings.events,
+        first_track=head.first_track,
+        first_event=head.first_event,
+    )
 
 
-def _runs(parts: Parts, settings: ReplaySettings, recorded: Sequence[Recorded]) -> Runs:
+def _runs(
+    parts: Parts, settings: ReplaySettings, head: Head, recorded: Sequence[Recorded]
+) -> Runs:
     runs = parts.open_slide(settings.differential, RecordedSlide, RecordedRuns)
     if isinstance(runs, RecordedRuns):
-        runs.know(recorded)
+        runs.know(head.left_run, recorded)
     return runs
 
 

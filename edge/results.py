@@ -251,8 +251,9 @@ class Differential(_Said, frozen=True, kw_only=True):
     `of` says what shares are of; `total` counts those cells, `unidentified` ones are
     beside it. `place_um`: where the frame lies on its patch of the mosaic, x and y;
     null for a frame that was not laid on it. `patches` are the parts of the mosaic that
-    are not joined: a cell of one may be a cell of another. `since`: the run was resumed
-    then, and what was counted before is not in here; null counts from its start.
+    are not joined: a cell of one may be a cell of another. `since`: the first frame or
+    gap since the run was resumed, and what was counted before is not in here; null
+    counts from its start.
     """
 
     of: Literal["all cells", "white cells"]

@@ -21,12 +21,13 @@ from edge.clock import boot_id, suspended_ns, utc_of
 from edge.entries import PlanNote
 from edge.frames import Exposure, Gap, Planned
 from edge.pausing import Pausable
-from edge.results import Point
+from edge.results import MissedPoints, Point
 from edge.schedule import Place, Plan
 
 _FIRST = Place(0)
 _PAUSED = "paused"
 _NOT_IN_TIME = "no frame came in time"
+_NOBODY = "no process was at work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Scheduled:
         self._next = _FIRST
         self._between = 0
         self._held: Exposure | None = None
+        self._lost: MissedPoints | None = None
         self._why: str | None = None
         self._is_over = False
         self._sequence = 0
@@ -98,12 +100,22 @@ class Scheduled:
             boot_id=boot_id(),
         )
 
-    def begin(self, run: str, note: PlanNote, place: Place = _FIRST) -> None:
-        """Give the frames of a run from `place` on; those of another are dropped."""
+    def begin(
+        self,
+        run: str,
+        note: PlanNote,
+        place: Place = _FIRST,
+        lost: MissedPoints | None = None,
+    ) -> None:
+        """Give the frames of a run from `place` on; those of another are dropped.
+
+        `lost`: points from there on that passed without a process; that is said first.
+        """
         zero = _Zero(run, note.zero_ns, note.zero_utc)
         with self._lock:
             self._zero, self._next, self._between = zero, place, 0
             self._held, self._why, self._is_over = None, None, False
+            self._lost = lost
 
     def end(self) -> None:
         """Give nothing any more."""
@@ -118,9 +130,11 @@ class Scheduled:
         """Return what comes next of what is planned. See `Source.read`."""
         with self._lock:
             self._is_over = self._zero is not None and self._is_done
+            if self._zero is not None and self._lost is not None:
+                return self._say_lost(self._zero, self._lost)
             if self._held is not None and self._zero is not None:
                 held, self._held = self._held, None
-                return self._take(self._zero, held)
+                return self._judge(held)
         if not self.is_live and self._waits(timeout_s):
             return None
         item = self._source.read(timeout_s)
@@ -142,6 +156,9 @@ class Scheduled:
             return self._pass_on(item)
         if zero is None or self._is_done:
             return None
+        if self._lost is not None:  # the run began while we waited for this item
+            self._held = item
+            return self._say_lost(zero, self._lost)
         if item is None:
             return self._miss_the_rest(zero)
         at_ns = item.shot.monotonic_ns + self._suspended_ns() - zero.elapsed_ns
@@ -187,7 +204,12 @@ class Scheduled:
         self._why = None
         return replace(exposure, planned=Planned(zero.run, point))
 
-    def _miss(self, zero: _Zero, upto: int) -> Gap:
+    def _say_lost(self, zero: _Zero, lost: MissedPoints) -> Gap:
+        """Say which points passed before this process was at work."""
+        self._lost = None
+        return self._miss(zero, lost.last + 1, _NOBODY)
+
+    def _miss(self, zero: _Zero, upto: int, why: str | None = None) -> Gap:
         """Go on with point `upto`, and say which were missed before it."""
         place, self._next = self._next, Place(upto)
         missed = self.plan.missed(place, upto)
@@ -195,7 +217,7 @@ class Scheduled:
         reason = f"points {missed.first} to {missed.last} of the schedule missed: "
         if missed.first == missed.last:
             reason = f"point {missed.first} of the schedule missed: "
-        reason += self._why or _NOT_IN_TIME
+        reason += why or self._why or _NOT_IN_TIME
         planned = Planned(zero.run, missed)
         return Gap(self._sequence, None, reason, now_ns, utc_of(now_ns), planned)
 

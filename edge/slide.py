@@ -8,6 +8,7 @@ cell once, and the running differential goes into the row.
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime
 
 import msgspec
 import numpy as np
@@ -32,6 +33,8 @@ class SlideRun(Runs):
     What `judge` and `count` change (`gate`, `mosaic`, `census`) is of their thread.
     """
 
+    _since: datetime | None  # the first frame of a run that was resumed
+
     def __init__(
         self,
         labels: tuple[str, ...],
@@ -45,7 +48,10 @@ class SlideRun(Runs):
 
     def judge(self, said: Examination) -> Examination:
         """See `Runs.judge`; frames that are no good are rejected."""
-        return self.gate.judge(super().judge(said))
+        said = super().judge(said)
+        if self._is_resumed and self._since is None:
+            self._since = said.utc
+        return self.gate.judge(said)
 
     def count(self, said: Examination, view: View | None) -> Examination:
         """See `Runs.count`; the differential goes into what is said."""
@@ -70,6 +76,7 @@ class SlideRun(Runs):
         self.gate, self.mosaic = Gate(), Mosaic()
         self.census = Census(self._labels, self._abstain_below)
         self._said: tuple[Counter[str], int, Differential] | None = None
+        self._since = None
 
     def _differentiate(self) -> Differential:
         """Say what was counted so far; where nothing changed, that is said again."""

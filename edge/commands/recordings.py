@@ -51,12 +51,17 @@ def open_recorder(
     from edge.recorder import Recorder
     from edge.reel import Reel
 
+    left = ledger.standing.progress
+
     def head(name: str) -> Head:
         return Head(
             id=name,
             device=settings.device,
             epoch=ledger.epoch,
             first_row=ledger.seq + 1,
+            first_track=1 if left is None else left.next_track,
+            first_event=1 if left is None else left.next_event,
+            left_run=left.run if left is not None and left.is_open else None,
             began=clock.utc_now(),
             began_ns=time.monotonic_ns(),
             boot_id=clock.boot_id(),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.asking import new_request
 from edge.assembly import Parts, read_parts
-from edge.codec import read_toml
+from edge.codec import encode, read_toml
 from edge.commands.recordings import open_recorder
 from edge.comparing import Comparison, compare, results_of
 from edge.conducting import Conductor
@@ -20,11 +22,13 @@ from edge.drift import DriftWatch
 from edge.ledger import Ledger, LedgerReader
 from edge.pausing import Pausable
 from edge.preview import PreviewWriter
-from edge.recording import SETTINGS, Recording, recordings_in
+from edge.recording import HEAD, SETTINGS, Frame, Recording, recordings_in
 from edge.replaying import replay
 from edge.requests import StartRequest
 from edge.results import Following, Result
 from edge.scale import Scale
+from edge.schedule import Phase, Plan
+from edge.scheduled import Scheduled
 from edge.service import Company, Service
 from edge.settings import (
     DeviceFile,
@@ -83,6 +87,7 @@ class Device:
     folder: Path
     parts: Parts
     settings: DeviceFile
+    plan: Plan | None = None
 
     def live(
         self,
@@ -95,7 +100,8 @@ class Device:
             parts = fresh(self.parts)
             runs = parts.open_slide(self.settings.differential)
             held = Pausable(open_source(self.settings.source))
-            conductor = Conductor(ledger, runs, held, is_left_open=lambda: True)
+            plan = None if self.plan is None else Scheduled(held, self.plan)
+            conductor = Conductor(ledger, runs, held, plan, is_left_open=lambda: True)
 
             def wrote(*row: object) -> None:
                 written.append(row)
@@ -112,7 +118,7 @@ class Device:
                 recorder=recorder,
             )
             service = Service(
-                held,
+                plan or held,
                 parts.open_pipeline,
                 ledger,
                 PreviewWriter(self.folder / "ledger", 0),
@@ -216,3 +222,48 @@ def test_another_run_begins_with_new_tracks_live_and_replayed(
     found = lived.replayed(recurrent)
     assert (found.different, found.lacking, found.alike) == ([], [], 0)
     assert found.same == len(lived.rows)
+
+
+@pytest.mark.parametrize("plan", [None, Plan([Phase(300_000_000, 200)])])
+def test_a_run_that_goes_on_is_replayed_with_its_numbers_and_what_it_missed(
+    recurrent: Parts, tmp_path: Path, plan: Plan | None
+) -> None:
+    made = device(tmp_path, recurrent)
+    made.plan = plan
+    before = made.live(5).rows
+    time.sleep(0.0 if plan is None else 1.0)  # points pass
+
+    lived = made.live(8)
+
+    after = lived.rows[len(before) :]
+    assert {row.run for row in lived.rows} == {before[0].run}
+    assert min(tracks_of(after)) > max(tracks_of(before))
+    assert {row.differential and row.differential.since for row in after} == {
+        after[0].utc
+    }
+    numbers = [[e.id for row in rows for e in row.events] for rows in (before, after)]
+    assert min(numbers[1]) > max(numbers[0])
+    if plan is not None:
+        assert after[0].missed_points is not None
+        assert str(after[0].reason).endswith("no process was at work")
+    found = lived.replayed(recurrent)
+    assert (found.different, found.lacking, found.alike) == ([], [], 0)
+    assert found.same == len(after)
+    kept = [recorded.item for recorded in lived.recording.items()]
+    assert all(item.scale is not None for item in kept if isinstance(item, Frame))
+
+
+def test_numbers_that_are_not_recorded_are_seen_in_the_comparison(
+    recurrent: Parts, tmp_path: Path
+) -> None:
+    """The control: a replay that begins at 1, as of an older recording, differs."""
+    made = device(tmp_path, recurrent)
+    made.live(5)
+    lived = made.live(5)
+    head = msgspec.structs.replace(lived.recording.head, first_track=1)
+
+    (lived.recording.folder / HEAD).write_bytes(encode(head))
+
+    found = lived.replayed(recurrent)
+    assert found.same < 5
+    assert any("track" in told for _, told in found.different)

@@ -18,6 +18,7 @@ from edge import clock
 from edge.asking import new_request
 from edge.conducting import Conductor, Wish
 from edge.entries import Audit, RunMark
+from edge.frames import Gap, Planned
 from edge.ledger import Ledger, LedgerDamaged, LedgerReader
 from edge.marking import Runs
 from edge.pausing import Pausable
@@ -29,11 +30,10 @@ from edge.results import (
     Limits,
     MissedPoints,
     Point,
-    Result,
 )
 from edge.schedule import Phase, Plan
 from edge.scheduled import Scheduled
-from tests.asking import DEVICE, marks_in, rows_in
+from tests.asking import DEVICE, marks_in
 from tests.conftest import examination
 from tests.edge.test_attending import Camera
 from tests.schedule_kills import verdict
@@ -203,6 +203,7 @@ def test_a_schedule_keeps_its_zero_and_names_the_points_it_missed(
     assert process.schedule is not None
     process.schedule._monotonic_ns = lambda: later_ns
     process.conductor.begin()
+    gap = process.schedule.read(0.01)
     process.die()
 
     mark = resumed(folder)
@@ -211,10 +212,9 @@ def test_a_schedule_keeps_its_zero_and_names_the_points_it_missed(
     assert mark.lost.points == MissedPoints(first=8, last=10, frames=3)
     assert mark.text is not None
     assert "points 8 to 10 missed" in mark.text
-    gap = rows_in(folder)[-1]
-    assert isinstance(gap, Result)
-    assert (gap.status, gap.run) == ("gap", begun.run)
-    assert gap.missed_points == mark.lost.points
+    assert isinstance(gap, Gap)
+    assert gap.planned == Planned(begun.run, mark.lost.points)
+    assert gap.reason.endswith("8 to 10 of the schedule missed: no process was at work")
     assert process.schedule._next.index == 11
 
 
@@ -272,6 +272,8 @@ def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
     assert resumed(folder).lost.points == MissedPoints(  # type: ignore[union-attr]
         first=8, last=99, frames=92
     )
+    assert isinstance(process.schedule.read(0.01), Gap)
+    assert not process.conductor.is_plan_over  # it is not a row yet
     assert process.schedule.read(0.01) is None
     assert process.conductor.is_plan_over
     assert process.conductor.end_plan()

@@ -16,7 +16,7 @@ from edge.pace import Pace
 from edge.pausing import Pausable
 from edge.pipeline import Seen
 from edge.results import Following, MissedPoints, Point
-from edge.schedule import Phase, Plan
+from edge.schedule import Phase, Place, Plan
 from edge.scheduled import Scheduled
 from edge.settings import PauseSettings, TrackingSettings
 from edge.sources.watched import Watched
@@ -265,6 +265,43 @@ def test_it_is_over_only_when_the_last_frame_was_handed_on() -> None:
 
     bench.source.begin("another", bench.source.noted())
     assert not bench.source.is_over
+
+
+def test_points_that_passed_without_a_process_are_told_before_anything_else() -> None:
+    bench = Bench(Plan([Phase(10 * S, 9)]))
+    lost = MissedPoints(first=2, last=4, frames=3)
+    note = bench.source.noted()
+    bench.time.sleep(52)
+
+    bench.source.begin(RUN, note, Place(2), lost)
+    first, second = bench.source.read(0.5), bench.read()
+
+    assert isinstance(first, Gap)
+    assert missed(first) == lost
+    assert first.reason.endswith("no process was at work")
+    assert point(second).index == 5
+    assert point(bench.read()).index == 6
+
+
+def test_a_frame_that_came_while_the_run_was_taken_up_is_not_lost() -> None:
+    bench = Bench(Plan([Phase(10 * S, 9)]))
+    lost = MissedPoints(first=2, last=4, frames=3)
+    note = bench.source.noted()
+    bench.time.sleep(52)
+    expose = bench.camera.expose
+
+    def late() -> Exposure:
+        bench.camera.expose = expose  # type: ignore[method-assign]
+        bench.source.begin(RUN, note, Place(2), lost)
+        return expose()
+
+    bench.source.end()
+    bench.camera.expose = late  # type: ignore[method-assign]
+    first, second = bench.read(), bench.source.read(0.5)
+
+    assert missed(first) == lost
+    assert isinstance(second, Exposure)
+    assert point(second).index == 5
 
 
 def test_the_time_in_which_the_machine_was_suspended_counts() -> None:

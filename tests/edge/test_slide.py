@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from edge.assembly import Parts
 from edge.bundle import MODEL
 from edge.codec import encode
 from edge.confusion import ConfusionFile
+from edge.entries import RunMark
 from edge.errors import ConfigurationInvalid
 from edge.following import MOST_SAID
 from edge.marking import RunRefused, Runs, checked_note, checked_operator, checked_slide
@@ -166,6 +168,22 @@ def test_another_slide_counts_from_nothing(ground: Ground) -> None:
             totals.append(found.total)
 
     assert totals == [4, 4, 4, 4]
+
+
+def test_a_run_that_goes_on_counts_since_its_first_frame(ground: Ground) -> None:
+    slide, run = new_run(), "20260101T000000Z-000001"
+    slide.adopt([RunMark(run=run, phase="resumed")])
+    later = said(utc=said().utc + timedelta(seconds=9))
+
+    counted = [take(slide, one, ground.view(0, 0)) for one in (said(), later)]
+    slide.adopt(slide.starting("S26-2"))
+    fresh = take(slide, later, ground.view(0, 0))
+
+    assert [c.differential and c.differential.since for c in counted] == [
+        said().utc
+    ] * 2
+    assert fresh.differential is not None
+    assert fresh.differential.since is None
 
 
 def test_rejected_frames_and_frames_of_unknown_scale_are_not_counted(
