@@ -41,7 +41,7 @@ class Aside(Generic[T]):
         self._open_tool = open_tool
         self._job: tuple[Callable[[T], Any], Future[Any]] | None = None
         self._changed = threading.Condition()
-        self._is_over = False
+        self._is_open = self._is_over = False
 
     def run(self) -> None:
         """Open the tool, and do the jobs until `close`; for one thread.
@@ -53,11 +53,17 @@ class Aside(Generic[T]):
         """
         try:
             with closing(self._open_tool()) as tool:
+                self._is_open = True
                 while (job := self._next()) is not None:
                     _do(*job, tool)
         finally:
             self.close()
             self._refuse()
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether a job would wait for the tool to be opened."""
+        return not self._is_open and not self._is_over
 
     def do(self, job: Callable[[T], R], most_s: float) -> R:
         """Wait for what `job` gives; from one thread.

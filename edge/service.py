@@ -300,7 +300,7 @@ class Service:
                 waiting[outcome.number] = outcome
             else:
                 failed = failed or outcome
-            while due in waiting:
+            while due in waiting and not self._is_opening:
                 self._write(waiting.pop(due), on_row)
                 self._in_hand.pop(due)
                 desk.finish()
@@ -315,8 +315,9 @@ class Service:
             elif time.monotonic() - self._moved_s > self._settings.most_frame_s:
                 failed = failed or self._hung()
                 break
-        for number in sorted({*waiting, *list(self._in_hand)}):  # one never came back
+        for number in sorted({*waiting, *list(self._in_hand)}):  # behind one that hangs
             self._write(waiting.get(number) or self._given_up(number), on_row)
+        failed = failed or self._failed
         self._end_run(is_over=failed is None and not self._stop.is_set())
         if failed is not None:
             raise failed
@@ -356,6 +357,11 @@ class Service:
         if self._camera_answered:
             self._camera_answered = False
             self._notifier.progress()
+
+    @property
+    def _is_opening(self) -> bool:
+        """Whether the follower is not there yet; we do not wait for that idly."""
+        return self._follower is not None and self._follower.is_opening
 
     def _next_outcome(self) -> Outcome | HemascopeError | None:
         try:

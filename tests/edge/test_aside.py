@@ -100,6 +100,7 @@ def test_a_tool_that_cannot_be_opened_refuses_who_waits() -> None:
         raise OSError("no engine")
 
     aside, told = Aside(broken), []
+    assert aside.is_opening
     thread = threading.Thread(target=lambda: told.append(_error_of(aside)))
     thread.start()
     threading.Timer(0.05, asked.set).start()
@@ -108,6 +109,7 @@ def test_a_tool_that_cannot_be_opened_refuses_who_waits() -> None:
     thread.join(5)
 
     assert told == ["no engine"]
+    assert not aside.is_opening
 
 
 def _error_of(aside: Aside[Notes]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge.codec import decode
 from edge.engines import EngineFailed
-from edge.entries import RunMark, read_row
+from edge.entries import Entry, RunMark, read_row
 from edge.errors import FrameRejected
 from edge.following import Follower
 from edge.frames import Exposure, Gap, RawFrame, SourceEnded
@@ -555,10 +555,14 @@ def follow(
         service.run(threading.Event())
     finally:
         ledger.close()
+    return [row for row in all_rows(folder) if isinstance(row, Result)]
+
+
+def all_rows(folder: Path) -> list[Result | Entry]:
     reader = LedgerReader(folder)
     rows = [read_row(row.data) for row in reader.rows(0, 1000)]
     reader.close()
-    return [row for row in rows if isinstance(row, Result)]
+    return rows
 
 
 def test_what_the_gate_turns_away_ends_no_track(folder: Path) -> None:
@@ -596,6 +600,23 @@ def test_a_frame_that_cannot_be_followed_is_a_row_and_the_next_one_goes_on(
     assert rows[2].reason == "the states are lost"
     assert rows[2].cells == ()
     assert {row.run for row in rows} == {run}
+
+
+def test_while_a_follower_is_opened_everything_else_goes_on(folder: Path) -> None:
+    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    slide.start_run("S26-1")
+
+    def opened() -> Follower:
+        time.sleep(0.3)
+        slide.add_note("oil is fresh")
+        time.sleep(0.3)
+        return Follower(TrackingSettings(confirm_after=1), Pace(1.8, 60.0))
+
+    rows = follow(folder, Wandering(), 5, opened, slide)
+
+    assert all(row.following is not None for row in rows)
+    first = [isinstance(row, Entry) for row in all_rows(folder)[:3]]
+    assert first == [True, True, False]  # start and note stand before any frame
 
 
 def test_a_follower_that_hangs_ends_the_run_with_the_reason(folder: Path) -> None:
