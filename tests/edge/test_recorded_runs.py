@@ -207,10 +207,8 @@ def test_another_run_begins_with_new_tracks_live_and_replayed(
     frames = [row for row in lived.rows if row.following is not None]
     before = [row for row in frames if row.run == runs[0]]
     after = [row for row in frames if row.run == runs[1]]
-    assert {note(row).continuity for row in before} <= {"first", "continuous"}
-    assert [note(row).continuity for row in after].count("new run") == 1
-    first = note(after[0])
-    assert first.continuity == "new run"
+    assert "new run" not in {note(row).continuity for row in [*before, *after[1:]]}
+    assert note(after[0]).continuity == "new run"
     ended = {track for row in [*before, after[0]] for track in note(row).ended}
     assert ended == tracks_of(before) != set()
     assert min(tracks_of(after)) >= note(before[-1]).next_track
@@ -265,5 +263,5 @@ def test_numbers_that_are_not_recorded_are_seen_in_the_comparison(
     (lived.recording.folder / HEAD).write_bytes(encode(head))
 
     found = lived.replayed(recurrent)
-    assert found.same < 5
+    assert found.same < len(found.different)
     assert any("track" in told for _, told in found.different)
