@@ -30,6 +30,7 @@ from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.following import Follower
+from edge.left import NOTHING, Left
 from edge.location import locator_spec
 from edge.marking import Runs
 from edge.pace import Pace
@@ -147,13 +148,12 @@ class Parts:
         pauses: PauseSettings,
         events: EventSettings,
         *,
-        first_track: int = 1,
-        first_event: int = 1,
+        left: Left = NOTHING,
     ) -> Follower:
         """Open the sequence model, if there is one, in this thread; follow with it."""
         pace = Pace(pauses.lost_after, pauses.reset_after_s)
         if self.sequence is None:
-            return Follower(tracking, pace, first_track=first_track)
+            return Follower(tracking, pace, left=left)
         model = SequenceModel(
             self.sequence,
             open_engine(self.sequence, self.sequence_engine),
@@ -162,9 +162,9 @@ class Parts:
             most_cells=tracking.most_tracks,
             most_rows=self.sequence_engine.batch[2],
             memory_frames=self.memory_frames,
-            first_event=first_event,
+            first_event=left.next_event,
         )
-        return Follower(tracking, pace, model, first_track=first_track)
+        return Follower(tracking, pace, model, left=left)
 
     def build_stale_engines(self) -> None:
         """Build the engines that TensorRT may not load, and say why.

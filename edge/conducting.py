@@ -314,5 +314,8 @@ def _told(lost: Lost, *, has_plan: bool) -> str:
         parts.append("booted in between, times follow the wall clock")
     counted = ", ".join(f"{label} {count}" for label, count in lost.counted.items())
     parts.append(f"counting begins anew, counted before: {counted or 'nothing'}")
-    parts.append(f"states are new, tracks begin anew with number {lost.next_track}")
+    parts.append(
+        "states are new, cells of the last frame keep their numbers where they are "
+        f"found again, other tracks begin with {lost.next_track}"
+    )
     return "; ".join(parts)[:1000]

@@ -94,9 +94,9 @@ class Lost(_Entered, frozen=True, kw_only=True):
     `row` is the last one of the run before, `away_s` the time since its frame, null
     where the clocks cannot tell. `points` were due in that time; a gap row that follows
     says so too. `counted`: cells counted until then, by class; counting begins anew.
-    States are new, and tracks begin anew with number `next_track`, events with
-    `next_event`. `is_rebooted`: the machine was booted in between, so due times follow
-    wall time.
+    States are new. Cells of the last frame keep the numbers of their tracks where they
+    are found again; other tracks begin with `next_track`, events with `next_event`.
+    `is_rebooted`: the machine was booted in between, so due times follow wall time.
     """
 
     row: Number

@@ -20,10 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.entries import Severity
-from edge.results import Event
+from edge.results import Box, Event
 from edge.settings import EventSettings
-
-Box = tuple[int, int, int, int]
 
 _USUAL_FRAMES = 16  # over which what is usual for a cell is averaged
 _SURE = 1e-4  # probabilities are not believed to be nearer to 0 or 1

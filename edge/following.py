@@ -7,11 +7,13 @@ sees every cell that is followed, and what changes is told as events.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from edge.engines import EngineFailed
+from edge.left import NOTHING, Left
 from edge.location import widths
 from edge.pace import Expected, Pace, Pause
 from edge.pipeline import Seen, Stopwatch
@@ -40,10 +42,11 @@ class Follower:
         pace: Pace,
         model: SequenceModel | None = None,
         *,
-        first_track: int = 1,
+        left: Left = NOTHING,
     ) -> None:
         self._model, self._pace = model, pace
-        self._tracker = Tracker(tracking, first_id=first_track)
+        self._tracker = Tracker(tracking, first_id=left.next_track)
+        self._left: Left | None = left
         self._um: float | None = None
         self._run: str | None = None
         self._untold: deque[Event] = deque()
@@ -78,10 +81,11 @@ class Follower:
         said, stage = _shortened(seen.examination), Stopwatch()
         is_new_run = self._turn_to(said.run)
         pause = self._pace.take(said.monotonic_ns, _expected(said))
+        pause = self._take_up(said, um) or pause
         with stage("follow"):
             boxes = np.array([c.box for c in said.cells], np.float32).reshape(-1, 4)
             links = self._tracker.follow(
-                _found(boxes, said.cells, um),
+                _found(boxes, [c.label != NOT_A_CELL for c in said.cells], um),
                 pause.steps,
                 (said.width_px * um, said.height_px * um),
                 shift_um=shift_um,
@@ -125,6 +129,25 @@ class Follower:
             self._tracker.rescale(um / self._um)
         self._um = um or self._um
         return self._um
+
+    def _take_up(self, said: Examination, um: float) -> Pause | None:
+        """Go on with the cells that an earlier process left, with the first frame here.
+
+        Their states are gone, so what lies between is as long as it may be.
+        """
+        left = self._left
+        if left is None or said.run is None:
+            return None
+        self._left, cells = None, left.cells
+        if cells is None or said.run != left.run:
+            return None
+        boxes = np.array(cells.boxes, np.float32)
+        ids = np.array(cells.tracks, np.int64)
+        self._tracker.take_up(ids, _found(boxes, [True] * len(ids), um))
+        away_s = (said.utc - cells.utc).total_seconds()
+        if cells.monotonic_ns is not None:
+            away_s = (said.monotonic_ns - cells.monotonic_ns) * 1e-9
+        return Pause("reset", max(away_s, 0.0), None)
 
     def _turn_to(self, run: str | None) -> bool:
         """Return whether another run begins with this frame.
@@ -204,12 +227,12 @@ def _expected(said: Examination) -> Expected:
     return Expected(True, said.point.expected_s)
 
 
-def _found(boxes: Boxes, cells: tuple[Cell, ...], um: float) -> Found:
+def _found(boxes: Boxes, may_begin: Sequence[bool], um: float) -> Found:
     """Return the cells in µm; a track does not begin where there is only plasma."""
     return Found(
         (boxes[:, :2] + boxes[:, 2:]).astype(float) / 2 * um,
         np.maximum(widths(boxes).astype(float), 1.0) * um,
-        np.array([cell.label != NOT_A_CELL for cell in cells], bool),
+        np.array(may_begin, bool),
     )
 
 

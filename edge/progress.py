@@ -16,8 +16,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """The last run of a ledger; `is_open` until its end is a row.
 
     `index` and `frame` are the next planned frame. `next_track` and `next_event` were
-    never told. The last frame: `row`, `utc`, `monotonic_ns` in boot `boot_id`.
-    `counted`: cells by class.
+    never told. The last frame: `row`, `utc`, `monotonic_ns` in boot `boot_id`; the last
+    one on which cells were followed is `followed_row`. `counted`: cells by class.
     """
 
     run: str
@@ -30,6 +30,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     next_track: int = 1
     next_event: int = 1
     row: int = 1
+    followed_row: int | None = None
     utc: datetime
     monotonic_ns: int
     boot_id: str
@@ -67,6 +68,7 @@ def after_frame(before: Progress, seq: int, said: Examination) -> Progress:
     """
     changes: dict[str, object] = {}
     if said.following is not None:
+        changes["followed_row"] = seq
         changes["next_track"] = said.following.next_track
         changes["next_event"] = said.following.next_event
     if said.run != before.run:

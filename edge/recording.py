@@ -23,6 +23,7 @@ from edge import rolls
 from edge.codec import PayloadInvalid, decode, encode, read_json
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Gap, Planned, Shot
+from edge.left import NOTHING, Left
 from edge.omexml import Image, Plane
 from edge.packed import Packed, Page, RollDamaged
 from edge.results import Count, Epoch, Name, Number, Point, RunId
@@ -49,10 +50,9 @@ class _Kept(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Head(_Kept, frozen=True, kw_only=True):
     """`recording.json`: what was recorded, and what the results were made with.
 
-    `first_row`: the ledger's next row when it began; `first_track` and `first_event`:
-    the next numbers; `left_run`: the run that was left open, which goes on here if any
-    frame is of it. `model`, `locator`, `sequence` and `calibration_id` as in results.
-    `every`: each so many frames one is recorded.
+    `first_row`: the ledger's next row when it began; `left`: what the process before
+    left, whose run goes on here if any frame is of it. `model`, `locator`, `sequence`
+    and `calibration_id` as in results. `every`: each so many frames one is recorded.
     """
 
     v: Literal[1] = 1
@@ -60,9 +60,7 @@ class Head(_Kept, frozen=True, kw_only=True):
     device: Name
     epoch: Epoch
     first_row: Number
-    first_track: Number = 1
-    first_event: Number = 1
-    left_run: RunId | None = None
+    left: Left = NOTHING
     began: datetime
     began_ns: int
     boot_id: str

@@ -178,8 +178,7 @@ def _follower(
         tracking,
         settings.pauses,
         settings.events,
-        first_track=head.first_track,
-        first_event=head.first_event,
+        left=head.left,
     )
 
 
@@ -188,7 +187,7 @@ def _runs(
 ) -> Runs:
     runs = parts.open_slide(settings.differential, RecordedSlide, RecordedRuns)
     if isinstance(runs, RecordedRuns):
-        runs.know(head.left_run, recorded)
+        runs.know(head.left.run, recorded)
     return runs
 
 

@@ -109,12 +109,12 @@ class Following(_Said, frozen=True, kw_only=True):
     since that frame, null for the first.
 
     `continuity`: "first"; "continuous"; "discontinuous": frames are missing, states are
-    kept; "reset": the pause was too long, states are new; "new field": another place,
-    all tracks ended; "new run": another run was started, all tracks of the one before
-    ended. `not_followed` counts cells beyond the number that may be followed, `dropped`
-    tracks that made room for them. Tracks from `next_track` and events from
-    `next_event` on are not in this row or an earlier one. `model` and `classes`: the
-    sequence model's.
+    kept; "reset": the pause was too long, or another process goes on with the run, and
+    states are new; "new field": another place, all tracks ended; "new run": another run
+    was started, all tracks of the one before ended. `not_followed` counts cells beyond
+    the number that may be followed, `dropped` tracks that made room for them. Tracks
+    from `next_track` and events from `next_event` on are not in this row or an earlier
+    one. `model` and `classes`: the sequence model's.
     """
 
     continuity: Continuation
@@ -131,6 +131,9 @@ class Following(_Said, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()
 
 
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive
+
+
 class Cell(_Said, frozen=True, kw_only=True):
     """One region and what it holds.
 
@@ -143,7 +146,7 @@ class Cell(_Said, frozen=True, kw_only=True):
 
     id: Count
     track_id: Count | None = None
-    box: tuple[int, int, int, int]
+    box: Box
     label: str
     ontology: str | None
     confidence: Share

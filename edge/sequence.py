@@ -21,12 +21,12 @@ from edge.bundle import Bundle, crop_size
 from edge.correction import correct_crops, prepare
 from edge.crops import cut_crops
 from edge.engines import RecurrentEngine
-from edge.events import Box, Changes, Moment
+from edge.events import Changes, Moment
 from edge.frames import RawFrame
 from edge.location import are_whole
 from edge.memory import Ids, Memory, Opinions
 from edge.profile import Profile
-from edge.results import Course, Event
+from edge.results import Box, Course, Event
 from edge.settings import EventSettings
 from edge.strips import Albums
 from edge.tracking import NO_TRACK, Links

@@ -184,6 +184,12 @@ class Tracker:
             whole = np.median(came, axis=0)
         return replace(self._update(found, moved, chosen, steps, gone), shift_um=whole)
 
+    def take_up(self, ids: NDArray[np.int64], found: Found) -> None:
+        """Go on with cells that were told before, as if they had just been seen."""
+        taken = _no_tracks().and_new(ids, found)
+        seen = np.full(len(ids), self._settings.confirm_after, np.int64)
+        self._tracks = replace(taken, seen=seen)
+
     def rescale(self, factor: float) -> None:
         """Go on with other micrometres: a pixel proved to be so many times as wide."""
         old = self._tracks

@@ -21,6 +21,7 @@ from edge.conducting import Conductor
 from edge.following import Follower
 from edge.frames import Exposure, Gap, RawFrame, Shot
 from edge.ledger import Ledger
+from edge.left import left_in
 from edge.marking import Runs
 from edge.pace import Pace
 from edge.pausing import Pausable
@@ -90,7 +91,7 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
     plan = Plan([Phase(round(interval_s * 1e9), points)], frames_per_point)
     schedule = Scheduled(held, plan)
     conductor = Conductor(ledger, runs, held, schedule, is_left_open=lambda: True)
-    left = ledger.standing.progress
+    left = left_in(folder, ledger.standing.progress)
     attendant = Attendant(
         ledger,
         folder,
@@ -114,7 +115,7 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
             open_follower=lambda: Follower(
                 TrackingSettings(),
                 Pace(1.8, 60.0),
-                first_track=1 if left is None else left.next_track,
+                left=left,
             ),
         ),
     )

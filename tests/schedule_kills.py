@@ -3,7 +3,7 @@
     python -m tests.schedule_kills --kills 20
 
 The run must stay the same one, no planned frame may stand twice, each must be examined
-or named in a gap, and no track may get the number of an earlier one.
+or named in a gap, and no track may get the number of an earlier one that was over.
 """
 
 from __future__ import annotations
@@ -200,18 +200,24 @@ def _interval_s(points: list[object]) -> float:
 
 
 def _tracks(rows: list[Result | Entry]) -> int:
-    """How many tracks there are; none may come again in a later process."""
+    """How many tracks there are.
+
+    In a later process none may come again but those of the last frame before.
+    """
     seen: set[int] = set()
     of_this_process: set[int] = set()
+    last: set[int] = set()
     for row in rows:
         if isinstance(row, Entry):
             if isinstance(row.entry, RunMark) and row.entry.phase == "resumed":
-                seen |= of_this_process
-                of_this_process = set()
+                seen |= of_this_process - last
+                of_this_process = set(last)
             continue
-        tracks = {cell.track_id for cell in row.cells if cell.track_id is not None}
-        assert not tracks & seen, f"tracks {tracks & seen} are given twice"
-        of_this_process |= tracks
+        if row.following is None:
+            continue
+        last = {cell.track_id for cell in row.cells if cell.track_id is not None}
+        assert not last & seen, f"tracks {last & seen} are given twice"
+        of_this_process |= last
     return len(seen | of_this_process)
 
 

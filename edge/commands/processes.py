@@ -27,7 +27,7 @@ from edge.store import Store
 if TYPE_CHECKING:
     from edge.assembly import Parts
     from edge.following import Follower
-    from edge.progress import Progress
+    from edge.left import Left
     from edge.schedule import Plan
 
 _CONFIG = click.option(
@@ -64,6 +64,7 @@ def run_command(
     from edge.commands.recordings import open_recorder
     from edge.conducting import Conductor, Wish
     from edge.drift import DriftWatch
+    from edge.left import left_in
     from edge.pausing import Pausable
     from edge.preview import PreviewWriter
     from edge.scheduled import Scheduled
@@ -87,6 +88,7 @@ def run_command(
     with ExitStack() as opened:
         ledger = Ledger(settings.ledger.folder, settings.device)
         opened.callback(ledger.close)
+        left = left_in(settings.ledger.folder, ledger.standing.progress)
         previews = PreviewWriter(settings.ledger.folder, settings.run.preview_hz)
         held = Pausable(open_source(settings.source))
         schedule = None if plan is None else Scheduled(held, plan)
@@ -102,7 +104,9 @@ def run_command(
             waits_when_done=settings.schedule is not None
             and settings.schedule.when_done == "wait",
         )
-        recorder, look = open_recorder(settings, parts, ledger, is_live=held.is_live)
+        recorder, look = open_recorder(
+            settings, parts, ledger, left, is_live=held.is_live
+        )
         attendant = Attendant(
             ledger,
             settings.ledger.folder,
@@ -124,7 +128,7 @@ def run_command(
                 DriftWatch(parts.profile),
                 attendant,
                 notifier,
-                _open_follower(settings, parts, ledger.standing.progress),
+                _open_follower(settings, parts, left),
                 runs,
                 conductor,
                 recorder,
@@ -151,7 +155,7 @@ def _demand_patience(notifier: Notifier, settings: RunSettings) -> None:
 
 
 def _open_follower(
-    settings: DeviceFile, parts: Parts, left: Progress | None
+    settings: DeviceFile, parts: Parts, left: Left
 ) -> Callable[[], Follower] | None:
     """Return what opens a follower, None where cells are not followed.
 
@@ -164,8 +168,7 @@ def _open_follower(
         tracking,
         settings.pauses,
         settings.events,
-        first_track=1 if left is None else left.next_track,
-        first_event=1 if left is None else left.next_event,
+        left=left,
     )
 
 

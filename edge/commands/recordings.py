@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edge.assembly import Parts
     from edge.comparing import Comparison
     from edge.ledger import Ledger
+    from edge.left import Left
     from edge.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=Fal
 
 
 def open_recorder(
-    settings: DeviceFile, parts: Parts, ledger: Ledger, *, is_live: bool
+    settings: DeviceFile, parts: Parts, ledger: Ledger, left: Left, *, is_live: bool
 ) -> tuple[Recorder | None, Callable[[], dict[str, Finding]]]:
     """Begin to record, where the settings want it; also return what says its faults.
 
@@ -51,17 +52,13 @@ def open_recorder(
     from edge.recorder import Recorder
     from edge.reel import Reel
 
-    left = ledger.standing.progress
-
     def head(name: str) -> Head:
         return Head(
             id=name,
             device=settings.device,
             epoch=ledger.epoch,
             first_row=ledger.seq + 1,
-            first_track=1 if left is None else left.next_track,
-            first_event=1 if left is None else left.next_event,
-            left_run=left.run if left is not None and left.is_open else None,
+            left=left,
             began=clock.utc_now(),
             began_ns=time.monotonic_ns(),
             boot_id=clock.boot_id(),

@@ -18,6 +18,7 @@ from edge.errors import ConfigurationInvalid
 from edge.following import MOST_EVENTS, MOST_SAID, MOST_STRIPS, Follower
 from edge.frames import RawFrame
 from edge.ledger import MAX_ROW_BYTES, Ledger, LedgerReader
+from edge.left import Left, LeftCells
 from edge.pace import Pace
 from edge.pipeline import Pipeline, Seen
 from edge.preview import PreviewWriter
@@ -95,6 +96,57 @@ def test_cells_carry_the_numbers_of_their_tracks() -> None:
     assert [cell.track_id for cell in after.cells] == numbers[::-1]
     assert note(after).shift_um == pytest.approx((2.7, 2.7))
     assert "follow" in after.timings_ms
+
+
+RUN = "20260101T000000Z-abcdef"
+
+
+def left(tracks: list[int | None], frame: Seen, **changes: object) -> Left:
+    told = [n for n in tracks if n is not None]
+    cells = LeftCells(
+        tracks=tuple(told),
+        boxes=tuple(cell.box for cell in frame.examination.cells),
+        utc=frame.examination.utc,
+        monotonic_ns=frame.examination.monotonic_ns,
+    )
+    fields: dict[str, object] = {"run": RUN, "next_track": 13, "cells": cells}
+    return Left(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_another_process_goes_on_with_the_cells_of_the_last_frame() -> None:
+    before = follower().follow(seen(boxes(), 0, run=RUN))
+    numbers = [cell.track_id for cell in before.cells]
+    settings = PauseSettings()
+    after = Follower(
+        TRACKING,
+        Pace(settings.lost_after, settings.reset_after_s),
+        left=left(numbers, seen(boxes(), 0)),
+    )
+
+    again = after.follow(seen([*boxes(shift=9)[1:], (9, 9, 79, 79)], 40, run=RUN))
+
+    assert [cell.track_id for cell in again.cells] == [*numbers[1:], 13]
+    assert note(again).continuity == "reset"
+    assert note(again).pause_s == 40
+    assert (note(again).coasting, note(again).ended) == (1, ())
+
+
+def test_cells_that_are_elsewhere_end_and_those_of_another_run_are_none() -> None:
+    found = left([*range(1, 13)], seen(boxes(), 0))
+    corners = np.random.default_rng(2).integers(0, (330, 230), (12, 2)).tolist()
+    elsewhere = [(x, y, x + 70, y + 70) for x, y in corners]
+    pace = Pace(1.8, 60.0)
+
+    moved = Follower(TRACKING, pace, left=found).follow(seen(elsewhere, 9, run=RUN))
+    other = Follower(TRACKING, Pace(1.8, 60.0), left=found).follow(
+        seen(boxes(), 9, run="20260101T000000Z-ffffff")
+    )
+
+    assert set(note(moved).ended) == set(range(1, 13))
+    assert note(moved).continuity == "new field"
+    assert [cell.track_id for cell in moved.cells] == [*range(13, 25)]
+    assert (note(other).continuity, note(other).ended) == ("first", ())
+    assert [cell.track_id for cell in other.cells] == [*range(13, 25)]
 
 
 def test_lost_frames_are_told_by_time_and_a_long_pause_begins_anew() -> None:

@@ -20,6 +20,7 @@ from edge.comparing import Comparison, compare, results_of
 from edge.conducting import Conductor
 from edge.drift import DriftWatch
 from edge.ledger import Ledger, LedgerReader
+from edge.left import Left, left_in
 from edge.pausing import Pausable
 from edge.preview import PreviewWriter
 from edge.recording import HEAD, SETTINGS, Frame, Recording, recordings_in
@@ -109,10 +110,13 @@ class Device:
                 if len(written) >= rows:
                     stop.set()
 
-            recorder, _ = open_recorder(self.settings, parts, ledger, is_live=True)
+            left = left_in(self.folder / "ledger", ledger.standing.progress)
+            recorder, _ = open_recorder(
+                self.settings, parts, ledger, left, is_live=True
+            )
             company = Company(
                 DriftWatch(parts.profile),
-                open_follower=self.follower(parts, ledger),
+                open_follower=self.follower(parts, left),
                 runs=runs,
                 conductor=conductor,
                 recorder=recorder,
@@ -129,15 +133,14 @@ class Device:
             service.run(stop, on_row=wrote)
         return Lived(self.folder)
 
-    def follower(self, parts: Parts, ledger: Ledger) -> Callable[[], object]:
-        left, tracking = ledger.standing.progress, self.settings.tracking
+    def follower(self, parts: Parts, left: Left) -> Callable[[], object]:
+        tracking = self.settings.tracking
         assert tracking is not None
         return lambda: parts.open_follower(
             tracking,
             self.settings.pauses,
             self.settings.events,
-            first_track=1 if left is None else left.next_track,
-            first_event=1 if left is None else left.next_event,
+            left=left,
         )
 
 
@@ -235,7 +238,11 @@ def test_a_run_that_goes_on_is_replayed_with_its_numbers_and_what_it_missed(
 
     after = lived.rows[len(before) :]
     assert {row.run for row in lived.rows} == {before[0].run}
-    assert min(tracks_of(after)) > max(tracks_of(before))
+    assert note(after[-1]).continuity != "first"
+    kept = tracks_of(before[-1:]) & tracks_of(after)
+    assert len(kept) > len(tracks_of(before[-1:])) / 2
+    assert tracks_of(after) - kept
+    assert min(tracks_of(after) - kept) > max(tracks_of(before))
     assert {row.differential and row.differential.since for row in after} == {
         after[0].utc
     }
@@ -258,7 +265,7 @@ def test_numbers_that_are_not_recorded_are_seen_in_the_comparison(
     made = device(tmp_path, recurrent)
     made.live(5)
     lived = made.live(5)
-    head = msgspec.structs.replace(lived.recording.head, first_track=1)
+    head = msgspec.structs.replace(lived.recording.head, left=Left())
 
     (lived.recording.folder / HEAD).write_bytes(encode(head))
 

@@ -31,6 +31,7 @@ from edge.comparing import (
 from edge.errors import FrameRejected
 from edge.frames import Counts, Exposure, Gap, Planned, SourceEnded
 from edge.ledger import Ledger, LedgerReader
+from edge.left import Left
 from edge.marking import Runs
 from edge.ometiff import TiffPage
 from edge.profile import ProfileRecord, load_profile, save_profile
@@ -377,7 +378,9 @@ def test_a_disk_that_is_not_there_costs_the_recording_and_not_the_results(
     (tmp_path / "recordings").write_text("no folder")
 
     with closing(Ledger(tmp_path / "ledger", "scope-01")) as ledger:
-        recorder, look = open_recorder(_device(tmp_path), parts, ledger, is_live=True)
+        recorder, look = open_recorder(
+            _device(tmp_path), parts, ledger, Left(), is_live=True
+        )
 
     assert recorder is None
     assert "nothing is recorded" in look()["not-recorded"].text
@@ -400,7 +403,7 @@ def test_a_recording_brings_its_profile_and_names_bundles_from_anywhere(
     bare = read_parts(profile=Path("profile"))
 
     with closing(Ledger(tmp_path / "ledger", "scope-01")) as ledger:
-        recorder, _ = open_recorder(device, bare, ledger, is_live=True)
+        recorder, _ = open_recorder(device, bare, ledger, Left(), is_live=True)
     assert recorder is not None
     recorder.close()
     shutil.rmtree(tmp_path / "profile")

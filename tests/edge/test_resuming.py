@@ -20,6 +20,7 @@ from edge.conducting import Conductor, Wish
 from edge.entries import Audit, RunMark
 from edge.frames import Gap, Planned
 from edge.ledger import Ledger, LedgerDamaged, LedgerReader
+from edge.left import Left, left_in
 from edge.marking import Runs
 from edge.pausing import Pausable
 from edge.requests import StartRequest
@@ -61,7 +62,7 @@ def test_a_run_that_is_killed_twice_goes_on_and_names_what_it_lost(
         process.wait()
 
     figures = verdict(tmp_path, points=None, frames_per_point=2, kills=2)
-    assert figures["tracks"] == 36  # twelve cells, each with a new number each time
+    assert figures["tracks"] == 12  # each cell has kept its number
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -177,7 +178,41 @@ def test_a_run_goes_on_with_its_id_slide_and_numbers(folder: Path) -> None:
     assert 0 <= mark.lost.away_s < 60
     assert mark.text is not None
     assert "counted before: RBC 120" in mark.text
-    assert "tracks begin anew with number 41" in mark.text
+    assert "other tracks begin with 41" in mark.text
+
+
+def test_the_cells_of_the_last_followed_frame_are_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(folder)
+    process.conductor.begin()
+    assert left_in(folder, process.ledger.standing.progress).cells is None
+    cells = tuple(
+        msgspec.structs.replace(cell, track_id=track)
+        for cell, track in zip(examination(3).cells, (7, None, 9), strict=True)
+    )
+    said = examination(3, following=Following(continuity="first", tracks=2))
+    said = msgspec.structs.replace(said, cells=cells, boot_id=clock.boot_id())
+    process.ledger.append(process.runs.judge(said))
+    process.write(status="rejected", reason="dark")
+    process.die()
+
+    with closing(Ledger(folder, DEVICE)) as ledger:
+        progress = ledger.standing.progress
+    left = left_in(folder, progress)
+    assert left.cells is not None
+    assert (left.run, left.cells.tracks) == (process.runs.run, (7, 9))
+    assert left.cells.boxes == (cells[0].box, cells[2].box)
+    assert left.cells.monotonic_ns is not None
+
+    monkeypatch.setattr(clock, "boot_id", lambda: "another")
+    rebooted = left_in(folder, progress)
+    assert rebooted.cells is not None
+    assert rebooted.cells.monotonic_ns is None
+    assert progress is not None
+    over = msgspec.structs.replace(progress, is_open=False)
+    assert (left_in(folder, over).run, left_in(folder, over).cells) == (None, None)
+    assert left_in(folder, None) == Left()
 
 
 def test_what_was_lost_is_said_for_each_death(folder: Path) -> None:

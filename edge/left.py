@@ -1,0 +1,76 @@
+"""What a process left in its ledger, for the next one to go on with."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from edge import clock
+from edge.entries import read_row
+from edge.ledger import LedgerReader
+from edge.progress import Progress
+from edge.results import Box, Count, Result, RunId
+
+
+class LeftCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The cells that were followed on the last frame of a run.
+
+    `boxes`, px, of the tracks `tracks`. The frame's `utc` and `monotonic_ns`, null if
+    it was another boot.
+    """
+
+    tracks: tuple[Count, ...]
+    boxes: tuple[Box, ...]
+    utc: datetime
+    monotonic_ns: int | None
+
+
+class Left(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an earlier process left.
+
+    `run` is still open; `next_track` and `next_event` were never told.
+    """
+
+    run: RunId | None = None
+    next_track: Count = 1
+    next_event: Count = 1
+    cells: LeftCells | None = None
+
+
+NOTHING = Left()
+
+
+def left_in(folder: Path, progress: Progress | None) -> Left:
+    """Return what the ledger in `folder` says that was left, as far as `progress`."""
+    if progress is None:
+        return NOTHING
+    return Left(
+        run=progress.run if progress.is_open else None,
+        next_track=progress.next_track,
+        next_event=progress.next_event,
+        cells=_cells_in(folder, progress) if progress.is_open else None,
+    )
+
+
+def _cells_in(folder: Path, progress: Progress) -> LeftCells | None:
+    """Read the last frame on which cells were followed; None if it is not there."""
+    if progress.followed_row is None:
+        return None
+    with closing(LedgerReader(folder)) as reader:
+        rows = reader.rows(progress.followed_row - 1, 1)
+    said = read_row(rows[0].data) if rows else None
+    if not isinstance(said, Result) or said.run != progress.run:
+        return None
+    found = {c.track_id: c.box for c in said.cells if c.track_id is not None}
+    if not found:
+        return None
+    is_same_boot = said.boot_id == clock.boot_id()
+    return LeftCells(
+        tracks=tuple(found),
+        boxes=tuple(found.values()),
+        utc=said.utc,
+        monotonic_ns=said.monotonic_ns if is_same_boot else None,
+    )
