@@ -39,7 +39,7 @@ from training.timelapse import simulated_timelapse
 _MOST_UNUSABLE = 0.05  # share of rows with a problem above which nothing is trusted
 _FRAMES, _WINDOW = 20, 8  # of a clip: kept, and shown at a time in training
 SLIDES = 60  # simulated, added to the real cells of task cells4
-_SIMULATED = {"train": 960, "val": 96, "test": 160}  # clips of task `change`
+_SIMULATED = {"train": 6000, "val": 320, "test": 480}  # clips of task `change`
 Labelled = list[tuple[Row, int]]
 
 
