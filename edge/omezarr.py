@@ -142,20 +142,7 @@ class GrowingZarr:
         image: Image,
         planes: Sequence[Plane],
     ) -> None:
-        """Add frames, all or none; they are on the disk when this returns.
-
-        Parameters
-        ----------
-        shown
-            Frames, all packed alike, each with JSON that belongs to it.
-        image, planes
-            What is said of all frames up to the last of these.
-
-        Raises
-        ------
-        OSError
-            They could not be written; the folder reads as before.
-        """
+        """Add frames, all packed alike; see `edge.rolls.Roll`."""
         like, array = shown[0][0], self._at / _ARRAY
         told = list(self._told)
         for (packed, note), plane in zip(shown, planes[len(told) :], strict=True):

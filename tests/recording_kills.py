@@ -47,6 +47,7 @@ from edge.settings import (
     SimulatedSettings,
     TrackingSettings,
 )
+from tests.readers import by_tensorstore, by_zarr
 
 _ROWS_SAID = 3  # of differences
 _EVERY = 4  # of so many recordings one is read by Bio-Formats, which takes long
@@ -128,9 +129,9 @@ def _read(recording: Recording, bioformats: Path | None) -> Counter[str]:
         ours = np.stack([r.page.read() for r in recorded_in(path) if r.page])
         figures["files"] += 1
         if path.is_dir():
-            seen = _by_zarr(path)
+            seen = by_zarr(path)
             assert np.array_equal(seen, ours)
-            assert np.array_equal(_by_tensorstore(path), ours)
+            assert np.array_equal(by_tensorstore(path), ours)
             figures["frames read alike"] += len(seen)
             continue
         with tifffile.TiffFile(path) as tiff:
@@ -148,21 +149,6 @@ def _read(recording: Recording, bioformats: Path | None) -> Counter[str]:
             assert np.array_equal(copied, seen)
             figures["frames read by Bio-Formats"] += len(seen)
     return figures
-
-
-def _by_zarr(path: Path) -> Counts:
-    import zarr
-
-    array = zarr.open_group(path, mode="r")["0"]
-    return np.moveaxis(np.asarray(array), 1, -1)
-
-
-def _by_tensorstore(path: Path) -> Counts:
-    import tensorstore
-
-    store = {"driver": "file", "path": str(path / "0")}
-    array = tensorstore.open({"driver": "zarr3", "kvstore": store}, read=True).result()
-    return np.moveaxis(np.asarray(array.read().result()), 1, -1)
 
 
 def _by_bioformats(path: Path, jar: Path) -> Counts:

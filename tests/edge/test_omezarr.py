@@ -26,6 +26,7 @@ from edge.omezarr import (
 )
 from edge.packed import RollDamaged
 from edge.settings import Compression
+from tests.readers import by_tensorstore, by_zarr
 
 NAME = "frames-00001.ome.zarr"
 
@@ -69,18 +70,6 @@ def write(path: Path, shown: list[Counts], how: Compression = "deflate") -> Grow
 
 def ours(path: Path) -> list[Counts]:
     return [page.read() for page in read_pages(path)]
-
-
-def by_zarr(path: Path) -> Counts:
-    zarr = pytest.importorskip("zarr")
-    return np.moveaxis(np.asarray(zarr.open_group(path, mode="r")["0"]), 1, -1)
-
-
-def by_tensorstore(path: Path) -> Counts:
-    tensorstore = pytest.importorskip("tensorstore")
-    store = {"driver": "file", "path": str(path / "0")}
-    array = tensorstore.open({"driver": "zarr3", "kvstore": store}, read=True).result()
-    return np.moveaxis(np.asarray(array.read().result()), 1, -1)
 
 
 @pytest.mark.parametrize(

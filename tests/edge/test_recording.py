@@ -40,6 +40,7 @@ from edge.retention import find, pin, unpin
 from edge.scale import PixelSize
 from edge.settings import RecordingSettings
 from tests.conftest import examination, shot
+from tests.readers import by_zarr
 
 FORMAT = "ome-tiff"
 UTC = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -100,8 +101,7 @@ def read_by_others(path: Path) -> Counts:
     if path.is_file():
         seen = tifffile.imread(path)
         return np.asarray(seen.reshape(-1, *seen.shape[-3:]))
-    zarr = pytest.importorskip("zarr")
-    return np.moveaxis(np.asarray(zarr.open_group(path, mode="r")["0"]), 1, -1)
+    return by_zarr(path)
 
 
 def items(recording: Recording) -> list[Item]:
