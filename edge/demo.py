@@ -30,12 +30,16 @@ from edge.settings import (
     DeviceFile,
     LedgerSettings,
     RunSettings,
+    ScheduleSettings,
+    SequenceSettings,
     SimulatedSettings,
+    TrackingSettings,
 )
 from edge.store import Chain, Store
 from edge.watch import watch
 
 DEVICE = "demo"
+ARCHIVE = "archive.sqlite"
 _DRAIN_S = 30.0
 _STOP_S = 10.0
 _LOOK_S = 0.25
@@ -80,8 +84,12 @@ def demonstrate(
     stop: threading.Event,
     show: Callable[[Observer], None],
     announce: Callable[[str], None],
+    *,
+    follows: bool = False,
 ) -> Summary:
     """Run the demonstration until `frames` were examined or `stop`.
+
+    `follows`: cells are followed, at a frame per second.
 
     Raises
     ------
@@ -90,10 +98,10 @@ def demonstrate(
     BrokerMissing
         There is no broker.
     """
-    ledger, archive_file = folder / "ledger", folder / "archive.sqlite"
+    ledger, archive_file = folder / "ledger", folder / ARCHIVE
     broker = start_broker(folder)
     announce(f"broker: {broker.description}")
-    device, archive = _write_settings(folder, source, broker.port)
+    device, archive = _write_settings(folder, source, broker.port, follows=follows)
     limit = [] if frames is None else ["--frames", str(frames)]
     seen = Observer()
     done = threading.Event()
@@ -172,7 +180,7 @@ class _Program:
 
 
 def _write_settings(
-    folder: Path, source: SimulatedSettings, port: int
+    folder: Path, source: SimulatedSettings, port: int, *, follows: bool
 ) -> tuple[Path, Path]:
     """Write the settings files of the programs and return their paths."""
     broker = BrokerSettings(port=port)
@@ -183,10 +191,11 @@ def _write_settings(
         run=RunSettings(preview_hz=4.0),
         commands=CommandSettings(allow=COMMANDS),
         broker=broker,
+        tracking=TrackingSettings() if follows else None,
+        sequence=SequenceSettings() if follows else None,
+        schedule=ScheduleSettings(interval_s=1.0, duration_h=1.0) if follows else None,
     )
-    archive = ArchiveFile(
-        archive=ArchiveSettings(folder / "archive.sqlite"), broker=broker
-    )
+    archive = ArchiveFile(archive=ArchiveSettings(folder / ARCHIVE), broker=broker)
     paths = folder / "device.toml", folder / "archive.toml"
     for path, settings in zip(paths, (device, archive), strict=True):
         write_toml(path, settings)

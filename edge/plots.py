@@ -14,7 +14,19 @@ RED, GREEN, BLUE = (190, 60, 60), (40, 130, 70), (60, 90, 190)
 INK, PAPER, RULE = (70, 78, 90), (255, 255, 255), (226, 226, 226)
 PAGE_PX = 960
 _MARGIN = 44
-_TICKS = 5
+_MOST_TICKS = 7
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return round numbers in a range, 1, 2 or 5 times a power of ten apart.
+
+    At most seven.
+    """
+    least = (high - low) / _MOST_TICKS
+    power = 10.0 ** np.floor(np.log10(least))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= least)
+    first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
+    return [float(n * step) for n in range(int(first), int(last) + 1)]
 
 
 class Axes:
@@ -30,11 +42,11 @@ class Axes:
         self._across, self._up = across, up
         self._width, self._height = size_px
         self.image: Image = np.full((self._height, self._width, 3), PAPER, np.uint8)
-        for value in np.linspace(*across, _TICKS):
+        for value in ticks(*across):
             x = self._at(value, up[0])[0]
             cv2.line(self.image, (x, 8), (x, self._height - _MARGIN), RULE, 1)
             self._write(f"{value:.3g}", (x - 12, self._height - _MARGIN + 16))
-        for value in np.linspace(*up, _TICKS):
+        for value in ticks(*up):
             y = self._at(across[0], value)[1]
             cv2.line(self.image, (_MARGIN, y), (self._width - 8, y), RULE, 1)
             self._write(f"{value:.3g}", (4, y + 4))

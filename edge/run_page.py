@@ -158,7 +158,7 @@ def _events(story: Story) -> Iterator[Block]:
 
 
 def _counts(story: Story) -> Image:
-    unit_s, unit = (60, "minutes") if story.seconds < 7200 else (3600, "hours")
+    unit_s, unit = _unit(story)
     length = story.seconds / unit_s
     most = max(float(np.nanmax(c, initial=1.0)) for c in story.counts.values())
     axes = Axes(
@@ -232,9 +232,15 @@ def _ribbon(story: Story, course: Course, events: Sequence[Event]) -> Image:
         part = (story.onsets[event.id] - first) / wide
         x = round(min(max(part, 0.0), 1.0) * (PAGE_PX - 2))
         ribbon[: _RIBBON_PX + 6, x : x + 2] = INK
-    _write(ribbon, f"{first / 3600:.2f} h", (2, _RIBBON_PX + 18))
-    _write(ribbon, f"{last / 3600:.2f} h", (PAGE_PX - 60, _RIBBON_PX + 18))
+    unit_s, unit = _unit(story)
+    _write(ribbon, f"{first / unit_s:.1f} {unit}", (2, _RIBBON_PX + 18))
+    _write(ribbon, f"{last / unit_s:.1f} {unit}", (PAGE_PX - 96, _RIBBON_PX + 18))
     return ribbon
+
+
+def _unit(story: Story) -> tuple[int, str]:
+    """Seconds of the unit that a run is told in, and its name."""
+    return (60, "minutes") if story.seconds < 7200 else (3600, "hours")
 
 
 def _legend(names: Sequence[str]) -> Image:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _MARK, _MOST_MARK_BYTES = b'"kind":"run"', 16_384  # a note of 1000 signs, escaped, fits
 _LAST_ROWS = 20
-_BINS = 240  # of a run; counts are means of what was examined in each
+_MOST_BINS, _ROWS_A_BIN = 240, 2  # of a run; counts are means of what was examined
 _MOST_POINTS = 4096  # of a course; of more every other one goes
 MOST_COURSES = 40  # cells that something happened to whose course is shown
 MOST_INCIDENTS = 200  # the others are counted
@@ -172,7 +172,9 @@ def tell(store: Store, span: Span) -> Story:
     """Read what became of a run."""
     story = Story(span, *_end_of(store, span))
     sums: dict[str, NDArray[np.float64]] = {}
-    examined = np.zeros(_BINS)
+    rows = span.last - span.first + 1
+    bins = min(max(rows // _ROWS_A_BIN, 1), _MOST_BINS)
+    examined = np.zeros(bins)
     for stored in store.rows(span.chain, span.first, span.last):
         row = _read(span.chain, stored)
         if row is None:
@@ -188,10 +190,10 @@ def tell(store: Store, span: Span) -> Story:
         if row.status not in ("ok", "degraded"):
             continue
         story.last = row
-        place = min(int(span.since(row) / story.seconds * _BINS), _BINS - 1)
+        place = min(int(span.since(row) / story.seconds * bins), bins - 1)
         examined[place] += 1
         for label, count in row.counts.items():
-            sums.setdefault(label, np.zeros(_BINS))[place] += count
+            sums.setdefault(label, np.zeros(bins))[place] += count
     sums.pop(NOT_A_CELL, None)
     with np.errstate(invalid="ignore"):
         story.counts = {label: total / examined for label, total in sums.items()}

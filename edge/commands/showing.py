@@ -14,19 +14,33 @@ from pathlib import Path
 from typing import Literal
 
 import click
+import msgspec
 from rich.console import Console
 from rich.live import Live
 
 from edge.commands.brokers import with_broker
 from edge.commands.signals import until_signalled
 from edge.dashboard import Dashboard
-from edge.demo import demonstrate
+from edge.demo import ARCHIVE, demonstrate
 from edge.observing import Observer
 from edge.run_page import runs_table, write_run_page
 from edge.runs import find_run, list_runs, tell
 from edge.settings import BrokerSettings, SimulatedSettings
 from edge.store import Store
 from edge.watch import table, watch
+
+_MOVING = SimulatedSettings(slide_frames=3.0, is_endless=False)
+_CHANGING = SimulatedSettings(  # what takes hours happens in minutes here
+    width_px=1280,
+    height_px=960,
+    pixel_size_um=0.1,
+    rate_hz=5.0,
+    drift_um_per_s=0.02,
+    hand_move_every_s=0,
+    changing=0.6,
+    changing_within_h=0.1,
+    change_takes_s=15.0,
+)
 
 
 @click.command("watch")
@@ -58,6 +72,9 @@ def watch_command(
     "--seed", default=0, show_default=True, help="Another seed, another slide."
 )
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the files here.")
+@click.option(
+    "--timelapse", is_flag=True, help="Follow cells that change; write the run's page."
+)
 def demo_command(
     frames: int | None,
     page: int,
@@ -65,12 +82,12 @@ def demo_command(
     stain: Literal["may-grunwald-giemsa", "wright", "giemsa"],
     seed: int,
     folder: Path | None,
+    timelapse: bool,
 ) -> None:
     """Show everything at work on a simulated microscope."""
-    console = Console()
-    source = SimulatedSettings(
-        stain=stain, seed=seed, slide_frames=3.0, is_endless=False
-    )
+    console, pages = Console(), folder or Path()
+    look = _CHANGING if timelapse else _MOVING
+    source = msgspec.structs.replace(look, stain=stain, seed=seed)
     with ExitStack() as opened:
         if folder is None:
             made = tempfile.TemporaryDirectory(prefix="hemascope-")
@@ -79,7 +96,14 @@ def demo_command(
         folder.mkdir(parents=True, exist_ok=True)
         stop = opened.enter_context(until_signalled())
         show = opened.enter_context(_shown(page, console, opens=opens))
-        summary = demonstrate(folder, source, frames, stop, show, console.print)
+        summary = demonstrate(
+            folder, source, frames, stop, show, console.print, follows=timelapse
+        )
+        if timelapse:
+            with closing(Store(folder / ARCHIVE)) as store:
+                (span,) = list_runs(store)
+                written = write_run_page(pages / span.start.run, tell(store, span))
+            click.echo(f"page of the run: {written}")
     click.echo(str(summary))
     if summary.lost:
         sys.exit(1)

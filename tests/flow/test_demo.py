@@ -13,7 +13,9 @@ import urllib.request
 from pathlib import Path
 
 from edge.broker import free_port
+from edge.entries import read_row
 from edge.ledger import LedgerReader
+from edge.results import Result
 from edge.store import Chain, Store
 
 
@@ -115,3 +117,23 @@ def test_interrupting_a_demonstration_still_delivers_everything(
 
     assert demo.returncode == 0, output
     assert "lost 0" in output
+
+
+def test_a_time_lapse_ends_with_the_page_of_its_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge", "demo", "--timelapse", "--frames", "12"]
+    command += ["--no-open", "--page", str(free_port()), "--folder", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    (page,) = tmp_path.glob("*/report.html")
+    said = page.read_text("utf-8")
+    assert "rnn-change@" in said
+    assert "<td>12</td>" in said.replace("\n", "")
+    reader = LedgerReader(tmp_path / "ledger")
+    rows = [read_row(row.data) for row in reader.rows(0, 100)]
+    reader.close()
+    frames = [row for row in rows if isinstance(row, Result) and row.point is not None]
+    assert len(frames) == 12
+    assert any(cell.track_id for cell in frames[-1].cells)
