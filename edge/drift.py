@@ -26,7 +26,8 @@ _SLACK = 0.75  # of a limit: what lies below it adds nothing to the sum
 _ENOUGH = 5.0  # limits times seconds: double the limit alarms after 4 s
 _SMOOTH_S = 5.0  # of the average that is said
 _CLEARED = 0.7  # of a limit: below it an alarm ends
-_LEARNT = 20  # frames of a run that tell what the calibration does not
+_LEARNT = 20  # frames of a run that tell what the calibration does not,
+_LEARNS_EVERY_S = 3.0  # so far apart that they show different cells
 _BLIND_S = 60.0  # without any background for so long, drift is not known
 _LONGEST_STEP_S = 5.0  # a gap counts as no more
 _TIMES = {"background": 1.0, "red_cells": 3.0, "nuclei": 5.0}  # stain varies itself
@@ -49,6 +50,7 @@ class _Chart:
 
     expected: _Colour | None = None
     first: list[_Colour] = field(default_factory=list)
+    rests_s: float = 0.0
     average: _Colour | None = None
     sums: tuple[float, float] = (0.0, 0.0)
     level: int = 0
@@ -56,6 +58,10 @@ class _Chart:
     def follow(self, lab: _Colour, step_s: float, times: float) -> None:
         """Take a colour (3,) in CIELAB, seen `step_s` after the last."""
         if self.expected is None:
+            self.rests_s -= step_s
+            if self.rests_s > 0:
+                return
+            self.rests_s = _LEARNS_EVERY_S
             self.first.append(lab)
             if len(self.first) < _LEARNT:
                 return

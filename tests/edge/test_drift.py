@@ -122,6 +122,21 @@ def test_without_a_calibration_that_is_said_and_the_first_frames_are_the_norm() 
     assert moved[-1].status == "red"
 
 
+def test_the_cells_of_the_first_field_are_not_taken_for_all() -> None:
+    """White cells differ among themselves, and a camera is fast."""
+    random = np.random.default_rng(3)
+    watch = DriftWatch(Profile(ProfileRecord(), None, None))
+    said = []
+    for frame in range(20 * 180):
+        if frame % 160 == 0:  # every eight seconds another field
+            nuclei = (90.0, 60.0, 130.0 if frame else 165.0)
+            nuclei = tuple((np.array(nuclei) + random.normal(0, 3, 3)).tolist())
+        seen = SeenColours(background=WHITE, red_cells=None, nuclei=nuclei)
+        said.append(watch.follow(seen, 1.0, frame * 10**9 // 20))
+
+    assert {drift.status for drift in said} == {"uncalibrated"}
+
+
 def test_another_stain_is_told_from_another_lamp() -> None:
     watch = DriftWatch(CALIBRATED)
     follow(watch, 40, lambda _: WHITE)
