@@ -185,10 +185,14 @@ class Tracker:
         return replace(self._update(found, moved, chosen, steps, gone), shift_um=whole)
 
     def take_up(self, ids: NDArray[np.int64], found: Found) -> None:
-        """Go on with cells that were told before, as if they had just been seen."""
+        """Go on with cells that were told before, as if they had just been seen.
+
+        Those beyond the number of tracks, which may be another one now, are over.
+        """
         taken = _no_tracks().and_new(ids, found)
         seen = np.full(len(ids), self._settings.confirm_after, np.int64)
-        self._tracks = replace(taken, seen=seen)
+        has_room = np.arange(len(ids)) < self._settings.most_tracks
+        self._tracks = replace(taken, seen=seen).pick(has_room)
 
     def rescale(self, factor: float) -> None:
         """Go on with other micrometres: a pixel proved to be so many times as wide."""

@@ -149,6 +149,24 @@ def test_cells_that_are_elsewhere_end_and_those_of_another_run_are_none() -> Non
     assert [cell.track_id for cell in other.cells] == [*range(13, 25)]
 
 
+def test_no_more_cells_are_taken_up_than_may_be_followed_now() -> None:
+    parts = read_parts(sequence=SequenceSettings())
+    fewer = TrackingSettings(confirm_after=1, most_tracks=3)
+    following = parts.open_follower(
+        fewer,
+        PauseSettings(),
+        EventSettings(),
+        left=left([*range(1, 13)], seen(boxes(), 0)),
+    )
+
+    said = [following.follow(seen(boxes(), second, run=RUN)) for second in (9, 10)]
+    following.close()
+
+    tracks = [[c.track_id for c in one.cells if c.track_id is not None] for one in said]
+    assert tracks == [[1, 2, 3], [1, 2, 3]]
+    assert note(said[0]).not_followed == 9
+
+
 def test_lost_frames_are_told_by_time_and_a_long_pause_begins_anew() -> None:
     following = follower()
     at = [0, 10, 20, 30, 60, 70, 80, 600, 610]
