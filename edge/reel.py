@@ -23,7 +23,7 @@ from edge.disk import sync_folder
 from edge.errors import HemascopeError
 from edge.frames import Counts
 from edge.ometiff import MOST_BYTES
-from edge.packed import Packed
+from edge.packed import Packed, RollDamaged
 from edge.recording import (
     HEAD,
     Frame,
@@ -122,9 +122,7 @@ class Reel:
         try:
             self._append(shown[:fits])
         except OSError as error:
-            if self._file is not None:
-                self._file.abandon()
-                self._file = None
+            self._abandon_file()
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise NoRoom(f"the disk is full: {error}") from error
@@ -176,6 +174,16 @@ class Reel:
             )
             self._file = _Open(roll, shown[0][1])
         self._shelf.add(self._file.append(self.recording.head, shown))
+
+    def _abandon_file(self) -> None:
+        """Let the next frame begin a new file; this one may even be gone."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            file.abandon()
+        except (OSError, RollDamaged) as error:
+            log.warning("%s is left as it is: %s", file.path, error)
 
     def _close_file(self) -> None:
         """Let the next frame begin a new file; this one is whole as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -256,6 +257,23 @@ def test_a_full_disk_costs_the_oldest_frames_and_harms_no_file(
     assert frames_in(reel.recording)
     for path in reel.recording.files:
         assert len(read_by_others(path)) > 0
+
+
+def test_a_roll_that_somebody_removed_does_not_end_the_recording(
+    tmp_path: Path, kind: str
+) -> None:
+    if kind == "ome-tiff":
+        pytest.skip("a file that is open is written on, without a name")
+    with closing(start(tmp_path)) as reel:
+        put(reel, 1)
+        (path,) = reel.recording.files
+        shutil.rmtree(path)
+        with pytest.raises(OSError, match="No such file"):
+            put(reel, 2)
+
+        put(reel, 3)
+
+    assert frames_in(reel.recording) == [3]
 
 
 def test_what_a_power_cut_tore_off_was_never_said(tmp_path: Path) -> None:
