@@ -196,6 +196,9 @@ class Recording:
                 path.rename(path.with_suffix(".damaged"))
                 told.append(f"{error}; renamed to {path.with_suffix('.damaged').name}")
                 continue
+            except RecordingDamaged as error:  # of another version, perhaps
+                told.append(f"left alone: {error}")
+                continue
             if rolls.says(path, len(recorded)):
                 continue
             frames = [r.item for r in recorded if isinstance(r.item, Frame)]

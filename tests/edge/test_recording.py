@@ -308,6 +308,23 @@ def test_the_next_start_mends_what_the_last_one_left(tmp_path: Path) -> None:
     assert not list(folder.glob("*.new"))
 
 
+def test_what_another_version_said_of_frames_hinders_no_start(tmp_path: Path) -> None:
+    with closing(start(tmp_path)) as reel:
+        put(reel, 1)
+    (path,) = reel.recording.files
+    said = path if path.is_file() else path / "0" / "zarr.json"
+    other = said.read_bytes().replace(b'"passed_over"', b'"passed_away"')
+    said.write_bytes(other)
+
+    with closing(start(tmp_path)) as later:
+        put(later, 2)
+
+    assert said.read_bytes() == other
+    assert frames_in(later.recording) == [2]
+    (told,) = reel.recording.mend()
+    assert "left alone" in told
+
+
 def test_two_processes_do_not_record_into_one_folder(tmp_path: Path) -> None:
     with closing(start(tmp_path)), pytest.raises(LedgerBusy):
         start(tmp_path)
