@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from edge import clock
+from edge.codec import PayloadInvalid
 from edge.entries import read_row
 from edge.ledger import LedgerReader
 from edge.progress import Progress
 from edge.results import Box, Count, Result, RunId
+
+log = logging.getLogger(__name__)
 
 
 class LeftCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,12 +60,16 @@ def left_in(folder: Path, progress: Progress | None) -> Left:
 
 
 def _cells_in(folder: Path, progress: Progress) -> LeftCells | None:
-    """Read the last frame on which cells were followed; None if it is not there."""
+    """Read the last frame on which cells were followed; None if that cannot be."""
     if progress.followed_row is None:
         return None
     with closing(LedgerReader(folder)) as reader:
         rows = reader.rows(progress.followed_row - 1, 1)
-    said = read_row(rows[0].data) if rows else None
+    try:
+        said = read_row(rows[0].data) if rows else None
+    except PayloadInvalid as error:  # of another version, perhaps
+        log.warning("row=%d no track goes on: %s", progress.followed_row, error)
+        return None
     if not isinstance(said, Result) or said.run != progress.run:
         return None
     found = {c.track_id: c.box for c in said.cells if c.track_id is not None}

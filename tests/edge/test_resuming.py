@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -213,6 +214,21 @@ def test_the_cells_of_the_last_followed_frame_are_left(
     over = msgspec.structs.replace(progress, is_open=False)
     assert (left_in(folder, over).run, left_in(folder, over).cells) == (None, None)
     assert left_in(folder, None) == Left()
+
+
+def test_a_row_of_another_version_costs_the_tracks_and_not_the_run(
+    folder: Path,
+) -> None:
+    leave(folder)
+    with closing(Ledger(folder, DEVICE)) as ledger:
+        progress = ledger.standing.progress
+    assert progress is not None
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as db, db:
+        db.execute("""UPDATE rows SET data = CAST('{"x":1}' AS BLOB) WHERE seq = 2""")
+
+    left = left_in(folder, progress)
+
+    assert (left.run, left.next_track, left.cells) == (progress.run, 41, None)
 
 
 def test_what_was_lost_is_said_for_each_death(folder: Path) -> None:
