@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 HEAD, SETTINGS, ROWS = "recording.json", "settings.toml", "rows.jsonl"
 PROFILE = "profile"
 PINNED = "PINNED"
+LOCK = "recordings.lock"  # beside recordings; held by who changes their frames
 _LONGEST_LINE = 1 << 16
 
 RecordingId = RunId  # of the same form: when it began, and six random digits

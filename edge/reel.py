@@ -26,6 +26,7 @@ from edge.ometiff import MOST_BYTES
 from edge.packed import Packed, RollDamaged
 from edge.recording import (
     HEAD,
+    LOCK,
     Frame,
     Head,
     Lacking,
@@ -80,7 +81,7 @@ class Reel:
         """
         self._settings = settings
         settings.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = hold(settings.folder / "recordings.lock", "records beside")
+        self._lock = hold(settings.folder / LOCK, "records beside")
         for recording in recordings_in(settings.folder)[-1:]:
             for told in recording.mend():
                 log.warning("%s", told)

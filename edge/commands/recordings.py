@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,16 @@ from edge import __version__, clock
 from edge.alarms import Finding
 from edge.codec import read_toml, write_toml
 from edge.commands.signals import until_signalled
+from edge.cursor import hold
 from edge.errors import ConfigurationInvalid
-from edge.recording import PROFILE, SETTINGS, Head, open_recording, recordings_in
+from edge.recording import (
+    LOCK,
+    PROFILE,
+    SETTINGS,
+    Head,
+    open_recording,
+    recordings_in,
+)
 from edge.retention import find, pin, unpin
 from edge.settings import DeviceFile, ReplaySettings
 
@@ -154,8 +162,10 @@ def unpin_command(folder: Path, name: str) -> None:
 def repair_command(recording: Path) -> None:
     """Let the files of RECORDING say what is in them, after damage."""
     opened = open_recording(recording)
-    for told in opened.mend():
-        click.echo(told)
+    lock = recording.resolve().parent / LOCK
+    with hold(lock, "records beside") if lock.exists() else nullcontext():
+        for told in opened.mend():
+            click.echo(told)
     frames = sum(recorded.page is not None for recorded in opened.items())
     click.echo(f"{opened.head.id}: {frames} frames can be read")
 

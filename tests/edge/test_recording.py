@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 
 from edge.clock import utc_now
+from edge.commands.recordings import record_command
 from edge.cursor import LedgerBusy
 from edge.errors import ConfigurationInvalid
 from edge.frames import Counts, Exposure, Gap, RawFrame
@@ -328,6 +330,22 @@ def test_what_another_version_said_of_frames_hinders_no_start(tmp_path: Path) ->
 def test_two_processes_do_not_record_into_one_folder(tmp_path: Path) -> None:
     with closing(start(tmp_path)), pytest.raises(LedgerBusy):
         start(tmp_path)
+
+
+def test_what_is_being_recorded_is_not_repaired(tmp_path: Path) -> None:
+    """It would be cut to what it was a moment before."""
+    with closing(start(tmp_path)) as reel:
+        put(reel, 1)
+        folder = reel.recording.folder
+        draft = folder / "frames-00002.ome.new"
+        draft.mkdir()
+        said = CliRunner().invoke(record_command, ["repair", str(folder)])
+        assert isinstance(said.exception, LedgerBusy)
+        assert draft.exists()
+
+    said = CliRunner().invoke(record_command, ["repair", str(folder)])
+    assert said.output == f"{reel.recording.head.id}: 1 frames can be read\n"
+    assert not draft.exists()
 
 
 def test_a_folder_that_is_no_recording_is_refused(tmp_path: Path) -> None:
