@@ -228,7 +228,7 @@ def read_pages(path: Path) -> list[ZarrPage]:
         shape = (height, width, samples)
         kind, note = array.data_type, bytes(told.frame)
         page = ZarrPage(path, number, shape, kind, compression, note, told)
-        if not page.chunk.exists() or page.chunk.stat().st_size != told.bytes:
+        if _size_of(page.chunk) != told.bytes:
             break
         pages.append(page)
     if not pages:
@@ -275,6 +275,13 @@ def _read(path: Path) -> _Array:
             f"{path}: no whole frame: {_ARRAY}/{_META}: {error}; expected a recording "
             "of hemascope"
         ) from error
+
+
+def _size_of(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _tell(packed: Packed, note: bytes, plane: Plane) -> _Told:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -167,7 +168,13 @@ class Recording:
         RecordingDamaged
             A line or a frame says what cannot be.
         """
-        found = {r.item.seq: r for path in self.files for r in recorded_in(path)}
+        found: dict[int, Recorded] = {}
+        for path in self.files:
+            try:
+                found |= {r.item.seq: r for r in recorded_in(path)}
+            except RollDamaged:
+                if path.exists():  # not one that made room meanwhile
+                    raise
         frames = set(found)
         for line in self._lines():
             last = line.last_seq if isinstance(line, Lacking) else line.seq
@@ -261,9 +268,15 @@ def recorded_in(path: Path) -> list[Recorded]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all that lie in a folder."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(p.stat().st_size for p in files if p.is_file())
+    """Bytes of a file, or of all that lie in a folder; it may change meanwhile."""
+    if path.is_file():
+        return path.stat().st_size
+    size = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.lstat(Path(folder) / name).st_size
+    return size
 
 
 def add_line(folder: Path, line: Line) -> int:

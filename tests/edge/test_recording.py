@@ -207,6 +207,27 @@ def test_the_oldest_frames_go_first_and_pinned_ones_never(tmp_path: Path) -> Non
     assert sum(item.count for item in gone) + len(kept) == 50
 
 
+def test_a_recording_is_read_while_it_grows_and_its_oldest_frames_go(
+    tmp_path: Path,
+) -> None:
+
+    def record() -> None:
+        with closing(start(tmp_path, most_gb=0.01)) as reel:
+            for seq in range(1, 200):
+                put(reel, seq, side=192)  # 0.1 MB, and so 80 are kept
+
+    writer = threading.Thread(target=record)
+    writer.start()
+    counts = []
+    while writer.is_alive():
+        for recording in recordings_in(tmp_path):
+            counts.append(len(frames_in(recording)))
+            assert recording.size < 10_500_000
+    writer.join()
+
+    assert max(counts) > 50
+
+
 def test_where_all_is_pinned_nothing_is_written_until_something_is_not(
     tmp_path: Path,
 ) -> None:
