@@ -104,10 +104,11 @@ def mend(path: Path, image: Image, planes: Sequence[Plane]) -> None:
 
 
 def delete(path: Path) -> None:
-    """Delete a roll; killed meanwhile, it is either there or not."""
+    """Delete a roll; whatever dies meanwhile, it is either there or not."""
     if path.is_dir():
         gone = path.with_suffix(_GONE)
         path.rename(gone)
+        sync_folder(path.parent)  # others would see black where a chunk is gone
         shutil.rmtree(gone)
     else:
         path.unlink()

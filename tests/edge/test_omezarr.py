@@ -25,6 +25,7 @@ from edge.omezarr import (
     read_pages,
 )
 from edge.packed import RollDamaged
+from edge.rolls import delete
 from edge.settings import Compression
 from tests.readers import by_tensorstore, by_zarr
 
@@ -260,6 +261,24 @@ def test_what_is_missing_or_cut_ends_a_folder_that_is_mended(tmp_path: Path) -> 
     np.testing.assert_array_equal(by_zarr(path), shown[:3])
     left = sorted(file.name for file in (path / "0").iterdir())
     assert left == ["c.0.0.0.0", "c.1.0.0.0", "c.2.0.0.0", "zarr.json"]
+
+
+def test_the_name_of_a_roll_has_gone_from_the_disk_before_its_frames_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / NAME, frames(3))
+    sure: list[set[str]] = []
+
+    def settle(fd: int) -> None:
+        folder = Path(f"/proc/self/fd/{fd}").readlink()
+        sure.append({str(file.relative_to(folder)) for file in folder.rglob("c.*")})
+
+    monkeypatch.setattr(os, "fsync", settle)
+
+    delete(tmp_path / NAME)
+
+    assert sure == [{f"frames-00001.ome.gone/0/c.{n}.0.0.0" for n in range(3)}]
+    assert not list(tmp_path.iterdir())
 
 
 class _FullDisk(RealDisk):
