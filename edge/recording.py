@@ -245,7 +245,10 @@ def open_recording(folder: Path) -> Recording:
 
 
 def recordings_in(folder: Path) -> list[Recording]:
-    """Return the recordings of a device, oldest first; folders of others are not."""
+    """Return the recordings of a device, oldest first; folders of others are not.
+
+    Within a ledger its rows tell which is older: a clock may have been set back.
+    """
     if not folder.is_dir():
         return []
     found = []
@@ -254,7 +257,14 @@ def recordings_in(folder: Path) -> list[Recording]:
             found.append(open_recording(head.parent))
         except RecordingDamaged as error:
             log.warning("left alone: %s", error)
-    return sorted(found, key=lambda recording: recording.head.began)
+    heads = sorted((r.head for r in found), key=lambda head: head.began, reverse=True)
+    began = {head.epoch: head.began for head in heads}  # of each ledger the first
+
+    def age(recording: Recording) -> tuple[datetime, int, datetime]:
+        head = recording.head
+        return began[head.epoch], head.first_row, head.began
+
+    return sorted(found, key=age)
 
 
 def recorded_in(path: Path) -> list[Recorded]:

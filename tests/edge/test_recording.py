@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tifffile
@@ -242,6 +243,24 @@ def test_where_all_is_pinned_nothing_is_written_until_something_is_not(
         put(reel, 13, side=512)
 
     assert frames_in(reel.recording)[-1] == 13
+
+
+def test_after_a_clock_was_set_back_the_oldest_frames_go_first(tmp_path: Path) -> None:
+    first = _recording(tmp_path, 1, 10)
+
+    def later(name: str) -> Head:
+        return msgspec.structs.replace(
+            head(name), began=UTC - timedelta(days=365), first_row=11
+        )
+
+    full = settings(tmp_path, most_gb=0.01)
+    with closing(Reel(full, later, lambda into: None)) as reel:
+        for seq in range(11, 61):
+            put(reel, seq, side=256)  # 9.8 MB, with the 2 that are there
+
+    assert recordings_in(tmp_path)[-1] == reel.recording
+    assert first.files == []
+    assert frames_in(reel.recording)[-1] == 60
 
 
 def _recording(folder: Path, first: int, count: int) -> Recording:
