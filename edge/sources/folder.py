@@ -78,7 +78,8 @@ def _develop(path: Path, shot: Shot, bits: int) -> RawFrame:
     counts = read_image(path)
     if counts.dtype != np.uint8 and (most := int(counts.max())) >= 2**bits:
         raise FrameRejected(
-            f"{path}: holds a count of {most}, expected at most {2**bits - 1} with "
-            f"bits = {bits} of [source]; {most.bit_length()} bits are used here"
+            f"{printable(path)}: holds a count of {most}, expected at most "
+            f"{2**bits - 1} with bits = {bits} of [source]; "
+            f"{most.bit_length()} bits are used here"
         )
     return RawFrame(shot, over_16_bits(counts, bits))

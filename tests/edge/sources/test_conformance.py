@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -396,6 +397,11 @@ def test_counts_of_12_bits_fill_the_scale_and_others_are_refused(
     assert np.unique(develop(16)).tolist() == [0, 4095]
     with pytest.raises(HemascopeError, match=r"4095, expected at most 1023 .* 12 bits"):
         develop(10)
+
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"\xff.png"))
+    with pytest.raises(HemascopeError, match="4095") as refused:
+        develop(10)
+    assert str(refused.value).isprintable()
 
 
 def test_a_network_camera_that_goes_away_is_a_gap_and_comes_back() -> None:
