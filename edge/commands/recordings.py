@@ -22,7 +22,7 @@ from edge.alarms import Finding
 from edge.codec import read_toml, write_toml
 from edge.commands.signals import until_signalled
 from edge.cursor import hold
-from edge.errors import ConfigurationInvalid
+from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.recording import (
     LOCK,
     PROFILE,
@@ -126,7 +126,11 @@ def record_command() -> None:
 def list_command(folder: Path) -> None:
     """List the recordings in FOLDER, oldest first."""
     for recording in recordings_in(folder):
-        items = recording.items()
+        try:
+            items = recording.items()
+        except HemascopeError as error:
+            click.echo(f"{recording.head.id}  {error}; see `hemascope record repair`")
+            continue
         frames = sum(recorded.page is not None for recorded in items)
         pinned = "pinned" if recording.is_pinned else ""
         size_gb = recording.size / 1e9

@@ -372,6 +372,20 @@ def test_two_processes_do_not_record_into_one_folder(tmp_path: Path) -> None:
         start(tmp_path)
 
 
+def test_a_damaged_recording_is_named_and_others_are_listed(tmp_path: Path) -> None:
+    damaged, whole = (_recording(tmp_path, n, 2) for n in (1, 11))
+    (path,) = damaged.files
+    (path if path.is_file() else path / "0" / "zarr.json").write_bytes(b"")
+
+    said = CliRunner().invoke(record_command, ["list", str(tmp_path)])
+
+    assert said.exit_code == 0
+    first, second = said.output.splitlines()
+    assert first.startswith(damaged.head.id)
+    assert first.endswith("see `hemascope record repair`")
+    assert second.startswith(f"{whole.head.id}  2 frames")
+
+
 def test_what_is_being_recorded_is_not_repaired(tmp_path: Path) -> None:
     """It would be cut to what it was a moment before."""
     with closing(start(tmp_path)) as reel:
