@@ -88,6 +88,13 @@ class _Attributes(msgspec.Struct, frozen=True):
     hemascope: _Ours
 
 
+class _Group(msgspec.Struct, frozen=True):
+    """What must be in `zarr.json`, or others find no array."""
+
+    zarr_format: Literal[3]
+    node_type: Literal["group"]
+
+
 class _Array(msgspec.Struct, frozen=True):
     """What is read of `0/zarr.json`; the rest is as we write it."""
 
@@ -237,25 +244,32 @@ def read_pages(path: Path) -> list[ZarrPage]:
 
 
 def claimed(path: Path) -> int:
-    """Return how many frames a folder says that it holds; raises `RollDamaged`."""
-    return _read(path).shape[0]
+    """Return how many frames others see; raises `RollDamaged` where it is no roll."""
+    array = _read(path)
+    try:
+        decode((path / _META).read_bytes(), _Group)
+    except (OSError, PayloadInvalid):
+        return 0
+    return array.shape[0]
 
 
 def mend(pages: Sequence[ZarrPage], image: Image) -> None:
     """Let a damaged folder end after `pages`, which it begins with."""
     page, disk = pages[0], RealDisk()
     like = Packed(b"", page.shape, page.dtype, page.compression)
-    draft = page.path / _ARRAY / "zarr.new"
-    disk.put(draft, _array(like, [page.told for page in pages], image))
-    disk.rename(draft, page.path / _ARRAY / _META)
-    disk.settle(page.path / _ARRAY)
+    body = _array(like, [page.told for page in pages], image)
+    for folder, data in ((page.path, _group(image)), (page.path / _ARRAY, body)):
+        draft = folder / "zarr.new"
+        disk.put(draft, data)
+        disk.rename(draft, folder / _META)
+        disk.settle(folder)
     _remove_uncounted(page.path)
 
 
 def _remove_uncounted(path: Path) -> None:
     """Remove what a folder does not count as its own, of a write that failed."""
     array = path / _ARRAY
-    counted = {_CHUNK.format(number=number) for number in range(claimed(path))}
+    counted = {_CHUNK.format(number=number) for number in range(_read(path).shape[0])}
     for file in array.iterdir():
         if file.name not in {*counted, _META}:
             file.unlink()

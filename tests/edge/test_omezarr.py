@@ -126,6 +126,24 @@ def test_a_pixel_size_that_is_known_later_is_said_then(tmp_path: Path) -> None:
     assert roll.size == size
 
 
+@pytest.mark.parametrize("left", [None, b"", b"{}"])
+def test_a_folder_whose_own_description_is_lost_is_described_again(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    shown, path = frames(2), tmp_path / NAME
+    write(path, shown)
+    head = (path / "zarr.json").read_bytes()
+    (path / "zarr.json").unlink()
+    if left is not None:
+        (path / "zarr.json").write_bytes(left)
+    assert (claimed(path), len(read_pages(path))) == (0, 2)
+
+    mend(read_pages(path), image())
+
+    assert (claimed(path), (path / "zarr.json").read_bytes()) == (2, head)
+    np.testing.assert_array_equal(by_zarr(path), shown)
+
+
 @dataclass
 class Log:
     """A disk that remembers what was done to it, and can lose power."""
