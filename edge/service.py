@@ -316,7 +316,8 @@ class Service:
                 failed = failed or self._hung()
                 break
         for number in sorted({*waiting, *list(self._in_hand)}):  # behind one that hangs
-            self._write(waiting.get(number) or self._given_up(number), on_row)
+            given_up = self._rejected(number, f"given up: {failed or self._hung()}")
+            self._write(waiting.get(number) or given_up, on_row)
         failed = failed or self._failed
         self._end_run(is_over=failed is None and not self._stop.is_set())
         if failed is not None:
@@ -375,9 +376,6 @@ class Service:
             "a result; the engine or a driver hangs, start again"
         )
 
-    def _given_up(self, number: int) -> Outcome:
-        return self._rejected(number, f"given up: {self._hung()}")
-
     def _rejected(self, number: int, reason: str) -> Outcome:
         """Say nothing of a frame, by our own fault."""
         ticket = self._in_hand[number]
@@ -423,7 +421,7 @@ class Service:
             return replace(outcome, examination=followed)
         except Hung:
             self._failed = self._hung()
-            failed = self._given_up(outcome.number)
+            failed = self._rejected(outcome.number, f"given up: {self._failed}")
         except Exception as error:
             log.exception("sequence=%d failed", said.frame.first)
             failed = self._rejected(outcome.number, str(error) or repr(error))

@@ -298,6 +298,22 @@ def test_a_hung_engine_ends_the_run_and_what_others_saw_is_kept(folder: Path) ->
     assert "hangs" in str(rows[5].reason)
 
 
+def test_what_a_worker_had_in_hand_when_it_died_says_why(folder: Path) -> None:
+    class Dying(Examining):
+        def examine(self, exposure: Exposure) -> Seen:
+            if exposure.shot.sequence == 3:
+                return None  # type: ignore[return-value]
+            return super().examine(exposure)
+
+    with pytest.raises(RunFailed, match="a worker failed"):
+        run(folder, Recording([different(n) for n in range(9)]), Dying())
+
+    rows = results(folder)
+    (lost,) = [row for row in rows if row.status == "rejected"]
+    assert lost.frame.first == 3
+    assert str(lost.reason).startswith("given up: a worker failed: AttributeError")
+
+
 def test_a_picture_that_cannot_be_drawn_costs_no_result(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
