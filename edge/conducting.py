@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -27,6 +27,8 @@ from edge.schedule import Place
 from edge.scheduled import Scheduled
 
 log = logging.getLogger(__name__)
+
+_SET_NS = 1_000_000_000  # a clock that is further off was set
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +280,33 @@ class Conductor:
         """
         now_ns = 0 if self._schedule is None else self._schedule.now_ns()
         utc = max(clock.utc_now(), left.utc)
-        since_ns = int((utc - note.zero_utc).total_seconds() * 1e9)
+        since_ns = self._reached_ns(note, left) + _between_ns(left.utc, utc)
         return msgspec.structs.replace(
-            note, zero_ns=now_ns - since_ns, boot_id=clock.boot_id()
+            note,
+            zero_ns=now_ns - since_ns,
+            zero_utc=utc - timedelta(microseconds=since_ns / 1000),
+            boot_id=clock.boot_id(),
         )
+
+    def _reached_ns(self, note: PlanNote, left: Progress) -> int:
+        """Return how far the plan was at the last row, whose boot is over.
+
+        By wall time, but where points tell that it was set since the plan began, by the
+        monotonic clock, which knows nothing of suspended time.
+        """
+        by_wall_ns = _between_ns(note.zero_utc, left.utc)
+        if self._schedule is None or left.boot_id != note.boot_id:
+            return by_wall_ns
+        running_ns = max(left.monotonic_ns - note.zero_ns, 0)
+        index = self._schedule.plan.index_at(by_wall_ns)
+        agrees = index in (left.index - 1, left.index)
+        if agrees or abs(by_wall_ns - running_ns) < _SET_NS:
+            return by_wall_ns
+        return running_ns
+
+
+def _between_ns(first: datetime, last: datetime) -> int:
+    return int((last - first).total_seconds() * 1e9)
 
 
 def _place(mark: RunMark, left: Progress | None) -> Place:

@@ -312,6 +312,31 @@ def test_a_clock_behind_the_last_row_is_not_believed(
     assert process.schedule._next.index == 8
 
 
+@pytest.mark.parametrize("hours", [-2, 400 * 24])
+def test_a_clock_that_was_set_within_the_run_moves_no_point_after_a_new_boot(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    process = Process(folder, PLAN)
+    process.conductor.begin()
+    last = clock.utc_now() + timedelta(hours=hours)
+    process.write(point=point(0), utc=last, boot_id=clock.boot_id())
+    process.die()
+    utc = last + timedelta(seconds=25)
+    monkeypatch.setattr(clock, "boot_id", lambda: "another")
+    monkeypatch.setattr(clock, "utc_now", lambda: utc)
+
+    process = take_up(folder, PLAN)
+
+    mark = resumed(folder)
+    assert mark.lost is not None
+    assert mark.lost.points == MissedPoints(first=1, last=1, frames=1)
+    assert mark.plan is not None
+    assert utc - mark.plan.zero_utc < timedelta(seconds=29)
+    assert process.schedule is not None
+    since_s = (process.schedule.now_ns() - mark.plan.zero_ns) / S
+    assert 25 <= since_s < 29
+
+
 def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
     leave(folder, PLAN)
     later_ns = time.monotonic_ns() + 5000 * S
