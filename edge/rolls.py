@@ -145,6 +145,8 @@ class TiffRoll:
     ) -> None:
         """See `Roll`."""
         is_first = self._tiff.pages == 0
+        if not is_first:
+            self.path.stat()  # removed meanwhile, it takes frames that nobody sees
         self._tiff.append(shown, ome_xml(image, planes), image.pixel_size_um)
         if is_first:
             self._draft.rename(self.path)

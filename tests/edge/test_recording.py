@@ -302,14 +302,12 @@ def test_a_full_disk_costs_the_oldest_frames_and_harms_no_file(
 
 
 def test_a_roll_that_somebody_removed_does_not_end_the_recording(
-    tmp_path: Path, kind: str
+    tmp_path: Path,
 ) -> None:
-    if kind == "ome-tiff":
-        pytest.skip("a file that is open is written on, without a name")
     with closing(start(tmp_path)) as reel:
         put(reel, 1)
         (path,) = reel.recording.files
-        shutil.rmtree(path)
+        path.unlink() if path.is_file() else shutil.rmtree(path)
         with pytest.raises(OSError, match="No such file"):
             put(reel, 2)
 
