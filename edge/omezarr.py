@@ -137,7 +137,7 @@ class GrowingZarr:
         self.path, self._disk = path, disk or RealDisk()
         self._at = path.with_suffix(".new")
         self._told: list[_Told] = []
-        self._head = b""
+        self._head = self._body = b""
         self._beside = 0  # bytes of the two zarr.json
         self.size = 0
         for folder in (self._at, self._at / _ARRAY):
@@ -164,11 +164,12 @@ class GrowingZarr:
         if not self._told:
             self._disk.settle(self._at)
             self._disk.rename(self._at, self.path)
-            self._disk.settle(self.path.parent)
             self._at = self.path
+            self._disk.settle(self.path.parent)
         beside = len(head) + len(body)
         self.size += sum(len(p.data) for p, _ in shown) + beside - self._beside
-        self._told, self._head, self._beside = told, head, beside
+        self._told, self._beside = told, beside
+        self._head, self._body = head, body
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -178,6 +179,8 @@ class GrowingZarr:
         if not self._told:
             shutil.rmtree(self._at, ignore_errors=True)
             return
+        if claimed(self.path) != len(self._told):  # counted, and then not settled
+            self._replace(self.path / _ARRAY / _META, self._body)
         _remove_uncounted(self.path)
 
     def _replace(self, path: Path, data: bytes) -> None:

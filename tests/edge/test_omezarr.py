@@ -335,6 +335,41 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(
     assert roll.size == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
+class _Unsettled(RealDisk):
+    """Settles so many folders, and the next one not."""
+
+    def __init__(self, settles: int) -> None:
+        self.settles = settles
+
+    def settle(self, folder: Path) -> None:
+        self.settles -= 1
+        if self.settles == -1:
+            raise OSError(5, "Input/output error")
+        super().settle(folder)
+
+
+@pytest.mark.parametrize("settles", range(7))
+def test_frames_that_were_counted_and_not_settled_are_given_back(
+    tmp_path: Path, settles: int
+) -> None:
+    """They are said to lack, and so must not be there either."""
+    shown, path = frames(3), tmp_path / NAME
+    roll = GrowingZarr(path, _Unsettled(settles))
+    if settles >= 5:
+        add(roll, shown[:1])
+
+    with pytest.raises(OSError, match="Input/output"):
+        add(roll, shown)
+    roll.abandon()
+
+    if settles < 5:
+        assert not list(tmp_path.iterdir())
+        return
+    np.testing.assert_array_equal(by_zarr(path), shown[:1])
+    np.testing.assert_array_equal(ours(path), shown[:1])
+    assert roll.size == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
 def test_a_flipped_bit_is_no_frame(tmp_path: Path) -> None:
     write(tmp_path / NAME, frames(2))
     first, page = read_pages(tmp_path / NAME)
