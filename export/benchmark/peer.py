@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import color, feature, filters, measure, segmentation
-from torch import nn
-from torch.nn import functional
 from torchstain.numpy import normalizers
 
-from training.families import CLASSIFIERS
+from training.families import CLASSIFIERS, new_classifier
+from training.graphs import Standardise
 
 Frame = NDArray[np.uint8]
 
@@ -33,8 +32,9 @@ class Peer:
     ) -> None:
         self._normaliser = normalizers.NumpyMacenkoNormalizer()
         self._normaliser.fit(reference)
-        chosen = CLASSIFIERS[family]
-        self._network: nn.Module = chosen.build(classes, **chosen.network).eval()
+        network = CLASSIFIERS[family].network
+        standardise = Standardise((0.7,) * 3, (0.2,) * 3)
+        self._graph = new_classifier(family, classes, network, standardise).eval()
         self._size_px = size_px
 
     def examine(self, frame: Frame) -> bytes:
@@ -78,6 +78,5 @@ class Peer:
             return np.zeros((0, 0), np.float32)
         size = (self._size_px, self._size_px)
         crops = [cv2.resize(frame[y0:y1, x0:x1], size) for x0, y0, x1, y1 in boxes]
-        batch = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
-        logits = self._network((batch - 0.7) / 0.2)
-        return np.asarray(functional.softmax(logits, dim=1).numpy())
+        _, shares = self._graph(torch.from_numpy(np.stack(crops)))
+        return np.asarray(shares.numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 
 from edge.assembly import Parts
 from edge.sources.simulated import SimulatedMicroscope
@@ -39,3 +40,23 @@ def test_the_run_process_is_measured_with_one_worker_and_with_several(
     assert recorded.rate_hz > figures["serial, one worker"] > 0
     assert figures["throughput over bound, 2 workers"] > 0
     assert figures["p50 latency over serial latency"] > 0
+
+
+def test_what_a_laboratory_would_put_together_names_the_cells_of_a_frame(
+    parts: Parts, microscope: SimulatedMicroscope
+) -> None:
+    pytest.importorskip("torchstain")
+    from export.benchmark.peer import Peer
+
+    frame = microscope.render(0)
+    record = parts.classifier.record
+    peer = Peer(frame, record.family, len(record.classes), record.input.size_px)
+
+    normal = peer.normalise(frame)
+    boxes = peer.locate(normal)
+    shares = peer.classify(normal, boxes)
+
+    assert len(boxes) > 10
+    assert shares.shape == (len(boxes), len(record.classes))
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    assert b"\xff\xd8" in peer.examine(frame)  # the picture behind the JSON
