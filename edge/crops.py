@@ -38,12 +38,16 @@ def windows(
 def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
     """Cut windows and resize each to `size_px`; the frame is mirrored at its border.
 
+    Windows that are more than twice as wide are cut out of the frame at half its size,
+    or a quarter and so on, where bilinear interpolation skips no pixel: they overlap,
+    so the frame is averaged once and not in each of them.
+
     Parameters
     ----------
     pixels
         (H, W, 3) uint8, uint16 or float32.
     places
-        (N, 4) square windows x0, y0, x1, y1 in pixels.
+        (N, 4) windows x0, y0, x1, y1 in pixels; others than square ones are stretched.
     size_px
         Side of each crop.
 
@@ -52,20 +56,51 @@ def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
     NDArray
         (N, size_px, size_px, 3), the type of `pixels`.
     """
-    height, width = pixels.shape[:2]
     crops = np.empty((len(places), size_px, size_px, 3), pixels.dtype)
-    for crop, (x0, y0, x1, y1) in zip(crops, places.tolist(), strict=True):
-        top, left = min(max(y0, 0), height - 1), min(max(x0, 0), width - 1)
-        inner: Any = pixels[top : max(y1, 1), left : max(x1, 1)]
-        beyond = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
-        if any(beyond):
-            inner = cv2.copyMakeBorder(inner, *beyond, borderType=cv2.BORDER_REFLECT)
-        cv2.resize(
-            inner, (size_px, size_px), crop, interpolation=_filter(x1 - x0, size_px)
-        )
+    halved: list[Any] = [pixels]
+    for crop, place in zip(crops, places.tolist(), strict=True):
+        x0, y0, x1, y1 = place
+        times = min(x1 - x0, y1 - y0) // (2 * size_px)  # wider than twice
+        level = times.bit_length()
+        if level == 0:
+            _cut(pixels, place, crop)
+            continue
+        while level >= len(halved):
+            halved.append(_halved(halved[-1]))
+        _draw(halved[level], np.array(place) / 2**level, crop)
     return cast(Image, crops)
 
 
-def _filter(from_px: int, to_px: int) -> int:
-    """Choose the filter: bilinear reads two pixels, beyond a half it skips some."""
-    return cv2.INTER_AREA if from_px > 2 * to_px else cv2.INTER_LINEAR
+def _cut(pixels: Any, place: list[int], crop: NDArray[Any]) -> None:
+    """Resize a window of whole pixels into `crop`."""
+    height, width = pixels.shape[:2]
+    x0, y0, x1, y1 = place
+    top, left = min(max(y0, 0), height - 1), min(max(x0, 0), width - 1)
+    inner = pixels[top : max(y1, 1), left : max(x1, 1)]
+    beyond = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
+    if any(beyond):
+        inner = cv2.copyMakeBorder(inner, *beyond, borderType=cv2.BORDER_REFLECT)
+    cv2.resize(inner, crop.shape[1::-1], crop, interpolation=cv2.INTER_LINEAR)
+
+
+def _draw(pixels: Any, place: NDArray[np.float64], crop: NDArray[Any]) -> None:
+    """Resize a window, which may begin within a pixel, into `crop`."""
+    size_px = len(crop)
+    x0, y0, x1, y1 = place
+    across, down = (x1 - x0) / size_px, (y1 - y0) / size_px
+    corner = x0 + across / 2 - 0.5, y0 + down / 2 - 0.5  # of pixel centres
+    cv2.warpAffine(
+        pixels,
+        np.array([[across, 0, corner[0]], [0, down, corner[1]]]),
+        (size_px, size_px),
+        crop,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
+    )
+
+
+def _halved(pixels: Any) -> Any:
+    """Return means of two by two pixels; what is odd at the end is left out."""
+    height, width = (max(side // 2, 1) for side in pixels.shape[:2])
+    even = pixels[: 2 * height, : 2 * width]
+    return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -57,6 +58,29 @@ def test_resizing_keeps_the_mean_and_does_not_shift(side_px: int) -> None:
     np.testing.assert_allclose(
         crop[40, 10] + crop[40, 69], 2 * crop[40, 39:41].mean(), atol=2
     )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_wide_windows_show_what_averaging_each_would(dtype: type) -> None:
+    """Also where they begin at odd pixels of an odd frame, and beyond its border."""
+    random = np.random.default_rng(1)
+    coarse = random.uniform(0, 250, (40, 50, 3)).astype(np.float32)
+    pixels = cv2.resize(coarse, (501, 403), interpolation=cv2.INTER_CUBIC)
+    pixels = np.clip(pixels, 0, 255).astype(dtype)
+    places = np.array(
+        [[31, 45, 131, 145], [101, 7, 274, 180], [-33, -51, 71, 53]], np.int32
+    )
+
+    crops = cut_crops(pixels, places, 24)
+
+    for crop, (x0, y0, x1, y1) in zip(crops, places.tolist(), strict=True):
+        padded = np.pad(pixels, ((60, 60), (60, 60), (0, 0)), mode="symmetric")
+        window = padded[y0 + 60 : y1 + 60, x0 + 60 : x1 + 60]
+        expected = cv2.resize(window, (24, 24), interpolation=cv2.INTER_AREA)
+        off = crop.astype(float) - expected
+        assert abs(off.mean()) < 0.6
+        assert np.abs(off).mean() < 6
+        assert np.corrcoef(crop.ravel(), expected.ravel())[0, 1] > 0.99
 
 
 def test_no_places_give_no_crops() -> None:
