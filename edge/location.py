@@ -101,12 +101,17 @@ def widths(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def are_whole(
-    boxes: NDArray[np.float32], frame_px: tuple[int, int], margin_px: int = 2
+    boxes: NDArray[np.float32],
+    frame_px: tuple[int, int],
+    margin_px: float | NDArray[np.float32] = 2,
 ) -> NDArray[np.bool_]:
-    """Whether each of (N, 4) boxes lies inside the frame: the border cuts no cell."""
-    inside = boxes[:, :2] > margin_px
-    inside &= boxes[:, 2:] < np.array(frame_px) - margin_px
-    return np.asarray(inside.all(axis=1))
+    """Whether each of (N, 4) boxes lies inside the frame: the border cuts no cell.
+
+    `margin_px`: so far inside, of all or of each (N,).
+    """
+    inside = boxes - np.array([0, 0, *frame_px], np.float32)
+    room = np.minimum(inside[:, :2], -inside[:, 2:]).min(axis=1, initial=np.inf)
+    return np.asarray(room > margin_px)
 
 
 def find_regions(
