@@ -119,6 +119,19 @@ def test_of_a_cell_that_the_border_cuts_nothing_is_said(model: SequenceModel) ->
     assert list(courses) == [2]
 
 
+def test_a_cell_that_comes_in_is_measured_once_all_of_it_is_there(
+    model: SequenceModel,
+) -> None:
+    """The box of what is cut ends up to six pixels before the border does."""
+    cut = np.array([[130, 212, 190, 234]], np.float32)  # of 240
+    courses, _ = model.show(view(0), cut, links(1))
+    tracks, windows = model._windows(view(1), boxes((160, 195, 60)), links(1))
+
+    assert courses == {}
+    assert tracks.tolist() == [1]
+    assert windows.tolist() == [[100, 135, 220, 255]]
+
+
 def test_a_course_says_how_long_and_whether_without_a_break(
     model: SequenceModel,
 ) -> None:
