@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -109,6 +110,9 @@ def _compare(
 @click.option("--runs", default=1, show_default=True)
 @click.option("--first-seed", default=1, show_default=True)
 @click.option("--changing", default=0.5, show_default=True, help="Share of cells.")
+@click.option(
+    "--set", "wishes", multiple=True, help="NAME=VALUE, of the simulated microscope."
+)
 @click.option("--picture", type=click.Path(path_type=Path), help="PNG of some tracks.")
 def events_command(
     bundle: Path | None,
@@ -116,6 +120,7 @@ def events_command(
     runs: int,
     first_seed: int,
     changing: float,
+    wishes: tuple[str, ...],
     picture: Path | None,
 ) -> None:
     """Find what happens in simulated runs, one frame every ten seconds."""
@@ -143,6 +148,7 @@ def events_command(
             changing=changing,
             changing_within_h=hours,
         )
+        source = _changed(source, wishes)
         microscope, run = run_simulated(
             parts, source, frames, TrackingSettings(), EventSettings(), keep
         )
@@ -191,6 +197,16 @@ def degraded_command(bundle: Path | None, alone: Path, clips: int, smooth: int) 
             f"| {g.condition} | {g.memory:.1f} | {g.alone:.1f} | {g.smoothed:.1f} | "
             f"{g.gain:+.1f} ({g.low:+.1f} to {g.high:+.1f}) |"
         )
+
+
+def _changed(source: SimulatedSettings, wishes: Sequence[str]) -> SimulatedSettings:
+    told = dict(wish.partition("=")[::2] for wish in wishes)
+    try:
+        return msgspec.convert(
+            msgspec.structs.asdict(source) | told, SimulatedSettings, strict=False
+        )
+    except msgspec.ValidationError as error:
+        raise click.UsageError(f"--set: {error}") from error
 
 
 def _parts(bundle: Path | None) -> Parts:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from edge.results import Event
 from edge.settings import SimulatedSettings, TrackingSettings
@@ -13,6 +14,7 @@ from export.benchmark.happening import (
 from export.benchmark.happening import (
     score as score_events,
 )
+from export.benchmark.timelapse import _changed, timelapse_command
 from export.benchmark.tracking import follow, real_scene, score, strewn
 from tests.conftest import examination
 
@@ -105,3 +107,12 @@ def test_hours_pass_at_once_while_somebody_sleeps() -> None:
     clock.sleep(3600.0)
 
     assert clock.now_ns() - before == 3600 * 10**9
+
+
+def test_the_microscope_of_a_run_can_be_another_one() -> None:
+    run = CliRunner().invoke(timelapse_command, ["events", "--set", "stan=giemsa"])
+
+    assert run.exit_code == 2
+    assert "unknown field `stan`" in run.output
+    changed = _changed(SimulatedSettings(), ["stain=giemsa", "noise=6"])
+    assert (changed.stain, changed.noise) == ("giemsa", 6.0)
