@@ -32,7 +32,7 @@ from edge.strips import Albums
 from edge.tracking import NO_TRACK, Links
 
 _LEAST_WINDOW_UM = 9.0  # a platelet spreads to several times its width
-_CLEAR, _LEAST_CLEAR_PX = 0.15, 2.0  # of a cell's side, between it and the border
+_CLEAR = 0.15  # of a cell's side, between the border and a cell that is measured
 Boxes = NDArray[np.float32]
 
 
@@ -212,9 +212,13 @@ class SequenceModel:
         """Tracks (N,) in order, and the square window (N, 4) px of each."""
         context = 1.0 if view.is_field else self.bundle.record.input.context
         least = 0.0 if view.is_field else _LEAST_WINDOW_UM / view.um
-        shown = (links.tracks != NO_TRACK) & (
-            _are_clear(boxes, view.frame_px) | view.is_field
+        is_known = np.array([t in self._sides for t in links.tracks.tolist()], bool)
+        is_whole = np.where(
+            is_known,
+            are_whole(boxes, view.frame_px),
+            _are_clear(boxes, view.frame_px),
         )
+        shown = (links.tracks != NO_TRACK) & (is_whole | view.is_field)
         sizes = (boxes[shown, 2:] - boxes[shown, :2]).max(axis=1, initial=0)
         sides = np.rint(np.maximum(sizes * context, max(least, 1.0))).astype(int)
         found = links.tracks[shown].tolist()
@@ -230,7 +234,7 @@ class SequenceModel:
         )
         side = np.array([self._sides[t] for t in tracks.tolist()], float)[:, None]
         cell = np.hstack([centres, centres]) + side / context / 2 * [-1, -1, 1, 1]
-        kept = _are_clear(cell.astype(np.float32), view.frame_px) | (
+        kept = are_whole(cell.astype(np.float32), view.frame_px) | (
             np.arange(len(tracks)) < len(found)
         )
         order = np.flatnonzero(kept)[np.argsort(tracks[kept], kind="stable")]
@@ -252,12 +256,12 @@ class SequenceModel:
 
 
 def _are_clear(boxes: Boxes, frame_px: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether the border cuts none of these (N, 4) for sure.
+    """Whether the border cuts none of these (N, 4) for sure, so that they can be measured.
 
     The box of a cell that is cut may end a little before the border does.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    return are_whole(boxes, frame_px, np.maximum(_LEAST_CLEAR_PX, _CLEAR * sides))
+    return are_whole(boxes, frame_px, _CLEAR * sides) & are_whole(boxes, frame_px)
 
 
 def _keys(tracks: Iterable[int]) -> list[int]:
