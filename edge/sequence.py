@@ -256,7 +256,7 @@ class SequenceModel:
 
 
 def _are_clear(boxes: Boxes, frame_px: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether the border cuts none of these (N, 4) for sure, so that they can be measured.
+    """Whether the border cuts none of these (N, 4) for sure: they can be measured.
 
     The box of a cell that is cut may end a little before the border does.
     """
