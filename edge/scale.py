@@ -77,16 +77,19 @@ class Scale:
         Parameters
         ----------
         source_um
-            What the source says; the profile's word goes before it.
+            What the source says of this frame; the profile's word goes before it.
         estimate
             Asked where nobody knows, until the session's scale is settled.
         sequence
             The frame's number; says nothing here, but to a scale that was recorded.
         """
         with self._lock:
-            if self._settled is None and source_um is not None:
-                self._settled = PixelSize(source_um, "source")
-            return self._settled or self._take(estimate())
+            settled = self._settled
+            if settled is not None and settled.origin == "profile":
+                return settled
+            if source_um is not None:  # of this frame: an objective may be changed
+                return PixelSize(source_um, "source")
+            return settled or self._take(estimate())
 
     def _take(self, estimate_um: float | None) -> PixelSize:
         if estimate_um is None:

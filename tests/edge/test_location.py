@@ -244,6 +244,14 @@ def test_what_the_profile_says_goes_before_the_source_and_both_before_a_guess() 
     assert Scale(None).of(None, lambda: 0.3).origin == "estimated"
 
 
+def test_a_source_whose_objective_is_changed_is_believed_frame_by_frame() -> None:
+    scale = Scale(None)
+
+    told = [scale.of(um, lambda: 0.3).um for um in (0.1, 0.1, 0.25, 0.1)]
+
+    assert told == [0.1, 0.1, 0.25, 0.1]
+
+
 def test_a_session_has_one_scale_once_three_frames_agree() -> None:
     guesses = iter([None, 0.07, 0.03, 0.070, 0.072, 0.071])
     scale = Scale(None)
