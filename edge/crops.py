@@ -38,7 +38,7 @@ def windows(
 def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
     """Cut windows and resize each to `size_px`; the frame is mirrored at its border.
 
-    Windows that are more than twice as wide are cut out of the frame at half its size,
+    Windows that are twice as wide or more are cut out of the frame at half its size,
     or a quarter and so on, where bilinear interpolation skips no pixel: they overlap,
     so the frame is averaged once and not in each of them.
 
@@ -60,7 +60,7 @@ def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
     halved: list[Any] = [pixels]
     for crop, place in zip(crops, places.tolist(), strict=True):
         x0, y0, x1, y1 = place
-        times = min(x1 - x0, y1 - y0) // (2 * size_px)  # wider than twice
+        times = min(x1 - x0, y1 - y0) // (2 * size_px)
         level = times.bit_length()
         if level == 0:
             _cut(pixels, place, crop)

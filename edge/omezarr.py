@@ -30,7 +30,7 @@ from edge.omexml import Image, Plane
 from edge.packed import Packed, RollDamaged, prove
 from edge.settings import Compression
 
-_META, _ARRAY = "zarr.json", "0"
+_META, _DRAFT, _ARRAY = "zarr.json", "zarr.new", "0"
 _CHUNK = "c.{number}.0.0.0"  # as separator "." puts it: one folder, one sync
 _LEVEL = 1  # of gzip: higher ones take long and find only noise
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
@@ -138,10 +138,14 @@ class GrowingZarr:
         self._at = path.with_suffix(".new")
         self._told: list[_Told] = []
         self._head = self._body = b""
-        self._beside = 0  # bytes of the two zarr.json
-        self.size = 0
         for folder in (self._at, self._at / _ARRAY):
             folder.mkdir(mode=0o750)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        chunks = sum(told.bytes for told in self._told)
+        return chunks + len(self._head) + len(self._body)
 
     def append(
         self,
@@ -158,18 +162,15 @@ class GrowingZarr:
         self._disk.settle(array)
         head = _group(image)
         if head != self._head:
-            self._replace(self._at / _META, head)
+            _replace(self._disk, self._at, head)
         body = _array(like, told, image)
-        self._replace(array / _META, body)
+        _replace(self._disk, array, body)
         if not self._told:
             self._disk.settle(self._at)
             self._disk.rename(self._at, self.path)
             self._at = self.path
             self._disk.settle(self.path.parent)
-        beside = len(head) + len(body)
-        self.size += sum(len(p.data) for p, _ in shown) + beside - self._beside
-        self._told, self._beside = told, beside
-        self._head, self._body = head, body
+        self._told, self._head, self._body = told, head, body
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -180,14 +181,8 @@ class GrowingZarr:
             shutil.rmtree(self._at, ignore_errors=True)
             return
         if claimed(self.path) != len(self._told):  # counted, and then not settled
-            self._replace(self.path / _ARRAY / _META, self._body)
+            _replace(self._disk, self.path / _ARRAY, self._body)
         _remove_uncounted(self.path)
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        draft = path.with_suffix(".new")
-        self._disk.put(draft, data)
-        self._disk.rename(draft, path)
-        self._disk.settle(path.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,15 +253,20 @@ def claimed(path: Path) -> int:
 
 def mend(pages: Sequence[ZarrPage], image: Image) -> None:
     """Let a damaged folder end after `pages`, which it begins with."""
-    page, disk = pages[0], RealDisk()
+    page = pages[0]
     like = Packed(b"", page.shape, page.dtype, page.compression)
     body = _array(like, [page.told for page in pages], image)
     for folder, data in ((page.path, _group(image)), (page.path / _ARRAY, body)):
-        draft = folder / "zarr.new"
-        disk.put(draft, data)
-        disk.rename(draft, folder / _META)
-        disk.settle(folder)
+        _replace(RealDisk(), folder, data)
     _remove_uncounted(page.path)
+
+
+def _replace(disk: Disk, folder: Path, data: bytes) -> None:
+    """Let `data` take the place of a folder's `zarr.json`, in one step."""
+    draft = folder / _DRAFT
+    disk.put(draft, data)
+    disk.rename(draft, folder / _META)
+    disk.settle(folder)
 
 
 def _remove_uncounted(path: Path) -> None:
@@ -276,7 +276,7 @@ def _remove_uncounted(path: Path) -> None:
     for file in array.iterdir():
         if file.name not in {*counted, _META}:
             file.unlink()
-    (path / "zarr.new").unlink(missing_ok=True)
+    (path / _DRAFT).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> _Array:
