@@ -32,7 +32,8 @@ from edge.strips import Albums
 from edge.tracking import NO_TRACK, Links
 
 _LEAST_WINDOW_UM = 9.0  # a platelet spreads to several times its width
-_CLEAR = 0.15  # of a cell's side, between the border and a cell that is measured
+_WHOLE_PX = 2.0  # between the border and a cell that is shown,
+_CLEAR = 0.15  # or so much of its side where it is measured first
 Boxes = NDArray[np.float32]
 
 
@@ -212,15 +213,14 @@ class SequenceModel:
         """Tracks (N,) in order, and the square window (N, 4) px of each."""
         context = 1.0 if view.is_field else self.bundle.record.input.context
         least = 0.0 if view.is_field else _LEAST_WINDOW_UM / view.um
-        is_known = np.array([t in self._sides for t in links.tracks.tolist()], bool)
-        is_whole = np.where(
-            is_known,
-            are_whole(boxes, view.frame_px),
-            _are_clear(boxes, view.frame_px),
-        )
+        sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+        is_new = np.array([t not in self._sides for t in links.tracks.tolist()], bool)
+        # The box of what the border cuts may end before it: it would be measured small.
+        margin = np.maximum(_WHOLE_PX, _CLEAR * sizes * is_new)
+        is_whole = are_whole(boxes, view.frame_px, margin)
         shown = (links.tracks != NO_TRACK) & (is_whole | view.is_field)
-        sizes = (boxes[shown, 2:] - boxes[shown, :2]).max(axis=1, initial=0)
-        sides = np.rint(np.maximum(sizes * context, max(least, 1.0))).astype(int)
+        sides = np.maximum(sizes[shown] * context, max(least, 1.0))
+        sides = np.rint(sides).astype(int)
         found = links.tracks[shown].tolist()
         for track, side in zip(found, sides.tolist(), strict=True):
             self._sides.setdefault(track, side)
@@ -234,7 +234,7 @@ class SequenceModel:
         )
         side = np.array([self._sides[t] for t in tracks.tolist()], float)[:, None]
         cell = np.hstack([centres, centres]) + side / context / 2 * [-1, -1, 1, 1]
-        kept = are_whole(cell.astype(np.float32), view.frame_px) | (
+        kept = are_whole(cell.astype(np.float32), view.frame_px, _WHOLE_PX) | (
             np.arange(len(tracks)) < len(found)
         )
         order = np.flatnonzero(kept)[np.argsort(tracks[kept], kind="stable")]
@@ -253,15 +253,6 @@ class SequenceModel:
             frames=frames,
             is_discontinuous=frames > 1 and (is_late or last != self._steps - 1),
         )
-
-
-def _are_clear(boxes: Boxes, frame_px: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether the border cuts none of these (N, 4) for sure: they can be measured.
-
-    The box of a cell that is cut may end a little before the border does.
-    """
-    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    return are_whole(boxes, frame_px, _CLEAR * sides) & are_whole(boxes, frame_px)
 
 
 def _keys(tracks: Iterable[int]) -> list[int]:
