@@ -63,7 +63,7 @@ if [ ! -e "$venv/.ready" ]; then
 	touch "$venv/.ready"
 fi
 failed=0
-"$venv/bin/python" -m pytest -q -rs tests/tensorrt tests/edge/test_engines.py \
+"$venv/bin/python" -m pytest -q -rs tests/tensorrt tests/edge/engines/test_engines.py \
 	>"$report.tests" 2>&1 || failed=1
 tail -n 20 "$report.tests"
 "$venv/bin/hemascope" build || failed=1

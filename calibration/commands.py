@@ -18,17 +18,17 @@ from calibration.scale import measure_cells, measure_rulings
 from calibration.scale_page import write_scale_page
 from calibration.slide_command import slide_command
 from calibration.versions import current, replace_profile, restore, versions
-from edge.classify import find_images
-from edge.frames import RawFrame
-from edge.images import read_image
-from edge.profile import (
+from edge.artifacts.profile import (
     IDENTITY_PROFILE,
     Profile,
     ProfileRecord,
     load_profile,
     offset_alone,
 )
+from edge.frames import RawFrame
+from edge.pipeline.classify_images import find_images
 from edge.settings import FolderSettings
+from edge.sources.image_files import read_image
 
 _FOUND = click.Path(path_type=Path, exists=True)
 

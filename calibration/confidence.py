@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.decision import Adaptation, decide, log_probabilities
 from edge.errors import HemascopeError
+from edge.stages.decision import Adaptation, decide, log_probabilities
 
 Logits = NDArray[np.floating]
 Classes = NDArray[np.int64]

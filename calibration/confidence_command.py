@@ -20,13 +20,13 @@ from calibration.confidence import (
 from calibration.frames import FOLDER, PATH
 from calibration.reviewed import read_reviewed, said_of
 from calibration.versions import replace_profile
-from edge.assembly import read_parts, shipped_classifier
-from edge.bundle import MODEL
-from edge.decision import log_probabilities
-from edge.pages import Grid, Picture, Words, write_pages
-from edge.plots import BLUE, INK, RED, Axes, png
-from edge.profile import ConfidenceRecord, Profile, load_profile
-from edge.scale import Scale
+from edge.artifacts.bundle import MODEL
+from edge.artifacts.profile import ConfidenceRecord, Profile, load_profile
+from edge.pipeline.parts import read_parts, shipped_classifier
+from edge.pipeline.pixel_size import Scale
+from edge.rendering.plots import BLUE, INK, RED, Axes, png
+from edge.rendering.report_blocks import Grid, Picture, Words, write_pages
+from edge.stages.decision import log_probabilities
 
 _MOST_ABSTAINED = 0.2
 _LEAST_SAVED = 0.005  # nats per cell: less is not worth a new calibration

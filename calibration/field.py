@@ -1,9 +1,9 @@
 """Measure an empty field: black level, flat field, white point. Once, then frozen.
 
 An empty field shows the lamp, the lens and the sensor alone. What is measured there is
-applied by `edge.correction` to every frame until the next calibration. Whether the
-field is empty, evenly exposed and not saturated is checked first, and what to do is
-said when it is not.
+applied by `edge.stages.colour_correction` to every frame until the next calibration.
+Whether the field is empty, evenly exposed and not saturated is checked first; the
+message says what to do when it is not.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.controls import differences
 from edge.errors import HemascopeError
 from edge.frames import Counts, RawFrame
-from edge.results import Controls
+from edge.schema.results import Controls
+from edge.sources.control_values import differences
 
 LEAST_FRAMES = 16
 PLASMA_DENSITY = 0.07  # of the reference look, base 10: an empty field is 8-bit 217

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.field import EmptyField
-from edge.correction import correct, prepare
+from edge.artifacts.profile import Profile
 from edge.frames import RawFrame
-from edge.pages import Grid, Heading, Picture, Words, write_pages
-from edge.plots import (
+from edge.rendering.plots import (
     BLUE,
     GREEN,
     PAGE_PX,
@@ -24,7 +23,8 @@ from edge.plots import (
     resized,
     side_by_side,
 )
-from edge.profile import Profile
+from edge.rendering.report_blocks import Grid, Heading, Picture, Words, write_pages
+from edge.stages.colour_correction import correct, prepare
 
 
 def write_field_page(

@@ -8,9 +8,9 @@ import click
 from rich.progress import Progress
 
 from calibration.field import FieldRefused
-from edge.codec import read_toml
 from edge.errors import ConfigurationInvalid
 from edge.frames import Exposure, RawFrame, SourceEnded
+from edge.schema.codec import read_toml
 from edge.settings import DeviceFile, FolderSettings, SourceSettings
 from edge.sources.opening import open_source
 

@@ -12,9 +12,9 @@ from rich.progress import track
 from calibration.frames import FOLDER, PATH
 from calibration.reference import plasma_colour
 from calibration.stains import METHODS, Method, Slide, gather, normalise
-from edge.classify import find_images
 from edge.errors import ConfigurationInvalid
-from edge.images import read_image
+from edge.pipeline.classify_images import find_images
+from edge.sources.image_files import read_image
 
 _MOST = 40  # images whose statistics are a slide's; more change little
 

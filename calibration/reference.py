@@ -17,15 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.field import PLASMA_DENSITY
-from edge.bundle import Bundle
-from edge.colours import Colours, read_colours
-from edge.correction import correct, prepare
+from edge.artifacts.bundle import Bundle
+from edge.artifacts.profile import (
+    Density,
+    Matrix,
+    Profile,
+    ReferenceRecord,
+    offset_alone,
+)
 from edge.engines import Engine
 from edge.errors import HemascopeError
 from edge.frames import Counts
-from edge.location import locate_at, locator_spec
-from edge.profile import Density, Matrix, Profile, ReferenceRecord, offset_alone
-from edge.scale import read_pixel_size
+from edge.pipeline.pixel_size import read_pixel_size
+from edge.stages.colour_correction import correct, prepare
+from edge.stages.colour_statistics import Colours, read_colours
+from edge.stages.detection import locate_at, locator_spec
 
 # Medians over BCCD, PBC and Raabin-WBC, each at a white of 255 * 10**-PLASMA_DENSITY,
 # averaged in optical density and rounded.

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.classify import classify
 from edge.errors import HemascopeError
-from edge.pipeline import Pipeline
-from edge.results import Cell
+from edge.pipeline.classify_images import classify
+from edge.pipeline.pipeline import Pipeline
+from edge.schema.results import Cell
 
 _COLUMNS = ("path", "label", "x0", "y0", "x1", "y1")
 _OVERLAP = 0.5  # intersection over union of a box and the cell found there

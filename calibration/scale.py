@@ -14,20 +14,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import LOCATOR, load_bundle
-from edge.correction import correct, prepare
+from edge.artifacts.bundle import LOCATOR, load_bundle
+from edge.artifacts.profile import Profile
 from edge.engines.opening import open_engine
 from edge.errors import HemascopeError
 from edge.frames import Counts
-from edge.location import (
+from edge.pipeline.pixel_size import read_pixel_size
+from edge.stages.colour_correction import correct, prepare
+from edge.stages.detection import (
     RED_CELL_UM,
     are_whole,
     locate_at,
     locator_spec,
     widths,
 )
-from edge.profile import Profile
-from edge.scale import read_pixel_size
 
 _LEAST_LINES = 5
 _MOST_LINES = 200  # closer ones are the sensor's or the screen's

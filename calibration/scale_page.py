@@ -9,8 +9,8 @@ import numpy as np
 
 from calibration.scale import PixelScale
 from edge.frames import Counts
-from edge.pages import Grid, Picture, write_pages
-from edge.plots import GREEN, PAGE_PX, Image, png, resized
+from edge.rendering.plots import GREEN, PAGE_PX, Image, png, resized
+from edge.rendering.report_blocks import Grid, Picture, write_pages
 
 
 def write_scale_page(folder: Path, scale: PixelScale, image: Counts) -> Path:

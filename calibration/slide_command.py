@@ -10,11 +10,11 @@ from calibration.frames import FOLDER, PATH, read_frames, source_of
 from calibration.reference import fit_reference, measure_slide, with_reference
 from calibration.slide_page import write_slide_page
 from calibration.versions import replace_profile
-from edge.assembly import shipped_classifier
-from edge.bundle import LOCATOR, load_bundle
+from edge.artifacts.bundle import LOCATOR, load_bundle
+from edge.artifacts.profile import load_profile
 from edge.engines.opening import open_engine
 from edge.errors import ConfigurationInvalid
-from edge.profile import load_profile
+from edge.pipeline.parts import shipped_classifier
 
 _FRAMES = 20
 

@@ -13,11 +13,11 @@ from calibration.reference import (
     SlideColours,
     bare,
 )
-from edge.correction import correct, prepare
+from edge.artifacts.profile import Profile, ReferenceRecord
 from edge.frames import Counts
-from edge.pages import Grid, Heading, Picture, Words, write_pages
-from edge.plots import INK, RED, Axes, Image, png, side_by_side
-from edge.profile import Profile, ReferenceRecord
+from edge.rendering.plots import INK, RED, Axes, Image, png, side_by_side
+from edge.rendering.report_blocks import Grid, Heading, Picture, Words, write_pages
+from edge.stages.colour_correction import correct, prepare
 
 _NUCLEI, _DOTS = (90, 60, 150), 400
 

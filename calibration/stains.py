@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.colours import to_lab
 from edge.errors import HemascopeError
+from edge.stages.colour_statistics import to_lab
 
 Method = Literal["reinhard", "macenko", "vahadane"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.artifacts.profile import Profile, ProfileRecord, load_profile, save_profile
 from edge.errors import ConfigurationInvalid
-from edge.profile import Profile, ProfileRecord, load_profile, save_profile
 
 _FOLDER = "versions"
 _FILES = "profile.json", "flat_field.npy"

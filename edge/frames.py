@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
-from edge.results import Controls, MissedPoints, Point
+from edge.schema.results import Controls, MissedPoints, Point
 
 P = TypeVar("P")
 Counts = NDArray[np.uint8] | NDArray[np.uint16]

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.requests import CommandName
-from edge.results import BalanceName, ControlName, Name, Share
+from edge.schema.requests import CommandName
+from edge.schema.results import BalanceName, ControlName, Name, Share
 
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e6)]

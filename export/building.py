@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edge.bundle import (
+from edge.artifacts.bundle import (
     CLASSIFIER,
     LOCATOR,
     ON_REFERENCE,
@@ -21,9 +21,9 @@ from edge.bundle import (
     load_bundle,
 )
 from edge.engines import EngineFailed
+from edge.engines.build_manifest import Passport, Place, order_of, read_passport
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
-from edge.engines.passport import Passport, Place, order_of, read_passport
 from edge.settings import PRECISIONS, EngineSettings, Precision
 from export.engine import build_engine, run_in_thread
 

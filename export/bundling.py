@@ -18,7 +18,7 @@ from calibration.confidence import (
     fit_temperature,
 )
 from calibration.int8 import Int8Crops, choose_crops
-from edge.bundle import (
+from edge.artifacts.bundle import (
     Bundle,
     BundleRecord,
     CellClass,
@@ -26,22 +26,28 @@ from edge.bundle import (
     PrecisionRecord,
     save_bundle,
 )
-from edge.codec import encode
-from edge.crops import cut_crops, windows
 from edge.engines import BATCH, NEXT_STATE, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import self_test
+from edge.schema.codec import encode
 from edge.settings import Lowered, Precision, SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
+from edge.stages.crops import cut_crops, windows
 from edge.taxonomy import ONTOLOGY
 from export.onnx import ExportFailed, to_onnx
 from export.parity import measure_parity
 from export.precision import halve, quantise
-from training.clips import Clips
-from training.families import LOCATOR
-from training.gathering import Source, clips_of, read_usable
-from training.graphs import ClassifierGraph, LocatorGraph, SequenceGraph, TorchEngine
-from training.runs import (
+from training.data.clips import Clips
+from training.fitting.families import LOCATOR
+from training.fitting.model_graphs import (
+    ClassifierGraph,
+    LocatorGraph,
+    SequenceGraph,
+    TorchEngine,
+)
+from training.metrics.bootstrap import with_interval
+from training.sessions.gathering import Source, clips_of, read_usable
+from training.sessions.run_folder import (
     Held,
     RunRecord,
     graph_of,
@@ -49,7 +55,6 @@ from training.runs import (
     load_record,
     load_weights,
 )
-from training.statistics import with_interval
 
 _GOLDEN_CROPS = 6
 _GOLDEN_FIELD_PX = (192, 256)

@@ -11,8 +11,8 @@ import click
 from calibration.int8 import LEAST
 from edge.settings import PRECISIONS, Lowered
 from export.bundling import Lower, export_run
-from training.gathering import Source
-from training.runs import load_record
+from training.sessions.gathering import Source
+from training.sessions.run_folder import load_record
 
 
 @click.command("export")

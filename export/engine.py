@@ -21,11 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from edge.bundle import Bundle
+from edge.artifacts.bundle import Bundle
 from edge.engines import BATCH, STATE
-from edge.engines.cuda import Gpu
-from edge.engines.opening import open_plan, self_test
-from edge.engines.passport import (
+from edge.engines.build_manifest import (
     Latency,
     Order,
     Parity,
@@ -36,6 +34,8 @@ from edge.engines.passport import (
     write_atomically,
     write_passport,
 )
+from edge.engines.cuda import Gpu
+from edge.engines.opening import open_plan, self_test
 from edge.engines.tensorrt import TensorRTEngine, flavour_of, load_tensorrt, new_log
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.settings import EngineSettings

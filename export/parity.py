@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge.bundle import PrecisionRecord
+from edge.artifacts.bundle import PrecisionRecord
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.errors import HemascopeError
 from edge.settings import Precision
-from training.classifying import Verdicts, predict_clips, verdicts
-from training.clips import Clips
-from training.data import digest
-from training.statistics import balanced_accuracy
+from training.data.clips import Clips
+from training.data.rows import digest
+from training.fitting.classifier import Verdicts, predict_clips, verdicts
+from training.metrics.bootstrap import balanced_accuracy
 
 LEAST_AGREEMENT: dict[Precision, float] = {"fp16": 0.995, "int8": 0.99}
 

@@ -75,7 +75,7 @@ echo /opt/python/lib >/etc/ld.so.conf.d/python.conf && ldconfig
 $python_inside -m venv --without-pip /opt/hemascope
 printf '/opt/site\n/opt/libraries\n' \
     >/opt/hemascope/lib/$name/site-packages/hemascope.pth
-printf '#!/opt/hemascope/bin/python\nfrom edge.cli import main\nmain()\n' \
+printf '#!/opt/hemascope/bin/python\nfrom edge.cli.main import main\nmain()\n' \
     >/opt/hemascope/bin/hemascope
 chmod 755 /opt/hemascope/bin/hemascope
 cd /opt/source

@@ -6,13 +6,13 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edge.codec import encode
-from edge.commanding import CommandFailed, Done
-from edge.entries import Audit, Entry, Note, RunMark, read_row
-from edge.ledger import LedgerReader
+from edge.ledger.reader import LedgerReader
 from edge.mqtt import Message, topic
-from edge.requests import CommandName, NoteRequest, Request, type_of
-from edge.results import Result
+from edge.remote.command_executor import CommandFailed, Done
+from edge.schema.codec import encode
+from edge.schema.entries import Audit, Entry, Note, RunMark, read_row
+from edge.schema.requests import CommandName, NoteRequest, Request, type_of
+from edge.schema.results import Result
 
 DEVICE = "scope-01"
 START = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)

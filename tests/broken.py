@@ -29,23 +29,23 @@ import numpy as np
 from rich.console import Console
 
 from edge import clock
-from edge.broker import free_port
-from edge.bundle import CLASSIFIER, LOCATOR
-from edge.codec import encode
-from edge.cursor import Cursor, write_cursor
-from edge.doctor.checks import CHECKS
-from edge.doctor.examining import examine, look
+from edge.artifacts.bundle import CLASSIFIER, LOCATOR
+from edge.artifacts.profile import ProfileRecord, save_profile
+from edge.demo.broker import free_port
+from edge.doctor.device import read_subject
 from edge.doctor.findings import Finding, Status
-from edge.doctor.showing import table_of
-from edge.doctor.subject import read_subject
-from edge.entries import Alarm
-from edge.failure import record_failure
-from edge.ledger import Ledger
+from edge.doctor.registry import CHECKS
+from edge.doctor.report import table_of
+from edge.doctor.runner import examine, look
+from edge.ledger.cursor import Cursor, write_cursor
+from edge.ledger.writer import Ledger
 from edge.mqtt import ARCHIVE_STATE, Link
-from edge.profile import ProfileRecord, save_profile
-from edge.results import ArchiveState
+from edge.run.crash_record import record_failure
+from edge.schema.codec import encode
+from edge.schema.entries import Alarm
+from edge.schema.messages import ArchiveState
 from edge.settings import BrokerSettings, SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 from tests.conftest import examination
 from tests.systemd.broker import PASSWORDS, SHIPPED, ShippedBroker
 

@@ -15,14 +15,14 @@ import pytest
 from numpy.typing import NDArray
 
 from edge import clock
-from edge.assembly import Parts, read_parts
-from edge.broker import Mosquitto, start_broker
+from edge.demo.broker import Mosquitto, start_broker
 from edge.frames import Exposure, RawFrame, Shot
 from edge.mqtt import Link, Message
-from edge.results import Cell, Examination, FrameRange
-from edge.scale import Scale
+from edge.pipeline.parts import Parts, read_parts
+from edge.pipeline.pixel_size import Scale
+from edge.schema.results import Cell, Examination, FrameRange
 from edge.settings import BrokerSettings, SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 
 SMALL = SimulatedSettings(width_px=640, height_px=480, rate_hz=0, seed=3)
 

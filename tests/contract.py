@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from edge.asyncapi import document
+from edge.contract.asyncapi import document
 from edge.mqtt import Message
 
 _JPEG = b"\xff\xd8\xff"

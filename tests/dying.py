@@ -14,28 +14,28 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge.attending import Attendant
+from edge.acquisition.pausable_source import Pausable
+from edge.acquisition.schedule import Phase, Plan
+from edge.acquisition.scheduled_source import Scheduled
+from edge.cli.signals import until_signalled
 from edge.clock import utc_of
-from edge.commands.signals import until_signalled
-from edge.conducting import Conductor
-from edge.following import Follower
 from edge.frames import Exposure, Gap, RawFrame, Shot
-from edge.ledger import Ledger
-from edge.left import left_in
-from edge.marking import Runs
-from edge.pace import Pace
-from edge.pausing import Pausable
-from edge.pipeline import Seen
-from edge.preview import PreviewWriter
-from edge.schedule import Phase, Plan
-from edge.scheduled import Scheduled
-from edge.service import Company, Service
+from edge.ledger.preview_file import PreviewWriter
+from edge.ledger.writer import Ledger
+from edge.pipeline.pipeline import Seen
+from edge.run.housekeeping import Attendant
+from edge.run.resume import left_in
+from edge.run.run_controller import Conductor
+from edge.run.service import Company, Service
 from edge.settings import (
     AlarmSettings,
     CommandSettings,
     RunSettings,
     TrackingSettings,
 )
+from edge.slide.run_state import Runs
+from edge.timelapse.follower import Follower
+from edge.timelapse.frame_intervals import Pace
 from tests.asking import DEVICE
 from tests.conftest import examination
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import Bundle
+from edge.artifacts.bundle import Bundle
+from edge.engines.build_manifest import Order, Passport, order_of, place_of
 from edge.engines.cuda import GpuFailed, load_driver
-from edge.engines.passport import Order, Passport, order_of, place_of
 from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
 from edge.settings import EngineSettings
 from export.engine import build_engine, build_plan

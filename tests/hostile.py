@@ -28,19 +28,21 @@ from typing import Any
 
 import jsonschema
 
-from edge.admission import REFUSALS_AT_ONCE
-from edge.asking import new_request
-from edge.broker import Mosquitto, free_port, start_broker
+from edge.archive.store import Chain, Store
 from edge.clock import utc_now
-from edge.codec import encode, write_toml
-from edge.commanding import Commander
-from edge.entries import Alarm, Audit, read_row
-from edge.ledger import Ledger, LedgerReader
-from edge.metrics import Metrics
+from edge.contract.json_schemas import schema_text
+from edge.demo.broker import Mosquitto, free_port, start_broker
+from edge.ledger.reader import LedgerReader
+from edge.ledger.writer import Ledger
+from edge.monitoring.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, Link, topic
-from edge.requests import COMMANDS, Request
-from edge.results import Ack, ArchiveState, DeviceState
-from edge.schemas import schema_text
+from edge.remote.admission import REFUSALS_AT_ONCE
+from edge.remote.client import new_request
+from edge.remote.command_executor import Commander
+from edge.schema.codec import encode, write_toml
+from edge.schema.entries import Alarm, Audit, read_row
+from edge.schema.messages import Ack, ArchiveState, DeviceState
+from edge.schema.requests import COMMANDS, Request
 from edge.settings import (
     ArchiveFile,
     ArchiveSettings,
@@ -50,7 +52,6 @@ from edge.settings import (
     LedgerSettings,
     SimulatedSettings,
 )
-from edge.store import Chain, Store
 from tests.asking import Instrumented
 from tests.conftest import examination
 

@@ -20,10 +20,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from edge.asking import NoAnswer, ask, new_request
-from edge.broker import Mosquitto, start_broker
-from edge.codec import write_toml
+from edge.demo.broker import Mosquitto, start_broker
 from edge.errors import HemascopeError
+from edge.remote.client import NoAnswer, ask, new_request
+from edge.schema.codec import write_toml
 from edge.settings import (
     BrokerSettings,
     CommandSettings,

@@ -22,19 +22,18 @@ from statistics import median
 
 import cv2
 
-from edge.assembly import Parts, read_parts
 from edge.clock import utc_of
-from edge.codec import encode
 from edge.frames import Counts, Exposure, Gap, RawFrame, Shot
-from edge.images import read_image
-from edge.ledger import Ledger
-from edge.omexml import Image, Plane
-from edge.preview import PreviewWriter
-from edge.recorder import Recorder
-from edge.recording import Frame
-from edge.reel import Reel
-from edge.rolls import begin, pack
-from edge.service import Company, Service
+from edge.ledger.preview_file import PreviewWriter
+from edge.ledger.writer import Ledger
+from edge.pipeline.parts import Parts, read_parts
+from edge.recording.format import Frame
+from edge.recording.frame_files import begin, pack
+from edge.recording.ome_xml import Image, Plane
+from edge.recording.recorder import Recorder
+from edge.recording.writer import Reel
+from edge.run.service import Company, Service
+from edge.schema.codec import encode
 from edge.settings import (
     Compression,
     Format,
@@ -42,8 +41,9 @@ from edge.settings import (
     RunSettings,
     SimulatedSettings,
 )
-from edge.sources.simulated import SimulatedMicroscope
-from tests.edge.test_recording import head
+from edge.simulation.microscope import SimulatedMicroscope
+from edge.sources.image_files import read_image
+from tests.edge.recording.test_recording import head
 
 HOW: dict[str, tuple[Format, Compression]] = {
     "none": ("ome-tiff", "none"),

@@ -29,13 +29,13 @@ import cv2
 import numpy as np
 import tifffile
 
-from edge.assembly import parts_of
-from edge.codec import read_toml, write_toml
-from edge.comparing import Comparison, compare, results_of
 from edge.frames import Counts
-from edge.ledger import LedgerReader
-from edge.recording import SETTINGS, Recording, recorded_in, recordings_in
-from edge.replaying import replay
+from edge.ledger.reader import LedgerReader
+from edge.pipeline.parts import parts_of
+from edge.recording.format import SETTINGS, Recording, recorded_in, recordings_in
+from edge.replay.comparison import Comparison, compare, results_of
+from edge.replay.replay import replay
+from edge.schema.codec import read_toml, write_toml
 from edge.settings import (
     DeviceFile,
     Format,

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.codec import write_toml
-from edge.entries import Entry, RunMark
-from edge.ledger import LedgerDamaged, LedgerReader
-from edge.results import Result
+from edge.ledger.reader import LedgerReader
+from edge.ledger.rows import LedgerDamaged
+from edge.schema.codec import write_toml
+from edge.schema.entries import Entry, RunMark
+from edge.schema.results import Result
 from edge.settings import (
     DeviceFile,
     LedgerSettings,

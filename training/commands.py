@@ -11,17 +11,19 @@ import cv2
 from rich.console import Console
 from torch import nn
 
-from edge.assembly import read_parts
-from edge.bundle import CLASSIFIER
-from edge.codec import encode
+from edge.artifacts.bundle import CLASSIFIER
+from edge.pipeline.parts import read_parts
+from edge.schema.codec import encode
 from edge.taxonomy import TASKS
-from training.colour import COLOURS, Colour, looks
-from training.colours import apart
-from training.comparing import Comparison, compare
-from training.data import SPLITS, DataInvalid, read_fields
-from training.emptied import shifts
-from training.evaluation import examine_crops, examine_fields, show
-from training.families import (
+from training.data.colour_normalisation import COLOURS, Colour, looks
+from training.data.rows import SPLITS, DataInvalid, read_fields
+from training.evaluation.colour_distances import apart
+from training.evaluation.compare_bundles import Comparison, compare
+from training.evaluation.emptied_fields import shifts
+from training.evaluation.studies import leave_out, thin_labels
+from training.evaluation.whole_fields import examine_crops, examine_fields, show
+from training.fitting.device import find_place
+from training.fitting.families import (
     CLASSIFIERS,
     LOCATOR,
     LOCATOR_PLANS,
@@ -29,15 +31,13 @@ from training.families import (
     changed,
     plan_changed,
 )
-from training.gathering import Source, gather, read_usable
-from training.locating import CLASSES
-from training.locator_session import train_from as train_locator_from
+from training.fitting.imagenet_weights import fetch_weights
+from training.fitting.locator import CLASSES
 from training.models.layers import NORMS
-from training.place import find_place
-from training.runs import Held, RunRecord, save_run
-from training.session import Wish, train
-from training.studies import leave_out, thin_labels
-from training.weights import fetch_weights
+from training.sessions.classifier_session import Wish, train
+from training.sessions.gathering import Source, gather, read_usable
+from training.sessions.locator_session import train_from as train_locator_from
+from training.sessions.run_folder import Held, RunRecord, save_run
 
 Written = tuple[RunRecord, nn.Module, Held | None]
 _PATH = click.Path(path_type=Path)

@@ -2,7 +2,7 @@
 
 import sys
 
-from edge.doctor.examining import alone
+from edge.doctor.runner import alone
 
 if __name__ == "__main__":
     alone(sys.argv[1:])

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from edge.requests import Utc
+from edge.schema.requests import Utc
 
 Status = Literal["ok", "unknown", "warning", "fault"]
 RANK: tuple[Status, ...] = ("ok", "unknown", "warning", "fault")  # the worst last

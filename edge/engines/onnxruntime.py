@@ -7,7 +7,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edge.engines import BATCH, STATE, EngineFailed, Outputs
-from edge.engines.shapes import (
+from edge.engines.shape_checks import (
     check_call,
     check_inputs,
     check_state,

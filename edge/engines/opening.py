@@ -8,11 +8,9 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, BundleRefused
+from edge.artifacts.bundle import Bundle, BundleRefused
 from edge.engines import BATCH, NEXT_STATE, STATE, Engine
-from edge.engines.cuda import Gpu
-from edge.engines.onnxruntime import OnnxRuntimeEngine
-from edge.engines.passport import (
+from edge.engines.build_manifest import (
     EngineStale,
     Place,
     order_of,
@@ -21,6 +19,8 @@ from edge.engines.passport import (
     read_plan,
     why_stale,
 )
+from edge.engines.cuda import Gpu
+from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
 from edge.settings import ON_CPU, EngineSettings, Precision
 

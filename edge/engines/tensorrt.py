@@ -15,9 +15,8 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
@@ -25,21 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.engines import BATCH, NEXT_STATE, STATE, EngineFailed, Outputs
-from edge.engines.cuda import Buffer, Gpu, GpuFailed, Graph
-from edge.engines.shapes import (
+from edge.engines.cuda import Buffer, Gpu, GpuFailed
+from edge.engines.shape_checks import (
     check_call,
     check_inputs,
     check_state,
     finite,
     no_rows,
 )
+from edge.engines.tensorrt_program import BoundTensor, Program, Shape, Slot
 
 log = logging.getLogger(__name__)
 
 _MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 _MOST_PROGRAMS = 24  # shapes that are kept ready; each takes memory on the device
 _WARM_UPS = 3
-Shape = tuple[int, ...]
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 
 
@@ -90,109 +89,6 @@ def new_log(trt: Any) -> Any:
     return Log()
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A tensor of the plan. Axes of `shape` that vary are None.
-
-    `least` and `most` bound an input, `usual` is what it was tuned for.
-    """
-
-    shape: tuple[int | None, ...]
-    dtype: type
-    least: Shape = ()
-    usual: Shape = ()
-    most: Shape = ()
-
-
-class _Program:
-    """An execution context of one slot at one shape, and its CUDA graph.
-
-    A graph fixes shapes and addresses, so each has a context of its own.
-    """
-
-    def __init__(
-        self,
-        plan: Any,
-        outputs: Iterable[str],
-        buffers: Mapping[str, Buffer],
-        *,
-        has_graph: bool,
-    ) -> None:
-        self._context = plan.create_execution_context()
-        if self._context is None:
-            raise EngineFailed(
-                "there is no memory for another execution context; use smaller "
-                "batches, fewer workers, or has_graphs = false"
-            )
-        self._wants_graph = has_graph
-        self._graph: Graph | None = None
-        self._buffers = buffers
-        self._shapes: dict[str, Shape] = {}
-        self.outputs: dict[str, Shape] = dict.fromkeys(outputs, ())
-
-    def shape(self, shapes: dict[str, Shape]) -> None:
-        """Take inputs of these shapes from now on."""
-        if shapes == self._shapes:
-            return
-        for name, shape in shapes.items():
-            if not self._context.set_input_shape(name, shape):
-                raise EngineFailed(f"TensorRT refuses {shape} for input {name!r}")
-        for name, buffer in self._buffers.items():
-            self._context.set_tensor_address(name, buffer.address)
-        unknown = self._context.infer_shapes()
-        if unknown:
-            raise EngineFailed(f"TensorRT cannot tell the shapes of {unknown}")
-        self.outputs = {
-            name: tuple(self._context.get_tensor_shape(name)) for name in self.outputs
-        }
-        self._shapes = dict(shapes)
-
-    def enqueue(self, stream: Any) -> None:
-        """Compute, in the stream's order."""
-        if self._graph is not None:
-            self._graph.launch(stream)
-            return
-        self._execute(stream)
-        if self._wants_graph:  # only now: the first execution may allocate
-            self._wants_graph = False
-            try:
-                self._graph = Graph(stream, lambda: self._execute(stream))
-            except EngineFailed as error:
-                log.warning("no CUDA graph for %s, each call enqueues: %s", self, error)
-
-    def close(self) -> None:
-        """Release graph and context; inside `with` of its GPU."""
-        if self._graph is not None:
-            self._graph.close()
-        self._context = None
-
-    @property
-    def has_graph(self) -> bool:
-        """Whether a graph is replayed."""
-        return self._graph is not None
-
-    def _execute(self, stream: Any) -> None:
-        if not self._context.execute_async_v3(stream.handle):
-            stream.synchronize()  # says so where the device is lost
-            raise EngineFailed("TensorRT could not enqueue; see the log")
-
-    def __str__(self) -> str:
-        return f"{self._shapes}"
-
-
-class _Slot:
-    """Where one call works: its stream, the memory of its tensors, its events."""
-
-    def __init__(self, number: int, gpu: Gpu, buffers: dict[str, Buffer]) -> None:
-        self.number, self.buffers = number, buffers
-        self.stream = gpu.stream()
-        no_timing = gpu.cuda.event_flags.DISABLE_TIMING
-        self.computed = gpu.cuda.Event(no_timing)
-        self.done = gpu.cuda.Event(no_timing)
-        self.rows = 0
-        self.program: _Program | None = None
-
-
 class TensorRTEngine:
     """Runs a plan. Created, used and closed in one thread.
 
@@ -224,13 +120,13 @@ class TensorRTEngine:
         self._has_graphs = has_graphs
         self._gpu = Gpu()
         self.is_mapped = self._gpu.is_integrated if is_mapped is None else is_mapped
-        self._programs: dict[tuple[int, Shape | None], _Program] = {}
-        self._slots: list[_Slot] = []
+        self._programs: dict[tuple[int, Shape | None], Program] = {}
+        self._slots: list[Slot] = []
         self._memory: list[Buffer] = []
         self._last: Any = None  # event after which the device is free
         self._turn = 0  # the slot that reads the state next
         self._cells: int | None = None  # rows of the state that is kept
-        self._recent: _Slot | None = None
+        self._recent: Slot | None = None
         self._plan: Any = None
         self._log = new_log(trt)
         self._runtime = trt.Runtime(self._log)
@@ -391,11 +287,11 @@ class TensorRTEngine:
         self._recent = self._last = self._plan = self._runtime = None
 
     @property
-    def _inputs(self) -> dict[str, _Tensor]:
+    def _inputs(self) -> dict[str, BoundTensor]:
         return {n: t for n, t in self._tensors.items() if t.most}
 
     @property
-    def _outputs(self) -> dict[str, _Tensor]:
+    def _outputs(self) -> dict[str, BoundTensor]:
         return {n: t for n, t in self._tensors.items() if not t.most}
 
     @property
@@ -403,7 +299,7 @@ class TensorRTEngine:
         self._check_recurrent()
         return int(self._inputs[STATE].shape[-1] or 0)
 
-    def _read_tensors(self, trt: Any) -> dict[str, _Tensor]:
+    def _read_tensors(self, trt: Any) -> dict[str, BoundTensor]:
         """Read the names, types and ranges of the plan's tensors."""
         types = {trt.DataType.UINT8: np.uint8, trt.DataType.FLOAT: np.float32}
         found = {}
@@ -422,12 +318,12 @@ class TensorRTEngine:
             if self._plan.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
                 profile = self._plan.get_tensor_profile_shape(name, 0)
                 bounds = tuple(tuple(shape) for shape in profile)
-            found[name] = _Tensor(dims, types[kind], *bounds)
+            found[name] = BoundTensor(dims, types[kind], *bounds)
         return found
 
     def _lay_out(self) -> None:
         """Reserve memory for the largest shapes, once and for all."""
-        widest = _Program(self._plan, self._outputs, {}, has_graph=False)
+        widest = Program(self._plan, self._outputs, {}, has_graph=False)
         shapes = {n: t.most for n, t in self._inputs.items()}
         widest.shape(shapes)
         shapes |= widest.outputs
@@ -445,12 +341,12 @@ class TensorRTEngine:
             if states:
                 kept = {STATE: states[number], NEXT_STATE: states[1 - number]}
             own = {name: reserve(name) for name in shapes if name not in kept}
-            self._slots.append(_Slot(number, self._gpu, own | kept))
+            self._slots.append(Slot(number, self._gpu, own | kept))
 
     def _in_parts(self, batch: NDArray[np.uint8]) -> Iterator[Outputs]:
         """Compute a batch in parts, two of them under way at a time."""
         most = self._inputs[BATCH].most[0]
-        under_way: list[_Slot] = []
+        under_way: list[Slot] = []
         for number, start in enumerate(range(0, len(batch), most)):
             slot = self._slots[number % 2]
             if len(under_way) == 2:
@@ -475,7 +371,7 @@ class TensorRTEngine:
         self._cells = len(state)
 
     def _launch(
-        self, slot: _Slot, batch: NDArray[np.uint8], *, fetches_state: bool = False
+        self, slot: Slot, batch: NDArray[np.uint8], *, fetches_state: bool = False
     ) -> None:
         """Send, compute and fetch, without waiting for any of it."""
         rows = self._filled_up(len(batch))
@@ -499,7 +395,7 @@ class TensorRTEngine:
         slot.rows, slot.program = len(batch), program
         self._recent = slot
 
-    def _collect(self, slot: _Slot, *, fetches_state: bool = False) -> Outputs:
+    def _collect(self, slot: Slot, *, fetches_state: bool = False) -> Outputs:
         """Wait for what was launched in `slot` and copy it out."""
         slot.done.synchronize()
         if slot.program is None:
@@ -512,7 +408,7 @@ class TensorRTEngine:
             }
         )
 
-    def _program(self, slot: _Slot, shapes: dict[str, Shape]) -> _Program:
+    def _program(self, slot: Slot, shapes: dict[str, Shape]) -> Program:
         """Return the program for these shapes, ready to be enqueued."""
         key = (slot.number, shapes[BATCH] if self._has_graphs else None)
         program = self._programs.pop(key, None)
@@ -524,11 +420,11 @@ class TensorRTEngine:
         program.shape(shapes)
         return program
 
-    def _new_program(self, slot: _Slot) -> _Program:
+    def _new_program(self, slot: Slot) -> Program:
         """Make a program; where memory is short others give way first."""
         while True:
             try:
-                return _Program(
+                return Program(
                     self._plan, self._outputs, slot.buffers, has_graph=self._has_graphs
                 )
             except EngineFailed:

@@ -12,9 +12,9 @@ from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.settings import AS_FOUND, GStreamerSettings
-from edge.sources.addresses import without_secrets
-from edge.sources.locking import ControlRefused
-from edge.sources.numbering import number_by_time
+from edge.sources.camera_controls import ControlRefused
+from edge.sources.frame_numbers import number_by_time
+from edge.sources.redaction import without_secrets
 from edge.sources.v4l2 import LockedDevice, identity
 
 _OPEN_S = 10.0

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
-from edge.images import decode_image
 from edge.settings import AS_FOUND, OpenCVSettings
-from edge.sources.addresses import without_secrets
-from edge.sources.locking import ControlRefused
-from edge.sources.numbering import number_by_time
+from edge.sources.camera_controls import ControlRefused
+from edge.sources.frame_numbers import number_by_time
+from edge.sources.image_files import decode_image
+from edge.sources.redaction import without_secrets
 from edge.sources.v4l2 import LockedDevice, identity
 
 _ADDRESS = "://"

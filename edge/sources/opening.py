@@ -13,7 +13,7 @@ from edge.settings import (
     SourceSettings,
     VideoSettings,
 )
-from edge.sources.watched import Watched
+from edge.sources.reconnecting import Watched
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -28,7 +28,7 @@ def open_source(settings: SourceSettings) -> Source:
     """
     match settings:
         case SimulatedSettings():
-            from edge.sources.simulated import SimulatedMicroscope
+            from edge.simulation.microscope import SimulatedMicroscope
 
             return Watched(SimulatedMicroscope(settings).connect)
         case OpenCVSettings():
@@ -51,13 +51,13 @@ def open_source(settings: SourceSettings) -> Source:
                 lambda: GStreamerSource(settings), varying=settings.controls.automatic
             )
         case GenICamSettings():
-            from edge.sources.genicam import GenICamSource
+            from edge.sources.genicam.source import GenICamSource
 
             return Watched(
                 lambda: GenICamSource(settings), varying=settings.controls.automatic
             )
         case MicroManagerSettings():
-            from edge.sources.micromanager import MicroManagerSource
+            from edge.sources.micromanager.source import MicroManagerSource
 
             return Watched(
                 lambda: MicroManagerSource(settings),

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.frames import SourceLost
-from edge.results import ControlName, Controls
+from edge.schema.results import ControlName, Controls
 from edge.settings import AS_FOUND, ControlSettings
-from edge.sources.locking import ControlRefused, NotTaken, Readback, Span, lock
+from edge.sources.camera_controls import ControlRefused, NotTaken, Readback, Span, lock
 
 log = logging.getLogger(__name__)
 

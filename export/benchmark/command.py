@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from edge.assembly import Parts, read_parts
-from edge.bundle import CLASSIFIER, crop_size, load_bundle
-from edge.classify import find_images
+from edge.artifacts.bundle import CLASSIFIER, crop_size, load_bundle
 from edge.clock import utc_now, utc_of
-from edge.drawing import draw, to_jpeg
 from edge.errors import ConfigurationInvalid
 from edge.frames import Exposure, RawFrame, Shot
-from edge.images import read_image
+from edge.pipeline.classify_images import find_images
+from edge.pipeline.parts import Parts, read_parts
+from edge.rendering.annotation import draw, to_jpeg
 from edge.settings import SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
-from export.benchmark.building import measure_building
+from edge.simulation.microscope import SimulatedMicroscope
+from edge.sources.image_files import read_image
 from export.benchmark.delivery import measure_delivery
-from export.benchmark.gpu import measure_gpu
-from export.benchmark.running import faster_than_bound, measure_running
+from export.benchmark.engine_build import measure_building
+from export.benchmark.gpu_runtimes import measure_gpu
+from export.benchmark.interleaved_timing import Figure, at_least, in_turns, spread
+from export.benchmark.run_throughput import faster_than_bound, measure_running
 from export.benchmark.stages import measure_stages
-from export.benchmark.timing import Figure, at_least, in_turns, spread
 
 Frame = NDArray[np.uint8]
 _PIXEL_UM = 0.07
@@ -151,7 +151,7 @@ def _measure_peer(frames: Sequence[Frame], parts: Parts, rounds: int) -> list[Fi
     try:
         import torch
 
-        from export.benchmark.peer import Peer
+        from export.benchmark.reference_pipeline import Peer
     except ImportError as error:
         return [Figure("not measured", float("nan"), f"{error.name} is not installed")]
     torch.set_num_threads(1)

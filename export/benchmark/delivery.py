@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.archive import Archive
-from edge.broker import start_broker
-from edge.codec import decode
-from edge.ledger import Ledger
+from edge.archive.receiver import Archive
+from edge.archive.store import Store
+from edge.delivery.publisher import Publisher
+from edge.demo.broker import start_broker
+from edge.ledger.writer import Ledger
 from edge.mqtt import Link, Message, topic
-from edge.publish import Publisher
-from edge.results import Ack, Examination
+from edge.schema.codec import decode
+from edge.schema.messages import Ack
+from edge.schema.results import Examination
 from edge.settings import BrokerSettings, PublishSettings
-from edge.store import Store
-from export.benchmark.timing import Figure, at_most, spread
+from export.benchmark.interleaved_timing import Figure, at_most, spread
 
 _DEVICE, _RATE_HZ = "bench", 20
 

@@ -8,16 +8,16 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.assembly import Parts
-from edge.bundle import crop_size
-from edge.correction import correct, correct_crops, prepare
-from edge.crops import cut_crops, windows
-from edge.decision import decide
-from edge.location import find_regions, locator_spec, reduce, reduction
-from edge.pipeline import Pipeline
-from edge.profile import Profile, ProfileRecord
-from edge.quality import measure_quality
-from export.benchmark.timing import Figure, at_most, in_turns, spread
+from edge.artifacts.bundle import crop_size
+from edge.artifacts.profile import Profile, ProfileRecord
+from edge.pipeline.parts import Parts
+from edge.pipeline.pipeline import Pipeline
+from edge.stages.colour_correction import correct, correct_crops, prepare
+from edge.stages.crops import cut_crops, windows
+from edge.stages.decision import decide
+from edge.stages.detection import find_regions, locator_spec, reduce, reduction
+from edge.stages.image_quality import measure_quality
+from export.benchmark.interleaved_timing import Figure, at_most, in_turns, spread
 
 Frame = NDArray[np.uint8]
 _COPY = "copy of the frame"

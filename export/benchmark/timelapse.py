@@ -11,20 +11,20 @@ import cv2
 import msgspec
 import numpy as np
 
-from edge.assembly import Parts, read_parts
-from edge.bundle import load_bundle
-from edge.results import Examination
+from edge.artifacts.bundle import load_bundle
+from edge.pipeline.parts import Parts, read_parts
+from edge.schema.results import Examination
 from edge.settings import (
     EventSettings,
     SequenceSettings,
     SimulatedSettings,
     TrackingSettings,
 )
-from export.benchmark.degraded import measure_gain
-from export.benchmark.happening import Score, run_simulated
-from export.benchmark.happening import score as score_events
-from export.benchmark.ribbon import Strip, draw_strips
-from export.benchmark.steady import measure_cost
+from export.benchmark.change_events import Score, run_simulated
+from export.benchmark.change_events import score as score_events
+from export.benchmark.filmstrips import Strip, draw_strips
+from export.benchmark.follower_cost import measure_cost
+from export.benchmark.memory_gain import measure_gain
 from export.benchmark.tracking import (
     Scene,
     follow,

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.assembly import Parts
 from edge.clock import utc_of
 from edge.frames import Exposure, RawFrame, Shot
+from edge.pipeline.parts import Parts
 from edge.settings import SimulatedSettings, TrackingSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 from edge.taxonomy import NOT_A_CELL
-from edge.tracking import Found, Tracker
+from edge.timelapse.tracker import Found, Tracker
 
 _PER_MM2 = 6500.0  # cells of a usual smear
 Places = NDArray[np.float64]

@@ -9,10 +9,10 @@ from click.testing import CliRunner, Result
 
 from calibration.commands import calibrate_command
 from calibration.field import PLASMA_DENSITY
-from edge.correction import correct, prepare
+from edge.artifacts.profile import load_profile
 from edge.frames import RawFrame
-from edge.profile import load_profile
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
+from edge.stages.colour_correction import correct, prepare
 from tests.calibration.test_field import EMPTY
 from tests.calibration.test_scale import micrometer
 from tests.conftest import shot

@@ -14,7 +14,7 @@ from calibration.confidence import (
     fit_temperature,
     gain_of_adapting,
 )
-from edge.decision import log_probabilities
+from edge.stages.decision import log_probabilities
 
 
 def overconfident(

@@ -10,9 +10,9 @@ import pytest
 
 from calibration.field import EmptyField, FieldRefused, measure_field
 from edge.frames import RawFrame
-from edge.results import Controls
+from edge.schema.results import Controls
 from edge.settings import SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 from tests.conftest import shot
 
 EMPTY = SimulatedSettings(

@@ -14,12 +14,12 @@ from calibration.reference import (
     measure_slide,
     with_reference,
 )
-from edge.assembly import Parts
-from edge.correction import correct, prepare
+from edge.artifacts.profile import Profile, ProfileRecord
 from edge.engines.opening import open_engine
-from edge.profile import Profile, ProfileRecord
+from edge.pipeline.parts import Parts
 from edge.settings import SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
+from edge.stages.colour_correction import correct, prepare
 
 RED, NUCLEUS = (0.05, 0.10, 0.07), (0.17, 0.29, 0.02)
 BENCH = SimulatedSettings(

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from edge.assembly import read_parts
-from edge.bundle import CLASSIFIER, ON_REFERENCE
-from edge.cli import hemascope
-from edge.entries import read_row
-from edge.ledger import LedgerReader
-from edge.profile import ConfidenceRecord, Profile, load_profile, save_profile
-from edge.results import Result as Row
+from edge.artifacts.bundle import CLASSIFIER, ON_REFERENCE
+from edge.artifacts.profile import ConfidenceRecord, Profile, load_profile, save_profile
+from edge.cli.main import hemascope
+from edge.ledger.reader import LedgerReader
+from edge.pipeline.parts import read_parts
+from edge.schema.entries import read_row
+from edge.schema.results import Result as Row
 from edge.settings import SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 
 SITE = SimulatedSettings(
     width_px=640,

@@ -17,7 +17,7 @@ from calibration.stains import (
     normalise,
     vahadane_stains,
 )
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 from tests.conftest import SMALL
 
 WHITE = np.array([245.0, 243.0, 240.0])

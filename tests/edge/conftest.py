@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.edge.slides import Ground, make_ground
+from tests.edge.slide.slides import Ground, make_ground
 
 
 @pytest.fixture(scope="session")

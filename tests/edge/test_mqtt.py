@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.broker import Mosquitto, free_port
+from edge.demo.broker import Mosquitto, free_port
 from edge.errors import ConfigurationInvalid
 from edge.mqtt import (
     MAX_PAYLOAD_BYTES,

@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
-from edge.codec import read_toml
 from edge.errors import ConfigurationInvalid
+from edge.schema.codec import read_toml
 from edge.settings import ArchiveFile, DeviceFile, SourceSettings, TrackingSettings
 
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.assembly import Parts
-from edge.sources.simulated import SimulatedMicroscope
-from export.benchmark.running import faster_than_bound, measure_running
+from edge.pipeline.parts import Parts
+from edge.simulation.microscope import SimulatedMicroscope
+from export.benchmark.interleaved_timing import Figure
+from export.benchmark.run_throughput import faster_than_bound, measure_running
 from export.benchmark.stages import measure_stages
-from export.benchmark.timing import Figure
 
 
 def by_name(figures: list[Figure]) -> dict[str, float]:
@@ -46,7 +46,7 @@ def test_what_a_laboratory_would_put_together_names_the_cells_of_a_frame(
     parts: Parts, microscope: SimulatedMicroscope
 ) -> None:
     pytest.importorskip("torchstain")
-    from export.benchmark.peer import Peer
+    from export.benchmark.reference_pipeline import Peer
 
     frame = microscope.render(0)
     record = parts.classifier.record

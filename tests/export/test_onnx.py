@@ -8,11 +8,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edge.bundle import CLASSIFIER, LOCATOR, load_bundle
+from edge.artifacts.bundle import CLASSIFIER, LOCATOR, load_bundle
 from edge.engines.onnxruntime import OnnxRuntimeEngine
-from export.benchmark.building import build_without_gpu
+from export.benchmark.engine_build import build_without_gpu
 from export.onnx import OPSET, ExportFailed, to_onnx
-from training.graphs import ClassifierGraph, LocatorGraph, Standardise, TorchEngine
+from training.fitting.model_graphs import (
+    ClassifierGraph,
+    LocatorGraph,
+    Standardise,
+    TorchEngine,
+)
 from training.models.inception import Inception
 from training.models.locator import Locator
 

@@ -4,16 +4,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from edge.results import Event
+from edge.schema.results import Event
 from edge.settings import SimulatedSettings, TrackingSettings
-from edge.sources.simulated import SimulatedMicroscope
-from export.benchmark.happening import (
-    PassingClock,
-    expected_changes,
-)
-from export.benchmark.happening import (
-    score as score_events,
-)
+from edge.simulation.microscope import SimulatedMicroscope
+from export.benchmark.change_events import PassingClock, expected_changes
+from export.benchmark.change_events import score as score_events
 from export.benchmark.timelapse import _changed, timelapse_command
 from export.benchmark.tracking import follow, real_scene, score, strewn
 from tests.conftest import examination

@@ -14,13 +14,13 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from edge.asking import NoAnswer, ask, new_request
-from edge.asyncapi import CHANNELS
-from edge.codec import encode, write_toml
-from edge.commands.asking import command_command
+from edge.cli.command import command_command
+from edge.contract.asyncapi import CHANNELS
 from edge.errors import HemascopeError
 from edge.mqtt import Link, Message, topic
-from edge.requests import CommandName, Request, Response
+from edge.remote.client import NoAnswer, ask, new_request
+from edge.schema.codec import encode, write_toml
+from edge.schema.requests import CommandName, Request, Response
 from edge.settings import (
     AlarmSettings,
     ArchiveFile,

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from edge.broker import Mosquitto, free_port
-from edge.codec import write_toml
-from edge.cursor import read_cursor
-from edge.ledger import Ledger, LedgerReader, LedgerRow
+from edge.archive.store import Chain, Store
+from edge.demo.broker import Mosquitto, free_port
+from edge.ledger.cursor import read_cursor
+from edge.ledger.reader import LedgerReader
+from edge.ledger.rows import LedgerRow
+from edge.ledger.writer import Ledger
 from edge.mqtt import BrokerUnreachable, Link, topic
+from edge.schema.codec import write_toml
 from edge.settings import (
     ArchiveFile,
     ArchiveSettings,
@@ -27,7 +30,6 @@ from edge.settings import (
     PublishSettings,
     SimulatedSettings,
 )
-from edge.store import Chain, Store
 from tests.conftest import examination
 
 DEVICE = "scope-01"

@@ -12,11 +12,11 @@ import time
 import urllib.request
 from pathlib import Path
 
-from edge.broker import free_port
-from edge.entries import read_row
-from edge.ledger import LedgerReader
-from edge.results import Result
-from edge.store import Chain, Store
+from edge.archive.store import Chain, Store
+from edge.demo.broker import free_port
+from edge.ledger.reader import LedgerReader
+from edge.schema.entries import read_row
+from edge.schema.results import Result
 
 
 def test_a_demonstration_ends_by_itself_with_nothing_lost(tmp_path: Path) -> None:

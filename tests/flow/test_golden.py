@@ -12,10 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge.assembly import read_parts
-from edge.classify import ImageLine, classify
+from edge.pipeline.classify_images import ImageLine, classify
+from edge.pipeline.parts import read_parts
 from edge.settings import SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 
 DATA = Path(__file__).parents[1] / "data"
 RESULTS = DATA / "golden.json"

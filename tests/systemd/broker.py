@@ -15,7 +15,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edge.broker import free_port
+from edge.demo.broker import free_port
 
 SHIPPED = Path(__file__).parents[2] / "systemd" / "mosquitto"
 PASSWORDS = {

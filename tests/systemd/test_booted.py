@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.asking import ask, new_request
-from edge.ledger import Ledger
+from edge.ledger.writer import Ledger
+from edge.remote.client import ask, new_request
 from edge.settings import BrokerSettings
 from tests.conftest import examination
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from edge.broker import free_port
-from edge.codec import write_toml
+from edge.demo.broker import free_port
 from edge.frames import Exposure, Gap
-from edge.ledger import Ledger
-from edge.notify import Notifier
-from edge.preview import PreviewWriter
-from edge.service import Company, Service
+from edge.ledger.preview_file import PreviewWriter
+from edge.ledger.writer import Ledger
+from edge.monitoring.systemd import Notifier
+from edge.run.service import Company, Service
+from edge.schema.codec import write_toml
 from edge.settings import (
     BrokerSettings,
     DeviceFile,

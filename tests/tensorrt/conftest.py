@@ -1,4 +1,4 @@
-"""What needs a driver: a GPU's, or the one of `tests/edge/test_stand_in.py`."""
+"""What needs a driver: a GPU's, or the one of `tests/edge/engines/test_stand_in.py`."""
 
 from __future__ import annotations
 

@@ -18,12 +18,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edge.assembly import EngineNotBuilt, read_parts
-from edge.bundle import CLASSIFIER, LOCATOR, Bundle, BundleRefused, load_bundle
+from edge.artifacts.bundle import (
+    CLASSIFIER,
+    LOCATOR,
+    Bundle,
+    BundleRefused,
+    load_bundle,
+)
+from edge.engines.build_manifest import EngineStale, Place, read_passport
 from edge.engines.opening import open_engine, stale_engine
-from edge.engines.passport import EngineStale, Place, read_passport
 from edge.engines.tensorrt import load_tensorrt
 from edge.errors import ConfigurationInvalid
+from edge.pipeline.parts import EngineNotBuilt, read_parts
 from edge.settings import EngineSettings
 from export.benchmark.command import bench_command
 from export.building import build_command
@@ -178,7 +184,7 @@ def test_an_engine_that_computes_something_else_is_not_written(
 
 
 def order_and_model(bundle: Bundle) -> tuple[object, bytes]:
-    from edge.engines.passport import order_of
+    from edge.engines.build_manifest import order_of
 
     return order_of(bundle, "fp32", (1, 4, 16)), bundle.model
 

@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.assembly import Parts
-from edge.bundle import Bundle
+from edge.artifacts.bundle import Bundle
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
 from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
+from edge.pipeline.parts import Parts
 from edge.settings import EngineSettings
 from tests.engines import build, on_gpu, plan_of, recurrent_engine, recurrent_model
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.settings import SimulatedSettings
-from edge.sources.simulated import SimulatedMicroscope
+from edge.simulation.microscope import SimulatedMicroscope
 
 COLUMNS = (
     "path",

@@ -16,23 +16,23 @@ import pytest
 from click.testing import CliRunner, Result
 
 from calibration.int8 import Int8Crops
-from edge.bundle import INT8_CROPS, crop_size, first_state, load_bundle
-from edge.cli import hemascope
-from edge.confusion import read_confusion
+from edge.artifacts.bundle import INT8_CROPS, crop_size, first_state, load_bundle
+from edge.cli.main import hemascope
 from edge.engines import BATCH, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
 from edge.settings import PRECISIONS, EngineSettings, Precision
+from edge.slide.confusion_correction import read_confusion
 from edge.taxonomy import TASKS
-from export.benchmark.building import build_without_gpu
+from export.benchmark.engine_build import build_without_gpu
 from export.onnx import ExportFailed
 from export.parity import ParityRefused
-from training.checkpoint import FILE
-from training.families import CLASSIFIERS, LOCATOR_PLANS
-from training.fit import Plan
-from training.graphs import ClassifierGraph, TorchEngine
-from training.runs import graph_of, load_held, load_record, load_weights
-from training.studies import read_study
+from training.evaluation.studies import read_study
+from training.fitting.checkpoint import FILE
+from training.fitting.families import CLASSIFIERS, LOCATOR_PLANS
+from training.fitting.loop import Plan
+from training.fitting.model_graphs import ClassifierGraph, TorchEngine
+from training.sessions.run_folder import graph_of, load_held, load_record, load_weights
 
 SHORT = Plan(
     epochs=2,
@@ -65,12 +65,13 @@ def _short_plans() -> Iterator[None]:
         brief = replace(dbn, pretrain=replace(dbn.pretrain, steps=3, batch=8))
         patch.setitem(CLASSIFIERS, "dbn", brief)
         patch.setitem(LOCATOR_PLANS, "quick", SHORT)
-        patch.setattr("training.gathering.SLIDES", 2)
-        patch.setattr("training.locator_session.SLIDES", 2)
+        patch.setattr("training.sessions.gathering.SLIDES", 2)
+        patch.setattr("training.sessions.locator_session.SLIDES", 2)
         patch.setattr(
-            "training.gathering._SIMULATED", {"train": 12, "val": 52, "test": 8}
+            "training.sessions.gathering._SIMULATED",
+            {"train": 12, "val": 52, "test": 8},
         )
-        patch.setattr("training.gathering._FRAMES", 4)
+        patch.setattr("training.sessions.gathering._FRAMES", 4)
         yield
 
 

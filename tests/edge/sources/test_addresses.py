@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.sources.addresses import without_secrets
+from edge.sources.redaction import without_secrets
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from msgspec import structs
 from numpy.typing import NDArray
 
-from edge.broker import free_port
+from edge.demo.broker import free_port
 from edge.errors import HemascopeError
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.settings import (

@@ -12,14 +12,14 @@ import pytest
 
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, Source, SourceLost
-from edge.results import Controls
+from edge.schema.results import Controls
 from edge.settings import ControlSettings, GenICamSettings
-from edge.sources.genicam import GenICamSource
-from edge.sources.listing import FoundCamera, genicam_cameras
-from edge.sources.locking import ControlRefused
-from edge.sources.numbering import number_by_id
+from edge.sources.camera_controls import ControlRefused
+from edge.sources.discovery import FoundCamera, genicam_cameras
+from edge.sources.frame_numbers import number_by_id
+from edge.sources.genicam.pixel_formats import PIXEL_FORMATS, to_rgb
+from edge.sources.genicam.source import GenICamSource
 from edge.sources.opening import open_source
-from edge.sources.pixelformats import PIXEL_FORMATS, to_rgb
 from tests.edge.sources.gige import (
     ADDRESS,
     FAKE,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge.commands.cameras import cameras_command
+from edge.cli.cameras import cameras_command
 from edge.sources import v4l2
-from edge.sources.listing import FoundCamera, v4l2_cameras
+from edge.sources.discovery import FoundCamera, v4l2_cameras
 from tests.edge.sources.demo import demo_settings
 from tests.edge.sources.gige import needs_aravis
 from tests.edge.sources.kernel import Kernel

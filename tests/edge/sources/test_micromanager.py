@@ -18,10 +18,10 @@ import pytest
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, Source, SourceLost
 from edge.settings import AS_FOUND, ControlSettings, MicroManagerSettings
-from edge.sources.bits import over_16_bits
-from edge.sources.locking import ControlRefused, lock
-from edge.sources.micromanager import MicroManagerSource, to_rgb
-from edge.sources.micromanager_knobs import MicroManagerKnobs, serial_of
+from edge.sources.bit_depth import over_16_bits
+from edge.sources.camera_controls import ControlRefused, lock
+from edge.sources.micromanager.controls import MicroManagerKnobs, serial_of
+from edge.sources.micromanager.source import MicroManagerSource, to_rgb
 from edge.sources.opening import open_source
 from tests.edge.sources.demo import demo_settings
 

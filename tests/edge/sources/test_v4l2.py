@@ -12,10 +12,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from edge.controls import differences
 from edge.errors import HemascopeError
 from edge.frames import Exposure, SourceLost
-from edge.results import Controls
+from edge.schema.results import Controls
 from edge.settings import (
     AS_FOUND,
     ControlSettings,
@@ -23,8 +22,9 @@ from edge.settings import (
     OpenCVSettings,
 )
 from edge.sources import v4l2
+from edge.sources.camera_controls import ControlRefused, NotTaken, Readback, lock, read
+from edge.sources.control_values import differences
 from edge.sources.gstreamer import GStreamerSource
-from edge.sources.locking import ControlRefused, NotTaken, Readback, lock, read
 from edge.sources.opencv import OpenCVSource
 from tests.edge.sources.kernel import Control, Kernel
 from tests.edge.sources.test_opencv import PIXELS, Camera

@@ -1,0 +1,1 @@
+"""When frames are taken: schedule and pause, around any source."""

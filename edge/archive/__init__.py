@@ -1,0 +1,1 @@
+"""The lab server: receive, store, look back."""

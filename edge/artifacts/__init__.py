@@ -1,0 +1,1 @@
+"""What is trained or measured elsewhere and loaded here."""

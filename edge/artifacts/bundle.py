@@ -1,0 +1,336 @@
+"""The bundle: a model and everything a device must know to trust and run it.
+
+A folder with `bundle.json`, `model.onnx` and `golden.npz`, and `model-fp16.onnx` or
+`model-int8.onnx` where it was exported in those precisions too. Nothing in it is
+executable. Engines that a device builds of it lie beside it, in `engines/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from edge.errors import HemascopeError
+from edge.schema.codec import encode, read_json
+from edge.settings import Lowered, Precision
+
+SHIPPED = Path(__file__).parents[1] / "bundles"
+CLASSIFIER, LOCATOR = SHIPPED / "inception-cells4", SHIPPED / "locator"
+ON_REFERENCE = SHIPPED / "inception-cells4-reference"  # of slides with a reference
+SEQUENCE = SHIPPED / "rnn-change"
+MODEL, GOLDEN = "model.onnx", "golden.npz"
+INT8_CROPS = "int8-crops.json"
+_PRECISE: dict[Precision, str] = {
+    "fp32": MODEL,
+    "fp16": "model-fp16.onnx",
+    "int8": "model-int8.onnx",
+}
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class BundleRefused(HemascopeError):
+    """The bundle is incomplete, altered, or not what it says; it will not run."""
+
+    exit_code = 78
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class CellClass(_Record, frozen=True, kw_only=True):
+    """One class: its name and its Cell Ontology id, None if it is no cell."""
+
+    name: str
+    ontology: str | None
+
+
+class InputSpec(_Record, frozen=True, kw_only=True):
+    """What the graph takes: (N, size, size, 3) uint8 RGB; None is any size.
+
+    `context` is the side of the window a crop shows over the longer side of the box.
+    """
+
+    size_px: Annotated[int, Meta(gt=0)] | None
+    context: Annotated[float, Meta(gt=0)] = 1.0
+
+
+class LocationSpec(_Record, frozen=True, kw_only=True):
+    """How a locator is used.
+
+    `diameter_px`: the red-cell diameter that frames are reduced to; `stride_px`: frame
+    pixels per output cell; `thresholds`: the least probability of each class;
+    `overlap`: boxes of a larger intersection over union are the same cell; `fill`: the
+    RGB that the model takes for nothing, put where a frame is filled up to whole cells;
+    `trust`: how much its word on a cell's class counts beside the classifier's, 1 as
+    that of an independent witness, 0 not at all.
+    """
+
+    diameter_px: Annotated[float, Meta(gt=0)]
+    stride_px: Annotated[int, Meta(gt=0)]
+    thresholds: tuple[Share, ...]
+    overlap: Share
+    fill: tuple[int, int, int]
+    trust: Annotated[float, Meta(ge=0)]
+
+
+class Metric(_Record, frozen=True, kw_only=True):
+    """A figure with its 95 % interval and the number of rows it was measured on."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+
+    def __str__(self) -> str:
+        """Value, interval and rows, for people."""
+        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f}, {self.rows} rows)"
+
+
+class ModelSize(_Record, frozen=True, kw_only=True):
+    """Weights, and floating-point operations for one crop (a multiply-add is two)."""
+
+    parameters: Annotated[int, Meta(gt=0)]
+    operations: Annotated[int, Meta(gt=0)]
+
+
+class PrecisionRecord(_Record, frozen=True, kw_only=True):
+    """What a lower precision costs, against fp32 on `rows` cells never trained on.
+
+    `worst_logit`: largest difference; `agreement`: share of cells named alike;
+    `balanced_accuracy` of this precision and of fp32, over the classes that occur.
+    `is_forced`: it was exported although `agreement` is too low.
+    """
+
+    rows: Annotated[int, Meta(gt=0)]
+    split: str
+    data_sha256: str
+    worst_logit: Annotated[float, Meta(ge=0)]
+    agreement: Share
+    balanced_accuracy: Share
+    balanced_accuracy_fp32: Share
+    is_forced: bool
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        forced = ", too few, but forced" if self.is_forced else ""
+        return (
+            f"{self.agreement:.2%} of {self.rows} cells of {self.split} named as by "
+            f"fp32{forced}; balanced accuracy {self.balanced_accuracy_fp32:.4f} to "
+            f"{self.balanced_accuracy:.4f}; logits differ by at most "
+            f"{self.worst_logit:.4f}"
+        )
+
+
+class TrainingSummary(_Record, frozen=True, kw_only=True):
+    """What the weights were fitted to.
+
+    `licences` and `domains` count labelled rows; `added` counts what nobody labelled:
+    simulated slides, cells that a locator found.
+    """
+
+    rows: int
+    licences: dict[str, int]
+    domains: dict[str, int]
+    added: dict[str, int]
+    data_sha256: str
+    split_rule: str
+    command: str
+    seed: int
+    epochs: int
+    seconds: float
+    software: dict[str, str]
+
+
+class BundleRecord(_Record, frozen=True, kw_only=True):
+    """`bundle.json`. `files` maps each file of the bundle to its sha256."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$(?!\n)")]
+    family: str
+    task: str
+    created_at: datetime
+    files: dict[str, str]
+    classes: tuple[CellClass, ...]
+    input: InputSpec
+    outputs: tuple[str, ...]
+    state_size: Annotated[int, Meta(gt=0)] | None = None
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    abstain_below: Share = 0.0
+    location: LocationSpec | None = None
+    size: ModelSize | None = None
+    precisions: dict[Lowered, PrecisionRecord] = {}
+    training: TrainingSummary
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A bundle whose files are what `bundle.json` says.
+
+    `models` holds the bytes of the ONNX file of each precision; `golden` the arrays of
+    the self-test: `image`, `state` of a recurrent model, and one per output, named
+    such as `fp16.logits` for a lower precision. `id` is the name and the first digits
+    of the sha256 of `bundle.json`, which covers every file.
+    """
+
+    record: BundleRecord
+    id: str
+    folder: Path
+    models: Mapping[Precision, bytes]
+    golden: Mapping[str, NDArray[np.generic]]
+
+    @property
+    def model(self) -> bytes:
+        """The ONNX file in float32."""
+        return self.models["fp32"]
+
+    def cost_of(self, precision: Precision) -> PrecisionRecord | None:
+        """Return what a lower precision costs; None of float32."""
+        costs = self.record.precisions.items()
+        return next((cost for name, cost in costs if name == precision), None)
+
+    def model_of(self, precision: Precision) -> bytes:
+        """Return the ONNX file of a precision.
+
+        Raises
+        ------
+        BundleRefused
+            It was not exported so.
+        """
+        if precision not in self.models:
+            raise BundleRefused(
+                f"{self.id}: has {sorted(self.models)}, no {precision}; export it with "
+                f"--precision {precision}"
+            )
+        return self.models[precision]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names in the order of the model's outputs."""
+        return tuple(c.name for c in self.record.classes)
+
+
+def crop_size(bundle: Bundle) -> int:
+    """Return the side (px) of the crops that a classifier takes.
+
+    Raises
+    ------
+    BundleRefused
+        The model takes no crops: it is no classifier.
+    """
+    size_px = bundle.record.input.size_px
+    if size_px is None:
+        raise BundleRefused(f"{bundle.id}: has no crop size; it is no classifier")
+    return size_px
+
+
+def first_state(bundle: Bundle, cells: int) -> NDArray[np.float32] | None:
+    """Return the state (cells, D) of cells never seen before; None without a memory."""
+    size = bundle.record.state_size
+    return None if size is None else np.zeros((cells, size), np.float32)
+
+
+def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
+    """Load a bundle and check every file against its hash.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    task
+        The task it must be for; None accepts any.
+
+    Raises
+    ------
+    ConfigurationInvalid
+        `bundle.json` is missing or does not say what a bundle says.
+    BundleRefused
+        A file is missing, altered or unknown, or the task is another.
+    """
+    record = read_json(folder / "bundle.json", BundleRecord)
+    named = expected_files(record)
+    if set(record.files) != named:
+        raise BundleRefused(
+            f"{folder}: bundle.json lists {sorted(record.files)}, expected "
+            f"{sorted(named)}; export it again"
+        )
+    if task is not None and record.task != task:
+        raise BundleRefused(
+            f"{folder}: its task is {record.task!r}, expected {task!r}; choose another "
+            "bundle"
+        )
+    content = {
+        name: _verified(folder / name, record.files[name]) for name in record.files
+    }
+    try:
+        with np.load(io.BytesIO(content[GOLDEN]), allow_pickle=False) as arrays:
+            golden = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise BundleRefused(
+            f"{folder / GOLDEN}: no NumPy archive of plain arrays ({error}); export "
+            "the bundle again"
+        ) from error
+    digest = hashlib.sha256(encode(record)).hexdigest()
+    models = {p: content[file] for p, file in _PRECISE.items() if file in content}
+    return Bundle(record, f"{record.name}@{digest[:12]}", folder, models, golden)
+
+
+def expected_files(record: BundleRecord) -> set[str]:
+    """Names of the files beside `bundle.json`."""
+    files = {MODEL, GOLDEN, *(_PRECISE[p] for p in record.precisions)}
+    return files | ({INT8_CROPS} if "int8" in record.precisions else set())
+
+
+def save_bundle(
+    folder: Path,
+    record: BundleRecord,
+    models: Mapping[Precision, bytes],
+    golden: Mapping[str, NDArray[np.generic]],
+    int8_crops: bytes | None = None,
+) -> Bundle:
+    """Write a bundle, `bundle.json` last, and return it as loaded.
+
+    `int8_crops` lists what the ranges of int8 were measured on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for precision, model in models.items():
+        (folder / _PRECISE[precision]).write_bytes(model)
+    if int8_crops is not None:
+        (folder / INT8_CROPS).write_bytes(int8_crops)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
+    files = {
+        n: hashlib.sha256((folder / n).read_bytes()).hexdigest()
+        for n in sorted(expected_files(record))
+    }
+    record = msgspec.structs.replace(record, files=files)
+    (folder / "bundle.json").write_bytes(msgspec.json.format(encode(record)) + b"\n")
+    return load_bundle(folder)
+
+
+def _verified(path: Path, sha256: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleRefused(
+            f"{path}: {error.strerror}; copy the bundle again"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise BundleRefused(
+            f"{path}: sha256 is {found[:12]}…, bundle.json says {sha256[:12]}…; the "
+            "file was altered or damaged, copy the bundle again"
+        )
+    return data

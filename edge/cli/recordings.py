@@ -1,0 +1,235 @@
+"""Recordings: begin one with a run, list, pin and mend them, replay one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.progress import Progress
+
+from edge import __version__, clock
+from edge.cli.signals import until_signalled
+from edge.errors import ConfigurationInvalid, HemascopeError
+from edge.ledger.cursor import hold
+from edge.monitoring.alarms import Finding
+from edge.recording.format import (
+    LOCK,
+    PROFILE,
+    SETTINGS,
+    Head,
+    open_recording,
+    recordings_in,
+)
+from edge.recording.retention import find, pin, unpin
+from edge.schema.codec import read_toml, write_toml
+from edge.settings import DeviceFile, ReplaySettings
+
+if TYPE_CHECKING:
+    from edge.ledger.writer import Ledger
+    from edge.pipeline.parts import Parts
+    from edge.recording.recorder import Recorder
+    from edge.replay.comparison import Comparison
+    from edge.timelapse.resume_state import Left
+
+log = logging.getLogger(__name__)
+
+_MOST_TOLD = 20
+_FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+
+
+def open_recorder(
+    settings: DeviceFile, parts: Parts, ledger: Ledger, left: Left, *, is_live: bool
+) -> tuple[Recorder | None, Callable[[], dict[str, Finding]]]:
+    """Begin to record, where the settings want it; also return what says its faults.
+
+    A disk that is not there or full costs the recording, not the results.
+    """
+    wanted = settings.recording
+    if wanted is None:
+        return None, dict
+    from edge.recording.recorder import Recorder
+    from edge.recording.writer import Reel
+
+    def head(name: str) -> Head:
+        return Head(
+            id=name,
+            device=settings.device,
+            epoch=ledger.epoch,
+            first_row=ledger.seq + 1,
+            left=left,
+            began=clock.utc_now(),
+            began_ns=time.monotonic_ns(),
+            boot_id=clock.boot_id(),
+            was_live=is_live,
+            every=wanted.every,
+            model=parts.classifier.id,
+            locator=None if parts.locator is None else parts.locator.id,
+            sequence=None if parts.sequence is None else parts.sequence.id,
+            calibration_id=parts.profile.calibration_id,
+            software=__version__,
+        )
+
+    try:
+        reel = Reel(wanted, head, partial(_prepare, settings))
+    except OSError as error:
+        text = f"nothing is recorded: {wanted.folder}: {error.strerror}"
+        log.error("%s", text)
+        return None, lambda: {"not-recorded": Finding("amber", text)}
+    recorder = Recorder(reel, every=wanted.every)
+    return recorder, recorder.findings
+
+
+def _prepare(settings: DeviceFile, folder: Path) -> None:
+    """Put profile and settings into a recording, so that it can be replayed alone."""
+    needed = ReplaySettings.of(settings)
+    if settings.profile is not None:
+        shutil.copytree(settings.profile, folder / PROFILE)
+        needed = msgspec.structs.replace(needed, profile=Path(PROFILE))
+    write_toml(folder / SETTINGS, _anchored(needed))
+
+
+def _anchored(settings: ReplaySettings) -> ReplaySettings:
+    """Name bundles by absolute paths: they are not copied."""
+
+    def anchor(table: msgspec.Struct | None, key: str) -> msgspec.Struct | None:
+        path = None if table is None else getattr(table, key)
+        if table is None or path is None:
+            return table
+        return msgspec.structs.replace(table, **{key: path.resolve()})
+
+    return msgspec.structs.replace(
+        settings,
+        model=anchor(anchor(settings.model, "bundle"), "engines"),
+        location=anchor(settings.location, "bundle"),
+        sequence=anchor(anchor(settings.sequence, "bundle"), "engines"),
+        differential=anchor(settings.differential, "confusion"),
+    )
+
+
+@click.group("record")
+def record_command() -> None:
+    """List, pin and mend recordings; [recording] in a device's settings makes them."""
+
+
+@record_command.command("list")
+@_FOLDER
+def list_command(folder: Path) -> None:
+    """List the recordings in FOLDER, oldest first."""
+    for recording in recordings_in(folder):
+        try:
+            items = recording.items()
+        except HemascopeError as error:
+            click.echo(f"{recording.head.id}  {error}; see `hemascope record repair`")
+            continue
+        frames = sum(recorded.page is not None for recorded in items)
+        pinned = "pinned" if recording.is_pinned else ""
+        size_gb = recording.size / 1e9
+        runs = " ".join(sorted(recording.runs()))
+        click.echo(
+            f"{recording.head.id}  {frames} frames  {size_gb:.2f} GB  "
+            f"runs {runs or '-'}  {pinned}".rstrip()
+        )
+
+
+@record_command.command("pin")
+@_FOLDER
+@click.argument("name")
+def pin_command(folder: Path, name: str) -> None:
+    """Never delete what FOLDER holds of NAME, a recording or a run of a slide."""
+    for recording in find(folder, name):
+        pin(recording)
+        click.echo(f"{recording.head.id}: pinned")
+
+
+@record_command.command("unpin")
+@_FOLDER
+@click.argument("name")
+def unpin_command(folder: Path, name: str) -> None:
+    """Let what FOLDER holds of NAME be deleted when room is needed."""
+    for recording in find(folder, name):
+        unpin(recording)
+        click.echo(f"{recording.head.id}: may be deleted to make room")
+
+
+@record_command.command("repair")
+@click.argument("recording", type=click.Path(path_type=Path, file_okay=False))
+def repair_command(recording: Path) -> None:
+    """Let the files of RECORDING say what is in them, after damage."""
+    opened = open_recording(recording)
+    lock = recording.resolve().parent / LOCK
+    with hold(lock, "records beside") if lock.exists() else nullcontext():
+        for told in opened.mend():
+            click.echo(told)
+    frames = sum(recorded.page is not None for recorded in opened.items())
+    click.echo(f"{opened.head.id}: {frames} frames can be read")
+
+
+@click.command("replay")
+@click.argument("recording", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings of a device, in place of those in the recording.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the new ledger in this folder, which must be new.",
+)
+@click.option(
+    "--compare",
+    "ledger",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The ledger that was written while recording.",
+)
+def replay_command(
+    recording: Path, config: Path | None, out: Path | None, ledger: Path | None
+) -> None:
+    """Examine RECORDING again by the same code, and compare what is said."""
+    import cv2
+
+    from edge.pipeline.parts import parts_of
+    from edge.replay.comparison import compare, demand_the_same
+    from edge.replay.replay import replay
+
+    opened = open_recording(recording)
+    then = read_toml(recording / SETTINGS, ReplaySettings)
+    now = then if config is None else ReplaySettings.of(read_toml(config, DeviceFile))
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise ConfigurationInvalid(f"{out}: is not empty, expected a new folder")
+    parts = parts_of(now)
+    if ledger is not None:
+        demand_the_same(opened.head, parts, now, then)
+    cv2.setNumThreads(1)  # frames run in parallel, each on one core
+    with ExitStack() as until:
+        folder = out or Path(until.enter_context(tempfile.TemporaryDirectory()))
+        stop = until.enter_context(until_signalled())
+        bar = until.enter_context(Progress(transient=True))
+        task = bar.add_task("replaying", total=len(opened.items()))
+        replay(opened, parts, now, folder, stop, lambda: bar.advance(task))
+        bar.stop()
+        if ledger is not None and not _say(compare(opened, ledger, folder)):
+            sys.exit(1)
+
+
+def _say(found: Comparison) -> bool:
+    """Print what was found; return whether nothing differs."""
+    for row, difference in found.different[:_MOST_TOLD]:
+        click.echo(f"row {row} differs: {difference}")
+    for line in found.lacking:
+        click.echo(line)
+    click.echo(
+        f"{found.same} rows are the same, {found.alike} in what a frame tells alone "
+        f"(frames before them are lacking), {len(found.different)} differ"
+    )
+    return not found.different

@@ -1,0 +1,36 @@
+"""Runs of an archive: list them, write the page of one."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from edge.archive.run_history import find_run, list_runs, tell
+from edge.archive.run_report import runs_table, write_run_page
+from edge.archive.store import Store
+
+
+@click.command("runs")
+@click.argument("run", required=False)
+@click.option(
+    "--archive",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The archive's file.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of RUN's page.")
+def runs_command(run: str | None, archive: Path, out: Path | None) -> None:
+    """List the runs of an archive, or write the page of one.
+
+    RUN is the id of a run, or how it begins.
+    """
+    with closing(Store(archive, must_exist=True)) as store:
+        if run is None:
+            Console().print(runs_table(list_runs(store)))
+            return
+        story = tell(store, find_run(store, run))
+    page = write_run_page(out or Path(story.span.start.run), story)
+    click.echo(f"page: {page}")

@@ -1,0 +1,1 @@
+"""Published schemas, generated from the types."""

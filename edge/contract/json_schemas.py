@@ -1,0 +1,63 @@
+"""JSON Schemas of everything that leaves a device, generated from the types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.artifacts.bundle import BundleRecord
+from edge.artifacts.profile import ProfileRecord
+from edge.contract.asyncapi import asyncapi_text
+from edge.doctor.findings import Report
+from edge.monitoring.metrics import Metrics
+from edge.pipeline.classify_images import ImageLine
+from edge.recording.format import Frame, Head, Line
+from edge.schema.codec import schema_of
+from edge.schema.entries import Entry
+from edge.schema.messages import Ack, ArchiveState, DeviceState
+from edge.schema.requests import NoteRequest, Request, Response, StartRequest
+from edge.schema.results import Result
+from edge.settings import ArchiveFile, DeviceFile, ReplaySettings
+
+ASYNCAPI = "asyncapi.json"
+PUBLISHED: dict[str, Any] = {
+    "result": Result,
+    "entry": Entry,
+    "ack": Ack,
+    "device-state": DeviceState,
+    "archive-state": ArchiveState,
+    "metrics": Metrics,
+    "request": Request,
+    "start-request": StartRequest,
+    "note-request": NoteRequest,
+    "response": Response,
+    "bundle": BundleRecord,
+    "profile": ProfileRecord,
+    "device-file": DeviceFile,
+    "archive-file": ArchiveFile,
+    "replay-file": ReplaySettings,
+    "recording": Head,
+    "recording-frame": Frame,
+    "recording-line": Line,
+    "classify-line": ImageLine,
+    "doctor-report": Report,
+}
+
+
+def schema_text(name: str) -> str:
+    """Return the schema of `name` as it is written to its file."""
+    return json.dumps(schema_of(PUBLISHED[name]), indent=2) + "\n"
+
+
+@click.command("schema")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def schema_command(folder: Path) -> None:
+    """Write JSON Schemas of all messages and files, and an AsyncAPI 3 document."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PUBLISHED:
+        (folder / f"{name}.json").write_text(schema_text(name), encoding="utf-8")
+    (folder / ASYNCAPI).write_text(asyncapi_text(), encoding="utf-8")
+    click.echo(f"{len(PUBLISHED)} schemas and {ASYNCAPI} in {folder}")

@@ -1,0 +1,1 @@
+"""Watch and the page, from MQTT alone."""

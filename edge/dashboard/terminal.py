@@ -1,0 +1,188 @@
+"""A live table in the terminal, from MQTT alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edge.dashboard.observer import (
+    SUBSCRIPTIONS,
+    DeviceView,
+    Observer,
+    drift_of,
+    gaps_of,
+    slide_of,
+    span,
+)
+from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
+from edge.rendering.plain_text import plain
+from edge.schema.messages import ActiveAlarm
+from edge.settings import BrokerSettings
+
+_REFRESH_HZ = 4
+_DRIFT = {"good": "green", "amber": "yellow", "red": "red"}
+_COLUMNS = (
+    "device",
+    "state",
+    "age",
+    "per s",
+    "row",
+    "archived",
+    "missing",
+    "gaps",
+    "drift",
+)
+
+
+def watch(
+    broker: BrokerSettings,
+    stop: Event,
+    show: Callable[[Observer], None],
+    client_id: str = "watch",
+) -> None:
+    """Observe every device until `stop`; call `show` a few times per second."""
+    observer = Observer()
+
+    def connect() -> Link:
+        return Link(broker, client_id, SUBSCRIPTIONS)
+
+    def serve(link: Link, stop: Event) -> None:
+        shown_s = 0.0
+        try:
+            while not stop.is_set():
+                for event in link.poll(1 / _REFRESH_HZ):
+                    if isinstance(event, Message):
+                        observer.take(event)
+                if time.monotonic() - shown_s > 1 / _REFRESH_HZ:
+                    shown_s = time.monotonic()
+                    show(observer)
+        except BrokerUnreachable:
+            observer.lose_link()
+            show(observer)  # now, not only when a broker answers again
+            raise
+        link.close()
+
+    keep_serving(connect, serve, stop, on_wait=lambda _: show(observer))
+
+
+def table(observer: Observer) -> RenderableType:
+    """All devices, one row each, and what is wrong with them."""
+    now_s = time.monotonic()
+    grid = Table(
+        title=f"archive: {observer.archive_state}",
+        title_justify="left",
+        box=SIMPLE_HEAD,  # the columns fit into 80 characters
+        padding=(0, 1, 0, 0),
+    )
+    for number, column in enumerate(_COLUMNS):
+        is_text = column in ("state", "gaps", "drift")  # these give way
+        justify: Literal["left", "right"] = "right" if number > 1 else "left"
+        grid.add_column(column, justify=justify, no_wrap=not is_text, overflow="fold")
+    notes = []
+    for view in observer.devices.values():
+        grid.add_row(*_columns(view, now_s))
+        if view.reason is not None and view.status != "ok":
+            note = f"{view.device}: {view.status}: {view.reason}"
+            notes.append(plain(note, "yellow"))
+        notes += [_alarm(view, alarm) for alarm in view.alarms.values()]
+    if not observer.devices:
+        notes.append(Text("no device has been heard of yet", "dim"))
+    counted = [
+        said(view, now_s)
+        for view in observer.devices.values()
+        for said in (_differential, _sums)
+    ]
+    return Group(grid, *(c for c in counted if c is not None), *notes)
+
+
+def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
+    """Return what a device has counted on its slide, each cell once."""
+    said = view.differential
+    if said is None:
+        return None
+    rate = view.counted_per_min(now_s)
+    stale = view.is_stale(now_s)
+    title = (
+        f"{view.device}{', STALE' if stale else ''}: {slide_of(view)}, "
+        f"{said.total} of {said.of}"
+        + (f", {said.unidentified} unidentified" if said.unidentified else "")
+        + ("" if rate is None else f", {rate:.0f} per minute")
+        + f", 95 % within {_delay(view)}"
+        + ("" if said.since is None else f", since {said.since:%H:%M} UTC: resumed")
+        + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
+    )
+    grid = Table(title=plain(title), title_justify="left", box=SIMPLE_HEAD)
+    grid.add_column("class")
+    for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
+        grid.add_column(column, justify="right")
+    style = "dim" if stale else ""
+    for one in said.classes:
+        corrected = "" if one.corrected is None else span(one.corrected)
+        grid.add_row(
+            plain(one.label),
+            str(one.count),
+            f"{100 * one.exact.share:.1f} %",
+            span(one.exact),
+            corrected,
+            str(one.more),
+            style=style,
+        )
+    grid.caption = f"more cells: until limits are {100 * said.wanted_width:g} % apart"
+    return grid
+
+
+def _alarm(view: DeviceView, alarm: ActiveAlarm) -> Text:
+    note = (
+        f"{view.device}: {alarm.severity} alarm {alarm.code} since "
+        f"{alarm.since:%Y-%m-%d %H:%M:%S} UTC: {alarm.text}"
+    )
+    return plain(note, "bold red" if alarm.severity == "red" else "yellow")
+
+
+def _status(view: DeviceView) -> str:
+    return "" if view.drift is None else view.drift.status
+
+
+def _delay(view: DeviceView) -> str:
+    run = None if view.metrics is None else view.metrics.run
+    if run is None or run.latency_ms is None:
+        return "?"
+    return f"{run.latency_ms.p95:.0f} ms"
+
+
+def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
+    age_s = view.age_s(now_s)
+    stale = view.is_stale(now_s)
+    state = view.condition(now_s)
+    state = f"{state}, STALE" if stale else state
+    return (
+        plain(view.device),
+        Text(state, "red" if stale else "green"),
+        "never" if age_s is None else f"{age_s:.1f} s",
+        f"{view.rate_hz(now_s):.1f}",
+        str(view.seq),
+        str(view.acknowledged),
+        Text(str(len(view.missing)), "red" if view.missing else ""),
+        gaps_of(view),
+        Text(drift_of(view, now_s), _DRIFT.get(_status(view), "")),
+    )
+
+
+def _sums(view: DeviceView, now_s: float) -> RenderableType | None:
+    """Return cells over all frames, where they are not counted once each."""
+    if view.differential is not None or not view.cells:
+        return None
+    total = sum(view.cells.values())
+    cells = "  ".join(
+        f"{name} {count} ({100 * count / total:.1f} %)"
+        for name, count in view.cells.most_common()
+    )
+    said = f"{view.device}: in all frames {cells}"
+    return plain(said, "dim" if view.is_stale(now_s) else "")

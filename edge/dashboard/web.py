@@ -1,0 +1,278 @@
+"""A page that shows the devices live; it knows only what `Observer` knows.
+
+Served on the loopback address with the standard library: a handful of people look at it
+through a reverse proxy that adds TLS and log-in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from edge.dashboard.observer import (
+    DeviceView,
+    Observer,
+    drift_of,
+    gaps_of,
+    slide_of,
+    span,
+)
+from edge.errors import ConfigurationInvalid
+from edge.rendering.annotation import legend
+
+_PERIOD_S = 0.25
+_LOOPBACK = "localhost", "127.0.0.1", "::1"
+_SILENT_S = 3.0  # `show` comes a few times per second
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+}
+
+
+class Dashboard:
+    """The page's server, in threads of its own. `show` gives it what to say."""
+
+    def __init__(
+        self, port: int, host: str = "127.0.0.1", names: Collection[str] = ()
+    ) -> None:
+        """Serve at once; port 0 takes a free one.
+
+        `names` are those that a reverse proxy asks by, beside the loopback's own: what
+        asks by another name is a stranger's page that made its name lead here.
+
+        Raises
+        ------
+        ConfigurationInvalid
+            The port is taken.
+        """
+        self._view: dict[str, Any] = {}
+        self._shown_s = time.monotonic()
+        self.previews: dict[str, bytes] = {}
+        self.stop = threading.Event()
+        self.names = frozenset(name.lower() for name in (*_LOOPBACK, *names))
+        try:
+            self._server = ThreadingHTTPServer((host, port), partial(_Handler, self))
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"page on {host}:{port}: {error.strerror}; choose another port"
+            ) from error
+        self._server.daemon_threads = True
+        self.url = f"http://{host}:{self._server.server_address[1]}/"
+        threading.Thread(
+            target=self._server.serve_forever, name="dashboard", daemon=True
+        ).start()
+
+    def show(self, observer: Observer) -> None:
+        """Show what the observer knows now."""
+        self._view, self._shown_s = view_of(observer), time.monotonic()
+        self.previews = {
+            name: view.preview
+            for name, view in observer.devices.items()
+            if view.preview is not None
+        }
+
+    def view(self) -> bytes:
+        """Return what the page shows now; without news nothing in it is live."""
+        view = self._view
+        if view and time.monotonic() - self._shown_s > _SILENT_S:
+            old = [
+                {**device, "is_stale": True, "state": "no news"}
+                for device in view["devices"]
+            ]
+            view = {**view, "archive": "unknown", "devices": old}
+        return json.dumps(view).encode()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.stop.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def __init__(self, dashboard: Dashboard, *request: Any) -> None:
+        self._dashboard = dashboard
+        super().__init__(*request)
+
+    def do_GET(self) -> None:
+        asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if asked not in self._dashboard.names:
+            self.send_error(403, "unknown name; start watch with --page-name")
+            return
+        path = self.path.split("?", 1)[0]
+        preview = re.fullmatch(r"/preview/([a-z0-9-]+)\.jpg", path)
+        if path in _FILES:
+            name, kind = _FILES[path]
+            self._send(files("edge.dashboard.page").joinpath(name).read_bytes(), kind)
+        elif path == "/events":
+            self._stream()
+        elif preview and preview[1] in self._dashboard.previews:
+            self._send(self._dashboard.previews[preview[1]], "image/jpeg")
+        else:
+            self.send_error(404)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing of every request."""
+
+    def _send(self, content: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Security-Policy", _POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        with suppress(ConnectionError):  # the reader has gone
+            self.wfile.write(content)
+
+    def _stream(self) -> None:
+        """Server-sent events, a few per second, until the reader goes."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        with suppress(OSError):  # the reader has gone
+            while not self._dashboard.stop.wait(_PERIOD_S):
+                self.wfile.write(b"data: " + self._dashboard.view() + b"\n\n")
+                self.wfile.flush()
+
+
+def view_of(observer: Observer) -> dict[str, Any]:
+    """Return what the page shows, as plain data."""
+    now_s = time.monotonic()
+    return {
+        "archive": observer.archive_state,
+        "colours": dict(legend()),
+        "devices": [_device(view, now_s) for view in observer.devices.values()],
+    }
+
+
+def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
+    last, age_s, is_stale = view.examined, view.age_s(now_s), view.is_stale(now_s)
+    return {
+        "device": view.device,
+        "state": view.condition(now_s),
+        "is_stale": is_stale,
+        "cells": dict(view.cells.most_common()),
+        "in_view": {} if last is None or is_stale else last.counts,
+        "differential": _differential(view),
+        "preview_seq": view.preview_seq,
+        "reason": view.reason,
+        "alarms": [
+            {
+                "severity": alarm.severity,
+                "text": f"{alarm.code} since {alarm.since:%Y-%m-%d %H:%M:%S} UTC: "
+                f"{alarm.text}",
+            }
+            for alarm in view.alarms.values()
+        ],
+        "facts": {
+            "last result": "never" if age_s is None else f"{age_s:.1f} s ago",
+            "results": f"{view.rate_hz(now_s):.1f} per second",
+            **_run(view, now_s),
+            "row": f"{view.seq:,} ({view.acknowledged:,} archived)",
+            "missing rows": f"{len(view.missing)}",
+            "model": "" if last is None else last.model or "",
+            "calibration": "none" if last is None else last.calibration_id or "none",
+            "pixel size": _pixel_size(view),
+            "gaps": gaps_of(view),
+            "drift": drift_of(view, now_s),
+            **_advice(view),
+            "per frame": _spent(view),
+            **_figures(view),
+        },
+    }
+
+
+def _advice(view: DeviceView) -> dict[str, str]:
+    """Return what to do about a drift; nothing where there is none."""
+    drift = view.drift
+    return {} if drift is None or drift.advice is None else {"do": drift.advice}
+
+
+def _differential(view: DeviceView) -> dict[str, dict[str, Any]] | None:
+    """Return counts, shares and limits by class, as text."""
+    if view.differential is None:
+        return None
+    return {
+        one.label: {
+            "count": one.count,
+            "share": f"{100 * (one.corrected or one.exact).share:.1f} %",
+            "limits": span(one.corrected or one.exact),
+            "more": one.more,
+        }
+        for one in view.differential.classes
+    }
+
+
+def _run(view: DeviceView, now_s: float) -> dict[str, str]:
+    """Return what there is to know of the slide's run."""
+    said = view.differential
+    if said is None:
+        return {"slide": "nothing is counted" if view.run is None else slide_of(view)}
+    rate = view.counted_per_min(now_s)
+    facts = {
+        "slide": slide_of(view),
+        "counted": f"{said.total:,} {said.of}, {said.unidentified:,} unidentified",
+        "counting": "" if rate is None else f"{rate:.0f} cells per minute",
+        "more cells": f"until limits are {100 * said.wanted_width:g} % apart",
+    }
+    if said.since is not None:
+        facts["counted since"] = f"{said.since:%H:%M} UTC, when the run was resumed"
+    if said.patches > 1:
+        facts["mosaic"] = f"{said.patches} patches not joined yet"
+    return facts
+
+
+def _figures(view: DeviceView) -> dict[str, str]:
+    """Return what the device measured of itself; nothing where it said nothing."""
+    if view.metrics is None:
+        return {"device's own figures": "none heard"}
+    run, figures = view.metrics.run, {}
+    figures["waits for the archive"] = f"{view.metrics.backlog:,} rows"
+    if run is None:
+        return {**figures, "run process": "silent"}
+    if run.latency_ms is not None:
+        late = run.latency_ms
+        figures["exposure to row"] = (
+            f"{late.p50:.0f} ms, 95 % {late.p95:.0f}, 99 % {late.p99:.0f}"
+        )
+    figures["frames"] = (
+        f"{run.queue} in work, {run.passed_over:,} passed over, {run.rejected:,} "
+        "rejected"
+    )
+    figures["disk"] = (
+        f"{100 * run.disk_used:.0f} % used, {run.disk_free_bytes / 2**30:.1f} GiB free"
+    )
+    if run.temperature_c is not None:
+        figures["hottest part"] = f"{run.temperature_c:.0f} °C"
+    return figures
+
+
+def _pixel_size(view: DeviceView) -> str:
+    last = view.examined
+    if last is None or last.pixel_size_um is None:
+        return "unknown"
+    return f"{last.pixel_size_um:.3f} µm ({last.pixel_size_origin})"
+
+
+def _spent(view: DeviceView) -> str:
+    if view.examined is None:
+        return ""
+    spent = {k: v for k, v in view.examined.timings_ms.items() if k != "wait"}
+    largest = max(spent, key=lambda stage: spent[stage], default="")
+    return f"{sum(spent.values()):.0f} ms, most of it {largest}" if spent else ""

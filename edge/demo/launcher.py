@@ -1,0 +1,250 @@
+"""All programs on one machine: simulated microscope, broker, archive, page.
+
+Each program is the one that a laboratory runs, as a process of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.archive.store import Chain, Store
+from edge.dashboard.observer import Observer
+from edge.dashboard.terminal import watch
+from edge.demo.broker import start_broker
+from edge.errors import HemascopeError
+from edge.ledger.reader import LedgerReader
+from edge.schema.codec import write_toml
+from edge.schema.entries import read_row
+from edge.schema.requests import COMMANDS
+from edge.schema.results import Differential, Result
+from edge.settings import (
+    ArchiveFile,
+    ArchiveSettings,
+    BrokerSettings,
+    CommandSettings,
+    DeviceFile,
+    LedgerSettings,
+    RunSettings,
+    ScheduleSettings,
+    SequenceSettings,
+    SimulatedSettings,
+    TrackingSettings,
+)
+
+DEVICE = "demo"
+ARCHIVE = "archive.sqlite"
+_DRAIN_S = 30.0
+_STOP_S = 10.0
+_LOOK_S = 0.25
+
+
+class DemoFailed(HemascopeError):
+    """One of the programs ended when it should not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a demonstration did. `lost` rows are in the ledger, not in the archive.
+
+    `cells` are summed over all frames, `counted` has each once.
+    """
+
+    frames: int
+    cells: Counter[str]
+    counted: Differential | None
+    written: int
+    published: int
+    archived: int
+    lost: int
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        cells = ", ".join(f"{name} {count}" for name, count in self.cells.most_common())
+        classes = () if self.counted is None else self.counted.classes
+        once = ", ".join(f"{one.label} {one.count}" for one in classes)
+        return (
+            f"frames {self.frames} | cells: {cells or 'none'} | counted once: "
+            f"{once or 'none'} | results written "
+            f"{self.written}, published {self.published}, archived {self.archived}, "
+            f"lost {self.lost}"
+        )
+
+
+def demonstrate(
+    folder: Path,
+    source: SimulatedSettings,
+    frames: int | None,
+    stop: threading.Event,
+    show: Callable[[Observer], None],
+    announce: Callable[[str], None],
+    *,
+    follows: bool = False,
+) -> Summary:
+    """Run the demonstration until `frames` were examined or `stop`.
+
+    `follows`: cells are followed, at a frame per second.
+
+    Raises
+    ------
+    DemoFailed
+        A program ended with an error; its messages stand above.
+    BrokerMissing
+        There is no broker.
+    """
+    ledger, archive_file = folder / "ledger", folder / ARCHIVE
+    broker = start_broker(folder)
+    announce(f"broker: {broker.description}")
+    device, archive = _write_settings(folder, source, broker.port, follows=follows)
+    limit = [] if frames is None else ["--frames", str(frames)]
+    seen = Observer()
+    done = threading.Event()
+
+    def keep_and_show(observer: Observer) -> None:
+        nonlocal seen
+        seen = observer
+        show(observer)
+
+    watcher = threading.Thread(
+        target=watch, args=(BrokerSettings(port=broker.port), done, keep_and_show)
+    )
+    watcher.start()
+    programs: dict[str, _Program] = {}
+    try:
+        programs["archive"] = _Program("archive", archive)
+        programs["run"] = _Program("run", device, *limit)
+        _await_ledger(ledger, programs["run"], stop)
+        programs["publish"] = _Program("publish", device)
+        _await_end(programs, stop)
+        programs["run"].stop()
+        _await_archive(ledger, archive_file)
+        time.sleep(2 * _LOOK_S)  # let the watcher see the last row too
+    finally:
+        for program in programs.values():
+            program.stop()
+        done.set()
+        watcher.join()
+        broker.close()
+    published = seen.devices[DEVICE].rows if DEVICE in seen.devices else 0
+    return summarise(ledger, archive_file, published)
+
+
+class _Program:
+    """One `hemascope` command in a process of its own, its messages in a log file.
+
+    It gets a session of its own, so that Ctrl-C in the terminal reaches us alone and we
+    end the programs in order.
+    """
+
+    def __init__(self, command: str, settings: Path, *options: str) -> None:
+        self.command = command
+        self._log = settings.parent / f"{command}.log"
+        arguments = [command, "--config", str(settings), *options]
+        with self._log.open("wb") as file:
+            self._process = subprocess.Popen(  # noqa: S603 our own program
+                [sys.executable, "-m", "edge", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def has_ended(self) -> bool:
+        """Whether it ended well.
+
+        Raises
+        ------
+        DemoFailed
+            It ended with an error.
+        """
+        code = self._process.poll()
+        if code not in (None, 0):
+            said = self._log.read_text(encoding="utf-8", errors="replace")
+            last = "\n".join(said.strip().splitlines()[-8:])
+            raise DemoFailed(f"hemascope {self.command} ended with {code}:\n{last}")
+        return code == 0
+
+    def stop(self) -> None:
+        """End it, gently if it lets us."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _write_settings(
+    folder: Path, source: SimulatedSettings, port: int, *, follows: bool
+) -> tuple[Path, Path]:
+    """Write the settings files of the programs and return their paths."""
+    broker = BrokerSettings(port=port)
+    device = DeviceFile(
+        device=DEVICE,
+        source=source,
+        ledger=LedgerSettings(folder / "ledger"),
+        run=RunSettings(preview_hz=4.0),
+        commands=CommandSettings(allow=COMMANDS),
+        broker=broker,
+        tracking=TrackingSettings() if follows else None,
+        sequence=SequenceSettings() if follows else None,
+        schedule=ScheduleSettings(interval_s=1.0, duration_h=1.0) if follows else None,
+    )
+    archive = ArchiveFile(archive=ArchiveSettings(folder / ARCHIVE), broker=broker)
+    paths = folder / "device.toml", folder / "archive.toml"
+    for path, settings in zip(paths, (device, archive), strict=True):
+        write_toml(path, settings)
+    return paths
+
+
+def _await_ledger(ledger: Path, run: _Program, stop: threading.Event) -> None:
+    """Wait until the run process has made its ledger."""
+    while not (ledger / "ledger.sqlite").exists() and not run.has_ended():
+        if stop.wait(_LOOK_S):
+            return
+
+
+def _await_end(programs: dict[str, _Program], stop: threading.Event) -> None:
+    """Wait until the run process has examined its frames, or `stop`."""
+    while not stop.wait(_LOOK_S):
+        for name in ("archive", "publish"):
+            if programs[name].has_ended():
+                raise DemoFailed(f"hemascope {name} ended before the demonstration did")
+        if programs["run"].has_ended():
+            return
+
+
+def _await_archive(ledger: Path, archive_file: Path) -> None:
+    """Give the publisher time to deliver what is left."""
+    reader, store = LedgerReader(ledger), Store(archive_file)
+    _, newest = reader.span()
+    deadline = time.monotonic() + _DRAIN_S
+    while store.cursor(Chain(reader.device, reader.epoch))[0] < newest:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_LOOK_S)
+    reader.close()
+    store.close()
+
+
+def summarise(ledger: Path, archive_file: Path, published: int) -> Summary:
+    """Compare what the ledger holds with what the archive holds, byte for byte."""
+    reader, store = LedgerReader(ledger), Store(archive_file)
+    kept = reader.rows(0, sys.maxsize)
+    chain = Chain(reader.device, reader.epoch)
+    archived = {row.seq: row.data for row in store.rows(chain)}
+    cells: Counter[str] = Counter()
+    frames, counted = 0, None
+    for row in kept:
+        said = read_row(row.data)
+        if isinstance(said, Result):
+            cells.update(said.counts)
+            frames += said.status != "gap"
+            counted = said.differential or counted
+    same = sum(archived.get(row.seq) == row.data for row in kept)
+    return Summary(frames, cells, counted, len(kept), published, same, len(kept) - same)

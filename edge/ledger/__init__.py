@@ -1,0 +1,1 @@
+"""What lies in the ledger folder; durable rows."""

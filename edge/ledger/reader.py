@@ -1,0 +1,71 @@
+"""Read a ledger that another process writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from edge.ledger.ledger_state import Standing
+from edge.ledger.rows import (
+    LEDGER_FILE,
+    LedgerDamaged,
+    LedgerRow,
+    explain_sqlite_error,
+)
+from edge.schema.results import FIRST_PREVIOUS
+
+
+class LedgerReader:
+    """Reads a ledger that another process writes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the ledger in `folder`; raises `LedgerDamaged` where there is none."""
+        path = folder / LEDGER_FILE
+        if not path.exists():
+            raise LedgerDamaged(f"{folder}: holds no ledger yet; start `hemascope run`")
+        self._path, self._file = path, path.stat().st_ino
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        self._db = sqlite3.connect(uri, uri=True, timeout=10)
+        self.standing = Standing(self._db)
+        try:
+            meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+            self.device, self.epoch = meta["device"], meta["epoch"]
+        except (sqlite3.Error, KeyError) as error:
+            self._db.close()
+            raise explain_sqlite_error(folder, error) from error
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder still holds this ledger, and not another one or none."""
+        try:
+            return self._path.stat().st_ino == self._file
+        except OSError:
+            return False
+
+    def span(self) -> tuple[int, int]:
+        """Numbers of the oldest and the newest row; (1, 0) if there is none."""
+        low, high = self._db.execute(  # together, min and max would read every row
+            "SELECT (SELECT min(seq) FROM rows), (SELECT max(seq) FROM rows)"
+        ).fetchone()
+        return int(low or 1), int(high or 0)
+
+    def rows(self, after: int, limit: int) -> list[LedgerRow]:
+        """Up to `limit` rows that follow row `after`, oldest first."""
+        found = self._db.execute(
+            "SELECT seq, data, sha256 FROM rows WHERE seq > ? ORDER BY seq LIMIT ?",
+            (after, limit),
+        )
+        return [LedgerRow(*row) for row in found.fetchall()]
+
+    def sha256(self, seq: int) -> str | None:
+        """Hash of row `seq`; None if there is no such row (any more)."""
+        if seq == 0:
+            return FIRST_PREVIOUS
+        found = self._db.execute(
+            "SELECT sha256 FROM rows WHERE seq = ?", (seq,)
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

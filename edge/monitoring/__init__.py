@@ -1,0 +1,1 @@
+"""Alarms, figures, the service manager."""

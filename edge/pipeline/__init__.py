@@ -1,0 +1,1 @@
+"""One frame the whole way, and what it is built from."""

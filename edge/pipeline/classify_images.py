@@ -1,0 +1,137 @@
+"""Say what is on image files: JSON lines, or a table and annotated pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import msgspec
+
+from edge.clock import utc_of
+from edge.errors import ConfigurationInvalid, HemascopeError
+from edge.frames import Exposure, RawFrame, Shot
+from edge.pipeline.pipeline import Pipeline, Seen
+from edge.pipeline.pixel_size import Scale
+from edge.schema.results import Cell
+from edge.sources.image_files import SUFFIXES, printable, read_image
+
+
+class ImagesFailed(HemascopeError):
+    """Some of the images could not be examined; the others were."""
+
+
+class CellLine(msgspec.Struct, frozen=True):
+    """One cell of a JSON line."""
+
+    box: tuple[int, int, int, int]
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    abstained: bool
+
+
+class ImageLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One JSON line: what is on one image."""
+
+    path: str
+    width: int
+    height: int
+    cells: list[CellLine]
+    timings_ms: dict[str, float]
+
+
+class ErrorLine(msgspec.Struct, frozen=True):
+    """One JSON line: why nothing can be said of one image."""
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classified:
+    """One file and what was seen on it, or the error that came instead."""
+
+    path: Path
+    seen: Seen | None
+    error: Exception | None
+
+    def line(self) -> ImageLine | ErrorLine:
+        """Return the JSON line of this file."""
+        if self.seen is None:
+            return ErrorLine(printable(self.path), str(self.error))
+        said = self.seen.examination
+        return ImageLine(
+            path=printable(self.path),
+            width=said.width_px,
+            height=said.height_px,
+            cells=[_cell_line(cell) for cell in said.cells],
+            timings_ms=said.timings_ms,
+        )
+
+
+def find_images(paths: Iterable[Path], leave_out: Path | None = None) -> list[Path]:
+    """Files as they are named, and the images of folders by name.
+
+    What lies in the folder `leave_out`, such as our own pictures, is not meant.
+
+    Raises
+    ------
+    ConfigurationInvalid
+        A path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in SUFFIXES and not _lies_in(p, leave_out)
+            )
+            if not inside:
+                raise ConfigurationInvalid(
+                    f"{path}: holds no image; name another folder"
+                )
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ConfigurationInvalid(f"{path}: does not exist; check the name")
+    return found
+
+
+def _lies_in(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
+
+
+def classify(
+    paths: Iterable[Path], pipeline: Pipeline, pixel_size_um: float | None
+) -> Iterator[Classified]:
+    """Examine image files one by one, each at its own scale where nobody says it.
+
+    A file that cannot be examined is reported in its place; the others go on.
+    """
+    for number, path in enumerate(paths):
+        scale = Scale(pipeline.profile.record.pixel_size_um, agreeing=1)
+        own = replace(pipeline, scale=scale)
+        try:
+            seen = own.examine(_exposure(path, number, pixel_size_um))
+        except (HemascopeError, cv2.error) as error:
+            yield Classified(path, None, error)
+        else:
+            yield Classified(path, seen, None)
+
+
+def _exposure(path: Path, number: int, pixel_size_um: float | None) -> Exposure:
+    now_ns = time.monotonic_ns()
+    utc, name = utc_of(now_ns), printable(path)
+    shot = Shot(number, now_ns, utc, name, pixel_size_um=pixel_size_um)
+    return Exposure(shot, lambda: RawFrame(shot, read_image(path)))
+
+
+def _cell_line(cell: Cell) -> CellLine:
+    return CellLine(
+        cell.box, cell.label, cell.confidence, cell.probabilities, cell.abstained
+    )

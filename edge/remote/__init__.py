@@ -1,0 +1,1 @@
+"""Requests over MQTT: asked, admitted, carried out."""

@@ -1,0 +1,293 @@
+"""Carry out what was asked of the device, once, and write down what became of it.
+
+The run process takes requests over from the inbox and judges each again, by its own
+settings and its own clock: it does not depend on the publisher having done so. A
+request has its effect once or not at all, and its rows say which:
+
+- start, pause, resume, stop, note: the effect is a row or a mark of the ledger, written
+  in the transaction that says `done` and moves on in the inbox.
+- snapshot, self-test: `accepted` is on disk before they begin, `done` or `failed` after
+  they end; what a process left behind when it died is `failed` by the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from edge.clock import utc_now
+from edge.errors import HemascopeError
+from edge.ledger.ledger_state import Standing, Taken
+from edge.ledger.rows import RowRefused
+from edge.monitoring.alarms import kind_of
+from edge.privacy import RunRefused
+from edge.remote.inbox import Handed, InboxFailed, look_into
+from edge.schema.codec import PayloadInvalid, decode
+from edge.schema.entries import Alarm, Audit, Entered, Note, RunMark
+from edge.schema.requests import (
+    COMMANDS,
+    CommandName,
+    NoteRequest,
+    Outcome,
+    Person,
+    Request,
+    StartRequest,
+    type_of,
+    why_refused,
+)
+from edge.settings import CommandSettings
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.2
+_AT_ONCE = 4  # items per look: whatever the publisher hands over, frames come first
+_COMPLAIN_S = 60.0
+LASTS_S: dict[CommandName, float] = {"snapshot": 30.0, "self-test": 180.0}
+
+
+class CommandFailed(HemascopeError):
+    """What was asked could not be done; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was asked is done once `rows` are written; `then` makes it so in memory."""
+
+    text: str
+    rows: tuple[Note | RunMark, ...] = ()
+    then: Callable[[], None] = field(default=lambda: None)
+
+
+class Instrument(Protocol):
+    """What may be asked. Called from the run's main thread, between two rows.
+
+    A method returns at once: `Done`, or a future of the text that ends the matter. It
+    raises `CommandFailed` where it cannot be done, and `RunRefused` where what is said
+    of a run may name a patient.
+    """
+
+    def start(self, request: StartRequest) -> Done:
+        """Begin a run and examine."""
+
+    def pause(self, request: Request) -> Done:
+        """Examine nothing until told to resume, also after a restart."""
+
+    def resume(self, request: Request) -> Done:
+        """Examine again, in the same run."""
+
+    def stop(self, request: Request) -> Done:
+        """End the run; examine nothing until told to start, also after a restart."""
+
+    def note(self, request: NoteRequest) -> Done:
+        """Write a note among the results."""
+
+    def snapshot(self, request: Request) -> Future[str]:
+        """Keep the annotated picture of the next frame."""
+
+    def self_test(self, request: Request) -> Future[str]:
+        """Prove the models again by their golden inputs."""
+
+
+class Append(Protocol):
+    """How rows are written: all or nothing, with what was taken over."""
+
+    def __call__(self, said: Sequence[Entered], taken: Taken | None = None) -> None:
+        """Append; raises `LedgerFull`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A command that lasts."""
+
+    audit: Audit
+    future: Future[str]
+    until_s: float
+
+
+class Commander:
+    """Takes requests over. Used from the run's main thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        standing: Standing,
+        append: Append,
+        instrument: Instrument,
+        settings: CommandSettings,
+        *,
+        utc: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Write down as failed what an earlier process left unfinished."""
+        self._folder, self._standing, self._append = folder, standing, append
+        self._instrument, self._settings = instrument, settings
+        self._utc, self._monotonic = utc, monotonic
+        self._begun: list[_Begun] = []
+        self._look_s = self._complained_s = -_COMPLAIN_S
+        for asked in standing.unfinished():
+            text = f"the process ended before it was finished, see row {asked.row}"
+            failed = Audit(
+                name=asked.name, request=asked.id, outcome="failed", text=text
+            )
+            append([failed])
+
+    def step(self) -> None:
+        """Finish what has ended, and take over what waits.
+
+        Raises
+        ------
+        LedgerFull
+            The disk is full; what waits goes on waiting.
+        """
+        self._finish()
+        now_s = self._monotonic()
+        if now_s - self._look_s < _LOOK_S:
+            return
+        self._look_s = now_s
+        try:
+            inbox, handed = look_into(self._folder)
+        except InboxFailed as error:
+            if now_s - self._complained_s > _COMPLAIN_S:
+                self._complained_s = now_s
+                log.error("no requests are taken: %s", error)
+            return
+        before = self._standing.taken(inbox)
+        for item in [i for i in handed if i.number > before][:_AT_ONCE]:
+            self._take(item, Taken(inbox, item.number))
+
+    def close(self) -> None:
+        """Write down as failed what is not finished."""
+        begun, self._begun = self._begun, []
+        for one in begun:
+            self._end(one.audit, "failed", "the run ended before it was finished")
+
+    def _take(self, item: Handed, taken: Taken) -> None:
+        """Take one item over, whatever it holds: what is no row must not wait here."""
+        try:
+            msgspec.convert(item.client, Person | None)
+            self._take_believed(item, taken)
+        except (RowRefused, msgspec.ValidationError) as error:
+            self._append([_unbelieved(item, str(error))], taken)
+
+    def _take_believed(self, item: Handed, taken: Taken) -> None:
+        if item.name is None:
+            self._append([_entry_of(item)], taken)
+            return
+        audit = Audit(
+            name=item.name[:64],
+            client=item.client,
+            outcome="refused",
+            text="",
+            request_sha256=hashlib.sha256(item.data).hexdigest(),
+        )
+        name = next((n for n in COMMANDS if n == item.name), None)
+        try:
+            request = decode(item.data, type_of(name or "start"))
+        except PayloadInvalid as error:
+            text = str(error)[:1000]
+            self._append([msgspec.structs.replace(audit, text=text)], taken)
+            return
+        audit = msgspec.structs.replace(audit, request=request.id, by=request.by)
+        reason = self._refusal(name, request)
+        if name is None or reason is not None:
+            audit = msgspec.structs.replace(audit, text=reason or "no such command")
+            self._append([audit], taken)
+            return
+        self._carry_out(name, request, audit, taken)
+
+    def _refusal(self, name: CommandName | None, request: Request) -> str | None:
+        if name is None:
+            return "no such command"
+        before = self._standing.asked(request.id)
+        if before is not None:
+            return f"replayed: this id was used before, see row {before.row}"
+        return why_refused(
+            name,
+            request,
+            allowed=self._settings.allow,
+            now=self._utc(),
+            most_age_s=self._settings.most_age_s,
+        )
+
+    def _carry_out(
+        self, name: CommandName, request: Request, audit: Audit, taken: Taken
+    ) -> None:
+        act = getattr(self._instrument, name.replace("-", "_"))
+        try:
+            answer: Done | Future[str] = act(request)
+        except RunRefused as error:  # the value may be a name, and rows are for ever
+            self._append([_ended(audit, "refused", error.discreet)], taken)
+            return
+        except Exception as error:  # one that cannot be done costs no frame
+            if not isinstance(error, HemascopeError):
+                log.exception("command=%s failed", name)
+            self._append([_ended(audit, "failed", str(error) or repr(error))], taken)
+            return
+        if isinstance(answer, Done):
+            done = _ended(audit, "done", answer.text)
+            self._append([*answer.rows, done], taken)
+            answer.then()
+        else:
+            self._append([_ended(audit, "accepted", "begun")], taken)
+            until_s = self._monotonic() + LASTS_S[name]
+            self._begun.append(_Begun(audit, answer, until_s))
+        log.info("command=%s by=%s %s", name, request.by, request.id)
+
+    def _finish(self) -> None:
+        """Write down what has ended, well or not."""
+        now_s = self._monotonic()
+        going: list[_Begun] = []
+        ended, self._begun = self._begun, going
+        for one in ended:
+            if one.future.done() and not one.future.cancelled():
+                error = one.future.exception()
+                text = one.future.result() if error is None else str(error)
+                self._end(one.audit, "done" if error is None else "failed", text)
+            elif now_s > one.until_s or one.future.cancelled():  # two may share one
+                one.future.cancel()
+                limit_s = LASTS_S[_name_of(one.audit)]
+                self._end(one.audit, "failed", f"not finished within {limit_s:.0f} s")
+            else:
+                going.append(one)
+
+    def _end(self, audit: Audit, outcome: Outcome, text: str) -> None:
+        self._append([_ended(audit, outcome, text)])
+
+
+def _name_of(audit: Audit) -> CommandName:
+    return next(name for name in COMMANDS if name == audit.name)
+
+
+def _ended(audit: Audit, outcome: Outcome, text: str) -> Audit:
+    shown = text.encode("utf-8", "replace").decode()[:1000]
+    return msgspec.structs.replace(audit, outcome=outcome, text=shown)
+
+
+def _entry_of(item: Handed) -> Alarm | Audit:
+    """Decode an entry; the publisher may refuse and warn, but claim nothing else."""
+    try:
+        entry = decode(item.data, Alarm | Audit)  # type: ignore[arg-type]
+    except PayloadInvalid as error:
+        return _unbelieved(item, str(error))
+    if isinstance(entry, Audit) and entry.outcome != "refused":
+        return _unbelieved(item, f"the publisher claims that it is {entry.outcome}")
+    if isinstance(entry, Alarm):
+        kind = kind_of(entry.code)
+        if kind is None or kind.by != "publish":
+            return _unbelieved(item, f"the publisher has no alarm {entry.code}")
+    return entry
+
+
+def _unbelieved(item: Handed, text: str) -> Audit:
+    log.error("item %d of the inbox is not believed: %s", item.number, text)
+    sha256 = hashlib.sha256(item.data).hexdigest()
+    return Audit(name="", outcome="refused", text=text[:1000], request_sha256=sha256)

@@ -1,0 +1,1 @@
+"""The run process: threads, order, the one fault boundary."""

@@ -1,0 +1,51 @@
+"""Read from the ledger what an earlier process left."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from edge import clock
+from edge.ledger.reader import LedgerReader
+from edge.ledger.run_progress import Progress
+from edge.schema.codec import PayloadInvalid
+from edge.schema.entries import read_row
+from edge.schema.results import Result
+from edge.timelapse.resume_state import NOTHING, Left, LeftCells, log
+
+
+def left_in(folder: Path, progress: Progress | None) -> Left:
+    """Return what the ledger in `folder` says that was left, as far as `progress`."""
+    if progress is None:
+        return NOTHING
+    return Left(
+        run=progress.run if progress.is_open else None,
+        next_track=progress.next_track,
+        next_event=progress.next_event,
+        cells=_cells_in(folder, progress) if progress.is_open else None,
+    )
+
+
+def _cells_in(folder: Path, progress: Progress) -> LeftCells | None:
+    """Read the last frame on which cells were followed; None if that cannot be."""
+    if progress.followed_row is None:
+        return None
+    with closing(LedgerReader(folder)) as reader:
+        rows = reader.rows(progress.followed_row - 1, 1)
+    try:
+        said = read_row(rows[0].data) if rows else None
+    except PayloadInvalid as error:  # of another version, perhaps
+        log.warning("row=%d no track goes on: %s", progress.followed_row, error)
+        return None
+    if not isinstance(said, Result) or said.run != progress.run:
+        return None
+    found = {c.track_id: c.box for c in said.cells if c.track_id is not None}
+    if not found:
+        return None
+    is_same_boot = said.boot_id == clock.boot_id()
+    return LeftCells(
+        tracks=tuple(found),
+        boxes=tuple(found.values()),
+        utc=said.utc,
+        monotonic_ns=said.monotonic_ns if is_same_boot else None,
+    )

@@ -1,0 +1,1 @@
+"""What travels: rows, messages, requests, and their limits."""

@@ -1,0 +1,162 @@
+"""Rows of the ledger that are not about a frame: alarms, notes, commands, runs.
+
+They stand in the one chain of rows, so that they are delivered, archived and proven
+like results.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edge.schema.codec import decode
+from edge.schema.requests import Line, Outcome, Person, RequestId, Utc
+from edge.schema.results import (
+    Count,
+    Epoch,
+    MissedPoints,
+    Name,
+    Number,
+    Result,
+    RunId,
+    Sha256,
+)
+
+Severity = Literal["amber", "red"]
+Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$(?!\n)")]
+
+
+class _Entered(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Alarm(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
+    """Something is wrong since `since`, and from `until` on no longer.
+
+    Amber: results go on, somebody should look. Red: results are missing or will be.
+    """
+
+    severity: Severity
+    code: Code
+    text: str
+    advice: str
+    since: Utc
+    until: Utc | None = None
+
+
+class Note(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="note"):
+    """What a person wanted to stand among the results."""
+
+    text: Line
+    by: Person
+
+
+class Audit(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="command"):
+    """What became of a request, and who asked: `by` as it says, `client` likewise.
+
+    `request` is its id and `request_sha256` that of its bytes, null where they could
+    not be read or are no longer at hand. `unrecorded` counts the refused requests since
+    the last such row that got none of their own, because there were too many.
+    """
+
+    name: Annotated[str, Meta(max_length=64)]
+    request: RequestId | None = None
+    by: Person | None = None
+    client: Person | None = None
+    outcome: Outcome
+    text: Annotated[str, Meta(max_length=1000)]
+    request_sha256: Sha256 | None = None
+    unrecorded: Count = 0
+
+
+class PlanNote(_Entered, frozen=True, kw_only=True):
+    """The schedule of a run: how much is planned, and when it began.
+
+    `sha256` is of all that says when frames are due. `zero_ns` is its beginning on the
+    monotonic clock of boot `boot_id`, the time that the machine was suspended included;
+    `zero_utc` the same by wall time. Point n is due its own time after that.
+    """
+
+    points: Number
+    frames_per_point: Number
+    lasts_s: Annotated[float, Meta(ge=0)]
+    sha256: Sha256
+    zero_utc: Utc
+    zero_ns: int
+    boot_id: str
+
+
+class Lost(_Entered, frozen=True, kw_only=True):
+    """What a run lost by the end of its process.
+
+    `row` is the last one of the run before, `away_s` the time since its frame, null
+    where the clocks cannot tell. `points` were due in that time; a gap row that follows
+    says so too. `counted`: cells counted until then, by class; counting begins anew.
+    States are new. Cells of the last frame keep the numbers of their tracks where they
+    are found again; other tracks begin with `next_track`, events with `next_event`.
+    `is_rebooted`: the machine was booted in between, so due times follow wall time.
+    """
+
+    row: Number
+    away_s: Annotated[float, Meta(ge=0)] | None
+    points: MissedPoints | None = None
+    counted: dict[str, Count] = {}
+    next_track: Count
+    next_event: Count
+    is_rebooted: bool = False
+
+
+class RunMark(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="run"):
+    """A run is one slide under the microscope: it starts, is noted on, and ends.
+
+    It is resumed where a process takes up what an earlier one left: `lost` says what
+    the run lost by that. `by` is who asked for it over MQTT. `plan` is its schedule.
+    `is_waiting`: with this end nothing is examined until the command to start.
+    """
+
+    run: RunId
+    phase: Literal["start", "resumed", "note", "end"]
+    slide: Annotated[str, Meta(max_length=32)] | None = None
+    operator: Annotated[str, Meta(max_length=8)] | None = None
+    text: Line | None = None
+    by: Person | None = None
+    plan: PlanNote | None = None
+    lost: Lost | None = None
+    is_waiting: bool = False
+
+
+Entered = Alarm | Note | Audit | RunMark
+
+
+class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row that is not about a frame; the first five fields are as in a result."""
+
+    v: Literal[1] = 1
+    device: Name
+    epoch: Epoch
+    seq: Number
+    prev: Sha256
+    utc: Utc
+    monotonic_ns: int
+    boot_id: str
+    clock_synchronised: bool
+    software: str
+    entry: Entered
+
+
+class _Kind(Struct, frozen=True):
+    entry: msgspec.Raw = msgspec.Raw()
+
+
+def read_row(data: bytes) -> Result | Entry:
+    """Decode a row of a ledger, of whichever kind.
+
+    Raises
+    ------
+    PayloadInvalid
+        It is neither a result nor an entry.
+    """
+    is_result = not bytes(decode(data, _Kind).entry)
+    return decode(data, Result) if is_result else decode(data, Entry)

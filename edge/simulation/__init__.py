@@ -1,0 +1,1 @@
+"""The simulated microscope whose truth is known."""

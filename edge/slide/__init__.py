@@ -1,0 +1,1 @@
+"""Cells of a slide, each counted once."""

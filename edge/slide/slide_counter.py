@@ -1,0 +1,134 @@
+"""Count the cells of a slide, each once.
+
+Frames come here in their order, already examined. The gate turns bad ones away before
+cells are followed; then the mosaic says where the others lie, the census knows every
+cell once, and the running differential goes into the row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+
+import msgspec
+import numpy as np
+
+from edge.schema.results import Differential, Examination
+from edge.slide.cell_registry import Census, Sights, sights_of
+from edge.slide.confusion_correction import Correction
+from edge.slide.differential import differentiate
+from edge.slide.mosaic import Mosaic, Place
+from edge.slide.quality_gate import Gate
+from edge.slide.run_state import Runs
+from edge.stages.thumbnail import View
+from edge.timelapse.follower import MOST_SAID
+
+MARGIN_UM = 9.0  # half of the largest cell: what is centred further inside is whole
+_MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small
+
+
+class SlideRun(Runs):
+    """The slide that is being counted.
+
+    What `judge` and `count` change (`gate`, `mosaic`, `census`) is of their thread.
+    """
+
+    _since: datetime | None  # the first frame of a run that was resumed
+
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        abstain_below: float,
+        wanted_width: float,
+        correction: Correction | None = None,
+    ) -> None:
+        self._labels, self._abstain_below = labels, abstain_below
+        self._wanted_width, self._correction = wanted_width, correction
+        super().__init__()
+
+    def judge(self, said: Examination) -> Examination:
+        """See `Runs.judge`; frames that are no good are rejected."""
+        said = super().judge(said)
+        if self._is_resumed and self._since is None:
+            self._since = said.utc
+        return self.gate.judge(said)
+
+    def count(self, said: Examination, view: View | None) -> Examination:
+        """See `Runs.count`; the differential goes into what is said."""
+        if said.run is None:
+            return said
+        place = None
+        if view is not None and said.status in ("ok", "degraded"):
+            if _is_cut_short(said):
+                reason = f"{said.reason}; nothing is counted on it"
+                said = msgspec.structs.replace(said, reason=reason)
+            else:
+                place = self._count(said, view)
+        differential = self._differentiate()
+        if place is not None and view is not None:
+            differential = msgspec.structs.replace(
+                differential, patch=place.patch, place_um=_in_um(place, said, view)
+            )
+        return msgspec.structs.replace(said, differential=differential)
+
+    def _begin(self) -> None:
+        """Know nothing yet."""
+        self.gate, self.mosaic = Gate(), Mosaic()
+        self.census = Census(self._labels, self._abstain_below)
+        self._said: tuple[Counter[str], int, Differential] | None = None
+        self._since = None
+
+    def _differentiate(self) -> Differential:
+        """Say what was counted so far; where nothing changed, that is said again."""
+        counts, patches = self.census.counts(), self.mosaic.patches
+        if self._said is None or self._said[:2] != (counts, patches):
+            differential = differentiate(
+                counts, self._labels, self._wanted_width, patches, self._correction
+            )
+            differential = msgspec.structs.replace(differential, since=self._since)
+            self._said = counts, patches, differential
+        return self._said[2]
+
+    def _count(self, said: Examination, view: View) -> Place:
+        size = (view.shape[1], view.shape[0])
+        sights = _sights(said, self._labels, size)
+        landing = self.mosaic.lay(view, lambda: self.census.nominate(sights))
+        for join in landing.joins:
+            self.census.join(join)
+        if landing.snap is not None:
+            self.census.snap(landing.place, size, landing.snap)
+        margin_px = counting_margin(size, _um_per_px(said, view))
+        self.census.look(landing.place, size, margin_px, sights)
+        return landing.place
+
+
+def _is_cut_short(said: Examination) -> bool:
+    """Whether cells were left out because they are followed: they would seem gone."""
+    return said.following is not None and len(said.cells) >= MOST_SAID
+
+
+def counting_margin(size: tuple[int, int], um_per_px: float) -> float:
+    """How far inside a picture of this size the centre of a counted cell lies (px)."""
+    return float(min(MARGIN_UM / um_per_px, _MOST_MARGIN * min(size)))
+
+
+def _sights(
+    said: Examination, labels: tuple[str, ...], view_px: tuple[int, int]
+) -> Sights:
+    boxes = np.array([cell.box for cell in said.cells], np.float64).reshape(-1, 4)
+    likely = np.array(
+        [[cell.probabilities[label] for label in labels] for cell in said.cells]
+    ).reshape(-1, len(labels))
+    return sights_of(boxes, likely, (said.width_px, said.height_px), view_px)
+
+
+def _um_per_px(said: Examination, view: View) -> float:
+    """Micrometres per pixel of a view, which is only made where a pixel's are known."""
+    if said.pixel_size_um is None:
+        raise ValueError("a frame of unknown scale has a view")
+    return float(said.pixel_size_um * said.width_px / view.shape[1])
+
+
+def _in_um(place: Place, said: Examination, view: View) -> tuple[float, float]:
+    um = _um_per_px(said, view)
+    return round(place.x_px * um, 2), round(place.y_px * um, 2)

@@ -1,0 +1,1 @@
+"""Cameras that Micro-Manager drives."""

@@ -1,0 +1,1 @@
+"""Pure stages of one frame: arrays in, arrays out; no clock, file or network."""

@@ -1,0 +1,188 @@
+"""Find where cells lie, on a reduced frame, by the peaks of a small network.
+
+The locator looks at the frame at one scale, red cells about `diameter_px` wide, and
+says for every fourth pixel how likely a cell of each class is centred there and how far
+its four sides are: "objects as points" (Zhou et al., arXiv 1904.07850) with the side
+distances of FCOS (arXiv 1904.01355). Touching and overlapping cells have centres of
+their own, so they stay apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifacts.bundle import Bundle, BundleRefused, LocationSpec
+from edge.engines import Engine
+
+RED_CELL_UM = 7.5  # mean diameter of a human red cell on a dried smear
+Image = TypeVar("Image", bound=NDArray[Any])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """Where cells lie.
+
+    `boxes` (N, 4) float32 x0, y0, x1, y1 in full-resolution pixels, inside the frame;
+    `scores` (N,) float32 the probability that a cell is centred there; `kinds` (N,)
+    int, the locator's class; `evidence` (N, K) float32, its probability of each class
+    there. Most likely first.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    kinds: NDArray[np.intp]
+    evidence: NDArray[np.float32]
+
+
+def locator_spec(bundle: Bundle) -> LocationSpec:
+    """How this locator is used.
+
+    Raises
+    ------
+    BundleRefused
+        The bundle is not a locator, or its thresholds are not those of its classes.
+    """
+    spec = bundle.record.location
+    if spec is None or len(spec.thresholds) != len(bundle.labels):
+        raise BundleRefused(
+            f"{bundle.id}: has no location settings for {bundle.labels}; it is no "
+            "locator"
+        )
+    return spec
+
+
+def whole_field(width_px: int, height_px: int) -> Regions:
+    """One region: the frame itself."""
+    box = np.array([[0, 0, width_px, height_px]], np.float32)
+    nothing_known = np.zeros((1, 0), np.float32)
+    return Regions(box, np.ones(1, np.float32), np.zeros(1, np.intp), nothing_known)
+
+
+def reduction(pixel_size_um: float, spec: LocationSpec) -> float:
+    """Return the factor that brings red cells to the locator's diameter."""
+    return spec.diameter_px * pixel_size_um / RED_CELL_UM
+
+
+def reduce(pixels: Image, factor: float) -> Image:
+    """Resize a frame by `factor`: exact halvings first, they are cheap and smooth.
+
+    Parameters
+    ----------
+    pixels
+        (H, W, 3) uint8 or uint16.
+    factor
+        Below 1 shrinks.
+
+    Returns
+    -------
+    NDArray
+        (round(H * factor), round(W * factor), 3), at least one pixel each.
+    """
+    height, width = pixels.shape[:2]
+    wanted = (max(1, round(width * factor)), max(1, round(height * factor)))
+    left, small = factor, cast(NDArray[Any], pixels)
+    while left <= 0.5 and min(small.shape[:2]) > 1:
+        half = (small.shape[1] // 2, small.shape[0] // 2)
+        small = cv2.resize(small, half, interpolation=cv2.INTER_AREA)
+        left *= 2
+    if (small.shape[1], small.shape[0]) != wanted:
+        small = cv2.resize(small, wanted, interpolation=cv2.INTER_LINEAR)
+    return cast(Image, small)
+
+
+def widths(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) widths of cells in boxes (N, 4): the side of a square of the same area."""
+    return np.asarray(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))
+
+
+def are_whole(
+    boxes: NDArray[np.float32],
+    frame_px: tuple[int, int],
+    margin_px: float | NDArray[np.float32] = 2,
+) -> NDArray[np.bool_]:
+    """Whether each of (N, 4) boxes lies inside the frame: the border cuts no cell.
+
+    `margin_px`: so far inside, of all or of each (N,).
+    """
+    inside = boxes - np.array([0, 0, *frame_px], np.float32)
+    room = np.minimum(inside[:, :2], -inside[:, 2:]).min(axis=1, initial=np.inf)
+    return np.asarray(room > margin_px)
+
+
+def find_regions(
+    field: NDArray[np.uint8],
+    engine: Engine,
+    spec: LocationSpec,
+    frame_px: tuple[int, int],
+) -> Regions:
+    """Find cells on a reduced, colour-corrected frame.
+
+    Parameters
+    ----------
+    field
+        (h, w, 3) uint8 RGB.
+    engine
+        The locator's engine: `likely` (1, h', w', K), the probability that a cell of
+        each class is centred there; `sides` (1, h', w', 4), distances to left, top,
+        right and bottom in pixels of `field`.
+    spec
+        How this locator is used.
+    frame_px
+        Width and height of the full frame: boxes come back in its pixels.
+    """
+    height, width = field.shape[:2]
+    block = 4 * spec.stride_px
+    below, beside = -height % block, -width % block
+    padded = cv2.copyMakeBorder(
+        field, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=spec.fill
+    )
+    tensors = engine.infer(padded[None]).tensors
+    likely, sides = tensors["likely"][0], tensors["sides"][0]
+    is_peak = likely >= cv2.dilate(likely, np.ones((3, 3), np.uint8)).reshape(
+        likely.shape
+    )
+    peaks = np.where(is_peak, likely, 0.0)
+    least = np.array(spec.thresholds, np.float32)
+    kinds = (peaks - least).argmax(axis=2)
+    best = np.take_along_axis(peaks, kinds[..., None], axis=2)[..., 0]
+    rows, columns = np.nonzero(best > least[kinds])
+    x, y = (columns + 0.5) * spec.stride_px, (rows + 0.5) * spec.stride_px
+    inside = (x < width) & (y < height)
+    rows, columns, x, y = rows[inside], columns[inside], x[inside], y[inside]
+    left, top, right, bottom = sides[rows, columns].T
+    boxes = np.stack([x - left, y - top, x + right, y + bottom], axis=1)
+    boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
+    kept = _distinct(boxes, best[rows, columns], spec.overlap)
+    scale = np.array([frame_px[0] / width, frame_px[1] / height] * 2, np.float32)
+    rows, columns = rows[kept], columns[kept]
+    return Regions(
+        boxes[kept] * scale,
+        best[rows, columns],
+        kinds[rows, columns],
+        likely[rows, columns],
+    )
+
+
+def locate_at(
+    pixel_size_um: float, field: NDArray[np.uint8], engine: Engine, spec: LocationSpec
+) -> tuple[NDArray[np.uint8], Regions]:
+    """Find cells on a corrected full-size frame (H, W, 3); return it reduced, too."""
+    small = reduce(field, reduction(pixel_size_um, spec))
+    frame_px = (field.shape[1], field.shape[0])
+    return small, find_regions(small, engine, spec, frame_px)
+
+
+def _distinct(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], overlap: float
+) -> NDArray[np.intp]:
+    """Which boxes remain when each hides the less likely ones that lie upon it."""
+    if len(boxes) == 0:
+        return np.zeros(0, np.intp)
+    corner_and_size = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    kept = cv2.dnn.NMSBoxes(corner_and_size.tolist(), scores.tolist(), 0.0, overlap)
+    return np.asarray(kept, np.intp).reshape(-1)

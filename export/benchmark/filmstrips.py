@@ -1,0 +1,120 @@
+"""Draw tracks over time: the cell in some frames, and a ribbon of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.schema.results import Cell, Examination
+from edge.simulation.microscope import SimulatedMicroscope
+
+_TILE_PX, _TILES, _ROWS = 84, 14, 8
+_RIBBON_PX, _GAP_PX, _NAME_PX = 14, 8, 150
+_AROUND = 10  # frames shown before the onset
+_COLOURS = ((190, 190, 190), (0, 114, 178), (213, 94, 0), (0, 158, 115))  # Okabe-Ito
+Picture = NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class Strip:
+    """What was said of one track: frames, places and probabilities."""
+
+    frames: list[int] = field(default_factory=list)
+    boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    shares: list[tuple[float, ...]] = field(default_factory=list)
+
+    def add(self, said: Examination, cell: Cell) -> None:
+        """Take one frame of the track."""
+        if cell.course is msgspec.UNSET:
+            return
+        self.frames.append(said.frame.first)
+        self.boxes.append(cell.box)
+        self.shares.append(cell.course.probabilities)
+
+
+def draw_strips(
+    microscope: SimulatedMicroscope,
+    run: Sequence[Examination],
+    strips: Mapping[int, Strip],
+) -> Picture:
+    """Draw events of a run, two of each change, those of the longest tracks.
+
+    Returns
+    -------
+    NDArray[np.uint8]
+        (H, W, 3) RGB: a row of tiles per track; below, the probability of each class
+        in every frame, as heights of its colour; a line where the event began.
+    """
+    events = [e for said in run for e in said.events if e.phase == "confirmed"]
+    chosen = []
+    for change in sorted({e.change for e in events}):
+        sure = sorted(
+            (e for e in events if e.change == change and e.track_id in strips),
+            key=lambda e: -len(strips[e.track_id].frames),
+        )
+        chosen += sure[:2]
+    told = next(said.following for said in run if said.following is not None)
+    rows = [_legend(told.classes)]
+    for event in chosen[:_ROWS]:
+        name = f"cell {event.track_id}: {event.change}"
+        rows.append(_row(microscope, strips[event.track_id], name, event.onset))
+    return np.vstack(rows)
+
+
+def _legend(names: Sequence[str]) -> Picture:
+    legend = np.full((26, _NAME_PX + _TILES * _TILE_PX, 3), 255, np.uint8)
+    for place, (name, colour) in enumerate(zip(names, _COLOURS, strict=False)):
+        x = _NAME_PX + place * 130
+        legend[8:20, x : x + 12] = colour
+        _write(legend, name, (x + 18, 19))
+    return legend
+
+
+def _row(
+    microscope: SimulatedMicroscope, strip: Strip, name: str, onset: int
+) -> Picture:
+    """Draw a track from a little before the onset on, every other frame a tile."""
+    at = next((i for i, f in enumerate(strip.frames) if f >= onset), 0)
+    shown = range(max(0, at - _AROUND), min(len(strip.frames), at + 2 * _TILES))
+    shown = shown[: 2 * _TILES]
+    width = _TILES * _TILE_PX
+    row = np.full((_TILE_PX + _RIBBON_PX + 2 * _GAP_PX, width, 3), 255, np.uint8)
+    for place, i in enumerate(shown[::2]):
+        x = place * _TILE_PX
+        tile = _tile(microscope, strip.frames[i], strip.boxes[at])
+        row[: _TILE_PX - 2, x : x + _TILE_PX - 2] = tile
+    for place, i in enumerate(shown):
+        x0, x1 = place * _TILE_PX // 2, (place + 1) * _TILE_PX // 2
+        edges = np.rint(np.cumsum([0.0, *strip.shares[i]]) * _RIBBON_PX).astype(int)
+        for colour, y0, y1 in zip(_COLOURS, edges[:-1], edges[1:], strict=False):
+            row[_TILE_PX + y0 : _TILE_PX + y1, x0:x1] = colour
+        if strip.frames[i] == onset:
+            row[:, x0 : x0 + 2] = 0
+    margin = np.full((len(row), _NAME_PX, 3), 255, np.uint8)
+    _write(margin, name, (4, 36))
+    _write(margin, f"onset frame {onset}", (4, 58))
+    return np.hstack([margin, row])
+
+
+def _tile(
+    microscope: SimulatedMicroscope, frame: int, box: tuple[int, int, int, int]
+) -> Picture:
+    """Cut the place of a cell out of a frame."""
+    side = max(box[2] - box[0], box[3] - box[1])
+    half = max(side, 30)
+    x, y = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
+    field_ = cv2.copyMakeBorder(
+        microscope.render(frame), half, half, half, half, cv2.BORDER_REFLECT
+    )
+    cut = field_[y : y + 2 * half, x : x + 2 * half]
+    return np.asarray(cv2.resize(cut, (_TILE_PX - 2, _TILE_PX - 2)), np.uint8)
+
+
+def _write(picture: Picture, text: str, at: tuple[int, int]) -> None:
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(picture, text, at, font, 0.42, (0, 0, 0), 1, cv2.LINE_AA)

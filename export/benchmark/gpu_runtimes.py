@@ -1,0 +1,225 @@
+"""TensorRT against ONNX Runtime and torch, in turns, on the GPU that is here."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from datetime import datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifacts.bundle import Bundle, crop_size, first_state
+from edge.engines import Engine
+from edge.engines.build_manifest import (
+    Passport,
+    order_of,
+    place_of,
+    read_passport,
+    read_plan,
+)
+from edge.engines.cuda import Gpu, GpuFailed
+from edge.engines.onnxruntime import OnnxRuntimeEngine
+from edge.engines.opening import open_plan
+from edge.engines.tensorrt import TensorRTEngine
+from edge.errors import HemascopeError
+from edge.settings import EngineSettings, Precision
+from export.benchmark.interleaved_timing import Spread, in_turns, spread
+from export.engine import build_engine
+
+BATCHES = (1, 8, 32, 64)
+Batch = NDArray[np.uint8]
+
+
+def measure_gpu(
+    bundles: Sequence[Bundle], rounds: int, now: datetime, say: Callable[[str], None]
+) -> list[str]:
+    """Build every precision of the bundles, measure it, and return Markdown lines.
+
+    Parameters
+    ----------
+    bundles
+        Classifiers.
+    rounds
+        Turns per measurement.
+    now
+        For the passports.
+    say
+        Shows a line.
+
+    Raises
+    ------
+    EngineFailed
+        There is no GPU or no TensorRT.
+    BundleRefused
+        A bundle is no classifier.
+    """
+    for bundle in bundles:
+        crop_size(bundle)  # a locator is refused before anything is measured
+    lines = [*_place(), ""]
+    with tempfile.TemporaryDirectory() as folder:
+        for bundle in bundles:
+            for precision in bundle.models:
+                settings = EngineSettings(
+                    engine="tensorrt",
+                    precision=precision,
+                    batch=(1, 32, max(BATCHES)),
+                    engines=Path(folder),
+                )
+                say(f"{bundle.id} {precision}: building and measuring")
+                try:
+                    lines += _built(bundle, _build(bundle, settings, now))
+                    lines += _measure(bundle, settings, rounds)
+                except GpuFailed:
+                    raise
+                except HemascopeError as error:  # the others are still measured
+                    lines += [f"{bundle.id} {precision}: {error}", ""]
+    return lines
+
+
+def _place() -> list[str]:
+    """Return what was measured on: hardware, clocks, versions."""
+    with closing(Gpu()) as gpu:
+        lines = [
+            f"GPU: {gpu.name}, compute capability {gpu.compute_capability}, driver API "
+            f"{gpu.driver}, {'integrated' if gpu.is_integrated else 'discrete'}",
+        ]
+    query = "clocks.sm,clocks.mem,clocks.max.sm,power.limit,persistence_mode"
+    for command in (
+        ["nvidia-smi", f"--query-gpu={query}", "--format=csv"],
+        ["nvpmodel", "-q"],
+        ["jetson_clocks", "--show"],
+    ):
+        said = _told(command)
+        if said:
+            lines.append(f"{command[0]}: {said}")
+    packages = [f"Python {platform.python_version()}", platform.platform()]
+    for name in ("onnxruntime", "pycuda", "torch"):
+        try:
+            packages.append(f"{name} {version(name)}")
+        except ImportError:
+            packages.append(f"no {name}")
+    return [*lines, ", ".join(packages)]
+
+
+def _told(command: list[str]) -> str:
+    """Return what a program says, on one line; nothing where it is not there."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return (
+        " | ".join(done.stdout.split("\n")).strip(" |") if not done.returncode else ""
+    )
+
+
+def _build(bundle: Bundle, settings: EngineSettings, now: datetime) -> Passport:
+    place = place_of(bundle, settings)
+    build_engine(
+        bundle,
+        order_of(bundle, settings.precision, settings.batch),
+        place,
+        settings,
+        now,
+        progress=lambda share, phase: None,
+        cancel=threading.Event(),
+    )
+    return read_passport(place)
+
+
+def _built(bundle: Bundle, passport: Passport) -> list[str]:
+    worst = ", ".join(f"{n} {v:.2g}" for n, v in passport.parity.worst.items())
+    size = len(bundle.model_of(passport.order.precision)) / 1e6
+    return [
+        f"### {bundle.record.family} {passport.order.precision}",
+        "",
+        f"{bundle.id}, ONNX {size:.2f} MB; {passport.site.flavour} "
+        f"{passport.site.tensorrt}; built in {passport.build_seconds:.1f} s; worst "
+        f"difference on golden input: {worst}",
+        "",
+    ]
+
+
+def _measure(bundle: Bundle, settings: EngineSettings, rounds: int) -> list[str]:
+    """One table: milliseconds of a call, by batch; medians and quartiles."""
+    with ExitStack() as opened:
+
+        def engine(**changes: bool) -> TensorRTEngine:
+            plan = read_plan(place_of(bundle, settings))
+            chosen = EngineSettings(
+                **{f: getattr(settings, f) for f in settings.__struct_fields__}
+                | changes
+            )
+            return opened.enter_context(closing(open_plan(plan, chosen)))
+
+        usual = engine()
+        engines: dict[str, Engine] = {
+            "TensorRT, graphs": usual,
+            "TensorRT, no graphs": engine(has_graphs=False),
+            f"TensorRT, {'copied' if usual.is_mapped else 'mapped'} memory": engine(
+                is_mapped=not usual.is_mapped
+            ),
+            "ONNX Runtime, 1 CPU thread": OnnxRuntimeEngine(
+                bundle.model_of(settings.precision)
+            ),
+            **_torch(bundle, settings.precision),
+        }
+        columns = ["kernels alone", *engines]
+        lines = [
+            "| cells | " + " | ".join(columns) + " |",
+            "|---" * (len(columns) + 1) + "|",
+        ]
+        for rows in BATCHES:
+            given = _crops(bundle, rows), first_state(bundle, rows)
+            tasks = {name: partial(e.infer, *given) for name, e in engines.items()}
+            taken = in_turns(tasks, rounds)
+            cells = [spread(usual.kernel_ms(given[0], rounds))]
+            cells += [spread(taken[name]) for name in engines]
+            lines.append(f"| {rows} | " + " | ".join(map(_short, cells)) + " |")
+    return [*lines, ""]
+
+
+def _short(taken: Spread) -> str:
+    return f"{taken.median:.3f} ({taken.low:.3f} to {taken.high:.3f})"
+
+
+def _crops(bundle: Bundle, rows: int) -> Batch:
+    golden = np.asarray(bundle.golden["image"], np.uint8)
+    size_px = crop_size(bundle)
+    places = np.arange(rows) % len(golden)
+    return np.ascontiguousarray(golden[places]).reshape(rows, size_px, size_px, 3)
+
+
+def _torch(bundle: Bundle, precision: Precision) -> dict[str, Engine]:
+    """Return the same family in torch, on the GPU if torch has one; int8 it has not."""
+    if precision == "int8":
+        return {}
+    try:
+        import torch
+
+        from training.fitting.families import CLASSIFIERS, new_classifier
+        from training.fitting.model_graphs import Standardise, TorchEngine
+    except ImportError:
+        return {}
+    family = bundle.record.family
+    network = CLASSIFIERS[family].network
+    grey = Standardise((0.7,) * 3, (0.2,) * 3)
+    graph = new_classifier(family, len(bundle.labels), network, grey).eval()
+    size = bundle.record.size
+    if size is None or size.parameters != sum(p.numel() for p in graph.parameters()):
+        return {}  # the bundle was built with other settings: another network
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "fp16":
+        from export.precision import halve
+
+        graph = halve(graph)  # type: ignore[assignment]
+    return {f"torch eager, {device}": TorchEngine(graph.to(device))}

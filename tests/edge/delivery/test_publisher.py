@@ -1,0 +1,50 @@
+"""What the publisher believes of the archive, at a real broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edge.delivery.publisher import Publisher
+from edge.ledger.writer import Ledger
+from edge.mqtt import Link, Message, topic
+from edge.schema.codec import decode, encode
+from edge.schema.messages import Ack, DeviceState
+from edge.settings import BrokerSettings, PublishSettings
+from tests.asking import DEVICE
+from tests.conftest import examination
+
+
+@pytest.mark.parametrize("upto", [2, 3])
+def test_an_archive_that_holds_rows_we_do_not_is_an_alarm(
+    tmp_path: Path, address: BrokerSettings, upto: int
+) -> None:
+    """As after the ledger was restored from a copy: no row of it would be archived."""
+    with closing(Ledger(tmp_path, DEVICE)) as ledger:
+        for _ in range(2):
+            ledger.append(examination())
+        ack = Ack(epoch=ledger.epoch, upto=upto, hash="f" * 64, resume=True)
+    stop = threading.Event()
+    publishing = threading.Thread(target=_publish, args=(tmp_path, address, stop))
+    with closing(Link(address, "archive", [topic(DEVICE, "state")])) as archive:
+        publishing.start()
+        alarms: set[str] = set()
+        deadline_s = time.monotonic() + 15
+        while "archive-disagrees" not in alarms and time.monotonic() < deadline_s:
+            for event in archive.poll(0.05):
+                if isinstance(event, Message):
+                    said = decode(event.payload, DeviceState)
+                    alarms = {alarm.code for alarm in said.alarms}
+                    archive.publish(topic(DEVICE, "ack"), encode(ack))
+    stop.set()
+    publishing.join()
+
+    assert "archive-disagrees" in alarms
+
+
+def _publish(folder: Path, address: BrokerSettings, stop: threading.Event) -> None:
+    Publisher(folder, address, PublishSettings()).run(stop)

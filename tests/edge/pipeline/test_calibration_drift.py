@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from edge.artifacts.profile import Profile, ProfileRecord, ReferenceRecord
+from edge.pipeline.calibration_drift import ADVICE, DriftWatch, expected_colours
+from edge.schema.results import Drift, SeenColours
+
+OFFSET = 0.07
+WHITE = (217.0, 217.0, 217.0)  # an empty field, corrected
+RECORD = ProfileRecord(
+    white_point=(220.0, 215.0, 205.0),
+    matrix=((1.0, 0.0, 0.0, OFFSET), (0.0, 1.0, 0.0, OFFSET), (0.0, 0.0, 1.0, OFFSET)),
+)
+CALIBRATED = Profile(RECORD, None, "a" * 64)
+Colour = tuple[float, float, float]
+
+
+def shifted(delta_e: float) -> Colour:
+    """White, so many ΔE towards yellow, by OpenCV's own conversion."""
+    white = np.array([[WHITE]], np.float32) / 255
+    lab = cv2.cvtColor(white, cv2.COLOR_RGB2Lab)
+    lab[..., 2] += delta_e
+    red, green, blue = (cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)[0, 0] * 255).tolist()
+    return red, green, blue
+
+
+def follow(
+    watch: DriftWatch,
+    seconds: int,
+    background: Callable[[int], Colour | None],
+    *,
+    start: int = 0,
+    red: Colour | None = (180.0, 150.0, 160.0),
+    focus: float = 1.0,
+    noise: float = 0.0,
+) -> list[Drift]:
+    random = np.random.default_rng(0)
+
+    def grainy(colour: Colour | None) -> Colour | None:
+        if colour is None:
+            return None
+        r, g, b = (np.array(colour) + random.normal(0, noise, 3)).tolist()
+        return r, g, b
+
+    return [
+        watch.follow(
+            SeenColours(background=grainy(background(s)), red_cells=red, nuclei=None),
+            focus,
+            s * 10**9,
+        )
+        for s in range(start, start + seconds)
+    ]
+
+
+def test_a_shift_of_four_is_amber_within_ten_seconds_and_red_within_thirty() -> None:
+    watch = DriftWatch(CALIBRATED)
+    follow(watch, 60, lambda _: WHITE, noise=0.5)
+
+    said = follow(watch, 30, lambda _: shifted(4.2), start=60, noise=0.5)
+
+    assert "amber" in {d.status for d in said[:10]}
+    assert said[-1].status == "red"
+    assert said[-1].of == "background"
+    assert said[-1].advice == ADVICE["background"]
+    assert said[-1].background == pytest.approx(4.2, abs=0.5)
+
+
+def test_a_slow_drift_of_the_lamp_is_noticed() -> None:
+    watch = DriftWatch(CALIBRATED)
+
+    said = follow(watch, 600, lambda s: shifted(s / 100), noise=0.5)
+
+    levels = [d.status for d in said]
+    assert levels.index("amber") < 300  # ΔE 2 is reached after 200 s
+    assert levels.index("red") < 500
+
+
+def test_an_hour_without_drift_raises_nothing() -> None:
+    watch = DriftWatch(CALIBRATED)
+
+    said = follow(watch, 3600, lambda s: shifted(np.sin(s / 40)), noise=1.0)
+
+    assert {d.status for d in said} == {"good"}
+
+
+def test_an_alarm_ends_when_the_cause_does_and_not_before() -> None:
+    watch = DriftWatch(CALIBRATED)
+    follow(watch, 60, lambda _: shifted(5.0))
+
+    still = follow(watch, 60, lambda _: shifted(3.4), start=60)
+    gone = follow(watch, 60, lambda _: WHITE, start=120)
+
+    assert still[-1].status == "red"
+    assert gone[-1].status == "good"
+    assert gone[-1].advice is None
+
+
+def test_nothing_is_guessed_while_no_background_is_visible() -> None:
+    watch = DriftWatch(CALIBRATED)
+    follow(watch, 30, lambda _: WHITE)
+
+    said = follow(watch, 90, lambda _: None, start=30)
+
+    assert said[30].status == "good"
+    assert said[-1].status == "held"
+    assert follow(watch, 2, lambda _: WHITE, start=120)[-1].status == "good"
+
+
+def test_without_a_calibration_that_is_said_and_the_first_frames_are_the_norm() -> None:
+    watch = DriftWatch(Profile(ProfileRecord(), None, None))
+
+    calm = follow(watch, 60, lambda _: shifted(9.0))
+    moved = follow(watch, 30, lambda _: WHITE, start=60)
+
+    assert calm[-1].status == "uncalibrated"
+    assert moved[-1].status == "red"
+
+
+def test_the_cells_of_the_first_field_are_not_taken_for_all() -> None:
+    """White cells differ among themselves, and a camera is fast."""
+    random = np.random.default_rng(3)
+    watch = DriftWatch(Profile(ProfileRecord(), None, None))
+    said = []
+    for frame in range(20 * 180):
+        if frame % 160 == 0:  # every eight seconds another field
+            nuclei = (90.0, 60.0, 130.0 if frame else 165.0)
+            nuclei = tuple((np.array(nuclei) + random.normal(0, 3, 3)).tolist())
+        seen = SeenColours(background=WHITE, red_cells=None, nuclei=nuclei)
+        said.append(watch.follow(seen, 1.0, frame * 10**9 // 20))
+
+    assert {drift.status for drift in said} == {"uncalibrated"}
+
+
+def test_another_stain_is_told_from_another_lamp() -> None:
+    watch = DriftWatch(CALIBRATED)
+    follow(watch, 40, lambda _: WHITE)
+
+    said = follow(watch, 60, lambda _: WHITE, start=40, red=(130.0, 90.0, 110.0))
+
+    assert said[-1].of == "red_cells"
+    assert said[-1].advice == ADVICE["red_cells"]
+
+
+def test_lost_focus_is_said_beside_the_runs_own() -> None:
+    watch = DriftWatch(CALIBRATED)
+    follow(watch, 40, lambda _: WHITE, focus=0.02)
+
+    said = follow(watch, 40, lambda _: WHITE, start=40, focus=0.004)
+
+    assert said[-1].of == "focus"
+    assert said[-1].sharpness == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_slide_reference_promises_what_cells_look_like() -> None:
+    reference = ReferenceRecord(
+        red_cell_density=(0.05, 0.10, 0.07),
+        nucleus_density=None,
+        cells=300,
+        nuclei=0,
+        matrix=((2.0, 0.0, 0.0), (0.0, 1.5, 0.0), (0.0, 0.0, 1.0)),
+    )
+    record = msgspec.structs.replace(
+        RECORD,
+        reference=reference,
+        matrix=((2.0, 0.0, 0.0, 0.07), (0.0, 1.5, 0.0, 0.07), (0.0, 0.0, 1.0, 0.07)),
+    )
+
+    promised = expected_colours(Profile(record, None, "a" * 64))
+
+    red = np.array([[255 * 10 ** -np.array([0.17, 0.22, 0.14])]], np.float32) / 255
+    expected = cv2.cvtColor(red, cv2.COLOR_RGB2Lab)[0, 0]
+    np.testing.assert_allclose(promised["red_cells"], expected, atol=0.1)
+    assert promised["nuclei"] is None
+
+
+def test_a_gap_counts_as_a_few_seconds() -> None:
+    watch = DriftWatch(CALIBRATED)
+    follow(watch, 10, lambda _: WHITE)
+
+    (after,) = follow(watch, 1, lambda _: shifted(3.0), start=4000)
+
+    assert after.status == "good"

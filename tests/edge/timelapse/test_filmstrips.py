@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from msgspec import UNSET
+
+from edge.schema.results import Strip
+from edge.timelapse.filmstrips import MOST_EVENLY, MOST_LAST, SIDE_PX, Albums
+
+
+def seen(frames: int, side_px: int = SIDE_PX) -> Albums:
+    """Show a cell, number 7, that brightens by one grey level per frame."""
+    albums = Albums()
+    for frame in range(frames):
+        crops = np.full((1, side_px, side_px, 3), frame % 256, np.uint8)
+        albums.see(100 + frame, np.array([7]), crops)
+    return albums
+
+
+def strip_of(albums: Albums) -> Strip:
+    strip = albums.strip(7)
+    assert isinstance(strip, Strip)
+    return strip
+
+
+def test_a_strip_holds_a_whole_history_and_its_end() -> None:
+    strip = strip_of(seen(1000))
+
+    assert strip.frames[0] == 100
+    assert strip.frames[-MOST_LAST:] == (1096, 1097, 1098, 1099)
+    steps = np.diff(strip.frames[:-MOST_LAST])
+    assert len(set(steps.tolist())) == 1
+    assert steps.sum() > 500
+    assert len(strip.frames) <= MOST_EVENLY + MOST_LAST
+
+
+def test_pictures_stand_in_the_order_of_their_frames() -> None:
+    strip = strip_of(seen(10, side_px=48))
+
+    assert strip.frames == (100, 102, 104, 106, 107, 108, 109)
+    picture = cv2.imdecode(np.frombuffer(strip.jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (SIDE_PX, 7 * SIDE_PX, 3)
+    greys = picture.reshape(SIDE_PX, 7, SIDE_PX, 3).mean(axis=(0, 2, 3))
+    assert np.abs(greys - [0, 2, 4, 6, 7, 8, 9]).max() < 1
+
+
+def test_a_cell_that_is_gone_has_no_pictures() -> None:
+    albums = seen(5)
+
+    albums.forget([7, 8])
+
+    assert albums.strip(7) is UNSET

@@ -1,0 +1,1 @@
+"""Rows, readers, splits, crops."""

@@ -1,0 +1,134 @@
+"""Which cells are trained on and which are kept: whole groups, never parts of one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.rows import SPLITS, DataInvalid, Row
+
+Shares = tuple[float, float, float]
+_SHOWN = 20
+
+
+def split_by_group(
+    rows: Iterable[Row], shares: Shares = (0.7, 0.15, 0.15), seed: int = 0
+) -> list[Row]:
+    """Give every row a split, without cutting a group.
+
+    Parameters
+    ----------
+    rows
+        Rows of any split; it is replaced.
+    shares
+        Of train, val and test, in every class.
+    seed
+        Another seed is another split; the same seed and groups are the same split,
+        whatever the order of the rows.
+
+    Returns
+    -------
+    list[Row]
+        In the order that they came. A class of three groups or more is in every split,
+        unless the other classes of its groups forbid it; a class of fewer cannot be.
+
+    Raises
+    ------
+    DataInvalid
+        The shares are not three positive numbers with the sum 1.
+
+    Notes
+    -----
+    Greedy: first each class, the rarest first, is given to every split; then the
+    largest groups go where they bring the class shares closest to those wanted.
+    """
+    if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise DataInvalid(f"shares are {shares}, expected above 0 with the sum 1")
+    rows = list(rows)
+    names = sorted({row.group for row in rows}, key=lambda name: _chance(seed, name))
+    content = _content(rows, names)
+    names = [names[i] for i in np.argsort(-content.sum(axis=1), kind="stable")]
+    part = _assign(_content(rows, names), np.array(shares))
+    chosen = {name: SPLITS[k] for name, k in zip(names, part, strict=True)}
+    return [replace(row, split=chosen[row.group]) for row in rows]
+
+
+def _chance(seed: int, group: str) -> str:
+    return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
+
+
+def _content(rows: Sequence[Row], groups: Sequence[str]) -> NDArray[np.float64]:
+    """(G, K): which share of each class's rows each group holds."""
+    place = {name: i for i, name in enumerate(groups)}
+    labels = {label: k for k, label in enumerate(sorted({row.label for row in rows}))}
+    content = np.zeros((len(groups), len(labels)))
+    for row in rows:
+        content[place[row.group], labels[row.label]] += 1
+    content /= content.sum(axis=0)
+    return content
+
+
+def _assign(content: NDArray[np.float64], shares: NDArray[np.float64]) -> list[int]:
+    """Return a split for each group, which come the largest first."""
+    filled = np.zeros((len(shares), content.shape[1]))
+    part = [-1] * len(content)
+
+    def cost(group: int, split: int) -> float:
+        """How far the shares of all classes move from those wanted, by chi-square."""
+        before = filled[split] - shares[split]
+        after = before + content[group]
+        return float((after**2 - before**2).sum() / shares[split])
+
+    def give(group: int, split: int) -> None:
+        part[group] = split
+        filled[split] += content[group]
+
+    groups_of = (content > 0).sum(axis=0)
+    for k in np.argsort(groups_of, kind="stable"):
+        for split in range(len(shares)) if groups_of[k] >= len(shares) else ():
+            free = [g for g in np.flatnonzero(content[:, k]).tolist() if part[g] < 0]
+            if free and not filled[split, k]:
+                give(min(free, key=lambda group: cost(group, split)), split)
+    for group in range(len(content)):
+        if part[group] < 0:
+            give(group, min(range(len(shares)), key=lambda split: cost(group, split)))
+    return part
+
+
+def mend_cut_groups(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
+    """Take whole for `train` what lies in `train` and `val`, and say so.
+
+    Returns
+    -------
+    tuple[list[Row], list[str]]
+        The rows in their order, and a note for each such group.
+
+    Raises
+    ------
+    DataInvalid
+        Groups lie in `test` and elsewhere: the test would know the answer. Names each
+        with a row of either split.
+    """
+    rows = list(rows)
+    first: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        first.setdefault(row.group, {}).setdefault(row.split, row)
+    cut = {name: parts for name, parts in first.items() if len(parts) > 1}
+    said = {
+        name: f"group {name!r} is in "
+        + " and ".join(f"{split} ({row.where})" for split, row in parts.items())
+        for name, parts in cut.items()
+    }
+    spoilt = [said[name] for name, parts in cut.items() if "test" in parts]
+    if spoilt:
+        shown = "\n".join(spoilt[:_SHOWN])
+        raise DataInvalid(
+            f"{len(spoilt)} groups lie in test and elsewhere, put each into one "
+            f"split:\n{shown}"
+        )
+    whole = [replace(r, split="train") if r.group in cut else r for r in rows]
+    return whole, [f"{text}; all of it is used as train" for text in said.values()]

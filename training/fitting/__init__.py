@@ -1,0 +1,1 @@
+"""Families, the one loop, augmentation, the two trainers."""

@@ -1,0 +1,177 @@
+"""What figures are drawn with: looks, axes, bars and matrices."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
+from numpy.typing import NDArray
+
+from edge.artifacts.bundle import Metric
+from training.metrics.held_out import Judged
+
+# Okabe and Ito's colours: told apart also by colour-blind eyes.
+COLOURS = {
+    "vgg16": "#0072B2",
+    "inception": "#D55E00",
+    "capsnet": "#009E73",
+    "dbn": "#CC79A7",
+    "rnn": "#E69F00",
+}
+_OTHER = "#56B4E9"
+INK, _GRID = "#1c2430", "#ddd6cc"
+LINES, MARKERS, _HATCHES = ("-", "--", ":", "-."), "osD^", ("", "///", "...", "xxx")
+_WIDTH, _DPI = 9.6, 120  # inches; 1152 px
+
+
+class Look(NamedTuple):
+    """How a model is drawn: its family's colour; line, marker and hatch its own."""
+
+    name: str
+    colour: str
+    line: str
+    marker: str
+    hatch: str
+
+
+def looks(judged: Sequence[Judged]) -> list[Look]:
+    """Give the second model of a family another line, marker and hatch."""
+    found = []
+    for index, model in enumerate(judged):
+        n = sum(j.family == model.family for j in judged[:index]) % len(LINES)
+        colour = COLOURS.get(model.family, _OTHER)
+        name = literal(model.name)
+        found.append(Look(name, colour, LINES[n], MARKERS[n], _HATCHES[n]))
+    return found
+
+
+def fill(look: Look, *, hatched: bool = True) -> dict[str, Any]:
+    """Light inside, its full colour around."""
+    style = {"color": to_rgba(look.colour, 0.55), "ec": look.colour}
+    return style | ({"hatch": look.hatch} if hatched else {})
+
+
+def literal(text: str) -> str:
+    """Keep Matplotlib from reading a formula between dollar signs."""
+    return text.replace("$", r"\$")
+
+
+def panels(
+    rows: int, columns: int, height: float, *, share: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Empty axes, row by row; `height` in inches."""
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    each = list(figure.subplots(rows, columns, squeeze=False, sharey=share).flat)
+    for axes in each:
+        axes.grid(color=_GRID, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    return figure, each
+
+
+def one_each(judged: Sequence[Judged], height: float) -> tuple[Figure, list[Axes]]:
+    """Axes for each model, three in a row of this height."""
+    columns = min(3, len(judged))
+    rows = math.ceil(len(judged) / columns)
+    figure, each = panels(rows, columns, height * rows)
+    for spare in each[len(judged) :]:
+        spare.set_axis_off()
+    return figure, each[: len(judged)]
+
+
+def png(figure: Figure, explained: Axes | None = None) -> bytes:
+    """Write a figure, with a legend of what one of its axes shows."""
+    if explained:
+        handles, names = explained.get_legend_handles_labels()
+        figure.legend(
+            handles, names, loc="outside right upper", frameon=False, fontsize=9
+        )
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DPI)
+    return stream.getvalue()
+
+
+def bar(
+    axes: Axes, x: float, metric: Metric, floor: float, look: Look, width: float
+) -> None:
+    """Draw a bar from `floor`, its interval, and its value above."""
+    axes.bar(x, metric.value - floor, width, floor, **fill(look))
+    axes.vlines(x, metric.low, metric.high, color=INK, lw=1.2)
+    say(axes, x, metric.high, f"{metric.value:.3f}")
+
+
+def say(axes: Axes, x: float, y: float, words: str) -> None:
+    """Write small words just above a point."""
+    axes.annotate(
+        words, (x, y), (0, 3), textcoords="offset points", ha="center", fontsize=7
+    )
+
+
+def heat(
+    axes: Axes,
+    values: NDArray[np.float64],
+    words: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    floor: float,
+    outlined: NDArray[np.bool_] | None = None,
+) -> None:
+    """Draw a matrix, colours from `floor` to 1, with words in its cells."""
+    axes.imshow(values, cmap="Blues", vmin=floor, vmax=1, aspect="auto")
+    for y, x in np.ndindex(values.shape):
+        is_dark = values[y, x] > floor + 0.65 * (1 - floor)
+        is_marked = outlined is not None and bool(outlined[y, x])
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
+        style["color"] = "white" if is_dark else INK
+        style["weight"] = "bold" if is_marked else "normal"
+        axes.text(x, y, words[y][x], **style)
+        if is_marked:
+            edge = to_rgba(COLOURS["inception"])
+            corner = x - 0.46, y - 0.44
+            axes.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, ec=edge, lw=2))
+    axes.set_xticks(range(len(columns)), [literal(c) for c in columns])
+    axes.set_yticks(range(len(rows)), rows)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def share_axis(axes: Axes, what: str, low: float, high: float) -> None:
+    """Count shares in twentieths, or tenths where there are many."""
+    axes.set_ylabel(ranged(what, low))
+    axes.set_ylim(low, high)
+    step = 0.05 if low >= 0.5 else 0.1
+    axes.set_yticks(np.arange(low, 1.001, step))
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> float:
+    """Make room for the values that are known, and words; return where it starts."""
+    known = [value for value in values if value > 0]
+    start, end = 0.4 * min(known, default=1), 2.5 * max(known, default=1)
+    room = (end / start) ** 0.15
+    axes.set_xscale("log")
+    axes.set_xlim(start, end * room)
+    subs = (1, 2, 5) if end / start < 100 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    return start
+
+
+def floor(values: Iterable[float]) -> float:
+    """Find the tenth below the lowest value, where an axis starts."""
+    lowest = min((v for v in values if np.isfinite(v)), default=1.0)
+    return max(0, math.floor(10 * lowest - 0.3)) / 10
+
+
+def ranged(what: str, low: float) -> str:
+    """Say where an axis starts."""
+    return f"{what}, shown from {low:.1f} to 1"

@@ -1,0 +1,227 @@
+"""Sections of a report on models that were judged on the same cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from edge.artifacts.bundle import Metric
+from edge.rendering.report_blocks import Block, Grid, Heading, Picture, Words
+from training.metrics.held_out import ClassScores, Judged, Scores
+from training.metrics.reliability import named_share
+from training.reports import figures
+
+# Accuracy, precision and recall that the paper reports, on its own data.
+PAPER = {
+    "rnn": (0.852, 0.843, 0.839),
+    "vgg16": (0.917, 0.921, 0.915),
+    "inception": (0.935, 0.942, 0.938),
+    "capsnet": (0.894, 0.901, 0.887),
+    "dbn": (0.876, 0.869, 0.872),
+}
+
+
+def compared(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+    """Say and show how good the models are, and what they cost."""
+    yield from _summary(judged, scores)
+    yield from _classes(judged, scores)
+    yield from _domains(judged, scores)
+    yield from _confusion(judged, scores)
+    yield from _doubt(judged, scores)
+    yield from _robustness(judged)
+    yield from _cost(judged, scores)
+
+
+def _summary(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+    yield Heading("Accuracy")
+    head = ["model", "accuracy", "paper", "precision", "paper"]
+    head += ["recall = balanced accuracy", "paper", "F1", "calibration error"]
+    rows = []
+    for model, each in zip(judged, scores, strict=True):
+        paper = [f"{v:.3f}" for v in PAPER.get(model.family, ())] or ["none"] * 3
+        ours = map(said, (each.accuracy, each.precision, each.balanced_accuracy))
+        pairs = [cell for pair in zip(ours, paper, strict=True) for cell in pair]
+        rest = [said(each.f1), said(each.calibration_error)]
+        rows.append([model.name, *pairs, *rest])
+    yield Grid(head, rows)
+    yield Words(
+        "In brackets: 95 % intervals, bootstrap over slides. Precision, recall and F1 "
+        "are means over the classes that occur. Every cell is named here. The paper's "
+        "numbers were measured on another data set: the distance from ours does not "
+        "say which model is better."
+    )
+    yield Picture(
+        "performance",
+        figures.performance(judged, scores, PAPER),
+        "Accuracy, precision and recall of each model and of the paper",
+        "Filled: ours, the whisker is the 95 % interval. Hollow: the paper's, on its "
+        "own data. The bars do not start at 0; the axis says where.",
+    )
+
+
+def _classes(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+    yield Heading("Per class")
+    yield Grid(
+        ("model", "class", "cells", "precision", "recall", "F1"),
+        [
+            [model.name, name, *_class_cells(scores_of)]
+            for model, each in zip(judged, scores, strict=True)
+            for name, scores_of in each.classes.items()
+        ],
+    )
+    yield Picture(
+        "class-f1",
+        figures.class_f1(judged, scores),
+        "F1 of each class and model",
+        "F1 falls with missed cells as with false ones. Below each class: how many "
+        "cells of it there are; the fewer, the longer the whisker.",
+    )
+
+
+def _class_cells(scores: ClassScores | None) -> list[str]:
+    if scores is None:
+        return ["0", *["does not occur"] * 3]
+    three = (scores.precision, scores.recall, scores.f1)
+    return [str(scores.cells), *map(said, three)]
+
+
+def _confusion(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+    yield Heading("Confusion")
+    yield Picture(
+        "confusion",
+        figures.confusion(judged, scores),
+        "Confusion matrix of each model",
+        "A row is a true class: which share of it was called what, and how many cells "
+        "that is. A good model is dark on the diagonal only.",
+    )
+
+
+def _domains(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+    yield Heading("Per domain")
+    first = judged[0]
+    names, spared = list(scores[0].domains), list(scores[0].spared)
+    head = ["balanced accuracy"]
+    for name in names:
+        here = first.domains == name
+        slides = len(np.unique(first.groups[here]))
+        head.append(f"{name} ({int(here.sum())} cells, {slides} slides)")
+    head += [f"{name}, doubtful labels left out" for name in spared]
+    rows = []
+    for model, each in zip(judged, scores, strict=True):
+        marks = ["" if d in model.trained_on else ", unseen" for d in (*names, *spared)]
+        found = [*each.domains.values(), *each.spared.values()]
+        cells = [said(m) + mark for m, mark in zip(found, marks, strict=True)]
+        rows.append([model.name, *cells])
+    yield Grid(head, rows)
+    yield Words(
+        "Unseen: the weights never met this domain. An interval over one or two slides "
+        "says little."
+    )
+    yield Picture(
+        "domains",
+        figures.domain_matrix(judged, scores),
+        "Balanced accuracy of each model on each domain",
+        "Outlined and bold: domains that the weights never met. These show what to "
+        "expect in a new laboratory.",
+    )
+
+
+def _doubt(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+    yield Heading("Reliability")
+    yield Picture(
+        "reliability",
+        figures.calibration(judged, scores),
+        "Accuracy over confidence of each model",
+        "On the dotted line confidence is what it says; below it the model is too sure "
+        "of itself. The area of a point is its share of the cells. ECE: the mean gap.",
+    )
+    yield Heading("Abstention")
+    rows = []
+    for model, each in zip(judged, scores, strict=True):
+        share, right = named_share(model)
+        named = "names no cell" if right is None else f"{right:.4f}"
+        limit, everything = f"{model.abstain_below:.3f}", f"{each.accuracy.value:.4f}"
+        rows.append([model.name, limit, f"{share:.3f}", named, everything])
+    head = ("model", "abstains below", "share named", "accuracy of those")
+    yield Grid((*head, "accuracy of all"), rows)
+    yield Picture(
+        "abstention",
+        figures.abstaining(judged),
+        "Accuracy among the named cells over the share that is named",
+        "To the left only the surest cells are named. The marker is the threshold that "
+        "the model is shipped with.",
+    )
+
+
+def _robustness(judged: Sequence[Judged]) -> Iterator[Block]:
+    if any(j.robustness.rotation or j.robustness.blur for j in judged):
+        yield Heading("Robustness")
+        rotated = [(j.name, j.robustness.rotation) for j in judged]
+        blurred = [(j.name, j.robustness.blur) for j in judged]
+        yield from _altered("rotated by", "°", rotated)
+        yield from _altered("blurred by", " px", blurred)
+        yield Picture(
+            "robustness",
+            figures.robustness(judged),
+            "Balanced accuracy on rotated and on blurred crops",
+            "A flat line is a model that does not mind. Cells lie in any direction, so "
+            "rotation should cost nothing.",
+        )
+
+
+def _altered(
+    how: str, unit: str, curves: Sequence[tuple[str, Mapping[float, float]]]
+) -> Iterator[Block]:
+    steps = sorted({step for _, curve in curves for step in curve})
+    if steps:
+        yield Grid(
+            [f"balanced accuracy, {how}", *(f"{step:g}{unit}" for step in steps)],
+            [
+                [name, *(number(curve.get(s), ".3f") for s in steps)]
+                for name, curve in curves
+            ],
+        )
+
+
+def _cost(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+    yield Heading("Cost")
+    head = ("model", "parameters", "multiply-adds per crop", "training (s)")
+    yield Grid(
+        (*head, "test (s)", "per cell, one at a time (ms)", "peak memory (MB)"),
+        [[j.name, *_cost_cells(j)] for j in judged],
+    )
+    yield Picture(
+        "speed",
+        figures.speed(judged, scores),
+        "Accuracy over time per cell",
+        "Better is higher and further left. The area of a marker grows with the number "
+        "of parameters, which the legend gives.",
+    )
+    yield Picture(
+        "durations",
+        figures.durations(judged),
+        "Seconds of training and of testing",
+        "On a logarithmic scale equal distances are equal factors; bars have no zero.",
+    )
+
+
+def _cost_cells(judged: Judged) -> list[str]:
+    cost = judged.cost
+    rest = (cost.training_s, cost.test_s, cost.ms_per_cell, cost.peak_memory_mb)
+    sizes = [figures.si(cost.parameters), figures.si(cost.multiply_adds)]
+    return sizes + [number(value, ",.4g") for value in rest]
+
+
+def said(metric: Metric | None) -> str:
+    """Write a figure with its interval."""
+    if metric is None:
+        return "no cells left"
+    return f"{metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})"
+
+
+def number(value: float | None, form: str) -> str:
+    """Write a number that may not be known."""
+    known = value is not None and math.isfinite(value)
+    return format(value, form) if known else "not measured"

@@ -1,0 +1,97 @@
+"""A training run on disk: what was fitted, to what, and the weights (safetensors)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edge.artifacts.bundle import (
+    InputSpec,
+    LocationSpec,
+    Metric,
+    ModelSize,
+    TrainingSummary,
+)
+from edge.schema.codec import encode, read_json
+from training.fitting import checkpoint
+from training.fitting.families import LOCATOR, new_classifier
+from training.fitting.locator import new_graph
+from training.fitting.model_graphs import ClassifierGraph, LocatorGraph, Standardise
+
+_UNSET = (0.0,) * 3
+_RECORD, _WEIGHTS, _HELD = "run.json", "weights.safetensors", "val.npz"
+
+
+class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`run.json`. `network` are the settings that the family builds it from."""
+
+    family: str
+    task: str
+    classes: tuple[str, ...]
+    network: dict[str, float | int | str]
+    input: InputSpec
+    location: LocationSpec | None
+    size: ModelSize | None
+    training: TrainingSummary
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What the model said of `val`: logits (N, K), true classes (N,), groups (N,)."""
+
+    logits: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    groups: NDArray[np.str_]
+
+
+def save_run(
+    folder: Path, record: RunRecord, graph: nn.Module, held: Held | None
+) -> None:
+    """Write a run; `run.json` last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(graph.state_dict(), folder / _WEIGHTS)
+    if held is not None:
+        np.savez_compressed(
+            folder / _HELD,
+            allow_pickle=False,
+            logits=held.logits,
+            classes=held.classes,
+            groups=held.groups,
+        )
+    (folder / _RECORD).write_bytes(msgspec.json.format(encode(record)) + b"\n")
+    (folder / checkpoint.FILE).unlink(missing_ok=True)  # it has served
+
+
+def load_record(folder: Path) -> RunRecord:
+    """Read `run.json`; raises `ConfigurationInvalid` where there is none."""
+    return read_json(folder / _RECORD, RunRecord)
+
+
+def graph_of(record: RunRecord) -> ClassifierGraph | LocatorGraph:
+    """Build the graph that a run fitted, without its weights."""
+    if record.family == LOCATOR:
+        return new_graph()
+    return new_classifier(
+        record.family, len(record.classes), record.network, Standardise(_UNSET, _UNSET)
+    )
+
+
+def load_weights(folder: Path, graph: nn.Module) -> None:
+    """Put the weights of a run into a graph of the same build."""
+    graph.load_state_dict(load_file(folder / _WEIGHTS))
+
+
+def load_held(folder: Path) -> Held | None:
+    """Read what the model said of `val`; None for a run without."""
+    path = folder / _HELD
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return Held(arrays["logits"], arrays["classes"], arrays["groups"])
