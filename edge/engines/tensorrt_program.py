@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edge.engines import EngineFailed
 from edge.engines.cuda import Buffer, Gpu, Graph
-from edge.engines.tensorrt import log
+
+log = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
 

@@ -29,6 +29,7 @@ from edge.schema.results import (
     FrameRange,
     SeenColours,
 )
+from edge.schema.row_limits import MAX_CELLS
 from edge.sources.control_values import differences
 from edge.stages.colour_correction import ColourMap, correct, correct_crops, prepare
 from edge.stages.colour_statistics import median, read_colours
@@ -46,7 +47,6 @@ from edge.stages.image_quality import measure_quality
 from edge.stages.thumbnail import View, view_of
 from edge.taxonomy import UNIDENTIFIED, WHITE_CELLS
 
-MOST_CELLS = 800  # said of one frame, as a row can hold; a crowded field holds 300
 _BLIND_PX = 480  # longest side of the reduced frame where the scale is unknown
 
 
@@ -142,7 +142,7 @@ class Pipeline:
             quality = measure_quality(counts, field, self._white(), scaled)
             colours = self._look_at(field, regions, raw)
         is_countable = self.locator is not None and scale.doubt is None
-        said, doubts = cells[:MOST_CELLS], self._doubts_of(raw.shot)
+        said, doubts = cells[:MAX_CELLS], self._doubts_of(raw.shot)
         if self.locator is not None and scale.doubt is not None:
             doubts.append(scale.doubt)
         if len(cells) > len(said):

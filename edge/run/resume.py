@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from edge.ledger.run_progress import Progress
 from edge.schema.codec import PayloadInvalid
 from edge.schema.entries import read_row
 from edge.schema.results import Result
-from edge.timelapse.resume_state import NOTHING, Left, LeftCells, log
+from edge.timelapse.resume_state import NOTHING, Left, LeftCells
+
+log = logging.getLogger(__name__)
 
 
 def left_in(folder: Path, progress: Progress | None) -> Left:

@@ -24,7 +24,7 @@ FIRST_PREVIOUS = "0" * 64
 
 
 class StrictRecord(Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+    """Part of a row or message: immutable, refused if a field is unknown."""
 
 
 ControlName = Literal["exposure", "gain", "white_balance", "gamma"]

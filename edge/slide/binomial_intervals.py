@@ -11,7 +11,7 @@ import math
 from scipy.special import betaincinv
 
 LEVEL = 0.95
-MOST_CELLS = 10_000_000  # nobody counts further
+MAX_CELLS_EVER = 10_000_000  # nobody counts further
 _TURNS = 20
 _NEAR_ENOUGH = 0.002
 
@@ -62,7 +62,7 @@ def more_cells(count: int, total: int, width: float, level: float = LEVEL) -> in
         return 0
     seen, power = spread(cells), -0.5  # limits draw together as the root of the cells
     for _ in range(_TURNS):
-        following = min(cells * (width / seen) ** (1 / power), MOST_CELLS)
+        following = min(cells * (width / seen) ** (1 / power), MAX_CELLS_EVER)
         if abs(following / cells - 1) < _NEAR_ENOUGH:
             break
         narrower = spread(following)

@@ -20,7 +20,9 @@ from edge.slide.mosaic import Join, Place
 from edge.slide.point_matching import likely_shifts, pair
 from edge.taxonomy import NOT_A_CELL, UNIDENTIFIED
 
-MOST_CELLS = 100_000  # rows; beyond it those longest unseen are settled as they are
+MAX_REGISTERED_CELLS = (
+    100_000  # rows; beyond it those longest unseen are settled as they are
+)
 _SETTLED_AT_ONCE = 10_000
 _FOUND = 0.5  # share of the looks that must have found a cell
 _DOUBT = 1e-3  # a probability is never held lower: one sight decides nothing alone
@@ -106,7 +108,7 @@ class Census:
         is_new = inside.copy()
         is_new[seen] = False
         self._enter(place.patch, sights, np.flatnonzero(is_new), corner)
-        if self._used > MOST_CELLS:
+        if self._used > MAX_REGISTERED_CELLS:
             self._settle()
 
     def join(self, join: Join) -> None:

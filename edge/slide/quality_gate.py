@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from edge.pipeline.pipeline import MOST_CELLS
 from edge.schema.results import Examination, Fault, Quality
+from edge.schema.row_limits import MAX_CELLS
 from edge.taxonomy import NOT_A_CELL
 
 _LEARNS_FROM = 200  # good frames
@@ -113,11 +113,11 @@ class Gate:
             return _verdict(
                 "blurred", "focus", quality.focus, "least", limit, "turn the fine focus"
             )
-        if covered > limit["covered"] or len(said.cells) >= MOST_CELLS:
+        if covered > limit["covered"] or len(said.cells) >= MAX_CELLS:
             return Verdict(
                 "crowded",
                 f"too many cells: {len(said.cells)} of them cover {covered:.2f} of the "
-                f"frame, at most {MOST_CELLS} and {limit['covered']:.2f} can be told "
+                f"frame, at most {MAX_CELLS} and {limit['covered']:.2f} can be told "
                 "apart; move to a thinner place",
             )
         return None

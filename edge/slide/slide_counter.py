@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from edge.schema.results import Differential, Examination
+from edge.schema.row_limits import MAX_FOLLOWED_CELLS
 from edge.slide.cell_registry import Census, Sights, sights_of
 from edge.slide.confusion_correction import Correction
 from edge.slide.differential import differentiate
@@ -21,7 +22,6 @@ from edge.slide.mosaic import Mosaic, Place
 from edge.slide.quality_gate import Gate
 from edge.slide.run_state import Runs
 from edge.stages.thumbnail import View
-from edge.timelapse.follower import MOST_SAID
 
 MARGIN_UM = 9.0  # half of the largest cell: what is centred further inside is whole
 _MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small
@@ -104,7 +104,7 @@ class SlideRun(Runs):
 
 def _is_cut_short(said: Examination) -> bool:
     """Whether cells were left out because they are followed: they would seem gone."""
-    return said.following is not None and len(said.cells) >= MOST_SAID
+    return said.following is not None and len(said.cells) >= MAX_FOLLOWED_CELLS
 
 
 def counting_margin(size: tuple[int, int], um_per_px: float) -> float:

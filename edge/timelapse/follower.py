@@ -22,6 +22,12 @@ from edge.schema.results import (
     Examination,
     Following,
 )
+from edge.schema.row_limits import (
+    MAX_CELLS_BESIDE_FILMSTRIPS,
+    MAX_EVENTS,
+    MAX_FILMSTRIPS,
+    MAX_FOLLOWED_CELLS,
+)
 from edge.settings import TrackingSettings
 from edge.stages.detection import widths
 from edge.taxonomy import NOT_A_CELL
@@ -29,11 +35,6 @@ from edge.timelapse.frame_intervals import Expected, Pace, Pause
 from edge.timelapse.resume_state import NOTHING, Left
 from edge.timelapse.sequence_model import Boxes, SequenceModel, View
 from edge.timelapse.tracker import NO_TRACK, Found, Links, Tracker
-
-MOST_SAID = 530  # cells of one row, with their courses; without them a row holds 800
-MOST_EVENTS = 50  # of one row; more wait for the next
-MOST_STRIPS = 3  # of one row; further events are told without pictures
-_LEAVES_ROOM = 300  # more cells leave none for pictures
 
 
 class Follower:
@@ -115,7 +116,9 @@ class Follower:
             said,
             cells=_named(said.cells, links, courses),
             following=self._note(links, pause, is_new_run=is_new_run),
-            events=self._tell(MOST_STRIPS if len(said.cells) <= _LEAVES_ROOM else 0),
+            events=self._tell(
+                MAX_FILMSTRIPS if len(said.cells) <= MAX_CELLS_BESIDE_FILMSTRIPS else 0
+            ),
             timings_ms={**said.timings_ms, **stage.spent_ms},
         )
 
@@ -181,7 +184,7 @@ class Follower:
 
     def _tell(self, strips: int) -> tuple[Event, ...]:
         """Take what has room in a row, the first `strips` of it with pictures."""
-        room = min(MOST_EVENTS, len(self._untold))
+        room = min(MAX_EVENTS, len(self._untold))
         told = [self._untold.popleft() for _ in range(room)]
         bare = [msgspec.structs.replace(e, strip=msgspec.UNSET) for e in told[strips:]]
         return (*told[:strips], *bare)
@@ -214,10 +217,13 @@ class Follower:
 
 def _shortened(said: Examination) -> Examination:
     """Leave out the least likely cells where a row cannot hold them all."""
-    if len(said.cells) <= MOST_SAID:
+    if len(said.cells) <= MAX_FOLLOWED_CELLS:
         return said
-    more = f"{len(said.cells)} cells, the likeliest {MOST_SAID} are followed and said"
-    kept = said.cells[:MOST_SAID]
+    more = (
+        f"{len(said.cells)} cells, the likeliest {MAX_FOLLOWED_CELLS} are followed "
+        "and said"
+    )
+    kept = said.cells[:MAX_FOLLOWED_CELLS]
     return msgspec.structs.replace(
         said,
         cells=kept,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 
 from msgspec import Struct
 
 from edge.schema.results import Box, Count, RunId
-
-log = logging.getLogger(__name__)
 
 
 class LeftCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,10 +24,9 @@ from edge.ledger.rows import (
     first_broken,
 )
 from edge.ledger.writer import Ledger
-from edge.pipeline.pipeline import MOST_CELLS
 from edge.schema.codec import decode
 from edge.schema.results import FIRST_PREVIOUS, Result
-from edge.schema.row_limits import MAX_ROW_BYTES
+from edge.schema.row_limits import MAX_CELLS, MAX_ROW_BYTES
 from tests.conftest import examination
 
 
@@ -236,7 +235,7 @@ def test_a_row_that_is_no_row_is_where_the_chain_breaks() -> None:
 
 
 def test_as_many_cells_as_may_be_said_of_a_frame_fit_a_row(ledger: Ledger) -> None:
-    most = examination(cells=MOST_CELLS)
+    most = examination(cells=MAX_CELLS)
     shares = dict.fromkeys(("Neutrophil", "Lymphocyte", "Monocyte"), 0.1234)
     cells = tuple(
         msgspec.structs.replace(

@@ -199,7 +199,7 @@ def test_a_frame_that_arrives_damaged_is_rejected(pipeline: Pipeline) -> None:
 def test_more_cells_than_can_be_said_are_cut_loudly(
     pipeline: Pipeline, microscope: SimulatedMicroscope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.pipeline.pipeline.MOST_CELLS", 5)
+    monkeypatch.setattr("edge.pipeline.pipeline.MAX_CELLS", 5)
 
     said = pipeline.examine(exposure_of(microscope.render(0))).examination
 

@@ -195,7 +195,7 @@ def test_settled_cells_stay_in_the_count(
     bounded, free = Census(LABELS, 0.5), Census(LABELS, 0.5)
     for x in range(0, 900, 150):
         free.look(place(x, 0), VIEW_PX, MARGIN_PX, ground.sights(x, 0))
-    monkeypatch.setattr("edge.slide.cell_registry.MOST_CELLS", 120)
+    monkeypatch.setattr("edge.slide.cell_registry.MAX_REGISTERED_CELLS", 120)
     monkeypatch.setattr("edge.slide.cell_registry._SETTLED_AT_ONCE", 30)
     for x in range(0, 900, 150):
         bounded.look(place(x, 0), VIEW_PX, MARGIN_PX, ground.sights(x, 0))

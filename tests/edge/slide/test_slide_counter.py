@@ -18,12 +18,12 @@ from edge.run.components import open_slide
 from edge.schema.codec import encode
 from edge.schema.entries import RunMark
 from edge.schema.results import Examination, Following
+from edge.schema.row_limits import MAX_FOLLOWED_CELLS
 from edge.settings import DifferentialSettings, SimulatedSettings
 from edge.slide.confusion_correction import ConfusionFile
 from edge.slide.run_state import Runs
 from edge.slide.slide_counter import SlideRun
 from edge.stages.thumbnail import View
-from edge.timelapse.follower import MOST_SAID
 from export.benchmark.slide_scan import walk
 from tests.conftest import examination
 from tests.edge.slide.slides import Ground
@@ -208,7 +208,9 @@ def test_a_frame_with_cells_left_out_counts_nothing(ground: Ground) -> None:
     run.marks()
     followed = Following(continuity="continuous", tracks=0)
     size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
-    full = examination(MOST_SAID, following=followed, reason="800 cells", **size)
+    full = examination(
+        MAX_FOLLOWED_CELLS, following=followed, reason="800 cells", **size
+    )
 
     crowded = take(run, full, ground.view(0, 0))
     whole = take(run, said(following=followed), ground.view(0, 0))

@@ -31,7 +31,12 @@ from edge.schema.results import (
     Result,
     Strip,
 )
-from edge.schema.row_limits import MAX_ROW_BYTES
+from edge.schema.row_limits import (
+    MAX_EVENTS,
+    MAX_FILMSTRIPS,
+    MAX_FOLLOWED_CELLS,
+    MAX_ROW_BYTES,
+)
 from edge.settings import (
     DeviceFile,
     EventSettings,
@@ -44,7 +49,7 @@ from edge.settings import (
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.slide.differential import differentiate
 from edge.taxonomy import TASKS
-from edge.timelapse.follower import MOST_EVENTS, MOST_SAID, MOST_STRIPS, Follower
+from edge.timelapse.follower import Follower
 from edge.timelapse.frame_intervals import Pace
 from edge.timelapse.resume_state import Left, LeftCells
 from tests.conftest import examination, shot
@@ -299,7 +304,9 @@ def test_a_track_does_not_begin_on_plasma() -> None:
     assert [cell.track_id is None for cell in said.cells] == [True, False]
 
 
-@pytest.mark.parametrize(("count", "strips"), [(MOST_SAID, 0), (300, MOST_STRIPS)])
+@pytest.mark.parametrize(
+    ("count", "strips"), [(MAX_FOLLOWED_CELLS, 0), (300, MAX_FILMSTRIPS)]
+)
 def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None:
     cells = tuple(
         Cell(
@@ -339,8 +346,8 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
     shown = msgspec.structs.replace(event, strip=strip)
     following = Following(
         continuity="discontinuous",
-        tracks=MOST_SAID,
-        ended=tuple(range(1_000_000, 1_000_000 + MOST_SAID)),
+        tracks=MAX_FOLLOWED_CELLS,
+        ended=tuple(range(1_000_000, 1_000_000 + MAX_FOLLOWED_CELLS)),
         model="rnn-change@0123456789ab",
         classes=("steady", "swelling", "lysis", "activation"),
     )
@@ -349,7 +356,7 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
         examination(0),
         cells=cells,
         differential=differential,
-        events=(shown,) * strips + (event,) * (MOST_EVENTS - strips),
+        events=(shown,) * strips + (event,) * (MAX_EVENTS - strips),
         following=following,
     )
 
@@ -361,8 +368,8 @@ def test_a_crowded_field_says_how_many_cells_are_left_out() -> None:
 
     said = follower().follow(seen(many, 0))
 
-    assert len(said.cells) == MOST_SAID
-    assert sum(said.counts.values()) == MOST_SAID
+    assert len(said.cells) == MAX_FOLLOWED_CELLS
+    assert sum(said.counts.values()) == MAX_FOLLOWED_CELLS
     assert said.status == "degraded"
     assert f"{len(many)} cells" in (said.reason or "")
 
