@@ -11,7 +11,7 @@ from rich.progress import track
 
 from calibration.frames import FOLDER, PATH
 from calibration.reference import plasma_colour
-from calibration.stains import METHODS, Method, Slide, gather, normalise
+from calibration.stains import METHODS, Method, StainedPixels, gather, normalise
 from edge.errors import ConfigurationInvalid
 from edge.pipeline.classify_images import find_images
 from edge.sources.image_files import read_image
@@ -42,7 +42,7 @@ def normalise_command(
     click.echo(f"{len(files)} images: {out}")
 
 
-def _slide(files: list[Path]) -> Slide:
+def _slide(files: list[Path]) -> StainedPixels:
     shown = [_read(file) for file in files[:: max(1, len(files) // _MOST)]]
     return gather(shown, np.median([plasma_colour(i) for i in shown], axis=0))
 

@@ -37,7 +37,7 @@ class StainsRefused(HemascopeError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Slide:
+class StainedPixels:
     """Stained pixels of a slide: optical density (N, 3), base 10, and CIELAB (N, 3).
 
     `white` (3,) is the colour of no stain, 8-bit RGB.
@@ -48,7 +48,7 @@ class Slide:
     white: _Array
 
 
-def gather(images: Sequence[Image], white: _Array) -> Slide:
+def gather(images: Sequence[Image], white: _Array) -> StainedPixels:
     """Pool the stained pixels of all images (H, W, 3) uint8 RGB of a slide.
 
     Raises
@@ -65,7 +65,7 @@ def gather(images: Sequence[Image], white: _Array) -> Slide:
         )
     every = max(1, len(pixels) // _MOST_PIXELS)
     chosen = pixels[::every]
-    return Slide(_density(chosen, white), to_lab(chosen), white)
+    return StainedPixels(_density(chosen, white), to_lab(chosen), white)
 
 
 def is_stained(image: Image, white: _Array) -> NDArray[np.bool_]:
@@ -73,7 +73,9 @@ def is_stained(image: Image, white: _Array) -> NDArray[np.bool_]:
     return np.asarray((_density(image, white) > _STAINED).all(axis=-1))
 
 
-def normalise(image: Image, method: Method, slide: Slide, reference: Slide) -> Image:
+def normalise(
+    image: Image, method: Method, slide: StainedPixels, reference: StainedPixels
+) -> Image:
     """Make an image of `slide` look like `reference`.
 
     Parameters
@@ -99,7 +101,7 @@ def normalise(image: Image, method: Method, slide: Slide, reference: Slide) -> I
     return out
 
 
-def stain_map(method: Method, slide: Slide, reference: Slide) -> _Array:
+def stain_map(method: Method, slide: StainedPixels, reference: StainedPixels) -> _Array:
     """(3, 3) map of optical densities: stain by stain, the rest unchanged."""
     find = macenko_stains if method == "macenko" else vahadane_stains
     ours, theirs = find(slide.density), find(reference.density)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-class Budget:
+class RateLimit:
     """A token bucket: holds up to `at_once`, refilled by `per_s`."""
 
     def __init__(

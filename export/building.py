@@ -21,7 +21,12 @@ from edge.artifacts.bundle import (
     load_bundle,
 )
 from edge.engines import EngineFailed
-from edge.engines.build_manifest import Passport, Place, order_of, read_passport
+from edge.engines.build_manifest import (
+    EngineManifest,
+    EnginePath,
+    order_of,
+    read_passport,
+)
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.settings import PRECISIONS, EngineSettings, Precision
@@ -135,7 +140,7 @@ def _what_fails(bundle: Bundle, settings: EngineSettings) -> list[str]:
 
 
 def _build(
-    bundle: Bundle, place: Place, settings: EngineSettings, console: Console
+    bundle: Bundle, place: EnginePath, settings: EngineSettings, console: Console
 ) -> None:
     """Build one engine, and show how far it is; Ctrl-C ends it, nothing is written."""
     cancel = threading.Event()
@@ -145,7 +150,7 @@ def _build(
         def tell(share: float, phase: str) -> None:
             bar.update(task, completed=share, phase=phase[:48])
 
-        def work() -> Passport:
+        def work() -> EngineManifest:
             return build_engine(
                 bundle,
                 order_of(bundle, settings.precision, settings.batch),
@@ -170,7 +175,7 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def _shown(bundle_id: str, passport: Passport) -> Table:
+def _shown(bundle_id: str, passport: EngineManifest) -> Table:
     grid = Table(title=f"passport of {bundle_id}", show_header=False)
     site, order = passport.site, passport.order
     worst = ", ".join(f"{n} {v:.2g}" for n, v in passport.parity.worst.items())

@@ -46,9 +46,9 @@ from training.fitting.model_graphs import (
     TorchEngine,
 )
 from training.metrics.bootstrap import with_interval
-from training.sessions.gathering import Source, clips_of, read_usable
+from training.sessions.gathering import CellSource, clips_of, read_usable
 from training.sessions.run_folder import (
-    Held,
+    HeldOut,
     RunRecord,
     graph_of,
     load_held,
@@ -61,14 +61,14 @@ _GOLDEN_FIELD_PX = (192, 256)
 
 
 @dataclass(frozen=True, slots=True)
-class Lower:
+class LowerPrecisions:
     """Lower precisions to export: which, on whose cells, and from how many crops.
 
     `is_forced`: also where too few cells are named alike.
     """
 
     precisions: tuple[Lowered, ...]
-    source: Source
+    source: CellSource
     crops: int = 256
     is_forced: bool = False
 
@@ -81,7 +81,7 @@ def export_run(
     *,
     error_rate: float,
     most_abstained: float,
-    lower: Lower | None = None,
+    lower: LowerPrecisions | None = None,
 ) -> Bundle:
     """Export a run: calibrate confidence, write ONNX, golden data and `bundle.json`.
 
@@ -189,7 +189,7 @@ class _Cells:
     test: Clips
 
 
-def _cut(record: RunRecord, source: Source) -> _Cells:
+def _cut(record: RunRecord, source: CellSource) -> _Cells:
     """Cut the cells of `train` and `test` as the device does."""
     gathered = read_usable(replace(source, task=record.task))
     size_px = record.input.size_px or 0
@@ -234,7 +234,7 @@ def _golden_of(
 
 
 def _confidence(
-    held: Held, error_rate: float, most_abstained: float
+    held: HeldOut, error_rate: float, most_abstained: float
 ) -> tuple[float, float, dict[str, Metric]]:
     """Temperature, abstention threshold, and how good they are on `val`."""
     temperature = round(fit_temperature(held.logits, held.classes), 4)

@@ -10,8 +10,8 @@ import click
 
 from calibration.int8 import LEAST
 from edge.settings import PRECISIONS, Lowered
-from export.bundling import Lower, export_run
-from training.sessions.gathering import Source
+from export.bundling import LowerPrecisions, export_run
+from training.sessions.gathering import CellSource
 from training.sessions.run_folder import load_record
 
 
@@ -67,8 +67,8 @@ def export_command(
             raise click.UsageError(
                 "--precision needs --data: what it costs is measured on labelled cells"
             )
-        source = Source(told["data"], task, told["any_licence"])
-        lower = Lower(
+        source = CellSource(told["data"], task, told["any_licence"])
+        lower = LowerPrecisions(
             tuple(dict.fromkeys(precisions)), source, told["crops"], told["force"]
         )
     bundle = export_run(

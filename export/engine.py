@@ -24,12 +24,12 @@ import numpy as np
 from edge.artifacts.bundle import Bundle
 from edge.engines import BATCH, STATE
 from edge.engines.build_manifest import (
-    Latency,
-    Order,
+    BuildOptions,
+    EngineLatency,
+    EngineManifest,
+    EnginePath,
     Parity,
-    Passport,
-    Place,
-    Tensor,
+    TensorRecord,
     present_site,
     write_atomically,
     write_passport,
@@ -66,14 +66,14 @@ class Built:
     """A plan, its tensors, and what it took."""
 
     plan: bytes
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorRecord, ...]
     workspace_bytes: int
     seconds: float
 
 
 def build_plan(
     model: bytes,
-    order: Order,
+    order: BuildOptions,
     trt: Any,
     *,
     free_bytes: int | None = None,
@@ -152,7 +152,9 @@ def build_plan(
     return Built(
         plan=bytes(plan),
         tensors=tuple(
-            Tensor(name=t.name, dtype=str(t.dtype).split(".")[-1], shape=tuple(t.shape))
+            TensorRecord(
+                name=t.name, dtype=str(t.dtype).split(".")[-1], shape=tuple(t.shape)
+            )
             for t in tensors
         ),
         workspace_bytes=workspace,
@@ -237,14 +239,14 @@ def _monitor(trt: Any, progress: Progress, cancel: threading.Event) -> Any:
 
 def build_engine(
     bundle: Bundle,
-    order: Order,
-    place: Place,
+    order: BuildOptions,
+    place: EnginePath,
     settings: EngineSettings,
     created_at: datetime,
     *,
     progress: Progress,
     cancel: threading.Event,
-) -> Passport:
+) -> EngineManifest:
     """Build the engine of a bundle, prove it on the golden input, and write it.
 
     The plan comes first and the passport last, each whole or not at all: whatever
@@ -293,7 +295,7 @@ def build_engine(
         engine.close()
     place.passport.unlink(missing_ok=True)
     write_atomically(place.plan, built.plan)
-    passport = Passport(
+    passport = EngineManifest(
         order=order,
         site=site,
         plan_sha256=hashlib.sha256(built.plan).hexdigest(),
@@ -335,7 +337,7 @@ def _agreement(engine: TensorRTEngine, bundle: Bundle) -> float | None:
     return float((found.argmax(1) == wanted.argmax(1)).mean())
 
 
-def _latency(engine: TensorRTEngine, order: Order, rows: int) -> Latency:
+def _latency(engine: TensorRTEngine, order: BuildOptions, rows: int) -> EngineLatency:
     """Measure whole calls with `rows` rows of the usual shape."""
     _, usual, _ = order.shapes[BATCH]
     batch = np.zeros((rows, *usual[1:]), np.uint8)
@@ -348,10 +350,14 @@ def _latency(engine: TensorRTEngine, order: Order, rows: int) -> Latency:
         engine.infer(batch, state)
         taken.append((time.perf_counter() - start) * 1e3)
     median, p99 = np.percentile(taken[_FIRST:], [50, 99]).round(4).tolist()
-    return Latency(rows=rows, median_ms=median, p99_ms=p99, calls=len(taken) - _FIRST)
+    return EngineLatency(
+        rows=rows, median_ms=median, p99_ms=p99, calls=len(taken) - _FIRST
+    )
 
 
-def run_in_thread(work: Callable[[], Passport], cancel: threading.Event) -> Passport:
+def run_in_thread(
+    work: Callable[[], EngineManifest], cancel: threading.Event
+) -> EngineManifest:
     """Do `work` in a thread of its own, so that Ctrl-C reaches us and cancels it.
 
     TensorRT builds without the interpreter lock; the engine it proves belongs to that

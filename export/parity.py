@@ -10,7 +10,7 @@ from edge.errors import HemascopeError
 from edge.settings import Precision
 from training.data.clips import Clips
 from training.data.rows import digest
-from training.fitting.classifier import Verdicts, predict_clips, verdicts
+from training.fitting.classifier import Predictions, predict_clips, verdicts
 from training.metrics.bootstrap import balanced_accuracy
 
 LEAST_AGREEMENT: dict[Precision, float] = {"fp16": 0.995, "int8": 0.99}
@@ -72,6 +72,6 @@ def measure_parity(
     )
 
 
-def _said(model: bytes, clips: Clips, state_size: int | None) -> Verdicts:
+def _said(model: bytes, clips: Clips, state_size: int | None) -> Predictions:
     logits = predict_clips(OnnxRuntimeEngine(model), clips.pixels, state_size)
     return verdicts(logits, clips, has_memory=state_size is not None)

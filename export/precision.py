@@ -30,7 +30,7 @@ _AT_ONCE = 32
 _FRAMES = 3  # of a still crop, for the ranges of a recurrent model
 
 
-class Halved(nn.Module):
+class HalfPrecision(nn.Module):
     """A module in half precision between float32 edges."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -52,9 +52,9 @@ def halve(graph: nn.Module) -> nn.Module:
     network: Any = halved.network
     parts = getattr(network, "half_parts", ())
     for name in parts:
-        setattr(network, name, Halved(getattr(network, name)))
+        setattr(network, name, HalfPrecision(getattr(network, name)))
     if not parts:
-        halved.network = Halved(network)
+        halved.network = HalfPrecision(network)
     return halved
 
 

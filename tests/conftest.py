@@ -20,7 +20,7 @@ from edge.frames import Exposure, RawFrame, Shot
 from edge.mqtt import Link, Message
 from edge.pipeline.parts import Parts, read_parts
 from edge.pipeline.pixel_size import Scale
-from edge.schema.results import Cell, Examination, FrameRange
+from edge.schema.results import Cell, FrameRange, FrameResult
 from edge.settings import BrokerSettings, SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 
@@ -92,7 +92,7 @@ def exposure_of(
     return Exposure(taken, lambda: RawFrame(taken, pixels))
 
 
-def examination(cells: int = 3, **changes: object) -> Examination:
+def examination(cells: int = 3, **changes: object) -> FrameResult:
     """What a frame with so many red cells would say."""
     fields: dict[str, object] = {
         "status": "ok",
@@ -122,7 +122,7 @@ def examination(cells: int = 3, **changes: object) -> Examination:
         ),
         "counts": {"RBC": cells},
     }
-    return Examination(**(fields | changes))  # type: ignore[arg-type]
+    return FrameResult(**(fields | changes))  # type: ignore[arg-type]
 
 
 def receive(link: Link, count: int, within_s: float = 5.0) -> list[Message]:

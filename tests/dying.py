@@ -14,28 +14,28 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge.acquisition.pausable_source import Pausable
+from edge.acquisition.pausable_source import PausableSource
 from edge.acquisition.schedule import Phase, Plan
-from edge.acquisition.scheduled_source import Scheduled
+from edge.acquisition.scheduled_source import ScheduledSource
 from edge.cli.signals import until_signalled
 from edge.clock import utc_of
 from edge.frames import Exposure, Gap, RawFrame, Shot
 from edge.ledger.preview_file import PreviewWriter
 from edge.ledger.writer import Ledger
-from edge.pipeline.pipeline import Seen
-from edge.run.housekeeping import Attendant
-from edge.run.resume import left_in
-from edge.run.run_controller import Conductor
-from edge.run.service import Company, Service
+from edge.pipeline.pipeline import ExaminedFrame
+from edge.run.housekeeping import Housekeeping
+from edge.run.resume import resume_state_of
+from edge.run.run_controller import RunController
+from edge.run.service import RunCollaborators, Service
 from edge.settings import (
     AlarmSettings,
     CommandSettings,
     RunSettings,
     TrackingSettings,
 )
-from edge.slide.run_state import Runs
+from edge.slide.run_state import RunState
 from edge.timelapse.follower import Follower
-from edge.timelapse.frame_intervals import Pace
+from edge.timelapse.frame_intervals import FrameIntervals
 from tests.asking import DEVICE
 from tests.conftest import examination
 
@@ -62,7 +62,7 @@ class Camera:
 class Examining:
     """A pipeline that always sees the same cells."""
 
-    def examine(self, exposure: Exposure) -> Seen:
+    def examine(self, exposure: Exposure) -> ExaminedFrame:
         cell = examination(1).cells[0]
         corners = np.random.default_rng(1).integers(20, (300, 200), (12, 2)).tolist()
         said = msgspec.structs.replace(
@@ -78,7 +78,7 @@ class Examining:
             pixel_size_um=0.3,
             locator="l",
         )
-        return Seen(exposure.develop(), said)
+        return ExaminedFrame(exposure.develop(), said)
 
     def close(self) -> None:
         pass
@@ -87,12 +87,12 @@ class Examining:
 def main(folder: Path, points: int, interval_s: float, frames_per_point: int) -> None:
     """Run the schedule to its end, or until somebody kills this process."""
     ledger = Ledger(folder, DEVICE)
-    held, runs = Pausable(Camera()), Runs()
+    held, runs = PausableSource(Camera()), RunState()
     plan = Plan([Phase(round(interval_s * 1e9), points)], frames_per_point)
-    schedule = Scheduled(held, plan)
-    conductor = Conductor(ledger, runs, held, schedule, is_left_open=lambda: True)
-    left = left_in(folder, ledger.standing.progress)
-    attendant = Attendant(
+    schedule = ScheduledSource(held, plan)
+    conductor = RunController(ledger, runs, held, schedule, is_left_open=lambda: True)
+    left = resume_state_of(folder, ledger.standing.progress)
+    attendant = Housekeeping(
         ledger,
         folder,
         held,
@@ -108,13 +108,13 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
         PreviewWriter(folder, 0.0),
         RunSettings(workers=2),
         keep_rows=1000,
-        company=Company(
+        company=RunCollaborators(
             attendant=attendant,
             runs=runs,
             conductor=conductor,
             open_follower=lambda: Follower(
                 TrackingSettings(),
-                Pace(1.8, 60.0),
+                FrameIntervals(1.8, 60.0),
                 left=left,
             ),
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge.artifacts.bundle import Bundle
-from edge.engines.build_manifest import Order, Passport, order_of, place_of
+from edge.engines.build_manifest import BuildOptions, EngineManifest, order_of, place_of
 from edge.engines.cuda import GpuFailed, load_driver
 from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
 from edge.settings import EngineSettings
@@ -35,7 +35,7 @@ def on_gpu(folder: Path, **changes: object) -> EngineSettings:
     )  # type: ignore[arg-type]
 
 
-def build(bundle: Bundle, settings: EngineSettings) -> Passport:
+def build(bundle: Bundle, settings: EngineSettings) -> EngineManifest:
     """Build the engine of a bundle as `hemascope build` does."""
     return build_engine(
         bundle,
@@ -50,7 +50,7 @@ def build(bundle: Bundle, settings: EngineSettings) -> Passport:
 
 def plan_of(model: bytes, shapes: dict[str, tuple[tuple[int, ...], ...]]) -> bytes:
     """Build the plan of a bare model."""
-    order = Order(
+    order = BuildOptions(
         onnx_sha256=hashlib.sha256(model).hexdigest(),
         precision="fp32",
         shapes=shapes,  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ from edge.monitoring.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, Link, topic
 from edge.remote.admission import REFUSALS_AT_ONCE
 from edge.remote.client import new_request
-from edge.remote.command_executor import Commander
+from edge.remote.command_executor import CommandExecutor
 from edge.schema.codec import encode, write_toml
 from edge.schema.entries import Alarm, Audit, read_row
 from edge.schema.messages import Ack, ArchiveState, DeviceState
@@ -252,7 +252,7 @@ class Range:
         self.address = address
         self.ledger = Ledger(self.folder / "ledger", DEVICE)
         self.instrument = Instrumented()
-        self.commander = Commander(
+        self.commander = CommandExecutor(
             self.folder / "ledger",
             self.ledger.standing,
             lambda said, taken=None: self._append(said, taken),

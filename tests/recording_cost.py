@@ -31,8 +31,8 @@ from edge.recording.format import Frame
 from edge.recording.frame_files import begin, pack
 from edge.recording.ome_xml import Image, Plane
 from edge.recording.recorder import Recorder
-from edge.recording.writer import Reel
-from edge.run.service import Company, Service
+from edge.recording.writer import RecordingWriter
+from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import encode
 from edge.settings import (
     Compression,
@@ -136,7 +136,7 @@ def _run(
         settings = RecordingSettings(
             folder / "recordings", format=kind, compression=compression, least_free_gb=1
         )
-        recorder = Recorder(Reel(settings, head, lambda into: None))
+        recorder = Recorder(RecordingWriter(settings, head, lambda into: None))
     stop, begin_s, rows = threading.Event(), 0.0, 0
 
     def count(*_: object) -> None:
@@ -154,7 +154,7 @@ def _run(
             PreviewWriter(folder / "ledger", 0),
             RunSettings(),
             keep_rows=1000,
-            company=Company(recorder=recorder),
+            company=RunCollaborators(recorder=recorder),
         )
         service.run(stop, on_row=count)
     recorded, lost = (recorder.recorded, recorder.lost) if recorder else (0, 0)

@@ -18,7 +18,7 @@ from edge.taxonomy import TASKS
 from training.data.colour_normalisation import COLOURS, Colour, looks
 from training.data.rows import SPLITS, DataInvalid, read_fields
 from training.evaluation.colour_distances import apart
-from training.evaluation.compare_bundles import Comparison, compare
+from training.evaluation.compare_bundles import BundleComparison, compare
 from training.evaluation.emptied_fields import shifts
 from training.evaluation.studies import leave_out, thin_labels
 from training.evaluation.whole_fields import examine_crops, examine_fields, show
@@ -34,12 +34,12 @@ from training.fitting.families import (
 from training.fitting.imagenet_weights import fetch_weights
 from training.fitting.locator import CLASSES
 from training.models.layers import NORMS
-from training.sessions.classifier_session import Wish, train
-from training.sessions.gathering import Source, gather, read_usable
+from training.sessions.classifier_session import TrainingRequest, train
+from training.sessions.gathering import CellSource, gather, read_usable
 from training.sessions.locator_session import train_from as train_locator_from
-from training.sessions.run_folder import Held, RunRecord, save_run
+from training.sessions.run_folder import HeldOut, RunRecord, save_run
 
-Written = tuple[RunRecord, nn.Module, Held | None]
+Written = tuple[RunRecord, nn.Module, HeldOut | None]
 _PATH = click.Path(path_type=Path)
 _FOUND = click.Path(path_type=Path, exists=True)
 _FETCH = Path("imagenet")
@@ -101,7 +101,7 @@ def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
     Of a manifest, those rows count whose licence lets weights be shipped (MIT, BSD).
     """
     cv2.setNumThreads(1)
-    source = Source(
+    source = CellSource(
         told["data"],
         told["task"],
         told["any_licence"],
@@ -121,7 +121,7 @@ def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
             weights = told["weights"]
             if weights == _FETCH:
                 weights = fetch_weights(family, out.parent)
-            wish = Wish(
+            wish = TrainingRequest(
                 family,
                 plan,
                 changed(family, told["networks"]),
@@ -179,7 +179,7 @@ def evaluate_command(
     cv2.setNumThreads(1)
     console = Console()
     if told["report"] is not None:
-        asked = Comparison(
+        asked = BundleComparison(
             bundles or (CLASSIFIER,),
             data,
             split,
@@ -196,7 +196,7 @@ def evaluate_command(
         classifier=bundles[0] if bundles else None, locator=told["locator"]
     )
     task = parts.classifier.record.task
-    gathered = read_usable(Source(data, task, is_any_licence=True))
+    gathered = read_usable(CellSource(data, task, is_any_licence=True))
     for note in gathered.notes:
         console.print(note)
     rows, pipeline = gathered.parts[split], parts.open_pipeline()
@@ -259,11 +259,11 @@ def left_out_command(
     cv2.setNumThreads(1)
     seed, norms = told["seed"], told["norms"] or NORMS[:2]
     colours: tuple[Colour, ...] = told["colours"] or COLOURS
-    gathered = gather(Source(data, "cells4", seed=seed))
+    gathered = gather(CellSource(data, "cells4", seed=seed))
     for family in families or CLASSIFIERS:
         plan = replace(CLASSIFIERS[family].plans[told["preset"]], seed=seed)
         plan = plan_changed(plan, told["plans"])
-        wish = Wish(family, plan, changed(family, told["networks"]))
+        wish = TrainingRequest(family, plan, changed(family, told["networks"]))
         leave_out(
             gathered,
             wish,
@@ -282,7 +282,7 @@ def left_out_command(
 def colours_command(data: Path | None, task: str) -> None:
     """Show how far laboratories lie apart in colour, and what calibration brings."""
     cv2.setNumThreads(1)
-    gathered = read_usable(Source(data, task))
+    gathered = read_usable(CellSource(data, task))
     rows = [row for part in gathered.parts.values() for row, _ in part]
     for colour, parts in apart(rows).items():
         told = "  ".join(
@@ -298,7 +298,7 @@ def colours_command(data: Path | None, task: str) -> None:
 def emptied_command(data: Path | None, domain: str, split: str) -> None:
     """Show how a white cell's colour changes while the field around it empties."""
     cv2.setNumThreads(1)
-    parts = read_usable(Source(data, "cells4")).parts
+    parts = read_usable(CellSource(data, "cells4")).parts
     rows = [row for part in parts.values() for row, _ in part if row.domain == domain]
     frozen = looks(rows, "white-point").get(domain)
     fields = read_fields([row for row in rows if row.split == split], CLASSES)
@@ -329,5 +329,5 @@ def labels_command(
     """Show what learning without labels brings a deep belief network."""
     cv2.setNumThreads(1)
     plan = plan_changed(replace(CLASSIFIERS["dbn"].plans[preset], seed=seed), plans)
-    gathered = gather(Source(data, task, seed=seed))
+    gathered = gather(CellSource(data, task, seed=seed))
     thin_labels(gathered, plan, shares or (0.01, 0.05, 0.1, 1.0), out, click.echo)

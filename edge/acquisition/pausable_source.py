@@ -9,7 +9,7 @@ from edge.clock import utc_of
 from edge.frames import Exposure, Gap, Source
 
 
-class Pausable:
+class PausableSource:
     """Gives no frames while paused, and says afterwards how many there were.
 
     A live camera is still read, so that its buffers hold nothing old and its loss is

@@ -32,7 +32,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SchedulePosition:
     """A place in a plan: frame number `frame` of point `index`, both from 0."""
 
     index: int
@@ -121,18 +121,18 @@ class Plan:
         interval_ns = max(self._phases[phase].interval_ns, 1)
         return first + (elapsed_ns - self._begin_ns[phase]) // interval_ns
 
-    def after(self, place: Place) -> Place:
+    def after(self, place: SchedulePosition) -> SchedulePosition:
         """Return the place that follows."""
         if place.frame + 1 < self.frames_per_point:
-            return Place(place.index, place.frame + 1)
-        return Place(place.index + 1)
+            return SchedulePosition(place.index, place.frame + 1)
+        return SchedulePosition(place.index + 1)
 
-    def missed(self, place: Place, index: int) -> MissedPoints:
+    def missed(self, place: SchedulePosition, index: int) -> MissedPoints:
         """Return what is missed by going on with point `index` instead of `place`."""
         frames = (index - place.index) * self.frames_per_point - place.frame
         return MissedPoints(first=place.index, last=index - 1, frames=frames)
 
-    def expected_ns(self, place: Place) -> int | None:
+    def expected_ns(self, place: SchedulePosition) -> int | None:
         """How long after the point before this one is due; None where nobody can say.
 
         The first has none before, and frames of one point come as they can.

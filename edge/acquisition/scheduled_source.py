@@ -17,21 +17,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from edge.acquisition.pausable_source import Pausable
-from edge.acquisition.schedule import Place, Plan
+from edge.acquisition.pausable_source import PausableSource
+from edge.acquisition.schedule import Plan, SchedulePosition
 from edge.clock import boot_id, suspended_ns, utc_of
 from edge.frames import Exposure, Gap, Planned
 from edge.schema.entries import PlanNote
 from edge.schema.results import MissedPoints, Point
 
-_FIRST = Place(0)
+_FIRST = SchedulePosition(0)
 _PAUSED = "paused"
 _NOT_IN_TIME = "no frame came in time"
 _NOBODY = "no process was at work"
 
 
 @dataclass(frozen=True, slots=True)
-class _Zero:
+class _PlanStart:
     """The beginning of a run's plan, on the clock of the plan and by wall time."""
 
     run: str
@@ -39,7 +39,7 @@ class _Zero:
     utc: datetime
 
 
-class Scheduled:
+class ScheduledSource:
     """Gives the frames of `plan`. `read` is for one thread, the rest for any.
 
     Before `begin` and after the last point it gives no frames.
@@ -47,7 +47,7 @@ class Scheduled:
 
     def __init__(
         self,
-        source: Pausable,
+        source: PausableSource,
         plan: Plan,
         *,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
@@ -58,7 +58,7 @@ class Scheduled:
         self._monotonic_ns, self._suspended_ns = monotonic_ns, suspended_ns
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._zero: _Zero | None = None
+        self._zero: _PlanStart | None = None
         self._next = _FIRST
         self._between = 0
         self._held: Exposure | None = None
@@ -104,14 +104,14 @@ class Scheduled:
         self,
         run: str,
         note: PlanNote,
-        place: Place = _FIRST,
+        place: SchedulePosition = _FIRST,
         lost: MissedPoints | None = None,
     ) -> None:
         """Give the frames of a run from `place` on; those of another are dropped.
 
         `lost`: points from there on that passed without a process; that is said first.
         """
-        zero = _Zero(run, note.zero_ns, note.zero_utc)
+        zero = _PlanStart(run, note.zero_ns, note.zero_utc)
         with self._lock:
             self._zero, self._next, self._between = zero, place, 0
             self._held, self._why, self._is_over = None, None, False
@@ -182,7 +182,7 @@ class Scheduled:
             return None
         return gap
 
-    def _take(self, zero: _Zero, exposure: Exposure) -> Exposure:
+    def _take(self, zero: _PlanStart, exposure: Exposure) -> Exposure:
         """Say which planned frame this is."""
         plan, place = self.plan, self._next
         at_ns = exposure.shot.monotonic_ns + self._suspended_ns() - zero.elapsed_ns
@@ -204,14 +204,14 @@ class Scheduled:
         self._why = None
         return replace(exposure, planned=Planned(zero.run, point))
 
-    def _say_lost(self, zero: _Zero, lost: MissedPoints) -> Gap:
+    def _say_lost(self, zero: _PlanStart, lost: MissedPoints) -> Gap:
         """Say which points passed before this process was at work."""
         self._lost = None
         return self._miss(zero, lost.last + 1, _NOBODY)
 
-    def _miss(self, zero: _Zero, upto: int, why: str | None = None) -> Gap:
+    def _miss(self, zero: _PlanStart, upto: int, why: str | None = None) -> Gap:
         """Go on with point `upto`, and say which were missed before it."""
-        place, self._next = self._next, Place(upto)
+        place, self._next = self._next, SchedulePosition(upto)
         missed = self.plan.missed(place, upto)
         now_ns = self._monotonic_ns()
         reason = f"points {missed.first} to {missed.last} of the schedule missed: "
@@ -221,7 +221,7 @@ class Scheduled:
         planned = Planned(zero.run, missed)
         return Gap(self._sequence, None, reason, now_ns, utc_of(now_ns), planned)
 
-    def _miss_the_rest(self, zero: _Zero) -> Gap | None:
+    def _miss_the_rest(self, zero: _PlanStart) -> Gap | None:
         """Say so where the plan is over and the last points were never taken."""
         if self.now_ns() - zero.elapsed_ns < self.plan.over_ns:
             return None

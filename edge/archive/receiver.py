@@ -6,7 +6,7 @@ import logging
 import time
 from threading import Event
 
-from edge.archive.store import Chain, Store, Verdict
+from edge.archive.store import Chain, Receipt, Store
 from edge.monitoring.systemd import Notifier
 from edge.mqtt import (
     ARCHIVE_STATE,
@@ -17,7 +17,7 @@ from edge.mqtt import (
     keep_serving,
     topic,
 )
-from edge.rate_limit import Budget
+from edge.rate_limit import RateLimit
 from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.messages import Ack, ArchiveState, DeviceState
 from edge.settings import BrokerSettings
@@ -42,7 +42,7 @@ class Archive:
         self._notifier = notifier or Notifier()
         self._arrived = 0
         self._resumed_s: dict[Chain, float] = {}
-        self._complaints = Budget(20, 0.2)
+        self._complaints = RateLimit(20, 0.2)
 
     def run(self, stop: Event) -> None:
         """Archive until `stop`; connections come and go.
@@ -103,9 +103,9 @@ class Archive:
         if state.device == device_of(message.topic)[0] and state.state == "online":
             self._acknowledge(link, self._store.expect(state), resume=True)
 
-    def _answer(self, link: Link, chain: Chain, verdict: Verdict) -> None:
+    def _answer(self, link: Link, chain: Chain, verdict: Receipt) -> None:
         """Acknowledge, and ask to resume where rows are missing, once per second."""
-        lacks = verdict in (Verdict.AHEAD, Verdict.QUARANTINED)
+        lacks = verdict in (Receipt.AHEAD, Receipt.QUARANTINED)
         now_s = time.monotonic()
         due = now_s - self._resumed_s.get(chain, -_RESUME_PERIOD_S) >= _RESUME_PERIOD_S
         if lacks and due:

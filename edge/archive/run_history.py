@@ -20,7 +20,7 @@ from edge.errors import HemascopeError
 from edge.ledger.rows import LedgerRow
 from edge.schema.codec import PayloadInvalid
 from edge.schema.entries import Alarm, Audit, Entry, Note, RunMark, read_row
-from edge.schema.results import Event, Result, Strip
+from edge.schema.results import Event, Filmstrip, Result
 from edge.taxonomy import NOT_A_CELL
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class RunUnknown(HemascopeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class RunSpan:
     """A run's rows: from its start to its end, or to the last row before another.
 
     `utc`, `monotonic_ns` and `boot_id` are those of its start.
@@ -65,7 +65,7 @@ class Span:
 
 
 @dataclass(slots=True)
-class Course:
+class CellHistory:
     """What was said of one cell over time: seconds since the start, probabilities."""
 
     seconds: list[float] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Course:
 
 
 @dataclass(slots=True, eq=False)
-class Story:
+class RunHistory:
     """What became of a run.
 
     `counts` has the mean number of cells per examined frame of each bin, NaN where none
@@ -97,7 +97,7 @@ class Story:
     counts the others.
     """
 
-    span: Span
+    span: RunSpan
     seconds: float
     until: datetime
     last: Result | None = None
@@ -107,20 +107,20 @@ class Story:
     classes: tuple[str, ...] = ()
     events: dict[int, Event] = field(default_factory=dict)
     onsets: dict[int, float] = field(default_factory=dict)
-    strips: dict[int, Strip] = field(default_factory=dict)
+    strips: dict[int, Filmstrip] = field(default_factory=dict)
     before: set[int] = field(default_factory=set)
-    courses: dict[int, Course] = field(default_factory=dict)
+    courses: dict[int, CellHistory] = field(default_factory=dict)
     incidents: list[tuple[datetime, str]] = field(default_factory=list)
     more_incidents: int = 0
 
 
-def list_runs(store: Store) -> list[Span]:
+def list_runs(store: Store) -> list[RunSpan]:
     """Return the runs of all devices, in the order of their ledgers.
 
     Rows that this version cannot read are passed over: the archive takes whatever
     follows in its ledger, also of devices that are newer.
     """
-    spans: list[Span] = []
+    spans: list[RunSpan] = []
     for chain in store.chains():
         marks = [
             (entry, entry.entry)
@@ -134,7 +134,7 @@ def list_runs(store: Store) -> list[Span]:
         limits = [entry.seq - 1 for entry, _ in starts[1:]] + [store.cursor(chain)[0]]
         ends = {mark.run: entry.seq for entry, mark in marks if mark.phase == "end"}
         spans += [
-            Span(
+            RunSpan(
                 chain,
                 mark,
                 entry.utc,
@@ -149,7 +149,7 @@ def list_runs(store: Store) -> list[Span]:
     return spans
 
 
-def find_run(store: Store, run: str) -> Span:
+def find_run(store: Store, run: str) -> RunSpan:
     """Return the run whose id begins so.
 
     Raises
@@ -168,9 +168,9 @@ def find_run(store: Store, run: str) -> Span:
     return found[0]
 
 
-def tell(store: Store, span: Span) -> Story:
+def tell(store: Store, span: RunSpan) -> RunHistory:
     """Read what became of a run."""
-    story = Story(span, *_end_of(store, span))
+    story = RunHistory(span, *_end_of(store, span))
     sums: dict[str, NDArray[np.float64]] = {}
     rows = span.last - span.first + 1
     bins = min(max(rows // _ROWS_A_BIN, 1), _MOST_BINS)
@@ -201,7 +201,7 @@ def tell(store: Store, span: Span) -> Story:
     return story
 
 
-def _take_events(story: Story, row: Result) -> None:
+def _take_events(story: RunHistory, row: Result) -> None:
     """Take what is told of cells; pictures of those that are shown, as first told."""
     if row.following is not None and row.following.continuity == "new run":
         story.before.update(row.following.ended)
@@ -213,12 +213,12 @@ def _take_events(story: Story, row: Result) -> None:
         ago_s = (row.utc - event.onset_utc) / timedelta(seconds=1)
         story.onsets.setdefault(event.id, story.span.since(row) - ago_s)
         if len(story.courses) < MOST_COURSES:
-            story.courses.setdefault(event.track_id, Course())
+            story.courses.setdefault(event.track_id, CellHistory())
         if event.track_id in story.courses and strip is not UNSET:
             story.strips.setdefault(event.track_id, strip)
 
 
-def _follow(store: Store, story: Story) -> None:
+def _follow(store: Store, story: RunHistory) -> None:
     """Read the courses of the cells that something happened to first."""
     if not story.courses:
         return
@@ -241,7 +241,7 @@ def _read(chain: Chain, row: LedgerRow) -> Result | Entry | None:
         return None
 
 
-def _end_of(store: Store, span: Span) -> tuple[float, datetime]:
+def _end_of(store: Store, span: RunSpan) -> tuple[float, datetime]:
     """Seconds to the last of the last rows, whose order need not be that of time.
 
     At least one second, and when it was.
@@ -254,7 +254,7 @@ def _end_of(store: Store, span: Span) -> tuple[float, datetime]:
     return max(span.since(latest), 1.0), latest.utc
 
 
-def _note(story: Story, row: Result | Entry) -> None:
+def _note(story: RunHistory, row: Result | Entry) -> None:
     """Keep what happened beside the frames, as far as there is room."""
     text = _gap(row) if isinstance(row, Result) else _incident(row)
     if text is None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from rich.table import Table
 
-from edge.archive.run_history import Course, Span, Story
+from edge.archive.run_history import CellHistory, RunHistory, RunSpan
 from edge.rendering.annotation import legend
 from edge.rendering.plain_text import plain
 from edge.rendering.plots import (
@@ -35,7 +35,7 @@ from edge.rendering.report_blocks import (
     Words,
     write_pages,
 )
-from edge.schema.results import Event, Strip
+from edge.schema.results import Event, Filmstrip
 
 _CHANGES = ((190, 190, 190), (0, 114, 178), (213, 94, 0), (0, 158, 115), (230, 159, 0))
 _TILE_PX = PAGE_PX // 12
@@ -44,14 +44,14 @@ _MOST_EVENTS = 200
 _NAMES_A_ROW = 5
 
 
-def write_run_page(folder: Path, story: Story) -> Path:
+def write_run_page(folder: Path, story: RunHistory) -> Path:
     """Write `report.html`, and `report.md` with its figures; return the former."""
     start = story.span.start
     title = f"Run {start.run}" + (f", slide {start.slide}" if start.slide else "")
     return write_pages(folder, title, list(_blocks(story)))
 
 
-def runs_table(spans: Sequence[Span]) -> Table:
+def runs_table(spans: Sequence[RunSpan]) -> Table:
     """List runs for a terminal."""
     grid = Table(title=f"{len(spans)} runs", title_justify="left")
     for column in ("run", "device", "slide", "operator", "start (UTC)", "end"):
@@ -64,7 +64,7 @@ def runs_table(spans: Sequence[Span]) -> Table:
     return grid
 
 
-def _blocks(story: Story) -> Iterator[Block]:
+def _blocks(story: RunHistory) -> Iterator[Block]:
     yield Grid(("", ""), _facts(story))
     yield from _counted(story)
     if story.counts:
@@ -98,7 +98,7 @@ def _blocks(story: Story) -> Iterator[Block]:
             yield Words(f"{story.more_incidents} more are in the archive.")
 
 
-def _facts(story: Story) -> list[tuple[str, str]]:
+def _facts(story: RunHistory) -> list[tuple[str, str]]:
     span, last, rows = story.span, story.last, story.statuses
     is_over = "ended" if span.is_ended else "not ended"
     facts = [
@@ -124,7 +124,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
     return facts
 
 
-def _counted(story: Story) -> Iterator[Block]:
+def _counted(story: RunHistory) -> Iterator[Block]:
     said = None if story.last is None else story.last.differential
     if said is None or not said.total:
         return
@@ -147,7 +147,7 @@ def _counted(story: Story) -> Iterator[Block]:
     )
 
 
-def _events(story: Story) -> Iterator[Block]:
+def _events(story: RunHistory) -> Iterator[Block]:
     if not story.classes:
         return
     yield Heading("Events")
@@ -174,7 +174,7 @@ def _events(story: Story) -> Iterator[Block]:
         yield Words(f"{len(told) - _MOST_EVENTS} more are in the archive.")
 
 
-def _counts(story: Story) -> Image:
+def _counts(story: RunHistory) -> Image:
     unit_s, unit = _unit(story)
     length = story.seconds / unit_s
     most = max(float(np.nanmax(c, initial=1.0)) for c in story.counts.values())
@@ -201,7 +201,7 @@ def _colour(label: str) -> Colour:
     return red, green, blue
 
 
-def _cell(story: Story, track: int, course: Course) -> Picture:
+def _cell(story: RunHistory, track: int, course: CellHistory) -> Picture:
     """Draw one cell: its pictures, and its ribbon."""
     events = [e for e in story.events.values() if e.track_id == track]
     strip = story.strips.get(track)
@@ -215,7 +215,7 @@ def _cell(story: Story, track: int, course: Course) -> Picture:
     return Picture(name, png(np.vstack(parts)), f"Cell {track} over time", words)
 
 
-def _tiles(strip: Strip) -> Image:
+def _tiles(strip: Filmstrip) -> Image:
     """Unroll a strip: its pictures side by side, and their frames."""
     tiles = np.full((_TILE_PX + 18, PAGE_PX, 3), PAPER, np.uint8)
     read = cv2.imdecode(np.frombuffer(strip.jpeg, np.uint8), cv2.IMREAD_COLOR)
@@ -230,7 +230,7 @@ def _tiles(strip: Strip) -> Image:
     return tiles
 
 
-def _ribbon(story: Story, course: Course, events: Sequence[Event]) -> Image:
+def _ribbon(story: RunHistory, course: CellHistory, events: Sequence[Event]) -> Image:
     """Draw the probability of each class over the time the cell was followed."""
     ribbon = np.full((_RIBBON_PX + 22, PAGE_PX, 3), PAPER, np.uint8)
     if not course.seconds:
@@ -255,7 +255,7 @@ def _ribbon(story: Story, course: Course, events: Sequence[Event]) -> Image:
     return ribbon
 
 
-def _unit(story: Story) -> tuple[int, str]:
+def _unit(story: RunHistory) -> tuple[int, str]:
     """Seconds of the unit that a run is told in, and its name."""
     return (60, "minutes") if story.seconds < 7200 else (3600, "hours")
 

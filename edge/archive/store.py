@@ -20,7 +20,7 @@ from edge.clock import utc_now
 from edge.errors import HemascopeError
 from edge.ledger.rows import LedgerRow, first_broken
 from edge.mqtt import Message, device_of
-from edge.rate_limit import Budget
+from edge.rate_limit import RateLimit
 from edge.schema.codec import PayloadInvalid, decode
 from edge.schema.messages import DeviceState
 from edge.schema.results import FIRST_PREVIOUS, ResultHead
@@ -37,7 +37,7 @@ class ArchiveFailed(HemascopeError):
     """The archive's disk or file does not take rows; nothing was acknowledged."""
 
 
-class Verdict(Enum):
+class Receipt(Enum):
     """What became of a message."""
 
     STORED = "stored"
@@ -81,9 +81,9 @@ class Store:
             ) from error
         self._oldest: dict[Chain, int] = {}
         self._not_kept = 0
-        self._complaints = Budget(20, 0.2)
+        self._complaints = RateLimit(20, 0.2)
 
-    def take(self, messages: Iterable[Message]) -> dict[Chain, Verdict]:
+    def take(self, messages: Iterable[Message]) -> dict[Chain, Receipt]:
         """Store messages of result topics in one transaction; return the last verdicts.
 
         Raises
@@ -91,7 +91,7 @@ class Store:
         ArchiveFailed
             The disk does not take them: none of them is stored.
         """
-        verdicts: dict[Chain, Verdict] = {}
+        verdicts: dict[Chain, Receipt] = {}
         try:
             with self._db:
                 for message in messages:
@@ -178,20 +178,20 @@ class Store:
         """Close the file."""
         self._db.close()
 
-    def _judge(self, message: Message) -> tuple[Chain | None, Verdict]:
+    def _judge(self, message: Message) -> tuple[Chain | None, Receipt]:
         device, _ = device_of(message.topic)
         try:
             head = decode(message.payload, ResultHead)
         except PayloadInvalid as error:
             self._put_aside(device, message.payload, str(error))
-            return None, Verdict.QUARANTINED
+            return None, Receipt.QUARANTINED
         if head.device != device:
             self._put_aside(device, message.payload, f"says it is of {head.device!r}")
-            return None, Verdict.QUARANTINED
+            return None, Receipt.QUARANTINED
         chain = Chain(device, head.epoch)
         return chain, self._file(chain, head, message.payload)
 
-    def _file(self, chain: Chain, head: ResultHead, data: bytes) -> Verdict:
+    def _file(self, chain: Chain, head: ResultHead, data: bytes) -> Receipt:
         """Decide about one well-formed row, and store it if it follows."""
         last, last_hash = self.cursor(chain)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -201,7 +201,7 @@ class Store:
             return self._compare(chain, head.seq, data, sha256)
         oldest = max(self._oldest.get(chain, 1), last + 1)
         if head.seq > oldest:
-            return Verdict.AHEAD
+            return Receipt.AHEAD
         if head.seq > last + 1:
             hole = (chain.device, chain.epoch, last + 1, head.seq - 1)
             self._db.execute("INSERT INTO holes VALUES (?, ?, ?, ?)", hole)
@@ -212,11 +212,11 @@ class Store:
             self._put_aside(
                 chain.device, data, f"row {head.seq} does not follow {last}"
             )
-            return Verdict.QUARANTINED
+            return Receipt.QUARANTINED
         self._insert(chain, head.seq, data, sha256)
-        return Verdict.STORED
+        return Receipt.STORED
 
-    def _compare(self, chain: Chain, seq: int, data: bytes, sha256: str) -> Verdict:
+    def _compare(self, chain: Chain, seq: int, data: bytes, sha256: str) -> Receipt:
         """Drop what is stored already; put aside what claims to be it and is not."""
         known = self._row(chain, seq)
         if known is not None and known.sha256 != sha256:
@@ -226,9 +226,9 @@ class Store:
                 f"another row {seq} than the one stored; if the device's ledger was "
                 "restored from a copy, give it a new folder",
             )
-        return Verdict.DUPLICATE
+        return Receipt.DUPLICATE
 
-    def _replace_last(self, chain: Chain, head: ResultHead, data: bytes) -> Verdict:
+    def _replace_last(self, chain: Chain, head: ResultHead, data: bytes) -> Receipt:
         """Take the device's word against what came for the same row before.
 
         The last row is the only one that no later row vouches for. A device sends it
@@ -242,7 +242,7 @@ class Store:
             self._put_aside(
                 chain.device, data, f"another row {head.seq}, not following"
             )
-            return Verdict.QUARANTINED
+            return Receipt.QUARANTINED
         if old is not None:
             self._put_aside(chain.device, old.data, f"row {head.seq} came altered")
         self._db.execute(
@@ -250,7 +250,7 @@ class Store:
             (chain.device, chain.epoch, head.seq),
         )
         self._insert(chain, head.seq, data, hashlib.sha256(data).hexdigest())
-        return Verdict.STORED
+        return Receipt.STORED
 
     def _row(self, chain: Chain, seq: int) -> LedgerRow | None:
         found = self._db.execute(

@@ -21,7 +21,7 @@ from edge import __version__, clock
 from edge.cli.signals import until_signalled
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.ledger.cursor import hold
-from edge.monitoring.alarms import Finding
+from edge.monitoring.alarms import AlarmCondition
 from edge.recording.format import (
     LOCK,
     PROFILE,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from edge.pipeline.parts import Parts
     from edge.recording.recorder import Recorder
     from edge.replay.comparison import Comparison
-    from edge.timelapse.resume_state import Left
+    from edge.timelapse.resume_state import ResumeState
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,13 @@ _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=Fal
 
 
 def open_recorder(
-    settings: DeviceFile, parts: Parts, ledger: Ledger, left: Left, *, is_live: bool
-) -> tuple[Recorder | None, Callable[[], dict[str, Finding]]]:
+    settings: DeviceFile,
+    parts: Parts,
+    ledger: Ledger,
+    left: ResumeState,
+    *,
+    is_live: bool,
+) -> tuple[Recorder | None, Callable[[], dict[str, AlarmCondition]]]:
     """Begin to record, where the settings want it; also return what says its faults.
 
     A disk that is not there or full costs the recording, not the results.
@@ -58,7 +63,7 @@ def open_recorder(
     if wanted is None:
         return None, dict
     from edge.recording.recorder import Recorder
-    from edge.recording.writer import Reel
+    from edge.recording.writer import RecordingWriter
 
     def head(name: str) -> Head:
         return Head(
@@ -80,11 +85,11 @@ def open_recorder(
         )
 
     try:
-        reel = Reel(wanted, head, partial(_prepare, settings))
+        reel = RecordingWriter(wanted, head, partial(_prepare, settings))
     except OSError as error:
         text = f"nothing is recorded: {wanted.folder}: {error.strerror}"
         log.error("%s", text)
-        return None, lambda: {"not-recorded": Finding("amber", text)}
+        return None, lambda: {"not-recorded": AlarmCondition("amber", text)}
     recorder = Recorder(reel, every=wanted.every)
     return recorder, recorder.findings
 

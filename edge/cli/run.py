@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edge.acquisition.schedule import Plan
     from edge.pipeline.parts import Parts
     from edge.timelapse.follower import Follower
-    from edge.timelapse.resume_state import Left
+    from edge.timelapse.resume_state import ResumeState
 
 
 @click.command("run")
@@ -46,16 +46,16 @@ def run_command(
     """Examine frames, count cells, and write every result to the ledger."""
     import cv2
 
-    from edge.acquisition.pausable_source import Pausable
-    from edge.acquisition.scheduled_source import Scheduled
+    from edge.acquisition.pausable_source import PausableSource
+    from edge.acquisition.scheduled_source import ScheduledSource
     from edge.cli.recordings import open_recorder
     from edge.ledger.preview_file import PreviewWriter
     from edge.pipeline.calibration_drift import DriftWatch
     from edge.pipeline.parts import parts_of
-    from edge.run.housekeeping import Attendant
-    from edge.run.resume import left_in
-    from edge.run.run_controller import Conductor, Wish
-    from edge.run.service import Company, Service
+    from edge.run.housekeeping import Housekeeping
+    from edge.run.resume import resume_state_of
+    from edge.run.run_controller import RunController, RunRequest
+    from edge.run.service import RunCollaborators, Service
     from edge.sources.opening import open_source
 
     settings = read_toml(config, DeviceFile)
@@ -75,17 +75,17 @@ def run_command(
     with ExitStack() as opened:
         ledger = Ledger(settings.ledger.folder, settings.device)
         opened.callback(ledger.close)
-        left = left_in(settings.ledger.folder, ledger.standing.progress)
+        left = resume_state_of(settings.ledger.folder, ledger.standing.progress)
         previews = PreviewWriter(settings.ledger.folder, settings.run.preview_hz)
-        held = Pausable(open_source(settings.source))
-        schedule = None if plan is None else Scheduled(held, plan)
+        held = PausableSource(open_source(settings.source))
+        schedule = None if plan is None else ScheduledSource(held, plan)
         ending = opened.enter_context(until_signalled())
-        conductor = Conductor(
+        conductor = RunController(
             ledger,
             runs,
             held,
             schedule,
-            wish=Wish(slide, operator, note),
+            wish=RunRequest(slide, operator, note),
             resume_within_s=settings.run.resume_within_s,
             is_left_open=lambda: not ending.is_by_hand,
             waits_when_done=settings.schedule is not None
@@ -94,7 +94,7 @@ def run_command(
         recorder, look = open_recorder(
             settings, parts, ledger, left, is_live=held.is_live
         )
-        attendant = Attendant(
+        attendant = Housekeeping(
             ledger,
             settings.ledger.folder,
             held,
@@ -111,7 +111,7 @@ def run_command(
             previews,
             settings.run,
             keep_rows=settings.ledger.keep_rows,
-            company=Company(
+            company=RunCollaborators(
                 DriftWatch(parts.profile),
                 attendant,
                 notifier,
@@ -136,7 +136,7 @@ def _demand_patience(notifier: Notifier, settings: RunSettings) -> None:
 
 
 def _open_follower(
-    settings: DeviceFile, parts: Parts, left: Left
+    settings: DeviceFile, parts: Parts, left: ResumeState
 ) -> Callable[[], Follower] | None:
     """Return what opens a follower, None where cells are not followed.
 

@@ -15,16 +15,16 @@ from edge.monitoring.systemd import Notifier, notifier_of
 _SAME_S = 1.0  # one Ctrl-C may arrive twice, from the terminal and from make
 
 
-class Ending(threading.Event):
+class StopEvent(threading.Event):
     """Set when the process shall end; `is_by_hand` where a person pressed Ctrl-C."""
 
     is_by_hand = False
 
 
 @contextmanager
-def until_signalled() -> Iterator[Ending]:
+def until_signalled() -> Iterator[StopEvent]:
     """Give an event that the ending signals set; one more, later, interrupts."""
-    stop = Ending()
+    stop = StopEvent()
     since_s = time.monotonic()
 
     def set_stop(number: int, _frame: Any) -> None:

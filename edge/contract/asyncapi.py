@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from edge import __version__
+from edge.contract.published import with_published_keys, with_published_names
 from edge.delivery.announcer import ANSWER_LIVES_S
 from edge.ledger.preview_file import MAX_PREVIEW_BYTES
 from edge.monitoring.metrics import Metrics
@@ -149,7 +150,12 @@ def document() -> dict[str, Any]:
                 **{kind.__name__: _message(kind) for kind in kinds},
                 "Preview": _preview(),
             },
-            "schemas": {name: _draft_7(schema) for name, schema in schemas.items()},
+            "schemas": {
+                name: _draft_7(schema)
+                for name, schema in with_published_keys(
+                    with_published_names(schemas)
+                ).items()
+            },
             "parameters": {
                 "device": {
                     "description": "Name of a device: a-z, 0-9 and -, at most 32, not "

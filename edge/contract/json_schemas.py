@@ -11,6 +11,7 @@ import click
 from edge.artifacts.bundle import BundleRecord
 from edge.artifacts.profile import ProfileRecord
 from edge.contract.asyncapi import asyncapi_text
+from edge.contract.published import with_published_names
 from edge.doctor.findings import Report
 from edge.monitoring.metrics import Metrics
 from edge.pipeline.classify_images import ImageLine
@@ -49,7 +50,7 @@ PUBLISHED: dict[str, Any] = {
 
 def schema_text(name: str) -> str:
     """Return the schema of `name` as it is written to its file."""
-    return json.dumps(schema_of(PUBLISHED[name]), indent=2) + "\n"
+    return json.dumps(with_published_names(schema_of(PUBLISHED[name])), indent=2) + "\n"
 
 
 @click.command("schema")

@@ -14,7 +14,7 @@ import msgspec
 from edge.ledger.preview_file import MAX_PREVIEW_BYTES
 from edge.monitoring.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
-from edge.rate_limit import Budget
+from edge.rate_limit import RateLimit
 from edge.schema.codec import PayloadInvalid, decode
 from edge.schema.entries import Alarm, Entry, RunMark, read_row
 from edge.schema.messages import Ack, ActiveAlarm, ArchiveState, DeviceState
@@ -136,7 +136,7 @@ class Observer:
         self.devices: dict[str, DeviceView] = {}
         self.archive_state = "unknown"
         self.ignored = 0
-        self._complaints = Budget(20, 0.2, monotonic)
+        self._complaints = RateLimit(20, 0.2, monotonic)
 
     def take(self, message: Message) -> None:
         """Take in one message of any of our topics."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.clock import utc_now
 from edge.ledger.reader import LedgerReader
-from edge.monitoring.alarms import Finding, Latch
+from edge.monitoring.alarms import AlarmCondition, Latch
 from edge.monitoring.metrics import Metrics, read_metrics
 from edge.schema.entries import Alarm
 from edge.schema.messages import ActiveAlarm
@@ -16,7 +16,7 @@ from edge.schema.messages import ActiveAlarm
 _LINGER_S = 60.0  # so long after it was seen, what is wrong counts as going on
 
 
-class Lookout:
+class DeliveryMonitor:
     """Alarms of delivery, and the figures of the device. Used from one thread."""
 
     def __init__(
@@ -40,20 +40,20 @@ class Lookout:
         What an earlier process handed over may become a row only now: it is ours too.
         """
         self._latch.adopt(self._ledger.standing.alarms())
-        found: dict[str, Finding] = {}
+        found: dict[str, AlarmCondition] = {}
         if not archive_is_there:
             text = "no archive listens; rows are kept here"
-            found["archive-away"] = Finding("amber", text)
+            found["archive-away"] = AlarmCondition("amber", text)
         if read_metrics(self._folder) is None:
-            found["run-silent"] = Finding("red", "no process examines frames")
+            found["run-silent"] = AlarmCondition("red", "no process examines frames")
         if unrecorded > self._unrecorded:  # the count stays until the next refusal
             text = f"{unrecorded} refused requests got no row of their own"
-            found["requests-flooded"] = Finding("amber", text)
+            found["requests-flooded"] = AlarmCondition("amber", text)
         self._unrecorded = unrecorded
         since_s = self._monotonic() - _LINGER_S
         for code, text in _SEEN.items():
             if self._seen_s.get(code, since_s) > since_s:
-                found[code] = Finding("red", text)
+                found[code] = AlarmCondition("red", text)
         return self._latch.look(found)
 
     def standing(self) -> tuple[bool, tuple[ActiveAlarm, ...]]:

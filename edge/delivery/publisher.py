@@ -19,7 +19,7 @@ import msgspec
 
 from edge import __version__
 from edge.delivery.announcer import Announcer
-from edge.delivery.delivery_monitor import Lookout
+from edge.delivery.delivery_monitor import DeliveryMonitor
 from edge.ledger.cursor import (
     PUBLISHER_LOCK,
     Cursor,
@@ -44,7 +44,7 @@ from edge.mqtt import (
     keep_serving,
     topic,
 )
-from edge.rate_limit import Budget
+from edge.rate_limit import RateLimit
 from edge.remote.admission import Admission
 from edge.schema.codec import PayloadInvalid, decode_canonical, encode
 from edge.schema.messages import Ack, ActiveAlarm, ArchiveState, DeviceState
@@ -103,8 +103,8 @@ class Publisher:
         known = cursor.announced if cursor is not None and is_ours else None
         self._announcer = Announcer(self._ledger, known)
         self._admission = Admission(folder, standing, commands)
-        self._complaints = Budget(20, 0.2)
-        self._lookout = Lookout(folder, self._ledger)
+        self._complaints = RateLimit(20, 0.2)
+        self._lookout = DeliveryMonitor(folder, self._ledger)
         self._stated: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
         self._announced_s = self._second_s = 0.0
         if cursor is None or not is_ours:

@@ -28,12 +28,12 @@ USUAL = Path("/etc/hemascope/device.toml")  # where the units look
 T = TypeVar("T")
 
 
-class NotSaid(Exception):
+class SettingMissing(Exception):
     """A check needs a setting that nobody could read; the finding says so."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExaminedDevice:
     """A settings file: `config`, None where there is none.
 
     `refused` says why it is not valid, None where it is. Its good parts are there even
@@ -95,12 +95,12 @@ class Subject:
     def broker(self) -> BrokerSettings:
         """Where results are published; needs a settings file."""
         if self.config is None:
-            raise NotSaid("broker")
+            raise SettingMissing("broker")
         return self._or("broker", BrokerSettings())
 
     def _part(self, name: str) -> Any:
         if name not in self.parts:
-            raise NotSaid(name)
+            raise SettingMissing(name)
         return self.parts[name]
 
     def _or(self, name: str, default: T) -> T:
@@ -109,7 +109,7 @@ class Subject:
             found: T = self.parts[name]
             return found
         if self.refused is not None:
-            raise NotSaid(name)
+            raise SettingMissing(name)
         return default
 
 
@@ -120,7 +120,7 @@ def nearest(folder: Path) -> Path:
     return folder
 
 
-def read_subject(config: Path | None) -> Subject:
+def read_subject(config: Path | None) -> ExaminedDevice:
     """Read a settings file as far as it can be read; never raises.
 
     Without one, the file that the units use is taken, if there is one.
@@ -128,9 +128,9 @@ def read_subject(config: Path | None) -> Subject:
     if config is None and USUAL.exists():
         config = USUAL
     if config is None:
-        return Subject(None)
+        return ExaminedDevice(None)
     try:
         good = read_toml(config, DeviceFile)
     except ConfigurationInvalid as error:
-        return Subject(config, str(error), read_good_parts(config, DeviceFile))
-    return Subject(config, None, msgspec.structs.asdict(good))
+        return ExaminedDevice(config, str(error), read_good_parts(config, DeviceFile))
+    return ExaminedDevice(config, None, msgspec.structs.asdict(good))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 
-from edge.doctor.device import Subject
+from edge.doctor.device import ExaminedDevice
 from edge.doctor.findings import Finding
 
-Look = Callable[[Subject], Iterable[Finding]]
+Look = Callable[[ExaminedDevice], Iterable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)

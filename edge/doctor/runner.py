@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from edge import __version__, clock
-from edge.doctor.device import NotSaid, Subject, read_subject
+from edge.doctor.device import ExaminedDevice, SettingMissing, read_subject
 from edge.doctor.findings import Finding, Report, fault, unknown, worst
 from edge.doctor.registry import CHECKS, Check
 from edge.schema.codec import PayloadInvalid, decode
@@ -60,13 +60,13 @@ def examine(config: Path | None, names: Sequence[str] = ()) -> Report:
     )
 
 
-def look(check: Check, subject: Subject) -> Findings:
+def look(check: Check, subject: ExaminedDevice) -> Findings:
     """Run one check here; whatever it raises is a finding after those before it."""
     found: list[Finding] = []
     try:
         for finding in check.load()(subject):
             found.append(finding)
-    except NotSaid as missing:
+    except SettingMissing as missing:
         said = "there is no settings file"
         if subject.config is not None:
             said = f"the settings do not say {missing}, or say it wrongly"

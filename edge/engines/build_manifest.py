@@ -46,7 +46,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Order(_Record, frozen=True, kw_only=True):
+class BuildOptions(_Record, frozen=True, kw_only=True):
     """What is to be built: the model, its precision, and least, usual, most shapes."""
 
     onnx_sha256: str
@@ -54,7 +54,7 @@ class Order(_Record, frozen=True, kw_only=True):
     shapes: dict[str, tuple[Shape, Shape, Shape]]
 
 
-class Site(_Record, frozen=True, kw_only=True):
+class BuildMachine(_Record, frozen=True, kw_only=True):
     """Where it is built. `l4t` is the release of Jetson Linux, None elsewhere."""
 
     flavour: Flavour
@@ -65,7 +65,7 @@ class Site(_Record, frozen=True, kw_only=True):
     machine: str
 
 
-class Latency(_Record, frozen=True, kw_only=True):
+class EngineLatency(_Record, frozen=True, kw_only=True):
     """Milliseconds of one call, transfers included: median and 99th percentile."""
 
     rows: int
@@ -85,7 +85,7 @@ class Parity(_Record, frozen=True, kw_only=True):
     agreement: Annotated[float, Meta(ge=0, le=1)] | None
 
 
-class Tensor(_Record, frozen=True, kw_only=True):
+class TensorRecord(_Record, frozen=True, kw_only=True):
     """An input or output of the plan; -1 is an axis that varies."""
 
     name: str
@@ -93,25 +93,25 @@ class Tensor(_Record, frozen=True, kw_only=True):
     shape: Shape
 
 
-class Passport(_Record, frozen=True, kw_only=True):
+class EngineManifest(_Record, frozen=True, kw_only=True):
     """`passport.json`, written last: a plan without it was not finished."""
 
     format: Literal[1] = 1
-    order: Order
-    site: Site
+    order: BuildOptions
+    site: BuildMachine
     plan_sha256: str
     driver: str
     has_tf32: bool
     workspace_bytes: int
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorRecord, ...]
     build_seconds: NotNegative
     created_at: datetime
     parity: Parity
-    latency: tuple[Latency, ...]
+    latency: tuple[EngineLatency, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EnginePath:
     """Where the engine of an order lies, or will lie."""
 
     folder: Path
@@ -132,7 +132,7 @@ def order_of(
     precision: Precision,
     batch: tuple[int, int, int],
     field_px: tuple[tuple[int, int], ...] = FIELD_PX,
-) -> Order:
+) -> BuildOptions:
     """Return what to build of a bundle.
 
     Parameters
@@ -154,26 +154,26 @@ def order_of(
     if state_size is not None:
         shapes[STATE] = tuple((n, state_size) for n in batch)
     model = bundle.model_of(precision)
-    return Order(
+    return BuildOptions(
         onnx_sha256=hashlib.sha256(model).hexdigest(),
         precision=precision,
         shapes=shapes,
     )
 
 
-def place_of(bundle: Bundle, settings: EngineSettings) -> Place:
+def place_of(bundle: Bundle, settings: EngineSettings) -> EnginePath:
     """Return where the engine for these settings lies."""
     root = bundle.folder / "engines"
     if settings.engines is not None:
         root = settings.engines / bundle.record.name
     ranges = "any" if bundle.record.input.size_px is None else settings.batch
     key = ranges if isinstance(ranges, str) else "-".join(str(n) for n in ranges)
-    return Place(root / f"{settings.precision}-{key}")
+    return EnginePath(root / f"{settings.precision}-{key}")
 
 
-def present_site(trt: Any, gpu: Gpu) -> Site:
+def present_site(trt: Any, gpu: Gpu) -> BuildMachine:
     """Describe this device; `trt` is the module of TensorRT."""
-    return Site(
+    return BuildMachine(
         flavour=flavour_of(trt),
         tensorrt=str(trt.__version__),
         gpu=gpu.name,
@@ -193,7 +193,7 @@ def l4t_release(path: Path = _L4T) -> str | None:
     return f"{found[1]}.{found[2]}" if found else text.strip()[:60]
 
 
-def why_stale(place: Place, order: Order, site: Site) -> list[str]:
+def why_stale(place: EnginePath, order: BuildOptions, site: BuildMachine) -> list[str]:
     """Say why the engine at `place` may not be loaded; empty if it may.
 
     Parameters
@@ -209,7 +209,7 @@ def why_stale(place: Place, order: Order, site: Site) -> list[str]:
         unfinished = "its building was not finished" if place.plan.exists() else ""
         return [unfinished or f"there is none in {place.folder}"]
     try:
-        passport = read_json(place.passport, Passport)
+        passport = read_json(place.passport, EngineManifest)
     except ConfigurationInvalid as error:
         return [f"its passport cannot be read: {error}"]
     reasons = [
@@ -244,14 +244,14 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def read_plan(place: Place) -> bytes:
+def read_plan(place: EnginePath) -> bytes:
     """Return the plan; ask `why_stale` first."""
     return place.plan.read_bytes()
 
 
-def read_passport(place: Place) -> Passport:
+def read_passport(place: EnginePath) -> EngineManifest:
     """Read a passport; raises `ConfigurationInvalid` where there is none."""
-    return read_json(place.passport, Passport)
+    return read_json(place.passport, EngineManifest)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -270,6 +270,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def write_passport(place: Place, passport: Passport) -> None:
+def write_passport(place: EnginePath, passport: EngineManifest) -> None:
     """Write the passport: from now on the plan counts."""
     write_atomically(place.passport, msgspec.json.format(encode(passport)) + b"\n")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from edge.artifacts.bundle import Bundle, BundleRefused
 from edge.engines import BATCH, NEXT_STATE, STATE, Engine
 from edge.engines.build_manifest import (
+    EnginePath,
     EngineStale,
-    Place,
     order_of,
     place_of,
     present_site,
@@ -69,7 +69,9 @@ def open_engine(
     return engine
 
 
-def stale_engine(bundle: Bundle, settings: EngineSettings) -> tuple[Place, list[str]]:
+def stale_engine(
+    bundle: Bundle, settings: EngineSettings
+) -> tuple[EnginePath, list[str]]:
     """Return where TensorRT's plan lies, and why it may not be loaded.
 
     Raises

@@ -15,14 +15,14 @@ from edge.ledger.run_progress import Progress, after_frame, after_mark
 from edge.schema.codec import decode, encode
 from edge.schema.entries import Alarm, Audit, Entered, RunMark
 from edge.schema.messages import ActiveAlarm
-from edge.schema.results import Examination
+from edge.schema.results import FrameResult
 
 _HOLDS = {"start": False, "resume": False, "stop": True, "pause": True}
 MOST_IDS = 100_000  # requests remembered; an expired one is refused without this
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class InboxPosition:
     """How far the run process has taken over from the inbox named `inbox`."""
 
     inbox: str
@@ -30,7 +30,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecordedRequest:
     """A request that was admitted: its command, last outcome, and row that says so."""
 
     id: str
@@ -39,7 +39,7 @@ class Asked:
     row: int
 
 
-class Standing:
+class LedgerState:
     """These tables of a ledger's file, for its writer and its readers."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -59,9 +59,9 @@ class Standing:
         ).fetchone()
         return bool(found[0] == len(_TABLES))
 
-    def record(self, seq: int, said: Examination | Entered) -> None:
+    def record(self, seq: int, said: FrameResult | Entered) -> None:
         """Note row `seq`; called within the transaction that writes it."""
-        if isinstance(said, Examination):
+        if isinstance(said, FrameResult):
             before = self.progress
             if before is not None and said.run in (before.run, None):
                 self._keep(after_frame(before, seq, said))
@@ -80,7 +80,7 @@ class Standing:
                 self._mark("paused", "1" if entered.is_waiting else "0")
             self._keep(after_mark(self.progress, seq, entered))
 
-    def take(self, taken: Taken) -> None:
+    def take(self, taken: InboxPosition) -> None:
         """Note how far the inbox was taken over, within the same transaction."""
         self._mark("inbox", taken.inbox)
         self._mark("taken", str(taken.number))
@@ -122,17 +122,17 @@ class Standing:
         if progress is not None:
             self._mark("progress", encode(progress).decode())
 
-    def asked(self, request: str) -> Asked | None:
+    def asked(self, request: str) -> RecordedRequest | None:
         """Return what became of a request with this id; None if it was not admitted."""
         found = self._db.execute(
             "SELECT id, name, outcome, seq FROM commands WHERE id = ?", (request,)
         ).fetchone()
-        return None if found is None else Asked(*found)
+        return None if found is None else RecordedRequest(*found)
 
-    def unfinished(self) -> list[Asked]:
+    def unfinished(self) -> list[RecordedRequest]:
         """Return the requests that were begun and not finished."""
         return [
-            Asked(*row)
+            RecordedRequest(*row)
             for row in self._db.execute(
                 "SELECT id, name, outcome, seq FROM commands "
                 "WHERE outcome = 'accepted' ORDER BY seq"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from edge.ledger.ledger_state import Standing
+from edge.ledger.ledger_state import LedgerState
 from edge.ledger.rows import (
     LEDGER_FILE,
     LedgerDamaged,
@@ -26,7 +26,7 @@ class LedgerReader:
         self._path, self._file = path, path.stat().st_ino
         uri = f"{path.resolve().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=10)
-        self.standing = Standing(self._db)
+        self.standing = LedgerState(self._db)
         try:
             meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
             self.device, self.epoch = meta["device"], meta["epoch"]

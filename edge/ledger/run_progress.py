@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from edge import clock
 from edge.schema.entries import PlanNote, RunMark
-from edge.schema.results import Examination
+from edge.schema.results import FrameResult
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ def after_mark(before: Progress | None, seq: int, mark: RunMark) -> Progress | N
     return msgspec.structs.replace(before, is_open=mark.phase != "end")
 
 
-def after_frame(before: Progress, seq: int, said: Examination) -> Progress:
+def after_frame(before: Progress, seq: int, said: FrameResult) -> Progress:
     """Return how far a run is once what is said of a frame is row `seq`.
 
     Of a frame that was in hand when the run ended only the numbers it gave count.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from edge import __version__, clock
 from edge.ledger.cursor import WRITER_LOCK, hold, read_cursor
-from edge.ledger.ledger_state import Standing, Taken
+from edge.ledger.ledger_state import InboxPosition, LedgerState
 from edge.ledger.rows import (
     LEDGER_FILE,
     RESERVE_FILE,
@@ -32,7 +32,7 @@ from edge.ledger.rows import (
 )
 from edge.schema.codec import PayloadInvalid, encode
 from edge.schema.entries import Entered, Entry
-from edge.schema.results import FIRST_PREVIOUS, Examination, Result
+from edge.schema.results import FIRST_PREVIOUS, FrameResult, Result
 from edge.schema.row_limits import MAX_ROW_BYTES
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Ledger:
         try:
             _reserve(folder / RESERVE_FILE)
             self._db = _connect(folder / LEDGER_FILE)
-            self.standing = Standing(self._db)
+            self.standing = LedgerState(self._db)
             self._create()
         except (sqlite3.Error, OSError) as error:
             self._lock.close()
@@ -84,7 +84,7 @@ class Ledger:
         last = self._verify_tail()
         self.seq, self._previous = last.seq, last.sha256
 
-    def append(self, said: Examination | Entered) -> LedgerRow:
+    def append(self, said: FrameResult | Entered) -> LedgerRow:
         """Store what was said of one frame, or an entry, durably; return its row.
 
         Raises
@@ -97,7 +97,7 @@ class Ledger:
         return self.append_all([said])[0]
 
     def append_all(
-        self, said: Sequence[Examination | Entered], taken: Taken | None = None
+        self, said: Sequence[FrameResult | Entered], taken: InboxPosition | None = None
     ) -> list[LedgerRow]:
         """Store several rows, and how far the inbox was taken over: all or nothing.
 
@@ -123,11 +123,11 @@ class Ledger:
         self.seq, self._previous = seq, previous
         return rows
 
-    def _row(self, said: Examination | Entered, seq: int, previous: str) -> LedgerRow:
+    def _row(self, said: FrameResult | Entered, seq: int, previous: str) -> LedgerRow:
         """Write what was said as the row after the one whose hash is `previous`."""
         place: dict[str, Any] = {"device": self.device, "epoch": self.epoch}
         row: Result | Entry
-        if isinstance(said, Examination):
+        if isinstance(said, FrameResult):
             fields = {f: getattr(said, f) for f in said.__struct_fields__}
             row = Result(**fields, **place, seq=seq, prev=previous)
         else:
@@ -137,7 +137,7 @@ class Ledger:
         except PayloadInvalid as error:
             raise RowRefused(str(error)) from error
         if len(data) > MAX_ROW_BYTES:
-            cells = len(said.cells) if isinstance(said, Examination) else 0
+            cells = len(said.cells) if isinstance(said, FrameResult) else 0
             raise RowRefused(
                 f"the result of {cells} cells is {len(data)} bytes, more than the "
                 f"{MAX_ROW_BYTES} that brokers take; look at a smaller field"

@@ -19,7 +19,7 @@ ENDS_AFTER_S = 10.0  # without the finding
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class AlarmKind:
     """An alarm that may be raised: who looks, how long it must last, what to do."""
 
     by: Literal["run", "publish"]
@@ -28,7 +28,7 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AlarmCondition:
     """Something that is wrong now; it is told again when its `level` rises."""
 
     severity: Severity
@@ -36,52 +36,56 @@ class Finding:
     level: int = 0
 
 
-KINDS: dict[str, Kind] = {
-    "acquisition-stopped": Kind(
+KINDS: dict[str, AlarmKind] = {
+    "acquisition-stopped": AlarmKind(
         "run", 0, "read the text, remove the cause; systemd starts it again"
     ),
-    "no-frames": Kind("run", 0, "check the camera's cable and power"),
-    "frames-rejected": Kind(
+    "no-frames": AlarmKind("run", 0, "check the camera's cable and power"),
+    "frames-rejected": AlarmKind(
         "run", 0, "look at the preview; focus, light the field, or move the slide"
     ),
-    "drifted": Kind(
+    "drifted": AlarmKind(
         "run", 0, "do what the text says, then calibrate again if it goes on"
     ),
-    "disk-filling": Kind(
+    "disk-filling": AlarmKind(
         "run", 0, "free space on the ledger's disk, or bring the archive back"
     ),
-    "not-recorded": Kind(
+    "not-recorded": AlarmKind(
         "run",
         0,
         "do what the text asks for, or record fewer frames (every, in "
         "[recording]); results are complete",
     ),
-    "hot": Kind("run", 10, "clear the air inlets, lower the power mode or the rate"),
-    "clock-unsynchronised": Kind(
+    "hot": AlarmKind(
+        "run", 10, "clear the air inlets, lower the power mode or the rate"
+    ),
+    "clock-unsynchronised": AlarmKind(
         "run", 60, "connect the device to a time server (chrony, systemd-timesyncd)"
     ),
-    "archive-away": Kind(
+    "archive-away": AlarmKind(
         "publish", 60, "start `hemascope archive` on the lab server, check its network"
     ),
-    "archive-disagrees": Kind(
+    "archive-disagrees": AlarmKind(
         "publish", 0, "run `hemascope archive --verify`; do not delete the ledger"
     ),
-    "broker-refuses": Kind(
+    "broker-refuses": AlarmKind(
         "publish", 0, "compare the broker's access list with docs/mqtt.md"
     ),
-    "run-silent": Kind(
+    "run-silent": AlarmKind(
         "publish", 15, "read `journalctl -u hemascope-run`, start it again"
     ),
-    "requests-flooded": Kind(
+    "requests-flooded": AlarmKind(
         "publish", 0, "find who sends them; restrict cmd/req in the access list"
     ),
 }
 
 
-_OF_EVENTS = Kind("run", 0, "look at the cells: the rows of these frames name them")
+_OF_EVENTS = AlarmKind(
+    "run", 0, "look at the cells: the rows of these frames name them"
+)
 
 
-def kind_of(code: str) -> Kind | None:
+def alarm_kind(code: str) -> AlarmKind | None:
     """Return the kind of an alarm; those of events are as many as a model has classes.
 
     None where there is no such alarm.
@@ -121,7 +125,7 @@ class Latch:
         One that was ended here stays ended: the row that says so may be on its way.
         """
         for alarm in active:
-            kind, ended = kind_of(alarm.code), self._ended.get(alarm.code)
+            kind, ended = alarm_kind(alarm.code), self._ended.get(alarm.code)
             is_known = alarm.code in self._active or (
                 ended is not None and alarm.since <= ended
             )
@@ -136,7 +140,7 @@ class Latch:
             )
             self._seen_s[alarm.code] = self._monotonic()
 
-    def look(self, findings: Mapping[str, Finding]) -> list[Alarm]:
+    def look(self, findings: Mapping[str, AlarmCondition]) -> list[Alarm]:
         """Return the alarms that begin, worsen or end by what is found now."""
         now_s, told = self._monotonic(), []
         for code, finding in findings.items():
@@ -160,9 +164,9 @@ class Latch:
         """The alarms that are not over."""
         return list(self._active.values())
 
-    def _begin(self, code: str, finding: Finding, now_s: float) -> list[Alarm]:
+    def _begin(self, code: str, finding: AlarmCondition, now_s: float) -> list[Alarm]:
         first_s, since = self._first.setdefault(code, (now_s, self._utc()))
-        kind, before = kind_of(code), self._active.get(code)
+        kind, before = alarm_kind(code), self._active.get(code)
         if kind is None:
             raise KeyError(f"no alarm has the code {code!r}")
         is_worse = (

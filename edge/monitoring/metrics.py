@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from edge import clock
 from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.requests import Utc
-from edge.schema.results import Count, Examination, Name, Share
+from edge.schema.results import Count, FrameResult, Name, Share
 
 _FILE = "metrics.json"
 _OVER_S = 10.0
@@ -84,7 +84,7 @@ class Meter:
         self.rows = self.rejected = self.passed_over = 0
         self.rejected_in_a_row = 0
 
-    def count(self, said: Examination) -> None:
+    def count(self, said: FrameResult) -> None:
         """Count one row that was just written."""
         self.rows += 1
         self.passed_over += said.frame.passed_over

@@ -13,7 +13,7 @@ import msgspec
 from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Exposure, RawFrame, Shot
-from edge.pipeline.pipeline import Pipeline, Seen
+from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
 from edge.schema.results import Cell
 from edge.sources.image_files import SUFFIXES, printable, read_image
@@ -55,7 +55,7 @@ class Classified:
     """One file and what was seen on it, or the error that came instead."""
 
     path: Path
-    seen: Seen | None
+    seen: ExaminedFrame | None
     error: Exception | None
 
     def line(self) -> ImageLine | ErrorLine:

@@ -25,8 +25,8 @@ from edge.schema.results import (
     Cell,
     Colour,
     Controls,
-    Examination,
     FrameRange,
+    FrameResult,
     SeenColours,
 )
 from edge.schema.row_limits import MAX_CELLS
@@ -44,7 +44,7 @@ from edge.stages.detection import (
     whole_field,
 )
 from edge.stages.image_quality import measure_quality
-from edge.stages.thumbnail import View, view_of
+from edge.stages.thumbnail import Thumbnail, thumbnail_of
 from edge.taxonomy import UNIDENTIFIED, WHITE_CELLS
 
 _BLIND_PX = 480  # longest side of the reduced frame where the scale is unknown
@@ -65,7 +65,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class ExaminedFrame:
     """A frame and what was found on it.
 
     `view` is the small picture by which its place on the slide is found; None where the
@@ -74,8 +74,8 @@ class Seen:
     """
 
     raw: RawFrame
-    examination: Examination
-    view: View | None = None
+    examination: FrameResult
+    view: Thumbnail | None = None
     scale: PixelSize | None = None
 
 
@@ -94,7 +94,7 @@ class Pipeline:
     scale: Scale
     adaptation: Adaptation | None = None
 
-    def examine(self, exposure: Exposure) -> Seen:
+    def examine(self, exposure: Exposure) -> ExaminedFrame:
         """Say what is on one exposure.
 
         Raises
@@ -147,9 +147,9 @@ class Pipeline:
             doubts.append(scale.doubt)
         if len(cells) > len(said):
             doubts.append(f"{len(cells)} cells, the likeliest {len(said)} are said")
-        return Seen(
+        return ExaminedFrame(
             raw,
-            Examination(
+            FrameResult(
                 status="degraded" if doubts else "ok",
                 reason="; ".join(doubts) or None,
                 utc=raw.shot.utc,
@@ -174,7 +174,7 @@ class Pipeline:
                 counts=Counter(cell.label for cell in said),
                 timings_ms=stage.spent_ms,
             ),
-            view_of(field) if is_countable else None,
+            thumbnail_of(field) if is_countable else None,
             scale,
         )
 

@@ -24,11 +24,11 @@ from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Gap, Planned, Shot
 from edge.pipeline.pixel_size import PixelSize
 from edge.recording import frame_files
-from edge.recording.frame_encoding import Packed, Page, RollDamaged
+from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, StoredFrame
 from edge.recording.ome_xml import Image, Plane
 from edge.schema.codec import PayloadInvalid, decode, encode, read_json
 from edge.schema.results import Count, Epoch, Name, Number, Point, RunId
-from edge.timelapse.resume_state import NOTHING, Left
+from edge.timelapse.resume_state import NOTHING_TO_RESUME, ResumeState
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Head(_Kept, frozen=True, kw_only=True):
     device: Name
     epoch: Epoch
     first_row: Number
-    left: Left = NOTHING
+    left: ResumeState = NOTHING_TO_RESUME
     began: datetime
     began_ns: int
     boot_id: str
@@ -89,7 +89,7 @@ class Frame(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="frame"):
     scale: PixelSize | None = None
 
 
-class Missed(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
+class GapLine(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
     """A gap that the source told."""
 
     seq: Number
@@ -97,7 +97,7 @@ class Missed(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
     gap: Gap
 
 
-class Unseen(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="unseen"):
+class FailedFrame(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="unseen"):
     """A frame of which there are no pixels: damaged, or examining it failed."""
 
     seq: Number
@@ -108,7 +108,7 @@ class Unseen(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="unseen"):
     reason: str
 
 
-class Lacking(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="lacking"):
+class MissingFrames(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="lacking"):
     """Rows `seq` to `last_seq` were examined, and `count` frames are not kept here.
 
     `first` and `last` are their numbers, `monotonic_ns` and `utc` of the first.
@@ -124,16 +124,16 @@ class Lacking(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="lacking")
     reason: Annotated[str, Meta(max_length=1000)]
 
 
-Item = Frame | Missed | Unseen | Lacking
-Line = Missed | Unseen | Lacking
+Item = Frame | GapLine | FailedFrame | MissingFrames
+Line = GapLine | FailedFrame | MissingFrames
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedItem:
     """One thing in a recording; `page` holds the pixels of a frame."""
 
     item: Item
-    page: Page | None = None
+    page: StoredFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Recording:
         """Bytes of all its files."""
         return size_of(self.folder)
 
-    def items(self) -> list[Recorded]:
+    def items(self) -> list[RecordedItem]:
         """Return what is recorded, in the order of the ledger's rows.
 
         A frame that is there counts, also where a line says that it is about to go.
@@ -168,18 +168,18 @@ class Recording:
         RecordingDamaged
             A line or a frame says what cannot be.
         """
-        found: dict[int, Recorded] = {}
+        found: dict[int, RecordedItem] = {}
         for path in self.files:
             try:
                 found |= {r.item.seq: r for r in recorded_in(path)}
-            except RollDamaged:
+            except FrameFileDamaged:
                 if path.exists():  # not one that made room meanwhile
                     raise
         frames = set(found)
         for line in self._lines():
-            last = line.last_seq if isinstance(line, Lacking) else line.seq
+            last = line.last_seq if isinstance(line, MissingFrames) else line.seq
             if frames.isdisjoint(range(line.seq, last + 1)):
-                found[line.seq] = Recorded(line)
+                found[line.seq] = RecordedItem(line)
         return [found[seq] for seq in sorted(found)]
 
     def runs(self) -> set[str]:
@@ -187,7 +187,8 @@ class Recording:
         return {
             run
             for recorded in self.items()
-            if not isinstance(recorded.item, Lacking) and (run := recorded.item.run)
+            if not isinstance(recorded.item, MissingFrames)
+            and (run := recorded.item.run)
         }
 
     def mend(self) -> list[str]:
@@ -200,7 +201,7 @@ class Recording:
         for path in self.files:
             try:
                 recorded = recorded_in(path)
-            except RollDamaged as error:
+            except FrameFileDamaged as error:
                 path.rename(path.with_suffix(".damaged"))
                 told.append(f"{error}; renamed to {path.with_suffix('.damaged').name}")
                 continue
@@ -267,11 +268,11 @@ def recordings_in(folder: Path) -> list[Recording]:
     return sorted(found, key=age)
 
 
-def recorded_in(path: Path) -> list[Recorded]:
-    """Return the frames of one roll; raises `RollDamaged` where there is none."""
+def recorded_in(path: Path) -> list[RecordedItem]:
+    """Return the frames of one roll; raises `FrameFileDamaged` where there is none."""
     try:
         return [
-            Recorded(decode(page.note, Frame), page)
+            RecordedItem(decode(page.note, Frame), page)
             for page in frame_files.pages_in(path)
         ]
     except PayloadInvalid as error:
@@ -309,7 +310,7 @@ def add_line(folder: Path, line: Line) -> int:
 
 
 def describe(
-    head: Head, frames: Sequence[Frame], like: Packed | Page
+    head: Head, frames: Sequence[Frame], like: EncodedFrame | StoredFrame
 ) -> tuple[Image, list[Plane]]:
     """Return what a roll says of its frames, which look like `like`."""
     height, width, _ = like.shape

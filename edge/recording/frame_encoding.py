@@ -12,12 +12,12 @@ from edge.frames import Counts
 from edge.settings import Compression
 
 
-class RollDamaged(HemascopeError):
+class FrameFileDamaged(HemascopeError):
     """A file of frames is none of ours, or not even its first frame is whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Packed:
+class EncodedFrame:
     """A frame as it is stored: its bytes, and what they are.
 
     `shape` (H, W, 3); `dtype` "uint8" or "uint16".
@@ -29,7 +29,7 @@ class Packed:
     compression: Compression
 
 
-class Page(Protocol):
+class StoredFrame(Protocol):
     """One frame that is stored: what it is, and the `note` that came with it."""
 
     @property

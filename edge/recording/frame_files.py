@@ -10,7 +10,7 @@ from typing import Protocol
 
 from edge.frames import Counts
 from edge.recording import ome_tiff, ome_zarr
-from edge.recording.frame_encoding import Packed, Page
+from edge.recording.frame_encoding import EncodedFrame, StoredFrame
 from edge.recording.fsync import sync_folder
 from edge.recording.ome_xml import Image, Plane, ome_xml
 from edge.settings import Compression, Format
@@ -19,7 +19,7 @@ _SUFFIXES: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}
 _GONE = ".gone"
 
 
-class Roll(Protocol):
+class FrameFile(Protocol):
     """A file, or a folder that stands for one, while it is written."""
 
     @property
@@ -32,7 +32,7 @@ class Roll(Protocol):
 
     def append(
         self,
-        shown: Sequence[tuple[Packed, bytes]],
+        shown: Sequence[tuple[EncodedFrame, bytes]],
         image: Image,
         planes: Sequence[Plane],
     ) -> None:
@@ -58,13 +58,13 @@ class Roll(Protocol):
         """Give back the room of frames that could not be written, and let go."""
 
 
-def begin(folder: Path, number: int, kind: Format) -> Roll:
+def begin(folder: Path, number: int, kind: Format) -> FrameFile:
     """Begin the roll of this number; raises `OSError`."""
     path = folder / f"frames-{number:05d}{_SUFFIXES[kind]}"
-    return TiffRoll(path) if kind == "ome-tiff" else ome_zarr.GrowingZarr(path)
+    return TiffFrameFile(path) if kind == "ome-tiff" else ome_zarr.GrowingZarr(path)
 
 
-def pack(pixels: Counts, kind: Format, compression: Compression) -> Packed:
+def pack(pixels: Counts, kind: Format, compression: Compression) -> EncodedFrame:
     """Store a frame (H, W, 3) as this format does, without loss."""
     how = ome_tiff.pack if kind == "ome-tiff" else ome_zarr.pack
     return how(pixels, compression)
@@ -77,7 +77,7 @@ def rolls_in(folder: Path) -> list[Path]:
     )
 
 
-def pages_in(path: Path) -> Sequence[Page]:
+def pages_in(path: Path) -> Sequence[StoredFrame]:
     """Return the frames of a roll that are wholly there, in order.
 
     Raises
@@ -124,8 +124,8 @@ def clear(folder: Path) -> None:
                 path.unlink()
 
 
-class TiffRoll:
-    """An OME-TIFF; see `Roll`."""
+class TiffFrameFile:
+    """An OME-TIFF; see `FrameFile`."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._draft = path, path.with_suffix(".new")
@@ -134,16 +134,16 @@ class TiffRoll:
 
     @property
     def size(self) -> int:
-        """See `Roll`."""
+        """See `FrameFile`."""
         return self._tiff.size
 
     def append(
         self,
-        shown: Sequence[tuple[Packed, bytes]],
+        shown: Sequence[tuple[EncodedFrame, bytes]],
         image: Image,
         planes: Sequence[Plane],
     ) -> None:
-        """See `Roll`."""
+        """See `FrameFile`."""
         is_first = self._tiff.pages == 0
         if not is_first:
             self.path.stat()  # removed meanwhile, it takes frames that nobody sees
@@ -153,11 +153,11 @@ class TiffRoll:
             sync_folder(self.path.parent)
 
     def close(self) -> None:
-        """See `Roll`."""
+        """See `FrameFile`."""
         self._disk.close()
 
     def abandon(self) -> None:
-        """See `Roll`."""
+        """See `FrameFile`."""
         self.close()
         self._draft.unlink(missing_ok=True)
         pages = self._tiff.pages

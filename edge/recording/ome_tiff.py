@@ -23,7 +23,7 @@ import numpy as np
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import Packed, RollDamaged, prove
+from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, prove
 from edge.settings import Compression
 
 MOST_BYTES = 2**32 - 2**24  # of one file: offsets have 32 bits
@@ -72,7 +72,7 @@ class DiskFile:
             self._fd = -1
 
 
-def pack(pixels: Counts, compression: Compression) -> Packed:
+def pack(pixels: Counts, compression: Compression) -> EncodedFrame:
     """Store a frame without loss.
 
     Parameters
@@ -88,12 +88,12 @@ def pack(pixels: Counts, compression: Compression) -> Packed:
     height, width, samples = counts.shape
     shape, dtype = (height, width, samples), pixels.dtype.name
     if compression == "none":
-        return Packed(counts.tobytes(), shape, dtype, compression)
+        return EncodedFrame(counts.tobytes(), shape, dtype, compression)
     steps = counts.copy()
     np.subtract(counts[:, 1:], counts[:, :-1], out=steps[:, 1:])  # modulo its range
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
     data = packer.compress(memoryview(steps).cast("B")) + packer.flush()
-    return Packed(data, shape, dtype, compression)
+    return EncodedFrame(data, shape, dtype, compression)
 
 
 class GrowingTiff:
@@ -106,7 +106,7 @@ class GrowingTiff:
 
     def append(
         self,
-        shown: Sequence[tuple[Packed, bytes]],
+        shown: Sequence[tuple[EncodedFrame, bytes]],
         description: bytes,
         pixel_size_um: float | None = None,
     ) -> None:
@@ -158,7 +158,7 @@ class GrowingTiff:
 
 
 @dataclass(frozen=True, slots=True)
-class TiffPage:
+class TiffFrame:
     """One frame of a file, and where it is stored; see `Page`."""
 
     path: Path
@@ -187,7 +187,7 @@ class TiffPage:
         return np.asarray(np.cumsum(steps, axis=1, dtype=self.dtype))
 
 
-def read_pages(path: Path) -> list[TiffPage]:
+def read_pages(path: Path) -> list[TiffFrame]:
     """Return the frames of a growing TIFF that are wholly there, in order.
 
     Raises
@@ -195,7 +195,7 @@ def read_pages(path: Path) -> list[TiffPage]:
     RollDamaged
         It is none, or holds no whole frame.
     """
-    pages: list[TiffPage] = []
+    pages: list[TiffFrame] = []
     try:
         with path.open("rb") as file:
             magic, version, at = _HEADER.unpack(_read(file, 0, _HEADER.size))
@@ -205,10 +205,10 @@ def read_pages(path: Path) -> list[TiffPage]:
                 page, at = _read_page(file, path, at)
                 pages.append(page)
     except OSError as error:
-        raise RollDamaged(f"{path}: cannot be read: {error.strerror}") from error
+        raise FrameFileDamaged(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, struct.error) as error:
         if not pages:
-            raise RollDamaged(
+            raise FrameFileDamaged(
                 f"{path}: no whole frame: {error}; expected a recording of hemascope"
             ) from error
     return pages
@@ -226,7 +226,7 @@ def description_of(path: Path) -> bytes | None:
     return text[:-1] if text.endswith(b"</OME>\0") else None
 
 
-def mend(pages: list[TiffPage], description: bytes) -> None:
+def mend(pages: list[TiffFrame], description: bytes) -> None:
     """Let a damaged file end after `pages`, which it begins with, and describe them.
 
     In the order of `GrowingTiff`, so that it may be interrupted as well.
@@ -249,7 +249,7 @@ def mend(pages: list[TiffPage], description: bytes) -> None:
 
 
 def _tags(
-    packed: Packed, start: int, note: bytes, pixel_size_um: float | None
+    packed: EncodedFrame, start: int, note: bytes, pixel_size_um: float | None
 ) -> dict[int, tuple[int, bytes]]:
     """Return what stands in the directory of a frame, stored at `start`."""
     height, width, samples = packed.shape
@@ -342,7 +342,7 @@ def _value(file: BinaryIO, entry: tuple[int, int, bytes]) -> bytes:
     return _read(file, struct.unpack("<L", place)[0], size)
 
 
-def _read_page(file: BinaryIO, path: Path, at: int) -> tuple[TiffPage, int]:
+def _read_page(file: BinaryIO, path: Path, at: int) -> tuple[TiffFrame, int]:
     """Return the frame whose directory is at `at`, and the place of the next one."""
     entries, next_at = _read_directory(file, at)
 
@@ -351,7 +351,7 @@ def _read_page(file: BinaryIO, path: Path, at: int) -> tuple[TiffPage, int]:
 
     bits = struct.unpack("<3H", _value(file, entries[258]))
     kinds: dict[int, Compression] = {code: name for name, code in _CODES.items()}
-    page = TiffPage(
+    page = TiffFrame(
         path=path,
         shape=(number(257), number(256), number(277)),
         dtype={8: "uint8", 16: "uint16"}[bits[0]],

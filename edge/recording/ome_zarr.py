@@ -24,7 +24,7 @@ import numpy as np
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import Packed, RollDamaged, prove
+from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, prove
 from edge.recording.fsync import sync_folder
 from edge.recording.ome_xml import Image, Plane
 from edge.schema.codec import PayloadInvalid, decode
@@ -70,7 +70,7 @@ class RealDisk:
         sync_folder(folder)
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _FrameNote(msgspec.Struct, frozen=True):
     """Of a frame, in the attributes of the array. `frame`: its note."""
 
     delta_t_s: float
@@ -80,12 +80,12 @@ class _Told(msgspec.Struct, frozen=True):
     frame: msgspec.Raw
 
 
-class _Ours(msgspec.Struct, frozen=True):
-    frames: list[_Told]
+class _HemascopeAttributes(msgspec.Struct, frozen=True):
+    frames: list[_FrameNote]
 
 
 class _Attributes(msgspec.Struct, frozen=True):
-    hemascope: _Ours
+    hemascope: _HemascopeAttributes
 
 
 class _Group(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class _Array(msgspec.Struct, frozen=True):
     attributes: _Attributes
 
 
-def pack(pixels: Counts, compression: Compression) -> Packed:
+def pack(pixels: Counts, compression: Compression) -> EncodedFrame:
     """Store a frame without loss, colour after colour.
 
     Parameters
@@ -121,10 +121,10 @@ def pack(pixels: Counts, compression: Compression) -> Packed:
         np.moveaxis(pixels, -1, 0), pixels.dtype.newbyteorder("<")
     )
     if compression == "none":
-        return Packed(planes.tobytes(), shape, dtype, compression)
+        return EncodedFrame(planes.tobytes(), shape, dtype, compression)
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)  # with the header of gzip
     data = packer.compress(planes.tobytes()) + packer.flush()
-    return Packed(data, shape, dtype, compression)
+    return EncodedFrame(data, shape, dtype, compression)
 
 
 class GrowingZarr:
@@ -136,7 +136,7 @@ class GrowingZarr:
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         self.path, self._disk = path, disk or RealDisk()
         self._at = path.with_suffix(".new")
-        self._told: list[_Told] = []
+        self._told: list[_FrameNote] = []
         self._head = self._body = b""
         for folder in (self._at, self._at / _ARRAY):
             folder.mkdir(mode=0o750)
@@ -149,11 +149,11 @@ class GrowingZarr:
 
     def append(
         self,
-        shown: Sequence[tuple[Packed, bytes]],
+        shown: Sequence[tuple[EncodedFrame, bytes]],
         image: Image,
         planes: Sequence[Plane],
     ) -> None:
-        """Add frames, all packed alike; see `edge.recording.frame_files.Roll`."""
+        """Add frames, all packed alike; see `edge.recording.frame_files.FrameFile`."""
         like, array = shown[0][0], self._at / _ARRAY
         told = list(self._told)
         for (packed, note), plane in zip(shown, planes[len(told) :], strict=True):
@@ -186,7 +186,7 @@ class GrowingZarr:
 
 
 @dataclass(frozen=True, slots=True)
-class ZarrPage:
+class ZarrFrame:
     """One frame of a folder; see `Page`."""
 
     path: Path
@@ -195,7 +195,7 @@ class ZarrPage:
     dtype: str
     compression: Compression
     note: bytes
-    told: _Told
+    told: _FrameNote
 
     @property
     def chunk(self) -> Path:
@@ -217,7 +217,7 @@ class ZarrPage:
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1).astype(self.dtype))
 
 
-def read_pages(path: Path) -> list[ZarrPage]:
+def read_pages(path: Path) -> list[ZarrFrame]:
     """Return the frames of a growing Zarr that are wholly there, in order.
 
     Raises
@@ -228,21 +228,27 @@ def read_pages(path: Path) -> list[ZarrPage]:
     array = _read(path)
     _, samples, height, width = array.shape
     compression: Compression = "deflate" if _GZIP in array.codecs else "none"
-    pages: list[ZarrPage] = []
+    pages: list[ZarrFrame] = []
     for number, told in enumerate(array.attributes.hemascope.frames):
         shape = (height, width, samples)
         kind, note = array.data_type, bytes(told.frame)
-        page = ZarrPage(path, number, shape, kind, compression, note, told)
+        page = ZarrFrame(path, number, shape, kind, compression, note, told)
         if _size_of(page.chunk) != told.bytes:
             break
         pages.append(page)
     if not pages:
-        raise RollDamaged(f"{path}: no whole frame: its first chunk is not there")
+        raise FrameFileDamaged(f"{path}: no whole frame: its first chunk is not there")
     return pages
 
 
 def claimed(path: Path) -> int:
-    """Return how many frames others see; raises `RollDamaged` where it is no roll."""
+    """Return how many frames other readers see.
+
+    Raises
+    ------
+    FrameFileDamaged
+        The folder is no frame file.
+    """
     array = _read(path)
     try:
         decode((path / _META).read_bytes(), _Group)
@@ -251,10 +257,10 @@ def claimed(path: Path) -> int:
     return array.shape[0]
 
 
-def mend(pages: Sequence[ZarrPage], image: Image) -> None:
+def mend(pages: Sequence[ZarrFrame], image: Image) -> None:
     """Let a damaged folder end after `pages`, which it begins with."""
     page = pages[0]
-    like = Packed(b"", page.shape, page.dtype, page.compression)
+    like = EncodedFrame(b"", page.shape, page.dtype, page.compression)
     body = _array(like, [page.told for page in pages], image)
     for folder, data in ((page.path, _group(image)), (page.path / _ARRAY, body)):
         _replace(RealDisk(), folder, data)
@@ -283,12 +289,12 @@ def _read(path: Path) -> _Array:
     try:
         return decode((path / _ARRAY / _META).read_bytes(), _Array)
     except OSError as error:
-        raise RollDamaged(
+        raise FrameFileDamaged(
             f"{path}: no whole frame: {_ARRAY}/{_META}: {error.strerror}; expected a "
             "recording of hemascope"
         ) from error
     except PayloadInvalid as error:
-        raise RollDamaged(
+        raise FrameFileDamaged(
             f"{path}: no whole frame: {_ARRAY}/{_META}: {error}; expected a recording "
             "of hemascope"
         ) from error
@@ -301,8 +307,8 @@ def _size_of(file: Path) -> int | None:
         return None
 
 
-def _tell(packed: Packed, note: bytes, plane: Plane) -> _Told:
-    return _Told(
+def _tell(packed: EncodedFrame, note: bytes, plane: Plane) -> _FrameNote:
+    return _FrameNote(
         delta_t_s=plane.delta_t_s,
         exposure_ms=plane.exposure_ms,
         bytes=len(packed.data),
@@ -344,7 +350,7 @@ def _group(image: Image) -> bytes:
     return msgspec.json.format(msgspec.json.encode(group), indent=1)
 
 
-def _array(like: Packed, told: Sequence[_Told], image: Image) -> bytes:
+def _array(like: EncodedFrame, told: Sequence[_FrameNote], image: Image) -> bytes:
     """Return the `zarr.json` of the frames, with what is said of them."""
     height, width, samples = like.shape
     said = {

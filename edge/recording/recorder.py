@@ -14,12 +14,12 @@ from collections import deque
 from dataclasses import replace
 
 from edge.frames import Exposure, Gap
-from edge.monitoring.alarms import Finding
-from edge.pipeline.pipeline import Seen
-from edge.recording.format import Frame, Lacking, Missed, Unseen
-from edge.recording.frame_encoding import Packed
-from edge.recording.writer import NoRoom, Reel, joined, lacking_of
-from edge.schema.results import Examination
+from edge.monitoring.alarms import AlarmCondition
+from edge.pipeline.pipeline import ExaminedFrame
+from edge.recording.format import FailedFrame, Frame, GapLine, MissingFrames
+from edge.recording.frame_encoding import EncodedFrame
+from edge.recording.writer import NoRoom, RecordingWriter, joined, lacking_of
+from edge.schema.results import FrameResult
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ _SLOW = "the disk or the processor is too slow for all frames"
 _AT_ONCE = 8  # frames that wait are written together,
 _GATHER_S = 0.2  # but those that are packed wait no longer
 
-_Item = Frame | Missed | Unseen
-_Job = tuple[_Item | Lacking, Seen | None]
+_Item = Frame | GapLine | FailedFrame
+_Job = tuple[_Item | MissingFrames, ExaminedFrame | None]
 
 
 class Recorder:
@@ -46,7 +46,7 @@ class Recorder:
 
     def __init__(
         self,
-        reel: Reel,
+        reel: RecordingWriter,
         *,
         every: int = 1,
         farewell_s: float = _FAREWELL_S,
@@ -64,7 +64,11 @@ class Recorder:
         self._thread.start()
 
     def take(
-        self, seq: int, item: Exposure | Gap, said: Examination, seen: Seen | None
+        self,
+        seq: int,
+        item: Exposure | Gap,
+        said: FrameResult,
+        seen: ExaminedFrame | None,
     ) -> None:
         """Record what row `seq` was written of; `seen` is None without a picture."""
         run, passed_over = said.run, said.frame.passed_over
@@ -72,11 +76,11 @@ class Recorder:
         if not holds:  # the run that it was planned in is over
             item = replace(item, planned=None)
         if isinstance(item, Gap):
-            self._put(Missed(seq=seq, run=run, gap=item))
+            self._put(GapLine(seq=seq, run=run, gap=item))
         elif seen is None:
             reason = said.reason or "examining it failed"
             self._put(
-                Unseen(
+                FailedFrame(
                     seq=seq,
                     run=run,
                     shot=item.shot,
@@ -100,13 +104,13 @@ class Recorder:
             else:
                 self._put(frame, seen)
 
-    def findings(self) -> dict[str, Finding]:
+    def findings(self) -> dict[str, AlarmCondition]:
         """Say what is wrong with the recording now."""
         trouble = self._trouble
         if trouble is None or time.monotonic() - trouble[1] > _LINGERS_S:
             return {}
         text = f"{self.lost} frames of this run are not recorded, now as {trouble[0]}"
-        return {"not-recorded": Finding("amber", text[:1000])}
+        return {"not-recorded": AlarmCondition("amber", text[:1000])}
 
     def close(self) -> None:
         """Write what is in hand, for a while, and end. Safe to call twice."""
@@ -131,26 +135,28 @@ class Recorder:
             jobs = list(self._jobs)
             self._jobs.clear()
             for item, _ in jobs:
-                if isinstance(item, Lacking):
+                if isinstance(item, MissingFrames):
                     self._put(item)
                 else:
                     self._lose(_LATE)
                     self._put(lacking_of(item, _LATE))
 
-    def _put(self, item: _Item | Lacking, seen: Seen | None = None) -> None:
+    def _put(
+        self, item: _Item | MissingFrames, seen: ExaminedFrame | None = None
+    ) -> None:
         size = 0 if seen is None else seen.raw.pixels.nbytes
         with self._changed:
             is_full = bool(size) and self._waiting_bytes + size > _MOST_BYTES_WAITING
             is_full = is_full and self._waiting_bytes > 0  # one has room always
             if (is_full or len(self._jobs) >= _MOST_WAITING) and not isinstance(
-                item, Lacking
+                item, MissingFrames
             ):
                 item, seen, size = lacking_of(item, _SLOW), None, 0
                 self._lose(_SLOW)
             last = self._jobs[-1][0] if self._jobs else None
             if (
-                isinstance(item, Lacking)
-                and isinstance(last, Lacking)
+                isinstance(item, MissingFrames)
+                and isinstance(last, MissingFrames)
                 and (last.reason == item.reason or len(self._jobs) >= _MOST_WAITING)
             ):
                 self._jobs[-1] = joined(last, item), None
@@ -198,10 +204,10 @@ class Recorder:
                     break
             return jobs
 
-    def _write(self, jobs: list[_Job], left: list[_Item | Lacking]) -> None:
+    def _write(self, jobs: list[_Job], left: list[_Item | MissingFrames]) -> None:
         """Write down these; what is not yet on the disk stays in `left`."""
         item = jobs[0][0]
-        if isinstance(item, Lacking):
+        if isinstance(item, MissingFrames):
             self._reel.lack(item)
             return
         if time.monotonic() < self._retry_s and self._trouble is not None:
@@ -209,7 +215,7 @@ class Recorder:
         if not isinstance(item, Frame):
             self._reel.write_line(item)
             return
-        shown: list[tuple[Frame, Packed]] = []
+        shown: list[tuple[Frame, EncodedFrame]] = []
         begin_s = time.monotonic()
         for frame, seen in jobs:
             if isinstance(frame, Frame) and seen is not None:
@@ -222,12 +228,12 @@ class Recorder:
                 if not shown:
                     begin_s = time.monotonic()
 
-    def _give_up(self, left: list[_Item | Lacking], reason: str) -> None:
+    def _give_up(self, left: list[_Item | MissingFrames], reason: str) -> None:
         """Let the results go on without these in the recording."""
         if time.monotonic() >= self._retry_s:
             self._retry_s = time.monotonic() + _RETRY_S
         for item in left:
-            if isinstance(item, Lacking):
+            if isinstance(item, MissingFrames):
                 self._reel.lack(item)
                 continue
             with self._changed:

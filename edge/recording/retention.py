@@ -12,7 +12,7 @@ from edge.recording.format import (
     HEAD,
     PINNED,
     Frame,
-    Lacking,
+    MissingFrames,
     Recording,
     add_line,
     recorded_in,
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _GB = 10**9
 
 
-class Shelf:
+class RetentionPolicy:
     """The folder of a device's recordings. Used from one thread.
 
     `most_gb`: of all of them; `least_free_gb`: always left on the disk, since results
@@ -96,14 +96,14 @@ class Shelf:
         log.info("deleted %s to make room, %.3f GB", path, size / _GB)
 
 
-def _deleted(path: Path) -> Lacking | None:
+def _deleted(path: Path) -> MissingFrames | None:
     """Return what is said of a roll that goes; None where nothing of it can be read."""
     try:
         frames = [r.item for r in recorded_in(path) if isinstance(r.item, Frame)]
     except HemascopeError:
         return None
     first, last = frames[0], frames[-1]
-    return Lacking(
+    return MissingFrames(
         seq=first.seq,
         last_seq=last.seq,
         count=len(frames),

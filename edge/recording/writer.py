@@ -23,21 +23,21 @@ from edge.recording import frame_files
 from edge.recording.format import (
     HEAD,
     LOCK,
+    FailedFrame,
     Frame,
+    GapLine,
     Head,
-    Lacking,
-    Missed,
+    MissingFrames,
     Recording,
-    Unseen,
     add_line,
     describe,
     recordings_in,
 )
-from edge.recording.frame_encoding import Packed, RollDamaged
-from edge.recording.frame_files import Roll
+from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged
+from edge.recording.frame_files import FrameFile
 from edge.recording.fsync import sync_folder
 from edge.recording.ome_tiff import MOST_BYTES
-from edge.recording.retention import Shelf
+from edge.recording.retention import RetentionPolicy
 from edge.schema.codec import encode
 from edge.settings import RecordingSettings
 
@@ -52,7 +52,7 @@ class NoRoom(HemascopeError):
     """Nothing may be written, and nothing may be deleted."""
 
 
-class Reel:
+class RecordingWriter:
     """The writer of one recording. Used from one thread."""
 
     def __init__(
@@ -88,24 +88,26 @@ class Reel:
         name = f"{utc_of(time.monotonic_ns()):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         self.recording = Recording(settings.folder / name, head(name))
         _begin(self.recording, prepare)
-        self._shelf = Shelf(settings.folder, settings.most_gb, settings.least_free_gb)
-        self._lacking: Lacking | None = None
+        self._shelf = RetentionPolicy(
+            settings.folder, settings.most_gb, settings.least_free_gb
+        )
+        self._lacking: MissingFrames | None = None
         self._number = 0
-        self._file: _Open | None = None
+        self._file: _OpenFile | None = None
 
-    def pack(self, pixels: Counts) -> Packed:
+    def pack(self, pixels: Counts) -> EncodedFrame:
         """Store a frame (H, W, 3) as it will lie there; takes nothing but time."""
         return frame_files.pack(
             pixels, self._settings.format, self._settings.compression
         )
 
-    def write_line(self, line: Missed | Unseen) -> None:
+    def write_line(self, line: GapLine | FailedFrame) -> None:
         """Write down what has no picture; raises as `write_some`."""
         self._say_lacking()
         self._make_room(_BESIDE)
         self._shelf.add(add_line(self.recording.folder, line))
 
-    def write_some(self, shown: Sequence[tuple[Frame, Packed]]) -> int:
+    def write_some(self, shown: Sequence[tuple[Frame, EncodedFrame]]) -> int:
         """Write down as many of these frames as belong into one file; return how many.
 
         Raises
@@ -131,7 +133,7 @@ class Reel:
             raise NoRoom(f"the disk is full: {error}") from error
         return fits
 
-    def lack(self, lacking: Lacking) -> None:
+    def lack(self, lacking: MissingFrames) -> None:
         """Take note of frames that are not kept; it is written with what comes next."""
         before = self._lacking
         if before is not None and before.reason != lacking.reason:
@@ -169,13 +171,13 @@ class Reel:
                 raise NoRoom(f"{reason}, and all that is left is pinned")
             self._shelf.delete(oldest)
 
-    def _append(self, shown: Sequence[tuple[Frame, Packed]]) -> None:
+    def _append(self, shown: Sequence[tuple[Frame, EncodedFrame]]) -> None:
         if self._file is None:
             self._number += 1
             roll = frame_files.begin(
                 self.recording.folder, self._number, self._settings.format
             )
-            self._file = _Open(roll, shown[0][1])
+            self._file = _OpenFile(roll, shown[0][1])
         self._shelf.add(self._file.append(self.recording.head, shown))
 
     def _abandon_file(self) -> None:
@@ -185,7 +187,7 @@ class Reel:
             return
         try:
             file.abandon()
-        except (OSError, RollDamaged) as error:
+        except (OSError, FrameFileDamaged) as error:
             log.warning("%s is left as it is: %s", file.path, error)
 
     def _close_file(self) -> None:
@@ -195,10 +197,10 @@ class Reel:
             self._file = None
 
 
-class _Open:
+class _OpenFile:
     """The roll that is written, and what it holds."""
 
-    def __init__(self, roll: Roll, like: Packed) -> None:
+    def __init__(self, roll: FrameFile, like: EncodedFrame) -> None:
         self._roll, self._looks = roll, (like.shape, like.dtype)
         self._frames: list[Frame] = []
 
@@ -207,7 +209,7 @@ class _Open:
         """What it is called."""
         return self._roll.path
 
-    def takes(self, shown: Sequence[tuple[Frame, Packed]], most: int) -> int:
+    def takes(self, shown: Sequence[tuple[Frame, EncodedFrame]], most: int) -> int:
         """Return how many of these frames it may hold as well, within `most` bytes."""
         size, count = self._roll.size, 0
         for _, packed in shown[: _MOST_FRAMES - len(self._frames)]:
@@ -217,7 +219,7 @@ class _Open:
             count += 1
         return count
 
-    def append(self, head: Head, shown: Sequence[tuple[Frame, Packed]]) -> int:
+    def append(self, head: Head, shown: Sequence[tuple[Frame, EncodedFrame]]) -> int:
         """Add frames, and return by how many bytes the roll grew."""
         frames = [*self._frames, *(frame for frame, _ in shown)]
         before = self._roll.size
@@ -237,15 +239,15 @@ class _Open:
         self._roll.abandon()
 
 
-def _size(packed: Packed) -> int:
+def _size(packed: EncodedFrame) -> int:
     return len(packed.data) + _BESIDE
 
 
-def lacking_of(item: Frame | Missed | Unseen, reason: str) -> Lacking:
+def lacking_of(item: Frame | GapLine | FailedFrame, reason: str) -> MissingFrames:
     """Return what is said of something that is not kept."""
-    if isinstance(item, Missed):
+    if isinstance(item, GapLine):
         first, moment = item.gap.first, item.gap
-        return Lacking(
+        return MissingFrames(
             seq=item.seq,
             last_seq=item.seq,
             count=max(item.gap.missed or 1, 1),
@@ -256,7 +258,7 @@ def lacking_of(item: Frame | Missed | Unseen, reason: str) -> Lacking:
             reason=reason,
         )
     shot = item.shot
-    return Lacking(
+    return MissingFrames(
         seq=item.seq,
         last_seq=item.seq,
         count=1,
@@ -268,9 +270,9 @@ def lacking_of(item: Frame | Missed | Unseen, reason: str) -> Lacking:
     )
 
 
-def joined(before: Lacking, after: Lacking) -> Lacking:
+def joined(before: MissingFrames, after: MissingFrames) -> MissingFrames:
     """Return one line for frames that lack one after the other."""
-    return Lacking(
+    return MissingFrames(
         seq=before.seq,
         last_seq=after.last_seq,
         count=before.count + after.count,

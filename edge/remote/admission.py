@@ -21,9 +21,9 @@ import msgspec
 
 from edge.clock import utc_now
 from edge.errors import HemascopeError
-from edge.ledger.ledger_state import Standing
+from edge.ledger.ledger_state import LedgerState
 from edge.mqtt import Message
-from edge.rate_limit import Budget
+from edge.rate_limit import RateLimit
 from edge.remote.inbox import Inbox, InboxFailed, InboxFull
 from edge.schema.codec import PayloadInvalid, decode
 from edge.schema.entries import Alarm, Audit
@@ -54,7 +54,7 @@ class Admission:
     def __init__(
         self,
         folder: Path,
-        standing: Standing,
+        standing: LedgerState,
         settings: CommandSettings,
         *,
         utc: Callable[[], datetime] = utc_now,
@@ -64,9 +64,9 @@ class Admission:
         self._folder, self._standing, self._settings = folder, standing, settings
         self._utc = utc
         self._opened: Inbox | None = None
-        self._requests = Budget(REQUESTS_AT_ONCE, REQUESTS_PER_S, monotonic)
-        self._refusals = Budget(REFUSALS_AT_ONCE, REFUSALS_PER_S, monotonic)
-        self._complaints = Budget(3, 1 / 60, monotonic)
+        self._requests = RateLimit(REQUESTS_AT_ONCE, REQUESTS_PER_S, monotonic)
+        self._refusals = RateLimit(REFUSALS_AT_ONCE, REFUSALS_PER_S, monotonic)
+        self._complaints = RateLimit(3, 1 / 60, monotonic)
         self.unrecorded = 0
 
     def take(self, name: str, message: Message) -> None:

@@ -26,11 +26,11 @@ import msgspec
 
 from edge.clock import utc_now
 from edge.errors import HemascopeError
-from edge.ledger.ledger_state import Standing, Taken
+from edge.ledger.ledger_state import InboxPosition, LedgerState
 from edge.ledger.rows import RowRefused
-from edge.monitoring.alarms import kind_of
+from edge.monitoring.alarms import alarm_kind
 from edge.privacy import RunRefused
-from edge.remote.inbox import Handed, InboxFailed, look_into
+from edge.remote.inbox import InboxFailed, InboxItem, look_into
 from edge.schema.codec import PayloadInvalid, decode
 from edge.schema.entries import Alarm, Audit, Entered, Note, RunMark
 from edge.schema.requests import (
@@ -67,7 +67,7 @@ class Done:
     then: Callable[[], None] = field(default=lambda: None)
 
 
-class Instrument(Protocol):
+class CommandTarget(Protocol):
     """What may be asked. Called from the run's main thread, between two rows.
 
     A method returns at once: `Done`, or a future of the text that ends the matter. It
@@ -100,12 +100,14 @@ class Instrument(Protocol):
 class Append(Protocol):
     """How rows are written: all or nothing, with what was taken over."""
 
-    def __call__(self, said: Sequence[Entered], taken: Taken | None = None) -> None:
+    def __call__(
+        self, said: Sequence[Entered], taken: InboxPosition | None = None
+    ) -> None:
         """Append; raises `LedgerFull`."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class _RunningCommand:
     """A command that lasts."""
 
     audit: Audit
@@ -113,15 +115,15 @@ class _Begun:
     until_s: float
 
 
-class Commander:
+class CommandExecutor:
     """Takes requests over. Used from the run's main thread."""
 
     def __init__(
         self,
         folder: Path,
-        standing: Standing,
+        standing: LedgerState,
         append: Append,
-        instrument: Instrument,
+        instrument: CommandTarget,
         settings: CommandSettings,
         *,
         utc: Callable[[], datetime] = utc_now,
@@ -131,7 +133,7 @@ class Commander:
         self._folder, self._standing, self._append = folder, standing, append
         self._instrument, self._settings = instrument, settings
         self._utc, self._monotonic = utc, monotonic
-        self._begun: list[_Begun] = []
+        self._begun: list[_RunningCommand] = []
         self._look_s = self._complained_s = -_COMPLAIN_S
         for asked in standing.unfinished():
             text = f"the process ended before it was finished, see row {asked.row}"
@@ -162,7 +164,7 @@ class Commander:
             return
         before = self._standing.taken(inbox)
         for item in [i for i in handed if i.number > before][:_AT_ONCE]:
-            self._take(item, Taken(inbox, item.number))
+            self._take(item, InboxPosition(inbox, item.number))
 
     def close(self) -> None:
         """Write down as failed what is not finished."""
@@ -170,7 +172,7 @@ class Commander:
         for one in begun:
             self._end(one.audit, "failed", "the run ended before it was finished")
 
-    def _take(self, item: Handed, taken: Taken) -> None:
+    def _take(self, item: InboxItem, taken: InboxPosition) -> None:
         """Take one item over, whatever it holds: what is no row must not wait here."""
         try:
             msgspec.convert(item.client, Person | None)
@@ -178,7 +180,7 @@ class Commander:
         except (RowRefused, msgspec.ValidationError) as error:
             self._append([_unbelieved(item, str(error))], taken)
 
-    def _take_believed(self, item: Handed, taken: Taken) -> None:
+    def _take_believed(self, item: InboxItem, taken: InboxPosition) -> None:
         if item.name is None:
             self._append([_entry_of(item)], taken)
             return
@@ -219,7 +221,7 @@ class Commander:
         )
 
     def _carry_out(
-        self, name: CommandName, request: Request, audit: Audit, taken: Taken
+        self, name: CommandName, request: Request, audit: Audit, taken: InboxPosition
     ) -> None:
         act = getattr(self._instrument, name.replace("-", "_"))
         try:
@@ -239,13 +241,13 @@ class Commander:
         else:
             self._append([_ended(audit, "accepted", "begun")], taken)
             until_s = self._monotonic() + LASTS_S[name]
-            self._begun.append(_Begun(audit, answer, until_s))
+            self._begun.append(_RunningCommand(audit, answer, until_s))
         log.info("command=%s by=%s %s", name, request.by, request.id)
 
     def _finish(self) -> None:
         """Write down what has ended, well or not."""
         now_s = self._monotonic()
-        going: list[_Begun] = []
+        going: list[_RunningCommand] = []
         ended, self._begun = self._begun, going
         for one in ended:
             if one.future.done() and not one.future.cancelled():
@@ -272,7 +274,7 @@ def _ended(audit: Audit, outcome: Outcome, text: str) -> Audit:
     return msgspec.structs.replace(audit, outcome=outcome, text=shown)
 
 
-def _entry_of(item: Handed) -> Alarm | Audit:
+def _entry_of(item: InboxItem) -> Alarm | Audit:
     """Decode an entry; the publisher may refuse and warn, but claim nothing else."""
     try:
         entry = decode(item.data, Alarm | Audit)  # type: ignore[arg-type]
@@ -281,13 +283,13 @@ def _entry_of(item: Handed) -> Alarm | Audit:
     if isinstance(entry, Audit) and entry.outcome != "refused":
         return _unbelieved(item, f"the publisher claims that it is {entry.outcome}")
     if isinstance(entry, Alarm):
-        kind = kind_of(entry.code)
+        kind = alarm_kind(entry.code)
         if kind is None or kind.by != "publish":
             return _unbelieved(item, f"the publisher has no alarm {entry.code}")
     return entry
 
 
-def _unbelieved(item: Handed, text: str) -> Audit:
+def _unbelieved(item: InboxItem, text: str) -> Audit:
     log.error("item %d of the inbox is not believed: %s", item.number, text)
     sha256 = hashlib.sha256(item.data).hexdigest()
     return Audit(name="", outcome="refused", text=text[:1000], request_sha256=sha256)

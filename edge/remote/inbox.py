@@ -39,7 +39,7 @@ class InboxFull(HemascopeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class InboxItem:
     """One thing handed over.
 
     A request: `name` is its command, `data` its bytes as they came, `client` the name
@@ -151,7 +151,7 @@ class Inbox:
             raise _explain(self._path, error) from error
 
 
-def look_into(folder: Path, limit: int = 50) -> tuple[str, list[Handed]]:
+def look_into(folder: Path, limit: int = 50) -> tuple[str, list[InboxItem]]:
     """Return the id of the inbox and what waits in it, oldest first; ("", []) if none.
 
     The file is opened anew each time: the publisher may have replaced it.
@@ -171,7 +171,7 @@ def look_into(folder: Path, limit: int = 50) -> tuple[str, list[Handed]]:
                 "SELECT number, name, client, data FROM items ORDER BY number LIMIT ?",
                 (limit,),
             ).fetchall()
-            return _id_of(db), [Handed(*row) for row in rows]
+            return _id_of(db), [InboxItem(*row) for row in rows]
     except sqlite3.Error as error:
         raise _explain(path, error) from error
 

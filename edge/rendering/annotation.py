@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.frames import Counts
-from edge.schema.results import Cell, Examination
+from edge.schema.results import Cell, FrameResult
 from edge.taxonomy import UNIDENTIFIED
 
 # Okabe and Ito's colours: told apart also by colour-blind eyes.
@@ -22,7 +22,7 @@ _OTHER, _UNSURE = (204, 121, 167), (240, 190, 0)
 
 
 def draw(
-    pixels: Counts, examination: Examination, width_px: int | None = None
+    pixels: Counts, examination: FrameResult, width_px: int | None = None
 ) -> NDArray[np.uint8]:
     """Return a picture with a box and a name for every cell.
 

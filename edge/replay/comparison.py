@@ -17,7 +17,7 @@ import msgspec
 from edge.errors import ConfigurationInvalid
 from edge.ledger.reader import LedgerReader
 from edge.pipeline.parts import Parts
-from edge.recording.format import Head, Item, Lacking, Recording, recordings_in
+from edge.recording.format import Head, Item, MissingFrames, Recording, recordings_in
 from edge.run.empty_results import STOPPED
 from edge.schema.entries import read_row
 from edge.schema.results import Result
@@ -134,14 +134,14 @@ def compare_rows(
     waiting = next(rest, None)
     for item, said in zip(items, now, strict=False):
         skipped = []
-        last = item.last_seq if isinstance(item, Lacking) else item.seq
+        last = item.last_seq if isinstance(item, MissingFrames) else item.seq
         while waiting is not None and waiting.seq < item.seq:
             skipped.append(waiting.seq)
             waiting = next(rest, None)
         if skipped:
             found.lacking.append(f"{_rows(skipped)}: not in the recording")
             is_whole = False
-        if isinstance(item, Lacking):
+        if isinstance(item, MissingFrames):
             found.lacking.append(f"{_rows([item.seq, last])}: {item.reason}")
             is_whole = False
             while waiting is not None and waiting.seq <= last:

@@ -24,22 +24,22 @@ from edge.pipeline.calibration_drift import DriftWatch
 from edge.pipeline.parts import Parts
 from edge.pipeline.pixel_size import PixelSize, Scale
 from edge.recording.format import (
+    FailedFrame,
     Frame,
+    GapLine,
     Head,
-    Lacking,
-    Missed,
-    Recorded,
+    MissingFrames,
+    RecordedItem,
     Recording,
-    Unseen,
 )
-from edge.recording.frame_encoding import Page
+from edge.recording.frame_encoding import StoredFrame
 from edge.run.components import open_follower, open_slide
-from edge.run.service import Company, Service
+from edge.run.service import RunCollaborators, Service
 from edge.schema.entries import RunMark
-from edge.schema.results import Examination
+from edge.schema.results import FrameResult
 from edge.settings import ReplaySettings
-from edge.slide.run_state import Runs
-from edge.slide.slide_counter import SlideRun
+from edge.slide.run_state import RunState
+from edge.slide.slide_counter import SlideCounter
 from edge.timelapse.follower import Follower
 
 _Moment = tuple[int, int]  # number and monotonic time: unique within a recording
@@ -48,7 +48,7 @@ _Moment = tuple[int, int]  # number and monotonic time: unique within a recordin
 class RecordedSource:
     """A recording that behaves like a camera, and waits for its reader."""
 
-    def __init__(self, recorded: Sequence[Recorded], name: str) -> None:
+    def __init__(self, recorded: Sequence[RecordedItem], name: str) -> None:
         self._recorded, self._name = iter(recorded), name
 
     @property
@@ -62,13 +62,13 @@ class RecordedSource:
         if recorded is None:
             raise SourceEnded(f"recording {self._name} is over")
         item = recorded.item
-        if isinstance(item, Missed):
+        if isinstance(item, GapLine):
             return item.gap
-        if isinstance(item, Lacking):
+        if isinstance(item, MissingFrames):
             reason = f"not recorded: {item.reason}"
             return Gap(item.first, item.count, reason, item.monotonic_ns, item.utc)
-        if isinstance(item, Unseen) or recorded.page is None:
-            reason = item.reason if isinstance(item, Unseen) else "has no picture"
+        if isinstance(item, FailedFrame) or recorded.page is None:
+            reason = item.reason if isinstance(item, FailedFrame) else "has no picture"
             return Exposure(item.shot, partial(_reject, reason), item.planned)
         develop = partial(_develop, item.shot, recorded.page)
         return Exposure(item.shot, develop, item.planned)
@@ -80,7 +80,9 @@ class RecordedSource:
 class RecordedScale(Scale):
     """The pixel sizes that frames were examined with where nobody told them."""
 
-    def __init__(self, profile_um: float | None, recorded: Sequence[Recorded]) -> None:
+    def __init__(
+        self, profile_um: float | None, recorded: Sequence[RecordedItem]
+    ) -> None:
         super().__init__(profile_um)
         self._known = {
             r.item.shot.sequence: r.item.scale
@@ -102,7 +104,7 @@ class RecordedScale(Scale):
         return super().of(source_um, estimate, sequence)
 
 
-class RecordedRuns(Runs):
+class RecordedRuns(RunState):
     """Runs begin and end with the frames that they began and ended with.
 
     Their marks stand in the ledger of the recording; a replay makes none.
@@ -111,14 +113,14 @@ class RecordedRuns(Runs):
     _runs: Mapping[_Moment, str | None] = {}
     _left: str | None = None
 
-    def know(self, left: str | None, recorded: Sequence[Recorded]) -> None:
+    def know(self, left: str | None, recorded: Sequence[RecordedItem]) -> None:
         """Take from a recording which frame is of which run, and which one went on."""
         self._left = left
-        items = [r.item for r in recorded if not isinstance(r.item, Lacking)]
+        items = [r.item for r in recorded if not isinstance(r.item, MissingFrames)]
         self._runs = {_moment(item): item.run for item in items}
 
-    def judge(self, said: Examination) -> Examination:
-        """See `Runs.judge`."""
+    def judge(self, said: FrameResult) -> FrameResult:
+        """See `RunState.judge`."""
         moment = said.frame.first, said.monotonic_ns
         run = self._runs.get(moment, self._written)
         self._is_resumed = run is not None and run == self._left
@@ -134,7 +136,7 @@ class RecordedRuns(Runs):
         return []
 
 
-class RecordedSlide(RecordedRuns, SlideRun):
+class RecordedSlide(RecordedRuns, SlideCounter):
     """The same of a slide that is counted."""
 
 
@@ -165,7 +167,7 @@ def replay(
             PreviewWriter(folder, 0),
             msgspec.structs.replace(settings.run, workers=None),
             keep_rows=len(recorded) + 1,
-            company=Company(
+            company=RunCollaborators(
                 DriftWatch(parts.profile),
                 open_follower=_follower(parts, settings, head),
                 runs=_runs(parts, settings, head, recorded),
@@ -193,16 +195,16 @@ def _follower(
 
 
 def _runs(
-    parts: Parts, settings: ReplaySettings, head: Head, recorded: Sequence[Recorded]
-) -> Runs:
+    parts: Parts, settings: ReplaySettings, head: Head, recorded: Sequence[RecordedItem]
+) -> RunState:
     runs = open_slide(parts, settings.differential, RecordedSlide, RecordedRuns)
     if isinstance(runs, RecordedRuns):
         runs.know(head.left.run, recorded)
     return runs
 
 
-def _moment(item: Frame | Missed | Unseen) -> _Moment:
-    if isinstance(item, Missed):
+def _moment(item: Frame | GapLine | FailedFrame) -> _Moment:
+    if isinstance(item, GapLine):
         return item.gap.first, item.gap.monotonic_ns
     return item.shot.sequence, item.shot.monotonic_ns
 
@@ -211,5 +213,5 @@ def _reject(reason: str) -> RawFrame:
     raise FrameRejected(reason)
 
 
-def _develop(shot: Shot, page: Page) -> RawFrame:
+def _develop(shot: Shot, page: StoredFrame) -> RawFrame:
     return RawFrame(shot, page.read())

@@ -12,21 +12,21 @@ from edge.settings import (
     TrackingSettings,
 )
 from edge.slide.confusion_correction import Correction, read_confusion
-from edge.slide.run_state import Runs
-from edge.slide.slide_counter import SlideRun
+from edge.slide.run_state import RunState
+from edge.slide.slide_counter import SlideCounter
 from edge.taxonomy import NOT_A_CELL
 from edge.timelapse.follower import Follower
-from edge.timelapse.frame_intervals import Pace
-from edge.timelapse.resume_state import NOTHING, Left
+from edge.timelapse.frame_intervals import FrameIntervals
+from edge.timelapse.resume_state import NOTHING_TO_RESUME, ResumeState
 from edge.timelapse.sequence_model import SequenceModel
 
 
 def open_slide(
     parts: Parts,
     settings: DifferentialSettings,
-    slide: type[SlideRun] = SlideRun,
-    runs: type[Runs] = Runs,
-) -> Runs:
+    slide: type[SlideCounter] = SlideCounter,
+    runs: type[RunState] = RunState,
+) -> RunState:
     """Return what knows the run; a `slide`, which counts cells, where wanted.
 
     Raises
@@ -54,10 +54,10 @@ def open_follower(
     pauses: PauseSettings,
     events: EventSettings,
     *,
-    left: Left = NOTHING,
+    left: ResumeState = NOTHING_TO_RESUME,
 ) -> Follower:
     """Open the sequence model, if there is one, in this thread; follow with it."""
-    pace = Pace(pauses.lost_after, pauses.reset_after_s)
+    pace = FrameIntervals(pauses.lost_after, pauses.reset_after_s)
     if parts.sequence is None:
         return Follower(tracking, pace, left=left)
     model = SequenceModel(

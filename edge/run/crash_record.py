@@ -10,7 +10,7 @@ import msgspec
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
-from edge.run.empty_results import STOPPED, nothing_of
+from edge.run.empty_results import STOPPED, empty_result
 from edge.schema.codec import decode
 
 _MEANING = {
@@ -24,7 +24,7 @@ _MEANING = {
 }
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _RowHead(msgspec.Struct, frozen=True):
     """All that is read of a row here, whatever kind of row it is."""
 
     reason: str | None = None
@@ -70,7 +70,7 @@ def record_failure(folder: Path, failure: str) -> LedgerRow | None:
     try:
         if _last_reason(folder).startswith(STOPPED):
             return None
-        return ledger.append(nothing_of("gap", failure))
+        return ledger.append(empty_result("gap", failure))
     finally:
         ledger.close()
 
@@ -80,4 +80,4 @@ def _last_reason(folder: Path) -> str:
     _, newest = reader.span()
     rows = reader.rows(newest - 1, 1)
     reader.close()
-    return (decode(rows[0].data, _Said).reason or "") if rows else ""
+    return (decode(rows[0].data, _RowHead).reason or "") if rows else ""

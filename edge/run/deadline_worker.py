@@ -15,23 +15,23 @@ from typing import Any, Generic, Protocol, TypeVar
 from edge.errors import HemascopeError
 
 
-class _Tool(Protocol):
+class _Closeable(Protocol):
     def close(self) -> None: ...
 
 
-T = TypeVar("T", bound=_Tool)
+T = TypeVar("T", bound=_Closeable)
 R = TypeVar("R")
 
 
-class AsideOver(HemascopeError):
+class WorkerClosed(HemascopeError):
     """Nothing is done any more: the tool was never opened, hangs, or is closed."""
 
 
-class Hung(HemascopeError):
+class JobTimedOut(HemascopeError):
     """A job did not end in time; it is the last one that was tried."""
 
 
-class Aside(Generic[T]):
+class DeadlineWorker(Generic[T]):
     """Jobs of one thread, done by another, one at a time.
 
     `open_tool` makes what the jobs are done with, in the thread that does them.
@@ -86,7 +86,9 @@ class Aside(Generic[T]):
         wait([future], most_s)
         if not future.done():
             self.close()
-            raise Hung(f"a job has been in work for {most_s:.0f} s, expected less")
+            raise JobTimedOut(
+                f"a job has been in work for {most_s:.0f} s, expected less"
+            )
         return future.result()
 
     def close(self) -> None:
@@ -112,8 +114,8 @@ class Aside(Generic[T]):
             return job
 
 
-def _over() -> AsideOver:
-    return AsideOver("cells are not followed any more; the process ends")
+def _over() -> WorkerClosed:
+    return WorkerClosed("cells are not followed any more; the process ends")
 
 
 def _do(job: Callable[[T], Any], future: Future[Any], tool: T) -> None:

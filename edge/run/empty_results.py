@@ -6,17 +6,17 @@ import time
 
 from edge import __version__, clock
 from edge.frames import Exposure, Gap, Shot
-from edge.schema.results import Examination, FrameRange, Status
+from edge.schema.results import FrameRange, FrameResult, Status
 
 STOPPED = "acquisition stopped: "  # begins the reason of a ledger's last row
 
 
-def nothing_of(
+def empty_result(
     status: Status,
     reason: str,
     item: Exposure | Gap | None = None,
     passed_over: int = 0,
-) -> Examination:
+) -> FrameResult:
     """Return what is said where nothing could be seen."""
     mono = time.monotonic_ns()
     utc, source, frame = clock.utc_of(mono), "", FrameRange(first=0, last=0)
@@ -34,7 +34,7 @@ def nothing_of(
         frame = FrameRange(
             first=shot.sequence, last=shot.sequence, passed_over=passed_over
         )
-    return Examination(
+    return FrameResult(
         status=status,
         reason=reason,
         utc=utc,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from edge.monitoring.alarms import EVENT, Finding
+from edge.monitoring.alarms import EVENT, AlarmCondition
 from edge.schema.entries import Severity
 from edge.schema.messages import ActiveAlarm
 from edge.schema.results import Event
@@ -20,7 +20,7 @@ MOST_KINDS = 32  # of changes; a model names fewer
 
 
 @dataclass(frozen=True, slots=True)
-class _Stir:
+class _ActiveChange:
     """One kind of change, since it was last quiet."""
 
     severity: Severity
@@ -30,7 +30,7 @@ class _Stir:
     last_s: float
 
 
-class Stirs:
+class EventAlarms:
     """Counts confirmed events. Used from one thread.
 
     Parameters
@@ -49,10 +49,10 @@ class Stirs:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._quiet_s, self._monotonic = quiet_s, monotonic
-        self._stirs: dict[str, _Stir] = {}
+        self._stirs: dict[str, _ActiveChange] = {}
         for alarm in active if quiet_s > 0 else ():
             if alarm.code.startswith(EVENT):
-                found = _Stir(alarm.severity, 0, alarm.text, 0, monotonic())
+                found = _ActiveChange(alarm.severity, 0, alarm.text, 0, monotonic())
                 self._stirs[alarm.code] = found
 
     def take(self, events: Iterable[Event]) -> None:
@@ -66,7 +66,7 @@ class Stirs:
             if before is None and len(self._stirs) >= MOST_KINDS:
                 continue
             if before is None or before.count == 0:  # only known from a row
-                before = _Stir(told[0], 0, told[1], 0, 0.0)
+                before = _ActiveChange(told[0], 0, told[1], 0, 0.0)
             self._stirs[code] = replace(
                 before,
                 count=before.count + 1,
@@ -74,7 +74,7 @@ class Stirs:
                 last_s=self._monotonic(),
             )
 
-    def findings(self) -> dict[str, Finding]:
+    def findings(self) -> dict[str, AlarmCondition]:
         """Return what is not over, by the code of its alarm."""
         now_s = self._monotonic()
         self._stirs = {
@@ -91,9 +91,9 @@ def code_of(change: str) -> str:
     return f"{EVENT}{plain}"[:32]
 
 
-def _finding(stir: _Stir) -> Finding:
+def _finding(stir: _ActiveChange) -> AlarmCondition:
     text = stir.first
     if stir.count > 1:
         more = f"{stir.count} cells so far, the last one {stir.last_track}"
         text = f"{stir.first}; {more}"
-    return Finding(stir.severity, text[:1000], len(str(stir.count)))
+    return AlarmCondition(stir.severity, text[:1000], len(str(stir.count)))

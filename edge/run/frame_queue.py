@@ -13,7 +13,7 @@ MOST_PLANNED = 4  # a frame that takes long must not stop the camera from being 
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class QueuedFrame:
     """One thing to say something of, with its place in the order of results.
 
     `passed_over` counts the exposures that were replaced before anybody took them.
@@ -25,7 +25,7 @@ class Ticket:
     waited_ms: float
 
 
-class Desk:
+class FrameQueue:
     """Shared by one camera thread and several workers.
 
     A live exposure replaces one that nobody has taken yet: it is dropped before it is
@@ -62,7 +62,7 @@ class Desk:
             self._changed.notify_all()
             return True
 
-    def take(self) -> Ticket | None:
+    def take(self) -> QueuedFrame | None:
         """Take what has lain longest, waiting for it; None when the desk is closed."""
         with self._changed:
             while not self._items or self._is_full:
@@ -71,7 +71,7 @@ class Desk:
                 self._changed.wait()
             item, since_s = self._items.popleft()
             waited_ms = round((time.monotonic() - since_s) * 1e3, 3)
-            ticket = Ticket(self._number, item, self._passed_over, waited_ms)
+            ticket = QueuedFrame(self._number, item, self._passed_over, waited_ms)
             self._number += 1
             if isinstance(item, Exposure):
                 self._passed_over = 0

@@ -14,21 +14,21 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from edge import clock
-from edge.acquisition.pausable_source import Pausable
+from edge.acquisition.pausable_source import PausableSource
 from edge.errors import HemascopeError
 from edge.frames import Counts
-from edge.ledger.ledger_state import Taken
+from edge.ledger.ledger_state import InboxPosition
 from edge.ledger.rows import LedgerFull, LedgerRow
 from edge.ledger.writer import Ledger
-from edge.monitoring.alarms import Finding, Latch
+from edge.monitoring.alarms import AlarmCondition, Latch
 from edge.monitoring.metrics import Meter, RunMetrics, write_metrics
-from edge.remote.command_executor import Commander, CommandFailed, Done
+from edge.remote.command_executor import CommandExecutor, CommandFailed, Done
 from edge.rendering.annotation import draw, to_jpeg
-from edge.run.event_alarms import Stirs
-from edge.run.run_controller import Conductor
+from edge.run.event_alarms import EventAlarms
+from edge.run.run_controller import RunController
 from edge.schema.entries import Alarm, Entered
 from edge.schema.requests import NoteRequest, Request, StartRequest
-from edge.schema.results import Drift, Examination
+from edge.schema.results import Drift, FrameResult
 from edge.settings import AlarmSettings, CommandSettings
 
 log = logging.getLogger(__name__)
@@ -39,20 +39,20 @@ _REJECTED_IN_A_ROW = 20
 _SNAPSHOT_BYTES = 4 << 20
 
 
-class Attendant:
-    """Attends one run; also the `Instrument` that commands are asked of."""
+class Housekeeping:
+    """Attends one run; also the `CommandTarget` that commands are asked of."""
 
     def __init__(
         self,
         ledger: Ledger,
         folder: Path,
-        source: Pausable,
+        source: PausableSource,
         self_test: Callable[[], str],
         *,
-        conductor: Conductor,
+        conductor: RunController,
         commands: CommandSettings,
         alarms: AlarmSettings,
-        look: Callable[[], dict[str, Finding]] = dict,
+        look: Callable[[], dict[str, AlarmCondition]] = dict,
     ) -> None:
         """`folder`: the ledger's; `self_test` proves the models, in any thread.
 
@@ -65,14 +65,14 @@ class Attendant:
         self._meter = Meter()
         active = tuple(ledger.standing.alarms())
         self._latch = Latch("run", active)
-        self._stirs = Stirs(alarms.event_quiet_s, active)
+        self._stirs = EventAlarms(alarms.event_quiet_s, active)
         self._wanted: Future[str] | None = None
         self._test: Future[str] | None = None
         self._looked_s = 0.0
         self._frame_s = time.monotonic()
         self._reason = ""
         self._drift: Drift | None = None
-        self._commander = Commander(
+        self._commander = CommandExecutor(
             folder, ledger.standing, self.append, self, commands
         )
 
@@ -83,7 +83,7 @@ class Attendant:
         """Whether the frame in hand shall be kept as a picture; from any thread."""
         return self._wanted is not None and not self._wanted.cancelled()
 
-    def draw(self, pixels: Counts, said: Examination) -> bytes | None:
+    def draw(self, pixels: Counts, said: FrameResult) -> bytes | None:
         """Draw a snapshot in full size; from any thread, never raises."""
         try:
             return to_jpeg(draw(pixels, said), _SNAPSHOT_BYTES)
@@ -91,7 +91,7 @@ class Attendant:
             log.exception("sequence=%d snapshot not drawn", said.frame.first)
             return None
 
-    def wrote(self, row: LedgerRow, said: Examination, picture: bytes | None) -> None:
+    def wrote(self, row: LedgerRow, said: FrameResult, picture: bytes | None) -> None:
         """Take note of a row that was written, and of the snapshot that shows it."""
         self._meter.count(said)
         self._stirs.take(said.events)
@@ -124,11 +124,13 @@ class Attendant:
     def close(self, error: HemascopeError | None) -> None:
         """End the commands in work; `error` is why the run ends, if it must."""
         if error is not None:
-            stopped = {"acquisition-stopped": Finding("red", str(error)[:1000])}
+            stopped = {"acquisition-stopped": AlarmCondition("red", str(error)[:1000])}
             self._tell(self._latch.look(stopped))
         self._commander.close()
 
-    def append(self, said: Sequence[Entered], taken: Taken | None = None) -> None:
+    def append(
+        self, said: Sequence[Entered], taken: InboxPosition | None = None
+    ) -> None:
         """Write entries; on a full disk make room once."""
         self._ledger.with_room(lambda: self._ledger.append_all(said, taken))
 
@@ -223,14 +225,14 @@ class Attendant:
             log.warning("alarm=%s %s: %s", alarm.code, what, alarm.text)
             self.append([alarm])
 
-    def _findings(self, figures: RunMetrics) -> dict[str, Finding]:
+    def _findings(self, figures: RunMetrics) -> dict[str, AlarmCondition]:
         """Say what is wrong now."""
         found = {**self._stirs.findings(), **self._look()}
         silent_s = self._silent_s()
         if silent_s > self._alarms.no_frame_s:
-            found["no-frames"] = Finding("red", f"no frame for {silent_s:.0f} s")
+            found["no-frames"] = AlarmCondition("red", f"no frame for {silent_s:.0f} s")
         if self._meter.rejected_in_a_row >= _REJECTED_IN_A_ROW:
-            found["frames-rejected"] = Finding(
+            found["frames-rejected"] = AlarmCondition(
                 "amber",
                 f"the last {self._meter.rejected_in_a_row} frames were rejected: "
                 f"{self._reason}"[:1000],
@@ -238,10 +240,10 @@ class Attendant:
         drift = self._drift
         if drift is not None and (drift.status == "amber" or drift.status == "red"):
             text = f"{drift.of} left the calibration: {drift.advice}"
-            found["drifted"] = Finding(drift.status, text)
+            found["drifted"] = AlarmCondition(drift.status, text)
         amber, red = self._alarms.disk_share
         if figures.disk_used >= amber:
-            found["disk-filling"] = Finding(
+            found["disk-filling"] = AlarmCondition(
                 "red" if figures.disk_used >= red else "amber",
                 f"the ledger's disk is {100 * figures.disk_used:.0f} % full, "
                 f"{figures.disk_free_bytes >> 20} MiB are free",
@@ -249,12 +251,12 @@ class Attendant:
         amber, red = self._alarms.temperature_c
         heat_c = figures.temperature_c
         if heat_c is not None and heat_c >= amber:
-            found["hot"] = Finding(
+            found["hot"] = AlarmCondition(
                 "red" if heat_c >= red else "amber",
                 f"the hottest part has {heat_c:.0f} °C",
             )
         if not clock.is_synchronised():
-            found["clock-unsynchronised"] = Finding(
+            found["clock-unsynchronised"] = AlarmCondition(
                 "amber", "no time server is followed; times may be wrong"
             )
         return found

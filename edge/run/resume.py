@@ -12,16 +12,16 @@ from edge.ledger.run_progress import Progress
 from edge.schema.codec import PayloadInvalid
 from edge.schema.entries import read_row
 from edge.schema.results import Result
-from edge.timelapse.resume_state import NOTHING, Left, LeftCells
+from edge.timelapse.resume_state import NOTHING_TO_RESUME, ResumeCells, ResumeState
 
 log = logging.getLogger(__name__)
 
 
-def left_in(folder: Path, progress: Progress | None) -> Left:
+def resume_state_of(folder: Path, progress: Progress | None) -> ResumeState:
     """Return what the ledger in `folder` says that was left, as far as `progress`."""
     if progress is None:
-        return NOTHING
-    return Left(
+        return NOTHING_TO_RESUME
+    return ResumeState(
         run=progress.run if progress.is_open else None,
         next_track=progress.next_track,
         next_event=progress.next_event,
@@ -29,7 +29,7 @@ def left_in(folder: Path, progress: Progress | None) -> Left:
     )
 
 
-def _cells_in(folder: Path, progress: Progress) -> LeftCells | None:
+def _cells_in(folder: Path, progress: Progress) -> ResumeCells | None:
     """Read the last frame on which cells were followed; None if that cannot be."""
     if progress.followed_row is None:
         return None
@@ -46,7 +46,7 @@ def _cells_in(folder: Path, progress: Progress) -> LeftCells | None:
     if not found:
         return None
     is_same_boot = said.boot_id == clock.boot_id()
-    return LeftCells(
+    return ResumeCells(
         tracks=tuple(found),
         boxes=tuple(found.values()),
         utc=said.utc,

@@ -16,15 +16,15 @@ from functools import partial
 import msgspec
 
 from edge import clock
-from edge.acquisition.pausable_source import Pausable
-from edge.acquisition.schedule import Place
-from edge.acquisition.scheduled_source import Scheduled
+from edge.acquisition.pausable_source import PausableSource
+from edge.acquisition.schedule import SchedulePosition
+from edge.acquisition.scheduled_source import ScheduledSource
 from edge.ledger.run_progress import Progress
 from edge.ledger.writer import Ledger
 from edge.remote.command_executor import CommandFailed, Done
 from edge.schema.entries import Lost, Note, PlanNote, RunMark
 from edge.schema.requests import NoteRequest, Request, StartRequest
-from edge.slide.run_state import Runs
+from edge.slide.run_state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _SET_NS = 1_000_000_000  # a clock that is further off was set
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RunRequest:
     """What was said of a run where the process was started."""
 
     slide: str | None = None
@@ -45,7 +45,7 @@ class Wish:
         return not (self.slide or self.operator or self.note)
 
 
-class Conductor:
+class RunController:
     """Conducts the runs of one process.
 
     Parameters
@@ -65,11 +65,11 @@ class Conductor:
     def __init__(
         self,
         ledger: Ledger,
-        runs: Runs,
-        source: Pausable,
-        schedule: Scheduled | None = None,
+        runs: RunState,
+        source: PausableSource,
+        schedule: ScheduledSource | None = None,
         *,
-        wish: Wish = Wish(),
+        wish: RunRequest = RunRequest(),
         resume_within_s: float = 900.0,
         is_left_open: Callable[[], bool] = lambda: False,
         waits_when_done: bool = False,
@@ -238,7 +238,7 @@ class Conductor:
 
     def _resumed(self, left: Progress) -> list[RunMark]:
         """Say that a run goes on, and exactly what it lost."""
-        note, place = left.plan, Place(left.index, left.frame)
+        note, place = left.plan, SchedulePosition(left.index, left.frame)
         if note is not None and note.boot_id != clock.boot_id():
             note = self._by_wall_time(note, left)
         missed = None
@@ -309,11 +309,11 @@ def _between_ns(first: datetime, last: datetime) -> int:
     return int((last - first).total_seconds() * 1e9)
 
 
-def _place(mark: RunMark, left: Progress | None) -> Place:
+def _place(mark: RunMark, left: Progress | None) -> SchedulePosition:
     """Return where the plan of a run begins, or was left."""
     if mark.phase != "resumed" or left is None:
-        return Place(0)
-    return Place(left.index, left.frame)
+        return SchedulePosition(0)
+    return SchedulePosition(left.index, left.frame)
 
 
 def _away_s(left: Progress, now: datetime | None = None) -> float | None:

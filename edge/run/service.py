@@ -29,18 +29,18 @@ from edge.ledger.rows import LedgerRow, RowRefused
 from edge.ledger.writer import Ledger
 from edge.monitoring.systemd import Notifier
 from edge.pipeline.calibration_drift import DriftWatch
-from edge.pipeline.pipeline import Pipeline, Seen
+from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.recording.recorder import Recorder
 from edge.rendering.annotation import draw, to_jpeg
-from edge.run.deadline_worker import Aside, Hung
-from edge.run.empty_results import STOPPED, nothing_of
-from edge.run.frame_queue import Desk, Ticket
-from edge.run.housekeeping import Attendant
-from edge.run.run_controller import Conductor
-from edge.schema.results import Examination
+from edge.run.deadline_worker import DeadlineWorker, JobTimedOut
+from edge.run.empty_results import STOPPED, empty_result
+from edge.run.frame_queue import FrameQueue, QueuedFrame
+from edge.run.housekeeping import Housekeeping
+from edge.run.run_controller import RunController
+from edge.schema.results import FrameResult
 from edge.settings import RunSettings
-from edge.slide.run_state import Runs
-from edge.stages.thumbnail import View
+from edge.slide.run_state import RunState
+from edge.stages.thumbnail import Thumbnail
 from edge.timelapse.follower import Follower
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class RunFailed(HemascopeError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class FrameOutcome:
     """What a worker says of one ticket.
 
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
@@ -68,17 +68,17 @@ class Outcome:
     """
 
     number: int
-    examination: Examination
+    examination: FrameResult
     digest: int | None = None
     failure: str | None = None
     preview: bytes | None = None
     snapshot: bytes | None = None
-    view: View | None = None
-    seen: Seen | None = None
+    view: Thumbnail | None = None
+    seen: ExaminedFrame | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Company:
+class RunCollaborators:
     """Who goes along with a run: sees its rows, does what is due beside the frames.
 
     `drift` compares what is seen with the calibration, `attendant` answers requests and
@@ -92,11 +92,11 @@ class Company:
     """
 
     drift: DriftWatch | None = None
-    attendant: Attendant | None = None
+    attendant: Housekeeping | None = None
     notifier: Notifier = field(default_factory=Notifier)
     open_follower: Callable[[], Follower] | None = None
-    runs: Runs | None = None
-    conductor: Conductor | None = None
+    runs: RunState | None = None
+    conductor: RunController | None = None
     recorder: Recorder | None = None
     was_live: bool = False
 
@@ -113,24 +113,26 @@ class Service:
         settings: RunSettings,
         *,
         keep_rows: int,
-        company: Company | None = None,
+        company: RunCollaborators | None = None,
     ) -> None:
         self._source, self._open_pipeline = source, open_pipeline
         self._ledger, self._previews, self._settings = ledger, previews, settings
-        self._keep_rows, company = keep_rows, company or Company()
+        self._keep_rows, company = keep_rows, company or RunCollaborators()
         self._drift, self._attendant = company.drift, company.attendant
         self._notifier, self._runs = company.notifier, company.runs
         self._conductor = company.conductor
         self._recorder, self._was_live = company.recorder, company.was_live
         opens = company.open_follower
-        self._follower = None if opens is None else Aside(opens)
+        self._follower = None if opens is None else DeadlineWorker(opens)
         self._proven: list[str] = []  # workers whose engines passed the self-test
         self._camera_answered = False
-        self._outcomes: queue.Queue[Outcome | HemascopeError] = queue.Queue(maxsize=8)
+        self._outcomes: queue.Queue[FrameOutcome | HemascopeError] = queue.Queue(
+            maxsize=8
+        )
         self._last_digest: int | None = None
         self._identical = self._failures = 0
         self._failed: RunFailed | None = None
-        self._in_hand: dict[int, Ticket] = {}
+        self._in_hand: dict[int, QueuedFrame] = {}
         self._moved_s = time.monotonic()
         self._stop = threading.Event()
 
@@ -139,7 +141,7 @@ class Service:
         stop: threading.Event,
         *,
         frames: int | None = None,
-        on_row: Callable[[LedgerRow, Examination], None] = lambda row, said: None,
+        on_row: Callable[[LedgerRow, FrameResult], None] = lambda row, said: None,
     ) -> None:
         """Work until the recording ends, `frames` were looked at, or `stop`.
 
@@ -152,7 +154,7 @@ class Service:
         """
         count = self._settings.workers or os.cpu_count() or 1
         ahead = _AHEAD if self._follower is None else 1
-        desk = Desk(
+        desk = FrameQueue(
             is_live=self._source.is_live, most_frames=frames, most_out=count + ahead
         )
         self._stop = stop
@@ -191,7 +193,7 @@ class Service:
             if not camera.is_alive():
                 self._source.close()
 
-    def _watch_camera(self, desk: Desk, stop: threading.Event) -> None:
+    def _watch_camera(self, desk: FrameQueue, stop: threading.Event) -> None:
         """Read the source until it ends; the desk decides what is kept."""
         try:
             while not stop.is_set():
@@ -207,7 +209,7 @@ class Service:
         finally:
             desk.close()
 
-    def _keep(self, aside: Aside[Follower]) -> None:
+    def _keep(self, aside: DeadlineWorker[Follower]) -> None:
         """Open the follower, and do what is asked of it until the end."""
         try:
             aside.run()
@@ -217,7 +219,7 @@ class Service:
             log.exception("the follower failed")
             self._outcomes.put(RunFailed(f"the follower failed: {error!r}"))
 
-    def _work(self, desk: Desk) -> None:
+    def _work(self, desk: FrameQueue) -> None:
         """Take tickets the whole way until the desk closes."""
         try:
             with closing(self._open_pipeline()) as pipeline:
@@ -231,16 +233,16 @@ class Service:
             log.exception("a worker failed")
             self._outcomes.put(RunFailed(f"a worker failed: {error!r}"))
 
-    def _settle(self, pipeline: Pipeline, ticket: Ticket) -> Outcome:
+    def _settle(self, pipeline: Pipeline, ticket: QueuedFrame) -> FrameOutcome:
         """Say something of a ticket, whatever happens."""
         item = ticket.item
         if isinstance(item, Gap):
-            return Outcome(ticket.number, nothing_of("gap", item.reason, item))
+            return FrameOutcome(ticket.number, empty_result("gap", item.reason, item))
         try:
             seen = pipeline.examine(item)
         except FrameRejected as error:
-            said = nothing_of("rejected", str(error), item, ticket.passed_over)
-            return Outcome(ticket.number, said)
+            said = empty_result("rejected", str(error), item, ticket.passed_over)
+            return FrameOutcome(ticket.number, said)
         except Exception as error:
             log.exception("sequence=%d failed", item.shot.sequence)
             return self._rejected(ticket.number, str(error) or repr(error))
@@ -260,7 +262,7 @@ class Service:
         if self._previews.is_due() or (is_asked and self._previews.is_allowed):
             preview = self._draw(pixels, said)
         is_kept = self._follower is not None or self._recorder is not None
-        return Outcome(
+        return FrameOutcome(
             ticket.number,
             said,
             _digest(pixels),
@@ -271,7 +273,7 @@ class Service:
             seen if is_kept else None,
         )
 
-    def _draw(self, pixels: Counts, said: Examination) -> bytes | None:
+    def _draw(self, pixels: Counts, said: FrameResult) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
         try:
             picture = draw(pixels, said, self._settings.preview_width_px)
@@ -282,22 +284,22 @@ class Service:
 
     def _write_in_order(
         self,
-        desk: Desk,
+        desk: FrameQueue,
         workers: list[threading.Thread],
-        on_row: Callable[[LedgerRow, Examination], None],
+        on_row: Callable[[LedgerRow, FrameResult], None],
     ) -> None:
         """Append outcomes by their numbers until all workers have gone home.
 
         After a failure nothing new is taken, but what is in hand is still written.
         """
-        waiting: dict[int, Outcome] = {}
+        waiting: dict[int, FrameOutcome] = {}
         failed: HemascopeError | None = None
         due, self._moved_s = 0, time.monotonic()
         while any(w.is_alive() for w in workers) or not self._outcomes.empty():
             self._write_marks()
             self._go_round(len(workers))
             outcome = self._next_outcome()
-            if isinstance(outcome, Outcome):
+            if isinstance(outcome, FrameOutcome):
                 waiting[outcome.number] = outcome
             else:
                 failed = failed or outcome
@@ -338,7 +340,7 @@ class Service:
         if self._conductor is not None:
             self._conductor.begin()
 
-    def _end_plan(self, desk: Desk) -> None:
+    def _end_plan(self, desk: FrameQueue) -> None:
         """End the run after its last planned frame; nothing is in hand."""
         conductor = self._conductor
         if conductor is None or not conductor.is_plan_over or not desk.is_empty:
@@ -365,7 +367,7 @@ class Service:
         """Whether the follower is not there yet; we do not wait for that idly."""
         return self._follower is not None and self._follower.is_opening
 
-    def _next_outcome(self) -> Outcome | HemascopeError | None:
+    def _next_outcome(self) -> FrameOutcome | HemascopeError | None:
         try:
             return self._outcomes.get(timeout=0.1)
         except queue.Empty:
@@ -377,11 +379,11 @@ class Service:
             "a result; the engine or a driver hangs, start again"
         )
 
-    def _rejected(self, number: int, reason: str) -> Outcome:
+    def _rejected(self, number: int, reason: str) -> FrameOutcome:
         """Say nothing of a frame, by our own fault."""
         ticket = self._in_hand[number]
-        said = nothing_of("rejected", reason, ticket.item, ticket.passed_over)
-        return Outcome(number, said, failure=reason)
+        said = empty_result("rejected", reason, ticket.item, ticket.passed_over)
+        return FrameOutcome(number, said, failure=reason)
 
     def _dismiss(self, error: HemascopeError | None) -> None:
         """End what was asked beside the frames, and raise the alarm if we must stop."""
@@ -395,11 +397,11 @@ class Service:
     def _say_why(self, error: HemascopeError) -> None:
         """End the ledger with the reason why there are no more results."""
         try:
-            self._append(nothing_of("gap", f"{STOPPED}{error}", None))
+            self._append(empty_result("gap", f"{STOPPED}{error}", None))
         except HemascopeError as last:
             log.error("the ledger does not say why acquisition stopped: %s", last)
 
-    def _continue(self, outcome: Outcome) -> Outcome:
+    def _continue(self, outcome: FrameOutcome) -> FrameOutcome:
         """Say what needs the frames before it: whether it is good, tracks, counts."""
         said = self._of_this_run(outcome.number, self._reject_frozen(outcome))
         said = self._tell(said, lambda runs: runs.judge(said))
@@ -408,7 +410,7 @@ class Service:
         counted = self._tell(followed, lambda runs: runs.count(followed, view))
         return replace(outcome, examination=self._follow_drift(counted))
 
-    def _follow(self, outcome: Outcome) -> Outcome:
+    def _follow(self, outcome: FrameOutcome) -> FrameOutcome:
         """Follow the cells of a frame; what fails here fails like an examination."""
         said, seen = outcome.examination, outcome.seen
         if self._follower is None or seen is None:
@@ -420,7 +422,7 @@ class Service:
                 lambda follower: follower.follow(judged), max(left_s, _LEAST_S)
             )
             return replace(outcome, examination=followed)
-        except Hung:
+        except JobTimedOut:
             self._failed = self._hung()
             failed = self._rejected(outcome.number, f"given up: {self._failed}")
         except Exception as error:
@@ -432,8 +434,8 @@ class Service:
         return replace(failed, examination=nothing)
 
     def _tell(
-        self, said: Examination, tell: Callable[[Runs], Examination]
-    ) -> Examination:
+        self, said: FrameResult, tell: Callable[[RunState], FrameResult]
+    ) -> FrameResult:
         """Tell what the run has to say; a result never fails for its place."""
         if self._runs is None:
             return said
@@ -450,7 +452,7 @@ class Service:
             self._ledger.with_room(partial(self._ledger.append, mark))
 
     def _write(
-        self, outcome: Outcome, on_row: Callable[[LedgerRow, Examination], None]
+        self, outcome: FrameOutcome, on_row: Callable[[LedgerRow, FrameResult], None]
     ) -> None:
         self._begin()
         self._write_marks()
@@ -471,7 +473,7 @@ class Service:
         self._moved_s = time.monotonic()
         self._count_failures(outcome)
 
-    def _of_this_run(self, number: int, said: Examination) -> Examination:
+    def _of_this_run(self, number: int, said: FrameResult) -> FrameResult:
         """Say nothing of the plan of a run that is over by now."""
         planned = self._in_hand[number].item.planned
         if (
@@ -482,7 +484,7 @@ class Service:
             return said
         return msgspec.structs.replace(said, point=None, missed_points=None)
 
-    def _count_failures(self, outcome: Outcome) -> None:
+    def _count_failures(self, outcome: FrameOutcome) -> None:
         """Give up after several in a row; what had no chance to fail counts nothing."""
         if outcome.failure is not None:
             self._failures += 1
@@ -494,7 +496,7 @@ class Service:
                 f"{outcome.failure}"
             )
 
-    def _append(self, said: Examination) -> LedgerRow:
+    def _append(self, said: FrameResult) -> LedgerRow:
         try:
             return self._ledger.append(said)
         except RowRefused as error:
@@ -510,7 +512,7 @@ class Service:
             )
             return self._ledger.append(bare)
 
-    def _follow_drift(self, said: Examination) -> Examination:
+    def _follow_drift(self, said: FrameResult) -> FrameResult:
         """Say how far the microscope is from its calibration, by its good frames."""
         if self._drift is None or said.quality is None or said.colours is None:
             return said
@@ -519,7 +521,7 @@ class Service:
         drift = self._drift.follow(said.colours, said.quality.focus, said.monotonic_ns)
         return msgspec.structs.replace(said, drift=drift)
 
-    def _reject_frozen(self, outcome: Outcome) -> Examination:
+    def _reject_frozen(self, outcome: FrameOutcome) -> FrameResult:
         """Reject what cannot be live: a camera never sends the same noise twice."""
         said = outcome.examination
         if outcome.digest is None or not (self._source.is_live or self._was_live):

@@ -47,7 +47,7 @@ class Controls(StrictRecord, frozen=True, kw_only=True):
     automatic: tuple[ControlName, ...] = ()
 
 
-class Course(StrictRecord, frozen=True, kw_only=True):
+class TrackPrediction(StrictRecord, frozen=True, kw_only=True):
     """What the sequence model says of a followed cell, from all it saw of it so far.
 
     `probabilities` are in the order of `Following.classes`; `label` is the likeliest.
@@ -61,7 +61,7 @@ class Course(StrictRecord, frozen=True, kw_only=True):
     is_discontinuous: bool = False
 
 
-class Strip(StrictRecord, frozen=True, kw_only=True):
+class Filmstrip(StrictRecord, frozen=True, kw_only=True):
     """Pictures of one cell: squares side by side in one JPEG, oldest first.
 
     `frames` are the driver's numbers of the frames they were cut from.
@@ -92,7 +92,7 @@ class Event(StrictRecord, frozen=True, kw_only=True):
     confidence: Share
     box: tuple[int, int, int, int]
     reason: str | None = None
-    strip: Strip | UnsetType = UNSET
+    strip: Filmstrip | UnsetType = UNSET
 
 
 Continuation = Literal[
@@ -152,7 +152,9 @@ class Cell(StrictRecord, frozen=True, kw_only=True):
     confidence: Share
     probabilities: dict[str, Share]
     abstained: bool
-    course: Course | UnsetType = UNSET  # costs nothing where cells are not followed
+    course: TrackPrediction | UnsetType = (
+        UNSET  # costs nothing where cells are not followed
+    )
 
 
 class FrameRange(StrictRecord, frozen=True, kw_only=True):
@@ -307,7 +309,7 @@ class Drift(StrictRecord, frozen=True, kw_only=True):
     sharpness: Annotated[float, Meta(ge=0)] | None = None
 
 
-class Examination(StrictRecord, frozen=True, kw_only=True):
+class FrameResult(StrictRecord, frozen=True, kw_only=True):
     """What one frame showed, or why it showed nothing.
 
     `camera` is the camera's name with its serial, null for recordings; `controls` is
@@ -349,7 +351,7 @@ class Examination(StrictRecord, frozen=True, kw_only=True):
     timings_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}
 
 
-class Result(Examination, frozen=True, kw_only=True):
+class Result(FrameResult, frozen=True, kw_only=True):
     """One immutable row of a device's ledger.
 
     `epoch` names the ledger, `seq` counts its rows from 1, `prev` is the sha256 of the

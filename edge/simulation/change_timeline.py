@@ -74,7 +74,7 @@ def _progress(passed_s: float, takes_s: float) -> float:
     return round((1 - left * left) * _STEPS) / _STEPS
 
 
-class Happenings:
+class ChangeTimeline:
     """All changes on one slide. `truth` lists them in the order of the cells."""
 
     def __init__(self, settings: SimulatedSettings) -> None:

@@ -16,8 +16,8 @@ from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.schema.results import Controls
 from edge.settings import SimulatedSettings
 from edge.simulation.cell_painting import STAINS, Kind
-from edge.simulation.change_timeline import Happenings, TrueChange
-from edge.simulation.smear import Slide, TrueCell, render_slide
+from edge.simulation.change_timeline import ChangeTimeline, TrueChange
+from edge.simulation.smear import SimulatedSlide, TrueCell, render_slide
 
 _MOVE_S = 0.7  # a hand takes this long to move the stage
 _REFOCUS_S = 17.0  # the stage wanders through focus with this period
@@ -270,9 +270,9 @@ def _slide_px(settings: SimulatedSettings) -> NDArray[np.intp]:
 
 
 @lru_cache(maxsize=2)
-def _slide(settings: SimulatedSettings) -> tuple[Slide, Happenings | None]:
+def _slide(settings: SimulatedSettings) -> tuple[SimulatedSlide, ChangeTimeline | None]:
     """Return the slide, wrapped so that every view is one contiguous cut."""
-    happenings = Happenings(settings) if settings.changing > 0 else None
+    happenings = ChangeTimeline(settings) if settings.changing > 0 else None
     width, height = _slide_px(settings).tolist()
     slide = render_slide(
         width,
@@ -291,7 +291,9 @@ def _slide(settings: SimulatedSettings) -> tuple[Slide, Happenings | None]:
         settings.width_px,
         cv2.BORDER_WRAP,
     )
-    return Slide(np.asarray(wrapped), slide.cells, slide.pixel_size_um), happenings
+    return SimulatedSlide(
+        np.asarray(wrapped), slide.cells, slide.pixel_size_um
+    ), happenings
 
 
 def _hand_step(settings: SimulatedSettings, move: int) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ class TrueCell:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Slide:
+class SimulatedSlide:
     """A rendered slide: `transmittance` (H, W, 3) uint8 RGB, 255 is clear glass."""
 
     transmittance: NDArray[np.uint8]
@@ -115,7 +115,7 @@ def render_slide(
     cells_per_mm2: float = 6500.0,
     seed: int = 0,
     on_cell: Callable[[int, Kind, Density, tuple[int, int]], None] | None = None,
-) -> Slide:
+) -> SimulatedSlide:
     """Render one slide with known truth.
 
     Parameters
@@ -164,7 +164,9 @@ def render_slide(
     cv2.exp(-density, density)
     optics_px = 0.13 / pixel_size_um  # diffraction blur of a 1.25 NA objective
     light = cv2.GaussianBlur(density, (0, 0), optics_px)
-    return Slide(cv2.convertScaleAbs(light, alpha=255), tuple(cells), pixel_size_um)
+    return SimulatedSlide(
+        cv2.convertScaleAbs(light, alpha=255), tuple(cells), pixel_size_um
+    )
 
 
 def _folded(canvas: Density, around: int) -> Density:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.slide.mosaic import Join, Place
+from edge.slide.mosaic import MosaicPosition, PatchJoin
 from edge.slide.point_matching import likely_shifts, pair
 from edge.taxonomy import NOT_A_CELL, UNIDENTIFIED
 
@@ -32,7 +32,7 @@ _STRIP = 512  # known cells that are matched at once when patches join
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sights:
+class Detections:
     """What one frame shows, in view pixels.
 
     `centres` (N, 2), `widths` (N,), `log_likely` (N, K) natural logarithms of the
@@ -44,7 +44,7 @@ class Sights:
     log_likely: NDArray[np.float64]
 
 
-class Census:
+class CellRegistry:
     """The cells of a slide. Used from one thread."""
 
     def __init__(self, labels: tuple[str, ...], abstain_below: float) -> None:
@@ -59,18 +59,22 @@ class Census:
         """The rows: a view that the next frame changes."""
         return self._cells[: self._used]
 
-    def nominate(self, sights: Sights) -> list[Place]:
+    def nominate(self, sights: Detections) -> list[MosaicPosition]:
         """Places where the constellation of these cells was seen before."""
         cell_px = float(np.median(sights.widths)) if len(sights.widths) else 1.0
         places = []
         for patch in np.unique(self.cells["patch"]).tolist():
             known = self.cells["at"][self.cells["patch"] == patch]
             for x_px, y_px in likely_shifts(sights.centres, known, cell_px):
-                places.append(Place(patch, x_px, y_px))
+                places.append(MosaicPosition(patch, x_px, y_px))
         return places
 
     def look(
-        self, place: Place, size: tuple[int, int], margin_px: float, sights: Sights
+        self,
+        place: MosaicPosition,
+        size: tuple[int, int],
+        margin_px: float,
+        sights: Detections,
     ) -> None:
         """Take in what a frame shows.
 
@@ -111,7 +115,7 @@ class Census:
         if self._used > MAX_REGISTERED_CELLS:
             self._settle()
 
-    def join(self, join: Join) -> None:
+    def join(self, join: PatchJoin) -> None:
         """Move a patch into another, where cells of both may be the same."""
         moved = self.cells["patch"] == join.patch
         self.cells["at"][moved] += (join.x_px, join.y_px)
@@ -120,7 +124,7 @@ class Census:
         self.cells["patch"][self.cells["patch"] == join.patch] = join.into
 
     def snap(
-        self, place: Place, size: tuple[int, int], off: tuple[float, float]
+        self, place: MosaicPosition, size: tuple[int, int], off: tuple[float, float]
     ) -> None:
         """Mend what was counted twice when a way came round with an error `off`.
 
@@ -170,7 +174,7 @@ class Census:
     def _see(
         self,
         rows: NDArray[np.intp],
-        sights: Sights,
+        sights: Detections,
         seen: NDArray[np.intp],
         corner: NDArray[np.float64],
     ) -> None:
@@ -188,7 +192,7 @@ class Census:
     def _enter(
         self,
         patch: int,
-        sights: Sights,
+        sights: Detections,
         new: NDArray[np.intp],
         corner: NDArray[np.float64],
     ) -> None:
@@ -248,12 +252,12 @@ class Census:
         self._drop(oldest)
 
 
-def sights_of(
+def detections_of(
     boxes: NDArray[np.float64],
     probabilities: NDArray[np.float64],
     frame_px: tuple[int, int],
     view_px: tuple[int, int],
-) -> Sights:
+) -> Detections:
     """Bring whole cells from the pixels of a frame to those of its view.
 
     Parameters
@@ -269,7 +273,7 @@ def sights_of(
     boxes = boxes[whole]
     scale = np.array(view_px) / frame_px
     size = (boxes[:, 2:] - boxes[:, :2]) * scale
-    return Sights(
+    return Detections(
         centres=(boxes[:, :2] + boxes[:, 2:]) / 2 * scale,
         widths=np.sqrt(np.prod(size, axis=1)),
         log_likely=np.log(np.maximum(probabilities[whole], _DOUBT)),

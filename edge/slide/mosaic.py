@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from edge.slide.registration import (
     LEAST_OVERLAP,
-    Prepared,
+    PreparedThumbnail,
     Shift,
-    prepare_view,
+    prepare_thumbnail,
     register,
     significance,
 )
-from edge.stages.thumbnail import View, shrink
+from edge.stages.thumbnail import Thumbnail, shrink
 
 MOST_KEYS = 600  # places; the one longest unvisited is forgotten, its cells are not
 _COARSE_PX = 40  # longest side of the pictures by which all keys are searched
@@ -35,20 +35,20 @@ _SAME_PX = 3.0  # two ways to lay a frame on one patch differ by less
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MosaicPosition:
     """Where the upper left corner of a view lies, in view pixels of a patch."""
 
     patch: int
     x_px: float
     y_px: float
 
-    def moved(self, x_px: float, y_px: float) -> Place:
+    def moved(self, x_px: float, y_px: float) -> MosaicPosition:
         """Return the place so much further right and down."""
-        return Place(self.patch, self.x_px + x_px, self.y_px + y_px)
+        return MosaicPosition(self.patch, self.x_px + x_px, self.y_px + y_px)
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class PatchJoin:
     """Patch `patch` is part of `into`: its places move by (`x_px`, `y_px`)."""
 
     patch: int
@@ -58,7 +58,7 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class Placement:
     """A frame's place, and what finding it told of others.
 
     `correlation` with the picture it was laid on, 0 on a new patch. `joins` are patches
@@ -66,23 +66,23 @@ class Landing:
     place known before.
     """
 
-    place: Place
+    place: MosaicPosition
     correlation: float
-    joins: tuple[Join, ...] = ()
+    joins: tuple[PatchJoin, ...] = ()
     snap: tuple[float, float] | None = None
 
 
-Nominate = Callable[[], Iterable[Place]]
+Nominate = Callable[[], Iterable[MosaicPosition]]
 
 
 @dataclass(slots=True, eq=False)
-class _Key:
+class _KeyFrame:
     """A place with its picture; `met` is the frame that saw it last."""
 
     number: int
-    place: Place
-    view: View
-    coarse: Prepared
+    place: MosaicPosition
+    view: Thumbnail
+    coarse: PreparedThumbnail
     met: int
 
 
@@ -90,9 +90,9 @@ class Mosaic:
     """Lays views of one size on a growing map. Used from one thread."""
 
     def __init__(self) -> None:
-        self._keys: list[_Key] = []
-        self._ready: OrderedDict[int, Prepared] = OrderedDict()
-        self._last: tuple[Prepared, Place] | None = None
+        self._keys: list[_KeyFrame] = []
+        self._ready: OrderedDict[int, PreparedThumbnail] = OrderedDict()
+        self._last: tuple[PreparedThumbnail, MosaicPosition] | None = None
         self._frames = self._patches = self._made = self._since_new = 0
 
     @property
@@ -101,11 +101,11 @@ class Mosaic:
         return len({key.place.patch for key in self._keys})
 
     @property
-    def keys(self) -> list[tuple[Place, View]]:
+    def keys(self) -> list[tuple[MosaicPosition, Thumbnail]]:
         """The places remembered and their pictures."""
         return [(key.place, key.view) for key in self._keys]
 
-    def lay(self, view: View, nominate: Nominate = tuple) -> Landing:
+    def lay(self, view: Thumbnail, nominate: Nominate = tuple) -> Placement:
         """Find the place of a view.
 
         Parameters
@@ -117,7 +117,7 @@ class Mosaic:
             constellation of its cells says that the view may lie.
         """
         self._frames += 1
-        seen = prepare_view(view)
+        seen = prepare_thumbnail(view)
         found = self._follow(seen)
         is_due = self._is_young()
         if found is not None:
@@ -138,7 +138,7 @@ class Mosaic:
         self._since_new += 1
         return self.patches > 1 and self._since_new & (self._since_new - 1) == 0
 
-    def _follow(self, seen: Prepared) -> Landing | None:
+    def _follow(self, seen: PreparedThumbnail) -> Placement | None:
         """Lay a view near the last one."""
         if self._last is None:
             return None
@@ -151,13 +151,13 @@ class Mosaic:
         shift = register(before, seen)
         return None if shift is None else _landing(place, shift)
 
-    def _nearest(self, place: Place, count: int) -> list[_Key]:
+    def _nearest(self, place: MosaicPosition, count: int) -> list[_KeyFrame]:
         """Keys that a view at `place` overlaps most, best first."""
         overlaps = self._overlaps(place)
         best = np.argsort(-overlaps, kind="stable")[:count]
         return [self._keys[n] for n in best if overlaps[n] > LEAST_OVERLAP]
 
-    def _overlaps(self, place: Place) -> NDArray[np.float64]:
+    def _overlaps(self, place: MosaicPosition) -> NDArray[np.float64]:
         """Share that a view at `place` has in common with each key."""
         if not self._keys:
             return np.zeros(0)
@@ -168,12 +168,16 @@ class Mosaic:
         shared = np.clip(across, 0, None) * np.clip(down, 0, None)
         return np.where(at[:, 0] == place.patch, shared, 0.0)
 
-    def _covered(self, place: Place) -> float:
+    def _covered(self, place: MosaicPosition) -> float:
         return float(self._overlaps(place).max(initial=0.0))
 
     def _settle(
-        self, found: Landing, seen: Prepared, view: View, nominate: Nominate
-    ) -> Landing:
+        self,
+        found: Placement,
+        seen: PreparedThumbnail,
+        view: Thumbnail,
+        nominate: Nominate,
+    ) -> Placement:
         """Keep a view of new ground, after asking whether it is new."""
         known = self._recognise(seen, view, nominate, found.place)
         landing = self._close(found, known)
@@ -182,13 +186,17 @@ class Mosaic:
         return landing
 
     def _recognise(
-        self, seen: Prepared, view: View, nominate: Nominate, known: Place | None
-    ) -> list[tuple[Place, float]]:
+        self,
+        seen: PreparedThumbnail,
+        view: Thumbnail,
+        nominate: Nominate,
+        known: MosaicPosition | None,
+    ) -> list[tuple[MosaicPosition, float]]:
         """Places where a view lies for certain, the best of each patch, best first.
 
         Keys that a view at the `known` place overlaps anyway are not asked.
         """
-        coarse = prepare_view(shrink(view, _COARSE_PX))
+        coarse = prepare_thumbnail(shrink(view, _COARSE_PX))
         keys = self._keys
         if known is not None:
             overlaps = self._overlaps(known)
@@ -199,7 +207,7 @@ class Mosaic:
         likely = [keys[n] for n in np.argsort(scores)[::-1][:_NOMINATED]]
         likely += [key for place in nominate() for key in self._nearest(place, 1)]
         candidates = {key.number: key for key in likely if key in keys}
-        found: dict[int, tuple[Place, float, float]] = {}
+        found: dict[int, tuple[MosaicPosition, float, float]] = {}
         for key in candidates.values():
             shift = register(self._prepared(key), seen)
             if shift is None:
@@ -212,20 +220,24 @@ class Mosaic:
         ranked = sorted(found.values(), key=lambda f: -f[2])
         return [(place, correlation) for place, correlation, _ in ranked]
 
-    def _land(self, known: list[tuple[Place, float]], view: View) -> Landing:
+    def _land(
+        self, known: list[tuple[MosaicPosition, float]], view: Thumbnail
+    ) -> Placement:
         """Go on at a place that was recognised, or begin a patch."""
         if not known:
-            place = Place(self._patches, 0.0, 0.0)
+            place = MosaicPosition(self._patches, 0.0, 0.0)
             self._patches += 1
             self._since_new = 0
             self._keep(place, view)
-            return Landing(place, 0.0)
-        landing = self._close(Landing(*known[0]), known[1:])
+            return Placement(place, 0.0)
+        landing = self._close(Placement(*known[0]), known[1:])
         if self._covered(landing.place) < _WELL_COVERED:
             self._keep(landing.place, view)
         return landing
 
-    def _close(self, found: Landing, known: list[tuple[Place, float]]) -> Landing:
+    def _close(
+        self, found: Placement, known: list[tuple[MosaicPosition, float]]
+    ) -> Placement:
         """Join patches on which one view lies, and mend a way that came round."""
         place, snap, joins = found.place, None, []
         for other, _ in known:
@@ -237,35 +249,35 @@ class Mosaic:
             if other.patch != place.patch:
                 older, newer = sorted((place, other), key=lambda p: p.patch)
                 x_px, y_px = older.x_px - newer.x_px, older.y_px - newer.y_px
-                joins.append(Join(newer.patch, older.patch, x_px, y_px))
+                joins.append(PatchJoin(newer.patch, older.patch, x_px, y_px))
                 self._join(joins[-1])
                 place = older
-        return Landing(place, found.correlation, tuple(joins), snap)
+        return Placement(place, found.correlation, tuple(joins), snap)
 
-    def _join(self, join: Join) -> None:
+    def _join(self, join: PatchJoin) -> None:
         for key in self._keys:
             if key.place.patch == join.patch:
                 moved = key.place.moved(join.x_px, join.y_px)
-                key.place = Place(join.into, moved.x_px, moved.y_px)
+                key.place = MosaicPosition(join.into, moved.x_px, moved.y_px)
 
-    def _keep(self, place: Place, view: View) -> None:
+    def _keep(self, place: MosaicPosition, view: Thumbnail) -> None:
         """Remember a place; of too many, forget the one longest unvisited."""
-        coarse = prepare_view(shrink(view, _COARSE_PX))
-        self._keys.append(_Key(self._made, place, view, coarse, self._frames))
+        coarse = prepare_thumbnail(shrink(view, _COARSE_PX))
+        self._keys.append(_KeyFrame(self._made, place, view, coarse, self._frames))
         self._made += 1
         if len(self._keys) > MOST_KEYS:
             oldest = min(self._keys, key=lambda key: key.met)
             self._keys.remove(oldest)
             self._ready.pop(oldest.number, None)
 
-    def _prepared(self, key: _Key) -> Prepared:
+    def _prepared(self, key: _KeyFrame) -> PreparedThumbnail:
         """Return the transform of a key; the ones used last are at hand."""
-        ready = self._ready.pop(key.number, None) or prepare_view(key.view)
+        ready = self._ready.pop(key.number, None) or prepare_thumbnail(key.view)
         self._ready[key.number] = ready
         if len(self._ready) > _PREPARED:
             self._ready.popitem(last=False)
         return ready
 
 
-def _landing(base: Place, shift: Shift) -> Landing:
-    return Landing(base.moved(shift.x_px, shift.y_px), shift.correlation)
+def _landing(base: MosaicPosition, shift: Shift) -> Placement:
+    return Placement(base.moved(shift.x_px, shift.y_px), shift.correlation)

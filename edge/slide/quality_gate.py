@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from edge.schema.results import Examination, Fault, Quality
+from edge.schema.results import Fault, FrameResult, Quality
 from edge.schema.row_limits import MAX_CELLS
 from edge.taxonomy import NOT_A_CELL
 
@@ -25,7 +25,7 @@ _PER_MAD = 1.4826  # standard deviation of a normal distribution over its MAD
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
+class UsualRange:
     """What good frames of this run show: median and robust spread of a figure.
 
     `deviation` is that of the logarithm where `is_log`.
@@ -36,20 +36,20 @@ class Usual:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LimitExceeded:
     """A figure beyond its limit."""
 
     fault: Fault
     reason: str
 
 
-class Gate:
+class QualityGate:
     """Judges frames in their order, and learns from the good ones."""
 
     def __init__(self) -> None:
         self._good: dict[str, deque[float]] = {}
 
-    def judge(self, said: Examination) -> Examination:
+    def judge(self, said: FrameResult) -> FrameResult:
         """Return what was said of a frame, rejected if the frame is no good."""
         if said.status not in ("ok", "degraded") or said.quality is None:
             return said
@@ -78,7 +78,7 @@ class Gate:
             "covered": 0.93,
         }
 
-    def _find(self, said: Examination, quality: Quality) -> Verdict | None:
+    def _find(self, said: FrameResult, quality: Quality) -> LimitExceeded | None:
         """Return the first thing that is wrong, the coarsest first."""
         figures = (quality.brightness, quality.motion, quality.texture, quality.covered)
         if None in figures:
@@ -100,7 +100,7 @@ class Gate:
                 "lower the exposure, the gain or the lamp",
             )
         if texture < limit["texture"] and cells == 0:
-            return Verdict(
+            return LimitExceeded(
                 "empty",
                 f"empty field, nothing to count: texture {texture:.4f}, cells show at "
                 f"least {limit['texture']:.4f}; move to where cells lie",
@@ -114,7 +114,7 @@ class Gate:
                 "blurred", "focus", quality.focus, "least", limit, "turn the fine focus"
             )
         if covered > limit["covered"] or len(said.cells) >= MAX_CELLS:
-            return Verdict(
+            return LimitExceeded(
                 "crowded",
                 f"too many cells: {len(said.cells)} of them cover {covered:.2f} of the "
                 f"frame, at most {MAX_CELLS} and {limit['covered']:.2f} can be told "
@@ -130,7 +130,7 @@ class Gate:
                 seen.append(float(value))
 
     def _limit(
-        self, name: str, always: float, learned: Callable[[Usual], float]
+        self, name: str, always: float, learned: Callable[[UsualRange], float]
     ) -> float:
         values = self._good.get(name, ())
         if len(values) < _ENOUGH:
@@ -138,36 +138,38 @@ class Gate:
         seen = np.array(values)
         median = float(np.median(seen))
         deviation = _PER_MAD * float(np.median(np.abs(seen - median)))
-        return learned(Usual(median, deviation))
+        return learned(UsualRange(median, deviation))
 
 
 def _verdict(
     fault: Fault, name: str, value: float, side: str, limit: dict[str, float], do: str
-) -> Verdict:
-    return Verdict(
+) -> LimitExceeded:
+    return LimitExceeded(
         fault,
         f"{fault}: {name} {value:.3f}, expected at {side} {limit[name]:.3f}; {do}",
     )
 
 
-def _at_least(share: float, low: float, high: float) -> Callable[[Usual], float]:
+def _at_least(share: float, low: float, high: float) -> Callable[[UsualRange], float]:
     """Limit at a share of the usual, within bounds."""
     return lambda usual: min(max(share * usual.median, low), high)
 
 
-def _near(more: float, low: float, high: float) -> Callable[[Usual], float]:
+def _near(more: float, low: float, high: float) -> Callable[[UsualRange], float]:
     """Limit so much above the usual, within bounds."""
     return lambda usual: min(max(usual.median + more, low), high)
 
 
-def _spread(deviations: float, low: float, high: float) -> Callable[[Usual], float]:
+def _spread(
+    deviations: float, low: float, high: float
+) -> Callable[[UsualRange], float]:
     """Limit so many deviations above the usual, within bounds."""
     return lambda usual: min(
         max(usual.median + deviations * usual.deviation, low), high
     )
 
 
-def _sharp(usual: Usual) -> float:
+def _sharp(usual: UsualRange) -> float:
     """Limit of focus: five deviations below the usual, between 0.35 and 0.55 of it."""
     share = 1 - 5 * usual.deviation / max(usual.median, 1e-6)
     return max(usual.median * min(max(share, 0.35), 0.55), _LEAST_FOCUS)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.stages.thumbnail import View
+from edge.stages.thumbnail import Thumbnail
 
 LEAST_OVERLAP = 0.1  # share of a picture; less of it proves nothing
 _LEAST_CORRELATION = 0.4
@@ -41,7 +41,7 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class PreparedThumbnail:
     """A view made ready: evened, its transform, and its energy left of and above.
 
     `spectrum` is packed as OpenCV packs that of real numbers; `energy` (h + 1, w + 1)
@@ -53,7 +53,7 @@ class Prepared:
     energy: NDArray[np.float32]
 
 
-def prepare_view(view: View) -> Prepared:
+def prepare_thumbnail(view: Thumbnail) -> PreparedThumbnail:
     """Even a view out and transform it; do so once for a view that is met often."""
     height, width = view.shape
     evened = view.astype(np.float32)
@@ -64,11 +64,13 @@ def prepare_view(view: View) -> Prepared:
     spectrum = cv2.dft(padded)
     energy = np.zeros((height + 1, width + 1), np.float32)
     energy[1:, 1:] = np.square(evened).cumsum(axis=0).cumsum(axis=1)
-    return Prepared((height, width), spectrum, energy)
+    return PreparedThumbnail((height, width), spectrum, energy)
 
 
 def register(
-    first: Prepared, second: Prepared, least_overlap: float = LEAST_OVERLAP
+    first: PreparedThumbnail,
+    second: PreparedThumbnail,
+    least_overlap: float = LEAST_OVERLAP,
 ) -> Shift | None:
     """Find where `second` lies on `first`; None where that is not certain.
 
@@ -96,7 +98,7 @@ def register(
     return Shift(float(x), float(y), best, shared)
 
 
-def significance(first: Prepared, second: Prepared) -> float:
+def significance(first: PreparedThumbnail, second: PreparedThumbnail) -> float:
     """Return how many standard deviations of chance the best shift is away from none.
 
     Pictures of another size have nothing in common: 0.
@@ -115,7 +117,7 @@ def _grains(size: tuple[int, int]) -> float:
 
 
 def correlations(
-    first: Prepared, second: Prepared
+    first: PreparedThumbnail, second: PreparedThumbnail
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Correlate at every shift.
 

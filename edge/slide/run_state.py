@@ -16,11 +16,11 @@ import msgspec
 from edge.clock import utc_now
 from edge.privacy import RunRefused, checked_note, checked_operator, checked_slide
 from edge.schema.entries import PlanNote, RunMark
-from edge.schema.results import Examination
-from edge.stages.thumbnail import View
+from edge.schema.results import FrameResult
+from edge.stages.thumbnail import Thumbnail
 
 
-class Runs:
+class RunState:
     """The run that is under way; rows get its id.
 
     `judge`, `count` and `adopt` from one thread, that which writes the rows; the rest
@@ -141,11 +141,11 @@ class Runs:
         """Whether that run goes on, so that its plan holds."""
         return run == self.run
 
-    def judge(self, said: Examination) -> Examination:
+    def judge(self, said: FrameResult) -> FrameResult:
         """Say of which run a frame is, and whether it is any good."""
         return msgspec.structs.replace(said, run=self._written)
 
-    def count(self, said: Examination, view: View | None) -> Examination:
+    def count(self, said: FrameResult, view: Thumbnail | None) -> FrameResult:
         """Count what is new on a frame that was judged; `view` tells its place."""
         return said
 

@@ -13,21 +13,21 @@ from datetime import datetime
 import msgspec
 import numpy as np
 
-from edge.schema.results import Differential, Examination
+from edge.schema.results import Differential, FrameResult
 from edge.schema.row_limits import MAX_FOLLOWED_CELLS
-from edge.slide.cell_registry import Census, Sights, sights_of
+from edge.slide.cell_registry import CellRegistry, Detections, detections_of
 from edge.slide.confusion_correction import Correction
 from edge.slide.differential import differentiate
-from edge.slide.mosaic import Mosaic, Place
-from edge.slide.quality_gate import Gate
-from edge.slide.run_state import Runs
-from edge.stages.thumbnail import View
+from edge.slide.mosaic import Mosaic, MosaicPosition
+from edge.slide.quality_gate import QualityGate
+from edge.slide.run_state import RunState
+from edge.stages.thumbnail import Thumbnail
 
 MARGIN_UM = 9.0  # half of the largest cell: what is centred further inside is whole
 _MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small
 
 
-class SlideRun(Runs):
+class SlideCounter(RunState):
     """The slide that is being counted.
 
     What `judge` and `count` change (`gate`, `mosaic`, `census`) is of their thread.
@@ -46,15 +46,15 @@ class SlideRun(Runs):
         self._wanted_width, self._correction = wanted_width, correction
         super().__init__()
 
-    def judge(self, said: Examination) -> Examination:
-        """See `Runs.judge`; frames that are no good are rejected."""
+    def judge(self, said: FrameResult) -> FrameResult:
+        """See `RunState.judge`; frames that are no good are rejected."""
         said = super().judge(said)
         if self._is_resumed and self._since is None:
             self._since = said.utc
         return self.gate.judge(said)
 
-    def count(self, said: Examination, view: View | None) -> Examination:
-        """See `Runs.count`; the differential goes into what is said."""
+    def count(self, said: FrameResult, view: Thumbnail | None) -> FrameResult:
+        """See `RunState.count`; the differential goes into what is said."""
         if said.run is None:
             return said
         place = None
@@ -73,8 +73,8 @@ class SlideRun(Runs):
 
     def _begin(self) -> None:
         """Know nothing yet."""
-        self.gate, self.mosaic = Gate(), Mosaic()
-        self.census = Census(self._labels, self._abstain_below)
+        self.gate, self.mosaic = QualityGate(), Mosaic()
+        self.census = CellRegistry(self._labels, self._abstain_below)
         self._said: tuple[Counter[str], int, Differential] | None = None
         self._since = None
 
@@ -89,7 +89,7 @@ class SlideRun(Runs):
             self._said = counts, patches, differential
         return self._said[2]
 
-    def _count(self, said: Examination, view: View) -> Place:
+    def _count(self, said: FrameResult, view: Thumbnail) -> MosaicPosition:
         size = (view.shape[1], view.shape[0])
         sights = _sights(said, self._labels, size)
         landing = self.mosaic.lay(view, lambda: self.census.nominate(sights))
@@ -102,7 +102,7 @@ class SlideRun(Runs):
         return landing.place
 
 
-def _is_cut_short(said: Examination) -> bool:
+def _is_cut_short(said: FrameResult) -> bool:
     """Whether cells were left out because they are followed: they would seem gone."""
     return said.following is not None and len(said.cells) >= MAX_FOLLOWED_CELLS
 
@@ -113,22 +113,24 @@ def counting_margin(size: tuple[int, int], um_per_px: float) -> float:
 
 
 def _sights(
-    said: Examination, labels: tuple[str, ...], view_px: tuple[int, int]
-) -> Sights:
+    said: FrameResult, labels: tuple[str, ...], view_px: tuple[int, int]
+) -> Detections:
     boxes = np.array([cell.box for cell in said.cells], np.float64).reshape(-1, 4)
     likely = np.array(
         [[cell.probabilities[label] for label in labels] for cell in said.cells]
     ).reshape(-1, len(labels))
-    return sights_of(boxes, likely, (said.width_px, said.height_px), view_px)
+    return detections_of(boxes, likely, (said.width_px, said.height_px), view_px)
 
 
-def _um_per_px(said: Examination, view: View) -> float:
+def _um_per_px(said: FrameResult, view: Thumbnail) -> float:
     """Micrometres per pixel of a view, which is only made where a pixel's are known."""
     if said.pixel_size_um is None:
         raise ValueError("a frame of unknown scale has a view")
     return float(said.pixel_size_um * said.width_px / view.shape[1])
 
 
-def _in_um(place: Place, said: Examination, view: View) -> tuple[float, float]:
+def _in_um(
+    place: MosaicPosition, said: FrameResult, view: Thumbnail
+) -> tuple[float, float]:
     um = _um_per_px(said, view)
     return round(place.x_px * um, 2), round(place.y_px * um, 2)

@@ -29,11 +29,11 @@ class ControlRefused(SourceLost):
     exit_code = 78
 
 
-class NotTaken(Exception):
+class ControlNotApplied(Exception):
     """The driver said no to one control; its words."""
 
 
-class Span(NamedTuple):
+class ControlRange(NamedTuple):
     """What values a control takes; `step` 0 is any."""
 
     low: float
@@ -41,14 +41,15 @@ class Span(NamedTuple):
     step: float = 0.0
 
 
-class Knobs(Protocol):
+class CameraControls(Protocol):
     """The controls of one camera, as its driver offers them.
 
     Values are named `exposure_ms`, `gain`, `white_balance_k`, `balance.red`,
-    `balance.green`, `balance.blue` and `gamma`. Everything may raise `NotTaken`.
+    `balance.green`, `balance.blue` and `gamma`. Every method may raise
+    `ControlNotApplied`.
     """
 
-    def span(self, value: str) -> Span | None:
+    def span(self, value: str) -> ControlRange | None:
         """Return what a value may be; None if this camera has no such control."""
 
     def get(self, value: str) -> float:
@@ -64,7 +65,7 @@ class Knobs(Protocol):
         """Let the camera change a control by itself, or not."""
 
 
-def lock(knobs: Knobs, wanted: ControlSettings, camera: str) -> Controls:
+def lock(knobs: CameraControls, wanted: ControlSettings, camera: str) -> Controls:
     """Turn off what is automatic, set what is wanted, and return what became of it.
 
     What is automatic and cannot be turned off is logged; `Controls.automatic` says it
@@ -83,7 +84,7 @@ def lock(knobs: Knobs, wanted: ControlSettings, camera: str) -> Controls:
         _set_one(knobs, value, number, camera)
     try:
         controls = read(knobs)
-    except NotTaken as error:
+    except ControlNotApplied as error:
         raise SourceLost(f"{camera}: {error}; unplug it and plug it in again") from None
     told = ", ".join(f"{n} {show(n, v)}" for n, v in values_of(controls).items())
     log.info(
@@ -95,7 +96,7 @@ def lock(knobs: Knobs, wanted: ControlSettings, camera: str) -> Controls:
     return controls
 
 
-def read(knobs: Knobs) -> Controls:
+def read(knobs: CameraControls) -> Controls:
     """Read back how the camera is set; None for what the driver does not tell.
 
     Raises
@@ -110,7 +111,7 @@ def read(knobs: Knobs) -> Controls:
             return None
         try:
             number = knobs.get(value)
-        except NotTaken:
+        except ControlNotApplied:
             number = None
         answers.append(number is not None)
         return number
@@ -125,7 +126,7 @@ def read(knobs: Knobs) -> Controls:
         automatic=tuple(c for c in CONTROLS if _is_automatic(knobs, c)),
     )
     if answers and not any(answers):
-        raise NotTaken("the driver tells nothing of how the camera is set")
+        raise ControlNotApplied("the driver tells nothing of how the camera is set")
     return controls
 
 
@@ -138,7 +139,7 @@ class Readback:
 
     def __init__(
         self,
-        knobs: Knobs,
+        knobs: CameraControls,
         first: Controls,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -153,7 +154,7 @@ class Readback:
         self._read_s = self._monotonic()
         try:
             controls: Controls | None = read(self._knobs)
-        except NotTaken as error:
+        except ControlNotApplied as error:
             if self._controls is not None:
                 log.warning("controls of the camera cannot be read: %s", error)
             controls = None
@@ -162,14 +163,16 @@ class Readback:
         return self._controls
 
 
-def _is_automatic(knobs: Knobs, control: ControlName) -> bool | None:
+def _is_automatic(knobs: CameraControls, control: ControlName) -> bool | None:
     try:
         return knobs.automatic(control)
-    except NotTaken:
+    except ControlNotApplied:
         return None
 
 
-def _lock_one(knobs: Knobs, control: ControlName, is_wanted: bool, camera: str) -> None:
+def _lock_one(
+    knobs: CameraControls, control: ControlName, is_wanted: bool, camera: str
+) -> None:
     is_on = _is_automatic(knobs, control)
     if is_on is None and is_wanted:
         raise ControlRefused(
@@ -182,7 +185,7 @@ def _lock_one(knobs: Knobs, control: ControlName, is_wanted: bool, camera: str) 
         knobs.set_automatic(control, is_wanted)
         has_changed = _is_automatic(knobs, control) == is_wanted
         reason = "" if has_changed else "the driver left it as it was"
-    except NotTaken as error:
+    except ControlNotApplied as error:
         reason = str(error)
     if reason:
         log.warning(
@@ -194,7 +197,7 @@ def _lock_one(knobs: Knobs, control: ControlName, is_wanted: bool, camera: str) 
         )
 
 
-def _set_one(knobs: Knobs, value: str, number: float, camera: str) -> None:
+def _set_one(knobs: CameraControls, value: str, number: float, camera: str) -> None:
     name = NAMES.get(value, value.replace(".", " of "))
     span = knobs.span(value)
     if span is None:
@@ -211,7 +214,7 @@ def _set_one(knobs: Knobs, value: str, number: float, camera: str) -> None:
     try:
         knobs.set(value, number)
         got = knobs.get(value)
-    except NotTaken as error:
+    except ControlNotApplied as error:
         raise ControlRefused(
             f"{camera}: {value} {show(value, number)} is refused ({error}); {takes}"
         ) from error

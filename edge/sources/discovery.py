@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 from edge.errors import HemascopeError
 from edge.settings import MicroManagerSettings
-from edge.sources.camera_controls import COLOURS, CONTROLS, Knobs, NotTaken
+from edge.sources.camera_controls import (
+    COLOURS,
+    CONTROLS,
+    CameraControls,
+    ControlNotApplied,
+)
 from edge.sources.control_values import show
 from edge.sources.genicam.discovery import answering, aravis
-from edge.sources.micromanager.controls import MicroManagerKnobs, serial_of
+from edge.sources.micromanager.controls import MicroManagerControls, serial_of
 from edge.sources.micromanager.core import SAYS_NO, line, open_core
-from edge.sources.v4l2 import BY_ID, V4L2Knobs, identity
+from edge.sources.v4l2 import BY_ID, V4L2Controls, identity
 
 _DEVICES = Path("/dev")
 _VALUES = ("exposure_ms", "gain", "white_balance_k", "gamma")
@@ -35,7 +40,7 @@ def v4l2_cameras(
     """Yield each V4L2 device that gives pictures, or why one cannot be asked."""
     for node in sorted(devices.glob("video*"), key=lambda p: (len(p.name), p.name)):
         try:
-            knobs = V4L2Knobs(str(node))
+            knobs = V4L2Controls(str(node))
         except OSError as error:
             yield f"{node}: {error.strerror}; join the group video"
             continue
@@ -85,7 +90,7 @@ def micromanager_cameras(settings: MicroManagerSettings) -> Iterator[FoundCamera
                 "micromanager",
                 f'camera = "{label}"',
                 f"{name} {serial_of(core, label)}".strip(),
-                f"{_set_so(MicroManagerKnobs(core, label))}; properties: "
+                f"{_set_so(MicroManagerControls(core, label))}; properties: "
                 f"{', '.join(settable)}",
             )
     except SAYS_NO as error:
@@ -94,7 +99,7 @@ def micromanager_cameras(settings: MicroManagerSettings) -> Iterator[FoundCamera
         core.unloadAllDevices()
 
 
-def _set_so(knobs: Knobs) -> str:
+def _set_so(knobs: CameraControls) -> str:
     """Say what can be set, to what, what it is now, and what is automatic."""
     said = []
     for value in (*_VALUES, *(f"balance.{colour}" for colour in COLOURS)):
@@ -103,7 +108,7 @@ def _set_so(knobs: Knobs) -> str:
             continue
         try:
             now = show(value, knobs.get(value))
-        except NotTaken as error:
+        except ControlNotApplied as error:
             now = f"unreadable, {error}"
         said.append(f"{value} {now} ({span.low:g} to {span.high:g})")
     automatic = []
@@ -111,7 +116,7 @@ def _set_so(knobs: Knobs) -> str:
         try:
             if knobs.automatic(control):
                 automatic.append(control)
-        except NotTaken:
+        except ControlNotApplied:
             continue
     said.append(f"automatic: {', '.join(automatic) or 'nothing'}")
     return ", ".join(said)

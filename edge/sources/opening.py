@@ -13,7 +13,7 @@ from edge.settings import (
     SourceSettings,
     VideoSettings,
 )
-from edge.sources.reconnecting import Watched
+from edge.sources.reconnecting import ReconnectingSource
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -30,11 +30,11 @@ def open_source(settings: SourceSettings) -> Source:
         case SimulatedSettings():
             from edge.simulation.microscope import SimulatedMicroscope
 
-            return Watched(SimulatedMicroscope(settings).connect)
+            return ReconnectingSource(SimulatedMicroscope(settings).connect)
         case OpenCVSettings():
             from edge.sources.opencv import OpenCVSource
 
-            return Watched(
+            return ReconnectingSource(
                 lambda: OpenCVSource(settings), varying=settings.controls.automatic
             )
         case VideoSettings():
@@ -43,27 +43,27 @@ def open_source(settings: SourceSettings) -> Source:
             file = OpenCVSettings(
                 device=str(settings.path), pixel_size_um=settings.pixel_size_um
             )
-            return Watched(lambda: OpenCVSource(file))
+            return ReconnectingSource(lambda: OpenCVSource(file))
         case GStreamerSettings():
             from edge.sources.gstreamer import GStreamerSource
 
-            return Watched(
+            return ReconnectingSource(
                 lambda: GStreamerSource(settings), varying=settings.controls.automatic
             )
         case GenICamSettings():
             from edge.sources.genicam.source import GenICamSource
 
-            return Watched(
+            return ReconnectingSource(
                 lambda: GenICamSource(settings), varying=settings.controls.automatic
             )
         case MicroManagerSettings():
             from edge.sources.micromanager.source import MicroManagerSource
 
-            return Watched(
+            return ReconnectingSource(
                 lambda: MicroManagerSource(settings),
                 varying=settings.controls.automatic,
             )
         case FolderSettings():
             from edge.sources.folder import FolderSource
 
-            return Watched(lambda: FolderSource(settings))
+            return ReconnectingSource(lambda: FolderSource(settings))

@@ -16,7 +16,7 @@ from edge.sources.control_values import differences
 log = logging.getLogger(__name__)
 
 
-class Watched:
+class ReconnectingSource:
     """A source that comes back.
 
     When the device is lost a gap is reported, and the device opened again after longer
@@ -44,7 +44,7 @@ class Watched:
         self._last = -1
         self._offset = 0
         self._held: Exposure | None = None
-        self._steadiness = _Steadiness(varying)
+        self._steadiness = _ControlWatch(varying)
         self._camera: str | None = None
         self._lost_at_s = self._retry_at_s = 0.0
 
@@ -137,7 +137,7 @@ class Watched:
         return Gap(self._last + 1, None, reason, now_ns, utc_of(now_ns))
 
 
-class _Steadiness:
+class _ControlWatch:
     """Compares how the camera is set with how it was when the first frame came."""
 
     def __init__(self, varying: Collection[ControlName]) -> None:

@@ -18,7 +18,13 @@ from typing import NamedTuple
 from edge.frames import SourceLost
 from edge.schema.results import ControlName, Controls
 from edge.settings import AS_FOUND, ControlSettings
-from edge.sources.camera_controls import ControlRefused, NotTaken, Readback, Span, lock
+from edge.sources.camera_controls import (
+    ControlNotApplied,
+    ControlRange,
+    ControlRefused,
+    Readback,
+    lock,
+)
 
 log = logging.getLogger(__name__)
 
@@ -77,37 +83,37 @@ class Capability(NamedTuple):
     gives_pictures: bool
 
 
-class V4L2Knobs:
+class V4L2Controls:
     """The controls of one V4L2 device; `close` gives the handle back."""
 
     def __init__(self, device: str) -> None:
         self._handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
         self._ids: dict[str, int] = {}
-        self._spans: dict[str, Span] = {}
+        self._spans: dict[str, ControlRange] = {}
         for value, (ids, unit) in _VALUES.items():
             for number in ids:
                 span = self._query(number)
                 if span is not None and value not in self._spans:
                     self._ids[value] = number
-                    self._spans[value] = Span(*(unit * part for part in span))
+                    self._spans[value] = ControlRange(*(unit * part for part in span))
         self._has_automatic = {
             name for name, (number, _, _) in _AUTOMATIC.items() if self._query(number)
         }
 
-    def span(self, value: str) -> Span | None:
-        """See `Knobs.span`."""
+    def span(self, value: str) -> ControlRange | None:
+        """See `CameraControls.span`."""
         return self._spans.get(value)
 
     def get(self, value: str) -> float:
-        """See `Knobs.get`."""
+        """See `CameraControls.get`."""
         return round(self._get(self._ids[value]) * _VALUES[value][1], 6)
 
     def set(self, value: str, number: float) -> None:
-        """See `Knobs.set`."""
+        """See `CameraControls.set`."""
         self._set(self._ids[value], round(number / _VALUES[value][1]))
 
     def automatic(self, control: ControlName) -> bool | None:
-        """See `Knobs.automatic`."""
+        """See `CameraControls.automatic`."""
         if control not in self._has_automatic:
             return None
         number, off, _ = _AUTOMATIC[control]
@@ -116,19 +122,19 @@ class V4L2Knobs:
     def set_automatic(self, control: ControlName, is_on: bool) -> None:
         """Try each of the kernel's modes; cameras know some of them."""
         number, off, on = _AUTOMATIC[control]
-        refused: NotTaken | None = None
+        refused: ControlNotApplied | None = None
         for mode in on if is_on else off:
             try:
                 return self._set(number, mode)
-            except NotTaken as error:
+            except ControlNotApplied as error:
                 refused = refused or error
-        raise refused or NotTaken("no such mode")
+        raise refused or ControlNotApplied("no such mode")
 
     def capability(self) -> Capability | None:
         """Ask what this is; None if it is no V4L2 device."""
         try:
             answer = self._ask(QUERYCAP, bytes(CAPABILITY.size))
-        except NotTaken:
+        except ControlNotApplied:
             return None
         *names, _, whole, own = CAPABILITY.unpack(answer)
         driver, card, bus = (
@@ -148,7 +154,7 @@ class V4L2Knobs:
         packed = QUERY.pack(number, 0, b"", 0, 0, 0, 0, 0)
         try:
             answer = QUERY.unpack(self._ask(QUERYCTRL, packed))
-        except NotTaken:
+        except ControlNotApplied:
             return None
         _, _, _, low, high, step, _, flags = answer
         return None if flags & (DISABLED | READ_ONLY) else (low, high, step)
@@ -165,7 +171,7 @@ class V4L2Knobs:
         try:
             fcntl.ioctl(self._handle, request, buffer, True)
         except OSError as error:
-            raise NotTaken(error.strerror or str(error)) from error
+            raise ControlNotApplied(error.strerror or str(error)) from error
         return bytes(buffer)
 
 
@@ -198,10 +204,10 @@ class LockedDevice:
         SourceLost
             The driver does not answer.
         """
-        self._knobs: V4L2Knobs | None = None
+        self._knobs: V4L2Controls | None = None
         self._readback: Readback | None = None
         try:
-            self._knobs = V4L2Knobs(device)
+            self._knobs = V4L2Controls(device)
         except OSError as error:
             if wanted != AS_FOUND:
                 raise ControlRefused(

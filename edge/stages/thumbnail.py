@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-View = NDArray[np.uint8]
+Thumbnail = NDArray[np.uint8]
 
 
-VIEW_PX = 160  # longest side of a view
+THUMBNAIL_PX = 160  # longest side of a view
 
 
-def view_of(field: NDArray[np.uint8]) -> View:
+def thumbnail_of(field: NDArray[np.uint8]) -> Thumbnail:
     """Return the small grey picture of a reduced frame that registration needs.
 
     Parameters
@@ -24,12 +24,12 @@ def view_of(field: NDArray[np.uint8]) -> View:
     Returns
     -------
     NDArray[np.uint8]
-        (h', w'), grey, at most `VIEW_PX` long; a smaller field stays as large as it is.
+        (h', w'), grey, at most `THUMBNAIL_PX` long; a smaller field keeps its size.
     """
-    return shrink(np.ascontiguousarray(field[..., 1]), VIEW_PX)
+    return shrink(np.ascontiguousarray(field[..., 1]), THUMBNAIL_PX)
 
 
-def shrink(view: View, longest_px: int) -> View:
+def shrink(view: Thumbnail, longest_px: int) -> Thumbnail:
     """Return a view of at most that length."""
     factor = longest_px / max(view.shape)
     if factor < 1:

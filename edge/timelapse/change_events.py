@@ -29,7 +29,7 @@ _GRAVE = ("lysis",)  # what asks for somebody to come and look
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class FrameTime:
     """The frame of which something is said: its driver's number and time."""
 
     sequence: int
@@ -42,7 +42,7 @@ class _Change:
 
     name: str
     at: int
-    onset: Moment
+    onset: FrameTime
     last: deque[float]
     rises: deque[float]
     number: int | None = None
@@ -68,7 +68,7 @@ class _Change:
 
 
 @dataclass(slots=True)
-class _Watch:
+class _CellState:
     """One cell: what goes on, and what is suspected to take its place."""
 
     going_on: _Change | None = None
@@ -77,7 +77,7 @@ class _Watch:
     frame: int = 0
 
 
-class Changes:
+class ChangeDetector:
     """Watches the classes of all followed cells of one run.
 
     Parameters
@@ -97,12 +97,12 @@ class Changes:
         loud = [name not in settings.quiet for name in self._classes]
         self._loud = np.flatnonzero(loud)
         self.next_id = first_id
-        self._open: dict[int, _Watch] = {}
+        self._open: dict[int, _CellState] = {}
         self._usual: dict[int, NDArray[np.float32]] = {}  # log-odds of each cell
 
     def take(
         self,
-        moment: Moment,
+        moment: FrameTime,
         tracks: NDArray[np.int64],
         probabilities: NDArray[np.float32],
         frames: NDArray[np.int64],
@@ -117,7 +117,7 @@ class Changes:
         tracks
             (N,) numbers of the cells.
         probabilities
-            (N, K), see `Opinions`.
+            (N, K), see `Predictions`.
         frames
             (N,) how many frames the model has seen of each; young ones are not
             believed.
@@ -138,7 +138,7 @@ class Changes:
         events: list[Event] = []
         for row in np.flatnonzero(is_told | is_open).tolist():
             track = int(tracks[row])
-            watch = self._open.setdefault(track, _Watch())
+            watch = self._open.setdefault(track, _CellState())
             watch.box, watch.frame = boxes[row], moment.sequence
             told = int(loudest[row]) if is_told[row] else None
             self._suspect(watch, told, moment)
@@ -193,7 +193,7 @@ class Changes:
                 self._usual[track] = row
         return rise
 
-    def _suspect(self, watch: _Watch, told: int | None, moment: Moment) -> None:
+    def _suspect(self, watch: _CellState, told: int | None, moment: FrameTime) -> None:
         """Begin to suspect `told`, unless it is what goes on or is suspected already.
 
         A new suspicion takes the place of an older one.
@@ -224,7 +224,7 @@ class Changes:
             or change.frames >= self._settings.doubt_frames
         )
 
-    def _judge(self, track: int, watch: _Watch) -> list[Event]:
+    def _judge(self, track: int, watch: _CellState) -> list[Event]:
         """Confirm, drop or end, by the mean of the last frames."""
         events = []
         before, suspected = watch.going_on, watch.suspected
@@ -243,7 +243,7 @@ class Changes:
         return events
 
 
-def _event(track: int, watch: _Watch, change: _Change, reason: str | None) -> Event:
+def _event(track: int, watch: _CellState, change: _Change, reason: str | None) -> Event:
     return Event(
         id=change.number or 0,
         track_id=track,

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from edge.rendering.annotation import to_jpeg
-from edge.schema.results import Strip
+from edge.schema.results import Filmstrip
 
 SIDE_PX = 32
 MOST_EVENLY, MOST_LAST = 8, 4  # 37 kB per cell
@@ -27,7 +27,7 @@ _Dated = tuple[int, Picture]
 
 
 @dataclass(slots=True)
-class _Album:
+class _Film:
     evenly: list[_Dated] = field(default_factory=list)
     last: deque[_Dated] = field(default_factory=lambda: deque(maxlen=MOST_LAST))
     seen: int = 0
@@ -44,11 +44,11 @@ class _Album:
             self.stride *= 2
 
 
-class Albums:
+class Filmstrips:
     """The pictures of all followed cells. Used from one thread."""
 
     def __init__(self) -> None:
-        self._albums: dict[int, _Album] = {}
+        self._albums: dict[int, _Film] = {}
 
     def see(self, frame: int, tracks: NDArray[np.int64], crops: Picture) -> None:
         """Take what a frame shows of its cells.
@@ -63,16 +63,16 @@ class Albums:
             (N, S, S, 3) RGB, corrected.
         """
         for track, crop in zip(tracks.tolist(), crops, strict=True):
-            self._albums.setdefault(track, _Album()).add(frame, _small(crop))
+            self._albums.setdefault(track, _Film()).add(frame, _small(crop))
 
-    def strip(self, track: int) -> Strip | UnsetType:
+    def strip(self, track: int) -> Filmstrip | UnsetType:
         """Return what was seen of a cell, oldest first; UNSET of one never seen."""
         album = self._albums.get(track)
         if album is None:
             return UNSET
         dated = dict(sorted([*album.evenly, *album.last], key=lambda d: d[0]))
         jpeg = to_jpeg(np.hstack([*dated.values()]), _MOST_BYTES)
-        return Strip(frames=tuple(dated), jpeg=jpeg)
+        return Filmstrip(frames=tuple(dated), jpeg=jpeg)
 
     def forget(self, tracks: Iterable[int]) -> None:
         """Drop the pictures of cells that are no longer followed."""

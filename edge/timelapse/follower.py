@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 
 from edge.engines import EngineFailed
-from edge.pipeline.pipeline import Seen, Stopwatch
+from edge.pipeline.pipeline import ExaminedFrame, Stopwatch
 from edge.schema.results import (
     Cell,
     Continuation,
-    Course,
     Event,
-    Examination,
     Following,
+    FrameResult,
+    TrackPrediction,
 )
 from edge.schema.row_limits import (
     MAX_CELLS_BESIDE_FILMSTRIPS,
@@ -31,10 +31,10 @@ from edge.schema.row_limits import (
 from edge.settings import TrackingSettings
 from edge.stages.detection import widths
 from edge.taxonomy import NOT_A_CELL
-from edge.timelapse.frame_intervals import Expected, Pace, Pause
-from edge.timelapse.resume_state import NOTHING, Left
-from edge.timelapse.sequence_model import Boxes, SequenceModel, View
-from edge.timelapse.tracker import NO_TRACK, Found, Links, Tracker
+from edge.timelapse.frame_intervals import FrameGap, FrameIntervals, PlannedInterval
+from edge.timelapse.resume_state import NOTHING_TO_RESUME, ResumeState
+from edge.timelapse.sequence_model import Boxes, FollowedFrame, SequenceModel
+from edge.timelapse.tracker import NO_TRACK, FoundCells, Links, Tracker
 
 
 class Follower:
@@ -47,25 +47,25 @@ class Follower:
     def __init__(
         self,
         tracking: TrackingSettings,
-        pace: Pace,
+        pace: FrameIntervals,
         model: SequenceModel | None = None,
         *,
-        left: Left = NOTHING,
+        left: ResumeState = NOTHING_TO_RESUME,
     ) -> None:
         self._model, self._pace = model, pace
         self._tracker = Tracker(tracking, first_id=left.next_track)
-        self._left: Left | None = left
+        self._left: ResumeState | None = left
         self._um: float | None = None
         self._run: str | None = None
         self._untold: deque[Event] = deque()
 
     def follow(
         self,
-        seen: Seen,
+        seen: ExaminedFrame,
         *,
         shift_um: tuple[float, float] | None = None,
         is_new_field: bool = False,
-    ) -> Examination:
+    ) -> FrameResult:
         """Return what a frame says, with how it continues the ones before.
 
         A rejected frame, or one whose scale nobody knows yet, is passed over: the next
@@ -99,12 +99,12 @@ class Follower:
                 shift_um=shift_um,
                 is_new_field=is_new_field or is_new_run,
             )
-        courses: dict[int, Course] = {}
+        courses: dict[int, TrackPrediction] = {}
         if self._model is not None:
             with stage("remember"):
                 self._end(self._model, links, pause, is_new_run=is_new_run)
                 is_late = pause.continuity == "discontinuous"
-                view = View(seen.raw, um, said.locator is None, is_late)
+                view = FollowedFrame(seen.raw, um, said.locator is None, is_late)
                 try:
                     courses, events = self._model.show(view, boxes, links)
                 except EngineFailed:
@@ -132,7 +132,7 @@ class Follower:
         if self._model is not None:
             self._model.close()
 
-    def _scale_of(self, said: Examination) -> float | None:
+    def _scale_of(self, said: FrameResult) -> float | None:
         """Return the scale; where another is known now, tracks go on at that one."""
         um = said.pixel_size_um if said.locator is not None else 1.0
         if um is not None and self._um is not None and um != self._um:
@@ -140,7 +140,7 @@ class Follower:
         self._um = um or self._um
         return self._um
 
-    def _take_up(self, said: Examination, um: float) -> Pause | None:
+    def _take_up(self, said: FrameResult, um: float) -> FrameGap | None:
         """Go on with the cells that an earlier process left, with the first frame here.
 
         Their states are gone, so what lies between is as long as it may be.
@@ -157,7 +157,7 @@ class Follower:
         away_s = (said.utc - cells.utc).total_seconds()
         if cells.monotonic_ns is not None:
             away_s = (said.monotonic_ns - cells.monotonic_ns) * 1e-9
-        return Pause("reset", max(away_s, 0.0), None)
+        return FrameGap("reset", max(away_s, 0.0), None)
 
     def _turn_to(self, run: str | None) -> bool:
         """Return whether another run begins with this frame.
@@ -169,7 +169,7 @@ class Follower:
         return before is not None and self._run != before
 
     def _end(
-        self, model: SequenceModel, links: Links, pause: Pause, *, is_new_run: bool
+        self, model: SequenceModel, links: Links, pause: FrameGap, *, is_new_run: bool
     ) -> None:
         """End the events and forget the states of tracks that are over."""
         reason = "the cell is not seen any more"
@@ -189,7 +189,7 @@ class Follower:
         bare = [msgspec.structs.replace(e, strip=msgspec.UNSET) for e in told[strips:]]
         return (*told[:strips], *bare)
 
-    def _note(self, links: Links, pause: Pause, *, is_new_run: bool) -> Following:
+    def _note(self, links: Links, pause: FrameGap, *, is_new_run: bool) -> Following:
         continuity: Continuation = pause.continuity
         if is_new_run:
             continuity = "new run"
@@ -215,7 +215,7 @@ class Follower:
         )
 
 
-def _shortened(said: Examination) -> Examination:
+def _shortened(said: FrameResult) -> FrameResult:
     """Leave out the least likely cells where a row cannot hold them all."""
     if len(said.cells) <= MAX_FOLLOWED_CELLS:
         return said
@@ -233,16 +233,16 @@ def _shortened(said: Examination) -> Examination:
     )
 
 
-def _expected(said: Examination) -> Expected:
+def _expected(said: FrameResult) -> PlannedInterval:
     """Return what the schedule says of the pause before a frame."""
     if said.point is None:
-        return Expected()
-    return Expected(True, said.point.expected_s)
+        return PlannedInterval()
+    return PlannedInterval(True, said.point.expected_s)
 
 
-def _found(boxes: Boxes, may_begin: Sequence[bool], um: float) -> Found:
+def _found(boxes: Boxes, may_begin: Sequence[bool], um: float) -> FoundCells:
     """Return the cells in µm; a track does not begin where there is only plasma."""
-    return Found(
+    return FoundCells(
         (boxes[:, :2] + boxes[:, 2:]).astype(float) / 2 * um,
         np.maximum(widths(boxes).astype(float), 1.0) * um,
         np.array(may_begin, bool),
@@ -250,7 +250,7 @@ def _found(boxes: Boxes, may_begin: Sequence[bool], um: float) -> Found:
 
 
 def _named(
-    cells: tuple[Cell, ...], links: Links, courses: dict[int, Course]
+    cells: tuple[Cell, ...], links: Links, courses: dict[int, TrackPrediction]
 ) -> tuple[Cell, ...]:
     """Give each followed cell its number and its course."""
     return tuple(

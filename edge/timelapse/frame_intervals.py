@@ -14,7 +14,7 @@ _MOST_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class FrameGap:
     """What lies between a frame and the one before it.
 
     `seconds` is None for the first; `steps` counts usual intervals, None where the past
@@ -27,14 +27,14 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class PlannedInterval:
     """What a schedule says of a pause: None where the frame comes as it can."""
 
     is_planned: bool = False
     seconds: float | None = None
 
 
-class Pace:
+class FrameIntervals:
     """The intervals between frames; their median is the usual one.
 
     Time tells of every lost frame, whoever lost it: the driver, a busy device, a
@@ -47,17 +47,19 @@ class Pace:
         self._intervals_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._last_ns: int | None = None
 
-    def take(self, monotonic_ns: int, expected: Expected = Expected()) -> Pause:
+    def take(
+        self, monotonic_ns: int, expected: PlannedInterval = PlannedInterval()
+    ) -> FrameGap:
         """Say what lies between this frame and the last one.
 
         Where frames are planned, the usual interval is the planned one.
         """
         last, self._last_ns = self._last_ns, monotonic_ns
         if last is None:
-            return Pause("first", None, None)
+            return FrameGap("first", None, None)
         passed_s = max(monotonic_ns - last, 0) * 1e-9
         if passed_s > self._reset_after_s:
-            return Pause("reset", passed_s, None)
+            return FrameGap("reset", passed_s, None)
         if expected.is_planned:
             usual_s = expected.seconds or passed_s
         else:
@@ -66,4 +68,4 @@ class Pace:
         steps = round(passed_s / usual_s) if usual_s > 0 else 1
         steps = min(max(steps, 1), _MOST_STEPS)
         is_late = passed_s > self._lost_after * usual_s
-        return Pause("discontinuous" if is_late else "continuous", passed_s, steps)
+        return FrameGap("discontinuous" if is_late else "continuous", passed_s, steps)

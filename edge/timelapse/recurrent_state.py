@@ -21,7 +21,7 @@ Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Opinions:
+class Predictions:
     """What the model says of each cell of a frame.
 
     `tracks` (N,); `probabilities` (N, K) float32, calibrated; `frames` (N,): steps
@@ -33,7 +33,7 @@ class Opinions:
     frames: NDArray[np.int64]
 
 
-class Memory:
+class StateStore:
     """The states of followed cells. Used from the thread of its engine.
 
     Parameters
@@ -74,7 +74,7 @@ class Memory:
         """How many cells have a state."""
         return len(self._rows)
 
-    def step(self, tracks: Ids, crops: NDArray[np.uint8]) -> Opinions:
+    def step(self, tracks: Ids, crops: NDArray[np.uint8]) -> Predictions:
         """Show each cell its next frame.
 
         Parameters
@@ -98,7 +98,7 @@ class Memory:
             raise
         self._frames[rows] += 1
         decided = decide(logits, self._rule.temperature, self._rule.abstain_below)
-        return Opinions(tracks, decided.probabilities, self._frames[rows])
+        return Predictions(tracks, decided.probabilities, self._frames[rows])
 
     def forget(self, tracks: Iterable[int]) -> None:
         """Forget tracks that are over; numbers without a state are passed over."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 from edge.schema.results import Box, Count, RunId
 
 
-class LeftCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ResumeCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cells that were followed on the last frame of a run.
 
     `boxes`, px, of the tracks `tracks`. The frame's `utc` and `monotonic_ns`, null if
@@ -22,7 +22,7 @@ class LeftCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     monotonic_ns: int | None
 
 
-class Left(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ResumeState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an earlier process left.
 
     `run` is still open; `next_track` and `next_event` were never told.
@@ -31,7 +31,7 @@ class Left(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run: RunId | None = None
     next_track: Count = 1
     next_event: Count = 1
-    cells: LeftCells | None = None
+    cells: ResumeCells | None = None
 
 
-NOTHING = Left()
+NOTHING_TO_RESUME = ResumeState()

@@ -21,14 +21,14 @@ from edge.artifacts.bundle import Bundle, crop_size
 from edge.artifacts.profile import Profile
 from edge.engines import RecurrentEngine
 from edge.frames import RawFrame
-from edge.schema.results import Box, Course, Event
+from edge.schema.results import Box, Event, TrackPrediction
 from edge.settings import EventSettings
 from edge.stages.colour_correction import correct_crops, prepare
 from edge.stages.crops import cut_crops
 from edge.stages.detection import are_whole
-from edge.timelapse.change_events import Changes, Moment
-from edge.timelapse.filmstrips import Albums
-from edge.timelapse.recurrent_state import Ids, Memory, Opinions
+from edge.timelapse.change_events import ChangeDetector, FrameTime
+from edge.timelapse.filmstrips import Filmstrips
+from edge.timelapse.recurrent_state import Ids, Predictions, StateStore
 from edge.timelapse.tracker import NO_TRACK, Links
 
 _LEAST_WINDOW_UM = 9.0  # a platelet spreads to several times its width
@@ -38,7 +38,7 @@ Boxes = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class FollowedFrame:
     """A frame on which cells are followed.
 
     `um`: micrometres per pixel; `is_field`: its one region is the field itself;
@@ -90,16 +90,16 @@ class SequenceModel:
         self.bundle = bundle
         self._turn = memory_frames // 2
         self._engine, self._profile = engine, profile
-        self._memory = Memory(bundle, engine, 2 * most_cells, most_rows)
-        self._changes = Changes(bundle.labels, events, first_id=first_event)
-        self._albums = Albums()
+        self._memory = StateStore(bundle, engine, 2 * most_cells, most_rows)
+        self._changes = ChangeDetector(bundle.labels, events, first_id=first_event)
+        self._albums = Filmstrips()
         self._sides: dict[int, int] = {}  # of each track's window, px
         self._stepped: dict[int, int] = {}  # the step that showed each track last
         self._steps = 0
 
     def show(
-        self, view: View, boxes: Boxes, links: Links
-    ) -> tuple[dict[int, Course], list[Event]]:
+        self, view: FollowedFrame, boxes: Boxes, links: Links
+    ) -> tuple[dict[int, TrackPrediction], list[Event]]:
         """Show every followed cell; return what is said of each, and what happened.
 
         A cell that was not found is looked at where it should be: one that fades is
@@ -130,7 +130,7 @@ class SequenceModel:
         crops = cut_crops(pixels, windows, crop_size(self.bundle))
         crops = correct_crops(crops, windows, colours)
         said = self._remember(tracks, crops)
-        moment = Moment(view.raw.shot.sequence, view.raw.shot.utc)
+        moment = FrameTime(view.raw.shot.sequence, view.raw.shot.utc)
         self._albums.see(moment.sequence, tracks, crops)
         events = self._changes.take(
             moment, tracks, said.probabilities, said.frames, _inside(windows)
@@ -167,7 +167,7 @@ class SequenceModel:
             for e in events
         ]
 
-    def _remember(self, tracks: Ids, crops: NDArray[np.uint8]) -> Opinions:
+    def _remember(self, tracks: Ids, crops: NDArray[np.uint8]) -> Predictions:
         """Show each cell to its memories; what the older one says counts."""
         if self._turn == 0:
             return self._memory.step(2 * tracks, crops)
@@ -177,7 +177,7 @@ class SequenceModel:
         older = ages.argmax(axis=0)  # the first of two of the same age
         speaks = older * len(tracks) + np.arange(len(tracks))
         self._take_turns(tracks, older, ages)
-        return Opinions(tracks, said.probabilities[speaks], said.frames[speaks])
+        return Predictions(tracks, said.probabilities[speaks], said.frames[speaks])
 
     def _take_turns(
         self, tracks: Ids, older: NDArray[np.intp], ages: NDArray[np.int64]
@@ -208,7 +208,7 @@ class SequenceModel:
         self._engine.close()
 
     def _windows(
-        self, view: View, boxes: Boxes, links: Links
+        self, view: FollowedFrame, boxes: Boxes, links: Links
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Tracks (N,) in order, and the square window (N, 4) px of each."""
         context = 1.0 if view.is_field else self.bundle.record.input.context
@@ -244,10 +244,10 @@ class SequenceModel:
 
     def _course(
         self, track: int, frames: int, share: list[float], is_late: bool
-    ) -> Course:
+    ) -> TrackPrediction:
         last = self._stepped.get(track)
         self._stepped[track] = self._steps
-        return Course(
+        return TrackPrediction(
             label=self.bundle.labels[int(np.argmax(share))],
             probabilities=tuple(share),
             frames=frames,

@@ -22,7 +22,7 @@ NO_TRACK = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class FoundCells:
     """The cells of one frame.
 
     `places_um` (N, 2) centres, x and y from the frame's top left corner; `sizes_um`
@@ -72,7 +72,7 @@ class _Tracks:
             return self
         return _Tracks(*(getattr(self, f.name)[kept] for f in fields(self)))
 
-    def and_new(self, ids: NDArray[np.int64], found: Found) -> _Tracks:
+    def and_new(self, ids: NDArray[np.int64], found: FoundCells) -> _Tracks:
         """Return these tracks and new ones, seen once."""
         count = len(ids)
         new = (
@@ -116,7 +116,7 @@ class Tracker:
 
     def follow(
         self,
-        found: Found,
+        found: FoundCells,
         steps: int | None,
         frame_um: tuple[float, float],
         *,
@@ -184,7 +184,7 @@ class Tracker:
             whole = np.median(came, axis=0)
         return replace(self._update(found, moved, chosen, steps, gone), shift_um=whole)
 
-    def take_up(self, ids: NDArray[np.int64], found: Found) -> None:
+    def take_up(self, ids: NDArray[np.int64], found: FoundCells) -> None:
         """Go on with cells that were told before, as if they had just been seen.
 
         Those beyond the number of tracks, which may be another one now, are over.
@@ -227,7 +227,9 @@ class Tracker:
             step * np.minimum(1, most / np.maximum(length, most))[:, None]
         )
 
-    def _begin_anew(self, found: Found, gone: NDArray[np.int64] | None = None) -> Links:
+    def _begin_anew(
+        self, found: FoundCells, gone: NDArray[np.int64] | None = None
+    ) -> Links:
         """End everything: this is another place."""
         before = [] if gone is None else [gone]
         ended = np.concatenate([*before, self.end_all()])
@@ -238,7 +240,7 @@ class Tracker:
 
     def _update(
         self,
-        found: Found,
+        found: FoundCells,
         moved: Places,
         chosen: NDArray[np.intp],
         steps: int,
@@ -274,7 +276,7 @@ class Tracker:
         return self._begin(found, numbers, ended)
 
     def _begin(
-        self, found: Found, numbers: NDArray[np.int64], ended: NDArray[np.int64]
+        self, found: FoundCells, numbers: NDArray[np.int64], ended: NDArray[np.int64]
     ) -> Links:
         """Begin tracks with the cells that have none, as far as there is room."""
         new = np.flatnonzero((numbers == NO_TRACK) & found.may_begin)
@@ -286,7 +288,7 @@ class Tracker:
         numbers[begun] = ids
         self._tracks = self._tracks.and_new(
             ids,
-            Found(
+            FoundCells(
                 found.places_um[begun], found.sizes_um[begun], found.may_begin[begun]
             ),
         )

@@ -15,7 +15,7 @@ import numpy as np
 from edge.frames import Exposure
 from edge.pipeline.parts import Parts
 from edge.run.components import open_follower
-from edge.schema.results import Event, Examination
+from edge.schema.results import Event, FrameResult
 from edge.settings import (
     EventSettings,
     PauseSettings,
@@ -45,7 +45,7 @@ class PassingClock:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedEvent:
     """A change of the truth that was in view: its frame and place."""
 
     change: str
@@ -67,7 +67,7 @@ class Score:
     late: list[int] = field(default_factory=list)  # frames after the true onset
     cells: int = 0
     most_live: int = 0
-    missed: list[Expected] = field(default_factory=list)
+    missed: list[ExpectedEvent] = field(default_factory=list)
     strays: list[Event] = field(default_factory=list)
 
     def add(self, other: Score) -> None:
@@ -112,8 +112,8 @@ def run_simulated(
     frames: int,
     tracking: TrackingSettings,
     events: EventSettings,
-    on_frame: Callable[[Examination], None] = lambda said: None,
-) -> tuple[SimulatedMicroscope, list[Examination]]:
+    on_frame: Callable[[FrameResult], None] = lambda said: None,
+) -> tuple[SimulatedMicroscope, list[FrameResult]]:
     """Examine and follow `frames` exposures of a simulated microscope.
 
     Cells and timings are left out of what is returned: hours would fill the memory.
@@ -125,7 +125,7 @@ def run_simulated(
     camera = microscope.connect()
     pipeline = parts.open_pipeline()
     follower = open_follower(parts, tracking, PauseSettings(), events)
-    kept: list[Examination] = []
+    kept: list[FrameResult] = []
     while len(kept) < frames:
         exposure = camera.read(1e9)
         if not isinstance(exposure, Exposure):
@@ -140,7 +140,7 @@ def run_simulated(
 
 def expected_changes(
     microscope: SimulatedMicroscope, frames: int
-) -> tuple[list[Expected], list[Expected]]:
+) -> tuple[list[ExpectedEvent], list[ExpectedEvent]]:
     """List the changes in view: whole cells that stay in view for a while after.
 
     The second list holds those that may be told but need not be: cut by the border,
@@ -149,8 +149,8 @@ def expected_changes(
     source = microscope.settings
     rate, um = source.rate_hz, source.pixel_size_um
     changes = microscope.changes()
-    must: list[Expected] = []
-    may: list[Expected] = []
+    must: list[ExpectedEvent] = []
+    may: list[ExpectedEvent] = []
     for change in changes:
         frame = int(np.ceil(change.onset_s * rate))
         later = [
@@ -166,7 +166,7 @@ def expected_changes(
         if seen is None:
             continue
         x_um, y_um = (seen[0] + seen[2]) / 2 * um, (seen[1] + seen[3]) / 2 * um
-        told = Expected(change.change, frame, lasts, x_um, y_um)
+        told = ExpectedEvent(change.change, frame, lasts, x_um, y_um)
         is_whole = all(place is not None and _is_whole(place, source) for place in at)
         is_long = lasts > _SHOWN and _SHOWN < frame < frames - _SHOWN
         (must if is_whole and is_long else may).append(told)
@@ -189,7 +189,7 @@ def _is_whole(
     )
 
 
-def score(microscope: SimulatedMicroscope, run: list[Examination]) -> Score:
+def score(microscope: SimulatedMicroscope, run: list[FrameResult]) -> Score:
     """Compare what was told with what happened."""
     source = microscope.settings
     must, may = expected_changes(microscope, len(run))
@@ -218,7 +218,7 @@ def score(microscope: SimulatedMicroscope, run: list[Examination]) -> Score:
     return result
 
 
-def _match(event: Event, pool: list[Expected], um: float) -> Expected | None:
+def _match(event: Event, pool: list[ExpectedEvent], um: float) -> ExpectedEvent | None:
     """Return the change that an event tells of, the nearest in time, or None."""
     x_um = (event.box[0] + event.box[2]) / 2 * um
     y_um = (event.box[1] + event.box[3]) / 2 * um

@@ -151,12 +151,12 @@ def _measure_peer(frames: Sequence[Frame], parts: Parts, rounds: int) -> list[Fi
     try:
         import torch
 
-        from export.benchmark.reference_pipeline import Peer
+        from export.benchmark.reference_pipeline import ReferencePipeline
     except ImportError as error:
         return [Figure("not measured", float("nan"), f"{error.name} is not installed")]
     torch.set_num_threads(1)
     record = parts.classifier.record
-    peer = Peer(
+    peer = ReferencePipeline(
         frames[0], record.family, len(record.classes), crop_size(parts.classifier)
     )
     pipeline = parts.open_pipeline()

@@ -16,14 +16,14 @@ from edge.ledger.writer import Ledger
 from edge.mqtt import Link, Message, topic
 from edge.schema.codec import decode
 from edge.schema.messages import Ack
-from edge.schema.results import Examination
+from edge.schema.results import FrameResult
 from edge.settings import BrokerSettings, PublishSettings
 from export.benchmark.interleaved_timing import Figure, at_most, spread
 
 _DEVICE, _RATE_HZ = "bench", 20
 
 
-def measure_delivery(examination: Examination, rows: int) -> list[Figure]:
+def measure_delivery(examination: FrameResult, rows: int) -> list[Figure]:
     """Write results as a camera would and wait for each acknowledgement."""
     with tempfile.TemporaryDirectory() as name:
         folder, stop = Path(name), threading.Event()

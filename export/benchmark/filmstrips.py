@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.schema.results import Cell, Examination
+from edge.schema.results import Cell, FrameResult
 from edge.simulation.microscope import SimulatedMicroscope
 
 _TILE_PX, _TILES, _ROWS = 84, 14, 8
@@ -21,14 +21,14 @@ Picture = NDArray[np.uint8]
 
 
 @dataclass(slots=True)
-class Strip:
+class TrackRow:
     """What was said of one track: frames, places and probabilities."""
 
     frames: list[int] = field(default_factory=list)
     boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
     shares: list[tuple[float, ...]] = field(default_factory=list)
 
-    def add(self, said: Examination, cell: Cell) -> None:
+    def add(self, said: FrameResult, cell: Cell) -> None:
         """Take one frame of the track."""
         if cell.course is msgspec.UNSET:
             return
@@ -39,8 +39,8 @@ class Strip:
 
 def draw_strips(
     microscope: SimulatedMicroscope,
-    run: Sequence[Examination],
-    strips: Mapping[int, Strip],
+    run: Sequence[FrameResult],
+    strips: Mapping[int, TrackRow],
 ) -> Picture:
     """Draw events of a run, two of each change, those of the longest tracks.
 
@@ -76,7 +76,7 @@ def _legend(names: Sequence[str]) -> Picture:
 
 
 def _row(
-    microscope: SimulatedMicroscope, strip: Strip, name: str, onset: int
+    microscope: SimulatedMicroscope, strip: TrackRow, name: str, onset: int
 ) -> Picture:
     """Draw a track from a little before the onset on, every other frame a tile."""
     at = next((i for i, f in enumerate(strip.frames) if f >= onset), 0)

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.frames import RawFrame, Shot
 from edge.pipeline.parts import Parts
-from edge.pipeline.pipeline import Seen
+from edge.pipeline.pipeline import ExaminedFrame
 from edge.run.components import open_follower
 from edge.schema.codec import encode
-from edge.schema.results import Cell, Examination, FrameRange
+from edge.schema.results import Cell, FrameRange, FrameResult
 from edge.settings import EventSettings, PauseSettings, TrackingSettings
 
 _UM, _FRAME_PX = 0.14, (960, 720)
@@ -79,7 +79,7 @@ def measure_cost(
     return Cost(spent_ms, hourly_mb, cells)
 
 
-def _frames(cells: int, frames: int, interval_s: float) -> Iterator[Seen]:
+def _frames(cells: int, frames: int, interval_s: float) -> Iterator[ExaminedFrame]:
     """Give frames of noise with boxes that drift there and back; one in 30 is missed.
 
     Cells come into view and leave it, so tracks begin and end all the time.
@@ -98,12 +98,12 @@ def _frames(cells: int, frames: int, interval_s: float) -> Iterator[Seen]:
         whole &= random.random(count) > 1 / 30
         shot = Shot(number, int(number * interval_s * 1e9), utc_of(0), "made")
         said = _said(shot, np.rint(moved[whole]).astype(int).tolist())
-        yield Seen(RawFrame(shot, pixels), said)
+        yield ExaminedFrame(RawFrame(shot, pixels), said)
 
 
-def _said(shot: Shot, centres: list[list[int]]) -> Examination:
+def _said(shot: Shot, centres: list[list[int]]) -> FrameResult:
     names = {"RBC": 0.97, "WBC": 0.01, "Platelet": 0.01, "Plasma": 0.01}
-    return Examination(
+    return FrameResult(
         status="ok",
         utc=shot.utc,
         monotonic_ns=shot.monotonic_ns,

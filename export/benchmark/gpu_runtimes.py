@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge.artifacts.bundle import Bundle, crop_size, first_state
 from edge.engines import Engine
 from edge.engines.build_manifest import (
-    Passport,
+    EngineManifest,
     order_of,
     place_of,
     read_passport,
@@ -122,7 +122,7 @@ def _told(command: list[str]) -> str:
     )
 
 
-def _build(bundle: Bundle, settings: EngineSettings, now: datetime) -> Passport:
+def _build(bundle: Bundle, settings: EngineSettings, now: datetime) -> EngineManifest:
     place = place_of(bundle, settings)
     build_engine(
         bundle,
@@ -136,7 +136,7 @@ def _build(bundle: Bundle, settings: EngineSettings, now: datetime) -> Passport:
     return read_passport(place)
 
 
-def _built(bundle: Bundle, passport: Passport) -> list[str]:
+def _built(bundle: Bundle, passport: EngineManifest) -> list[str]:
     worst = ", ".join(f"{n} {v:.2g}" for n, v in passport.parity.worst.items())
     size = len(bundle.model_of(passport.order.precision)) / 1e6
     return [

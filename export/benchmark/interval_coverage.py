@@ -31,7 +31,7 @@ CONFUSION = np.array(
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Coverage:
     """In how many of `runs` the limits held the true share, by class."""
 
     what: str
@@ -41,7 +41,7 @@ class Held:
     width: dict[str, float]
 
 
-def measure_covering(runs: int, cells: int, known_from: int) -> list[Held]:
+def measure_covering(runs: int, cells: int, known_from: int) -> list[Coverage]:
     """Draw `cells` white cells `runs` times; the confusion is known from `known_from`.
 
     The confusion that is given to the correction is itself drawn: `known_from` cells of
@@ -77,11 +77,11 @@ def _exact(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.array([clopper_pearson(int(n), total) for n in counts])
 
 
-def _held(what: str, cells: int, limits: list[NDArray[np.float64]]) -> Held:
+def _held(what: str, cells: int, limits: list[NDArray[np.float64]]) -> Coverage:
     low, high = np.stack(limits).transpose(2, 0, 1)
     held = (low <= SHARES) & (high >= SHARES)
     width = (high - low).mean(axis=0)
-    return Held(
+    return Coverage(
         what,
         cells,
         len(limits),

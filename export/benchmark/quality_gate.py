@@ -23,8 +23,8 @@ from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.parts import Parts
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.pixel_size import Scale
-from edge.schema.results import Examination
-from edge.slide.quality_gate import Gate
+from edge.schema.results import FrameResult
+from edge.slide.quality_gate import QualityGate
 from edge.sources.image_files import read_image
 
 Frame = NDArray[np.uint8]
@@ -32,7 +32,7 @@ Degrade = Callable[[Frame, float, np.random.Generator], Frame]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Gated:
+class GateScore:
     """How frames of one laboratory fared. `faults` counts what rejected ones had.
 
     `learned`: after the good frames of the run; else at its very start.
@@ -48,17 +48,17 @@ class Gated:
 
 def gate_laboratory(
     name: str, paths: Sequence[Path], parts: Parts, most_degraded: int, seed: int = 0
-) -> Iterator[Gated]:
+) -> Iterator[GateScore]:
     """Judge the fields of a laboratory as they are, then degraded ones."""
     opened = parts.open_pipeline()
     pipeline = dataclasses.replace(opened, scale=Scale(None))
     fields = [np.asarray(read_image(path), np.uint8) for path in paths]
     for field in fields[:5]:  # until the scale is settled
         _examine(pipeline, field)
-    gate = Gate()
+    gate = QualityGate()
     seen = [gate.judge(_examine(pipeline, field)) for field in fields]
     yield _gated(name, "as they are", True, seen)
-    cold = [Gate().judge(_examine(pipeline, f)) for f in fields[:most_degraded]]
+    cold = [QualityGate().judge(_examine(pipeline, f)) for f in fields[:most_degraded]]
     yield _gated(name, "as they are", False, cold)
     um = _examine(pipeline, fields[0]).pixel_size_um or 0.07
     chosen = fields[:: max(1, len(fields) // most_degraded)][:most_degraded]
@@ -67,7 +67,7 @@ def gate_laboratory(
         bad = [degrade(field, um, random) for field in chosen]
         said = [_examine(pipeline, field) for field in bad]
         yield _gated(name, shown, True, [gate.judge(one) for one in said])
-        yield _gated(name, shown, False, [Gate().judge(one) for one in said])
+        yield _gated(name, shown, False, [QualityGate().judge(one) for one in said])
     opened.close()
 
 
@@ -187,15 +187,15 @@ def _sensed(
     return np.clip(light + noise, 0, 255).astype(np.uint8)
 
 
-def _examine(pipeline: Pipeline, field: Frame) -> Examination:
+def _examine(pipeline: Pipeline, field: Frame) -> FrameResult:
     now_ns = time.monotonic_ns()
     shot = Shot(0, now_ns, utc_of(now_ns), "field")
     return pipeline.examine(Exposure(shot, lambda: RawFrame(shot, field))).examination
 
 
 def _gated(
-    laboratory: str, shown: str, learned: bool, said: Sequence[Examination]
-) -> Gated:
+    laboratory: str, shown: str, learned: bool, said: Sequence[FrameResult]
+) -> GateScore:
     faults = Counter(str(one.fault) for one in said if one.status == "rejected")
     accepted = len(said) - sum(faults.values())
-    return Gated(laboratory, shown, learned, len(said), accepted, dict(faults))
+    return GateScore(laboratory, shown, learned, len(said), accepted, dict(faults))

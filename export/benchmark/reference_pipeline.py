@@ -24,7 +24,7 @@ from training.fitting.model_graphs import Standardise
 Frame = NDArray[np.uint8]
 
 
-class Peer:
+class ReferencePipeline:
     """The stack, fitted to one frame as its reference; runs on one thread."""
 
     def __init__(

@@ -20,7 +20,7 @@ from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts
 from edge.run.service import Service
-from edge.schema.results import Examination
+from edge.schema.results import FrameResult
 from edge.settings import RunSettings
 from edge.sources.image_files import decode_image
 from export.benchmark.interleaved_timing import Figure, at_least, at_most, spread
@@ -30,7 +30,7 @@ _WARM_UP = 6  # results that do not count
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class EncodedFrames:
     """Encoded frames of one size, and how fast a camera delivers them."""
 
     frames: Sequence[bytes]
@@ -52,7 +52,7 @@ class LiveRecording:
 
     is_live = True
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: EncodedFrames) -> None:
         self._recorded = recorded
         self._start_s = time.monotonic()
         self._next = 0
@@ -70,7 +70,7 @@ class LiveRecording:
 
 
 @dataclass(slots=True)
-class Run:
+class ServiceRun:
     """What one run of the service took. `latency_ms` is from exposure to ledger."""
 
     latency_ms: list[float] = field(default_factory=list)
@@ -80,12 +80,14 @@ class Run:
     cpu_s: float = 0.0
 
 
-def run_service(recorded: Recorded, parts: Parts, workers: int, frames: int) -> Run:
+def run_service(
+    recorded: EncodedFrames, parts: Parts, workers: int, frames: int
+) -> ServiceRun:
     """Run the real service on the real ledger and time its results."""
-    run = Run()
+    run = ServiceRun()
     marks: list[tuple[float, float]] = []
 
-    def on_row(row: LedgerRow, said: Examination) -> None:
+    def on_row(row: LedgerRow, said: FrameResult) -> None:
         marks.append((time.monotonic(), time.process_time()))
         if len(marks) > _WARM_UP:
             run.latency_ms.append(marks[-1][0] * 1e3 - said.monotonic_ns * 1e-6)
@@ -111,9 +113,9 @@ def run_service(recorded: Recorded, parts: Parts, workers: int, frames: int) -> 
 
 def faster_than_bound(
     encoded: Sequence[bytes], parts: Parts, pixel_um: float, cores: int
-) -> Recorded:
+) -> EncodedFrames:
     """Frames from a camera twice as fast as all cores together can be."""
-    trial = Recorded(encoded, pixel_um, 1.0)
+    trial = EncodedFrames(encoded, pixel_um, 1.0)
     pipeline = parts.open_pipeline()
     spent_s = []
     for number in range(_WARM_UP):
@@ -125,10 +127,10 @@ def faster_than_bound(
 
 
 def measure_running(
-    recorded: Recorded, parts: Parts, cores: int, frames: int
+    recorded: EncodedFrames, parts: Parts, cores: int, frames: int
 ) -> list[Figure]:
     """Compare one worker with one per core, in turns."""
-    serial, parallel = Run(), Run()
+    serial, parallel = ServiceRun(), ServiceRun()
     for _ in range(3):
         for total, workers in ((serial, 1), (parallel, cores)):
             part = run_service(recorded, parts, workers, frames)

@@ -20,8 +20,8 @@ from edge.rendering.annotation import legend
 from edge.schema.results import Differential
 from edge.settings import SimulatedSettings
 from export.benchmark.interval_coverage import in_seeds, measure_covering
-from export.benchmark.quality_gate import Gated, gate_laboratory, laboratories
-from export.benchmark.slide_scan import WALK, Walk, walk
+from export.benchmark.quality_gate import GateScore, gate_laboratory, laboratories
+from export.benchmark.slide_scan import WALK, SlideScan, walk
 
 # A coarser picture of a smaller slide: a hundred of them are rendered.
 _SMALL = msgspec.structs.replace(
@@ -95,7 +95,7 @@ def slides_command(runs: int, frames: int) -> None:
 def gate_command(data: Path, degraded: int) -> None:
     """Judge the fields of each laboratory, as they are and made bad."""
     parts = read_parts()
-    found: list[Gated] = []
+    found: list[GateScore] = []
     for name, paths in laboratories(data).items():
         for gated in gate_laboratory(name, paths, parts, degraded):
             found.append(gated)
@@ -118,7 +118,7 @@ def picture_command(path: Path, seed: int, frames: int) -> None:
     cv2.imwrite(str(path), draw_mosaic(seen)[..., ::-1])
 
 
-def draw_mosaic(seen: Walk, scale: float = 1.5) -> NDArray[np.uint8]:
+def draw_mosaic(seen: SlideScan, scale: float = 1.5) -> NDArray[np.uint8]:
     """Return the pictures of all places, and a dot on every cell that is counted.
 
     Returns

@@ -15,10 +15,10 @@ from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.parts import Parts
 from edge.pipeline.pixel_size import Scale
 from edge.run.components import open_slide
-from edge.schema.results import Differential, Examination
+from edge.schema.results import Differential, FrameResult
 from edge.settings import DifferentialSettings, SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
-from edge.slide.slide_counter import SlideRun, counting_margin
+from edge.slide.slide_counter import SlideCounter, counting_margin
 
 # A field of 134 by 84 µm as everywhere, in fewer pixels: it is rendered faster.
 WALK = SimulatedSettings(
@@ -36,7 +36,7 @@ _CENTRE_UM = 0.7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Walk:
+class SlideScan:
     """What a walk counted and what there was.
 
     `truth`: cells whose centre lay within the counting margin of a frame that was not
@@ -47,7 +47,7 @@ class Walk:
     places within a patch, in pixels of the frame.
     """
 
-    run: SlideRun
+    run: SlideCounter
     counted: Counter[str]
     truth: Counter[str]
     least: Counter[str]
@@ -68,11 +68,11 @@ def walk(
     parts: Parts,
     frames: int,
     done: Callable[[int], None] = lambda number: None,
-) -> Walk:
+) -> SlideScan:
     """Examine `frames` frames of a simulated slide and count its cells."""
     bench = SimulatedMicroscope(settings)
     run = open_slide(parts, DifferentialSettings())
-    if not isinstance(run, SlideRun):
+    if not isinstance(run, SlideCounter):
         raise ValueError("the parts have no locator: nothing can be counted")
     run.start_run()
     run.marks()
@@ -83,7 +83,7 @@ def walk(
     rejected: Counter[str] = Counter()
     corners, costs, offsets = [], [], []
     pipeline = replace(parts.open_pipeline(), scale=Scale(settings.pixel_size_um))
-    said: Examination | None = None
+    said: FrameResult | None = None
     for number in range(frames):
         seen = pipeline.examine(_exposure(bench, number))
         start = time.thread_time()
@@ -107,7 +107,7 @@ def walk(
     pipeline.close()
     if said is None or said.differential is None:
         raise ValueError(f"no frame was examined, {frames} were asked for")
-    return Walk(
+    return SlideScan(
         run=run,
         counted=Counter({c.label: c.count for c in said.differential.classes}),
         truth=Counter(met[0.0].values()),
@@ -138,7 +138,7 @@ def _exposure(bench: SimulatedMicroscope, number: int) -> Exposure:
 
 
 def _offset(
-    said: Examination, corner: NDArray[np.float64], pixel_size_um: float
+    said: FrameResult, corner: NDArray[np.float64], pixel_size_um: float
 ) -> tuple[int, float, float]:
     """Patch, and how far (px) its origin is from the slide's by this frame."""
     found = said.differential
@@ -158,7 +158,9 @@ def _errors(offsets: list[tuple[int, float, float]]) -> NDArray[np.float64]:
 
 
 def _twice(
-    run: SlideRun, bench: SimulatedMicroscope, offsets: list[tuple[int, float, float]]
+    run: SlideCounter,
+    bench: SimulatedMicroscope,
+    offsets: list[tuple[int, float, float]],
 ) -> int:
     """Count the true cells that are nearest to, and lie under, two counted ones."""
     cells, said = run.census.cells, run.census.said()

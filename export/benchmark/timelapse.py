@@ -13,7 +13,7 @@ import numpy as np
 
 from edge.artifacts.bundle import load_bundle
 from edge.pipeline.parts import Parts, read_parts
-from edge.schema.results import Examination
+from edge.schema.results import FrameResult
 from edge.settings import (
     EventSettings,
     SequenceSettings,
@@ -22,7 +22,7 @@ from edge.settings import (
 )
 from export.benchmark.change_events import Score, run_simulated
 from export.benchmark.change_events import score as score_events
-from export.benchmark.filmstrips import Strip, draw_strips
+from export.benchmark.filmstrips import TrackRow, draw_strips
 from export.benchmark.follower_cost import measure_cost
 from export.benchmark.memory_gain import measure_gain
 from export.benchmark.tracking import (
@@ -127,14 +127,14 @@ def events_command(
     parts, total = _parts(bundle), Score()
     frames = round(hours * 3600 * _RATE_HZ)
     for seed in range(first_seed, first_seed + runs):
-        strips: dict[int, Strip] = {}
+        strips: dict[int, TrackRow] = {}
 
-        def keep(said: Examination, into: dict[int, Strip] = strips) -> None:
+        def keep(said: FrameResult, into: dict[int, TrackRow] = strips) -> None:
             if said.frame.first % 100 == 0 and said.following is not None:
                 click.echo(f"frame {said.frame.first}: {said.following.tracks} tracks")
             for cell in said.cells:
                 if picture is not None and cell.course is not msgspec.UNSET:
-                    into.setdefault(cell.track_id or 0, Strip()).add(said, cell)
+                    into.setdefault(cell.track_id or 0, TrackRow()).add(said, cell)
 
         source = SimulatedSettings(
             width_px=960,

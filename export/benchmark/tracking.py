@@ -20,7 +20,7 @@ from edge.pipeline.parts import Parts
 from edge.settings import SimulatedSettings, TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.taxonomy import NOT_A_CELL
-from edge.timelapse.tracker import Found, Tracker
+from edge.timelapse.tracker import FoundCells, Tracker
 
 _PER_MM2 = 6500.0  # cells of a usual smear
 Places = NDArray[np.float64]
@@ -127,7 +127,7 @@ def follow(
     numbers, places, spent_ms = [], [], []
     for found_um in scene.found_um:
         count = len(found_um)
-        found = Found(found_um, np.full(count, 7.5), np.ones(count, bool))
+        found = FoundCells(found_um, np.full(count, 7.5), np.ones(count, bool))
         start = time.perf_counter()
         links = tracker.follow(found, 1, scene.frame_um)
         spent_ms.append(1e3 * (time.perf_counter() - start))

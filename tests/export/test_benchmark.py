@@ -46,11 +46,13 @@ def test_what_a_laboratory_would_put_together_names_the_cells_of_a_frame(
     parts: Parts, microscope: SimulatedMicroscope
 ) -> None:
     pytest.importorskip("torchstain")
-    from export.benchmark.reference_pipeline import Peer
+    from export.benchmark.reference_pipeline import ReferencePipeline
 
     frame = microscope.render(0)
     record = parts.classifier.record
-    peer = Peer(frame, record.family, len(record.classes), record.input.size_px)
+    peer = ReferencePipeline(
+        frame, record.family, len(record.classes), record.input.size_px
+    )
 
     normal = peer.normalise(frame)
     boxes = peer.locate(normal)

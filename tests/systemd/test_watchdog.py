@@ -19,7 +19,7 @@ from edge.frames import Exposure, Gap
 from edge.ledger.preview_file import PreviewWriter
 from edge.ledger.writer import Ledger
 from edge.monitoring.systemd import Notifier
-from edge.run.service import Company, Service
+from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import write_toml
 from edge.settings import (
     BrokerSettings,
@@ -171,7 +171,7 @@ def test_a_camera_that_hangs_starves_the_watchdog_and_a_paused_one_does_not(
         PreviewWriter(tmp_path / "ledger", 0),
         RunSettings(workers=1),
         keep_rows=10,
-        company=Company(notifier=Notifier(ear.address, 0.4)),
+        company=RunCollaborators(notifier=Notifier(ear.address, 0.4)),
     )
 
     def script() -> None:

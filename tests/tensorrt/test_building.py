@@ -25,7 +25,7 @@ from edge.artifacts.bundle import (
     BundleRefused,
     load_bundle,
 )
-from edge.engines.build_manifest import EngineStale, Place, read_passport
+from edge.engines.build_manifest import EnginePath, EngineStale, read_passport
 from edge.engines.opening import open_engine, stale_engine
 from edge.engines.tensorrt import load_tensorrt
 from edge.errors import ConfigurationInvalid
@@ -48,7 +48,7 @@ class Engine:
 
     bundle: Bundle
     settings: EngineSettings
-    place: Place
+    place: EnginePath
 
     def reasons(self, **changes: object) -> str:
         settings = msgspec.structs.replace(self.settings, **changes)

@@ -30,11 +30,11 @@ from export.parity import ParityRefused
 from training.evaluation.studies import read_study
 from training.fitting.checkpoint import FILE
 from training.fitting.families import CLASSIFIERS, LOCATOR_PLANS
-from training.fitting.loop import Plan
+from training.fitting.loop import FitPlan
 from training.fitting.model_graphs import ClassifierGraph, TorchEngine
 from training.sessions.run_folder import graph_of, load_held, load_record, load_weights
 
-SHORT = Plan(
+SHORT = FitPlan(
     epochs=2,
     steps_per_epoch=3,
     learning_rate=3e-3,

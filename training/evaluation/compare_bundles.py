@@ -23,7 +23,7 @@ from training.data.rows import DataInvalid, cut_task_crops, digest
 from training.evaluation.studies import read_study
 from training.fitting.augmentation import STOCK_CONTEXT
 from training.fitting.classifier import (
-    Verdicts,
+    Predictions,
     as_clips,
     predict_clips,
     some_of_each,
@@ -32,9 +32,9 @@ from training.fitting.classifier import (
 )
 from training.metrics.bootstrap import balanced_accuracy
 from training.metrics.cost import ms_per_cell, peak_memory_mb
-from training.metrics.held_out import Cost, Judged, Robustness
+from training.metrics.held_out import Evaluated, InferenceCost, Robustness
 from training.reports.comparison_report import write_report
-from training.sessions.gathering import Labelled, Source, clips_of, read_usable
+from training.sessions.gathering import CellSource, Labelled, clips_of, read_usable
 
 _ANGLES = tuple(range(0, 360, 45))
 _BLURS_PX = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # at 80 px; scaled to the size of the crops
@@ -43,7 +43,7 @@ _PER_CLASS = 200  # cells of each class in the altered sets
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BundleComparison:
     """What is compared on what; see `compare`."""
 
     bundles: Sequence[Path]
@@ -54,7 +54,7 @@ class Comparison:
     gallery: Sequence[Path] = ()
 
 
-def compare(asked: Comparison, report: Path, say: Callable[[str], None]) -> Path:
+def compare(asked: BundleComparison, report: Path, say: Callable[[str], None]) -> Path:
     """Judge bundles of one task and write a report; return its page.
 
     Parameters
@@ -82,7 +82,7 @@ def compare(asked: Comparison, report: Path, say: Callable[[str], None]) -> Path
             "of one task"
         )
     task = tasks.pop()
-    gathered = read_usable(Source(asked.data, task, is_any_licence=True))
+    gathered = read_usable(CellSource(asked.data, task, is_any_licence=True))
     for note in gathered.notes:
         say(note)
     rows = gathered.parts.get(asked.split, [])
@@ -110,7 +110,7 @@ def compare(asked: Comparison, report: Path, say: Callable[[str], None]) -> Path
     )
 
 
-def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Judged:
+def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Evaluated:
     record = bundle.record
     engine = OnnxRuntimeEngine(bundle.model)
     clips = clips_of(record.task, rows, split, crop_size(bundle), record.input.context)
@@ -118,7 +118,7 @@ def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Judged:
     said = _said(engine, bundle, clips)
     spent = time.monotonic() - start
     size = record.size
-    return Judged(
+    return Evaluated(
         name=record.name,
         family=record.family,
         labels=bundle.labels,
@@ -129,7 +129,7 @@ def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Judged:
         temperature=record.temperature,
         abstain_below=record.abstain_below,
         trained_on=tuple(record.training.domains),
-        cost=Cost(
+        cost=InferenceCost(
             parameters=size.parameters if size else 0,
             multiply_adds=size.operations // 2 if size else 0,
             training_s=record.training.seconds,
@@ -141,7 +141,7 @@ def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Judged:
     )
 
 
-def _said(engine: Engine, bundle: Bundle, clips: Clips) -> Verdicts:
+def _said(engine: Engine, bundle: Bundle, clips: Clips) -> Predictions:
     state_size = bundle.record.state_size
     logits = predict_clips(engine, clips.pixels, state_size)
     return verdicts(logits, clips, has_memory=state_size is not None)

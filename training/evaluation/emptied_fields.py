@@ -25,7 +25,7 @@ _Correct = Callable[[_Image], _Image]
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class ColourShift:
     """CIE76 shift of a white cell: mean and largest over `fields`; some `refused`."""
 
     mean: float
@@ -36,7 +36,7 @@ class Shift:
 
 def shifts(
     fields: Sequence[Field], frozen: Profile, white: int
-) -> dict[str, dict[str, Shift]]:
+) -> dict[str, dict[str, ColourShift]]:
     """Shift by method and by how far the field is emptied.
 
     Parameters
@@ -78,7 +78,7 @@ def _per_frame(reference: _Image, method: Method) -> _Correct:
 
 def _shift(
     fields: Sequence[Field], change: _Correct, white: int, keeps: float
-) -> Shift:
+) -> ColourShift:
     found, refused = [], 0
     for field in fields:
         x0, y0, x1, y1 = field.boxes[field.classes == white][0].astype(int)
@@ -90,7 +90,7 @@ def _shift(
             refused += 1
             continue
         found.append(delta_e(_mean_lab(full), _mean_lab(less)))
-    return Shift(float(np.mean(found)), max(found), len(found), refused)
+    return ColourShift(float(np.mean(found)), max(found), len(found), refused)
 
 
 def _emptied(field: Field, place: tuple[slice, slice], keeps: float) -> _Image:

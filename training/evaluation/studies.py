@@ -24,18 +24,23 @@ from edge.taxonomy import TASKS
 from training.data.clips import Clips
 from training.data.colour_normalisation import COLOURS, Colour
 from training.data.rows import DataInvalid
-from training.fitting.classifier import Verdicts, judge, standardise, train_classifier
+from training.fitting.classifier import (
+    Predictions,
+    judge,
+    standardise,
+    train_classifier,
+)
 from training.fitting.dbn_pretraining import pretrain
 from training.fitting.device import ALONE
 from training.fitting.families import CLASSIFIERS, new_classifier
-from training.fitting.loop import Plan
+from training.fitting.loop import FitPlan
 from training.fitting.model_graphs import ClassifierGraph
 from training.metrics.bootstrap import balanced_accuracy, with_interval
 from training.models.dbn import DBN
 from training.models.layers import NORMS, Norm
 from training.reports.comparison_report import LabelEfficiency, LeftOut
-from training.sessions.classifier_session import Wish, thinned, unlabelled
-from training.sessions.gathering import Gathered, clips_of, cut_cells, profiles_of
+from training.sessions.classifier_session import TrainingRequest, thinned, unlabelled
+from training.sessions.gathering import GatheredRows, clips_of, cut_cells, profiles_of
 
 Say = Callable[[str], None]
 
@@ -58,8 +63,8 @@ def _write(path: Path, study: Study) -> None:
 
 
 def leave_out(
-    gathered: Gathered,
-    wish: Wish,
+    gathered: GatheredRows,
+    wish: TrainingRequest,
     domains: Sequence[str],
     out: Path,
     say: Say,
@@ -157,7 +162,9 @@ def leave_out(
             say(f"{family} {norm} {colour} without {domain}: {cell}")
 
 
-def _errors(home: Verdicts, away: Verdicts, seed: int) -> tuple[float, float] | None:
+def _errors(
+    home: Predictions, away: Predictions, seed: int
+) -> tuple[float, float] | None:
     """Calibration errors on strange cells: as fitted at home, and after a review.
 
     Of a hundred cells, drawn as they come; the errors are those of the others.
@@ -185,7 +192,7 @@ def _where(clips: Clips, is_kept: Callable[[str], bool]) -> Clips:
     return clips.pick([i for i, row in enumerate(clips.rows) if is_kept(row.domain)])
 
 
-def balanced_with_interval(said: Verdicts) -> Metric:
+def balanced_with_interval(said: Predictions) -> Metric:
     """Balanced accuracy of the classes that occur, bootstrapped over groups."""
     named = said.logits.argmax(axis=1)
     return with_interval(
@@ -195,7 +202,7 @@ def balanced_with_interval(said: Verdicts) -> Metric:
 
 
 def thin_labels(
-    gathered: Gathered, plan: Plan, shares: Iterable[float], out: Path, say: Say
+    gathered: GatheredRows, plan: FitPlan, shares: Iterable[float], out: Path, say: Say
 ) -> None:
     """Fit a deep belief network to shares of the labels, pretrained and from scratch.
 

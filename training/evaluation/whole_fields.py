@@ -16,7 +16,7 @@ from calibration.confidence import calibration_error
 from edge.artifacts.bundle import crop_size
 from edge.clock import utc_of
 from edge.frames import Exposure, RawFrame, Shot
-from edge.pipeline.pipeline import Pipeline, Seen
+from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
 from edge.rendering.annotation import draw, to_jpeg
 from edge.slide.confusion_correction import ConfusionFile
@@ -134,7 +134,7 @@ def show(console: Console, table: Table) -> None:
     console.print()
 
 
-def _examine(field: Field, pipeline: Pipeline, true_scale: bool) -> Seen:
+def _examine(field: Field, pipeline: Pipeline, true_scale: bool) -> ExaminedFrame:
     own = replace(pipeline, scale=Scale(None, agreeing=1))
     told = RED_CELL_UM / field.diameter_px if true_scale else None
     now_ns = time.monotonic_ns()

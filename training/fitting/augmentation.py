@@ -52,7 +52,7 @@ ELSEWHERE = Jitter(mix=0.2, strength=0.4)  # what changes from laboratory to lab
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class WindowJitter:
     """How windows are drawn: side over that of the stock crop, and shift of the centre.
 
     `shift` is a share of the window's side.
@@ -64,8 +64,8 @@ class View:
 
 
 STOCK_CONTEXT = 3.0  # crops are cut once, wider than needed, then zoomed
-BOXED = View(1.0 / STOCK_CONTEXT, 1.0)
-WHOLE = View(0.8, 1.1)  # of images that show one cell, without a box
+BOXED = WindowJitter(1.0 / STOCK_CONTEXT, 1.0)
+WHOLE = WindowJitter(0.8, 1.1)  # of images that show one cell, without a box
 
 
 def jitter_colour(images: Tensor, jitter: Jitter, frames: int = 1) -> Tensor:
@@ -126,7 +126,7 @@ def _compress_some(images: Tensor) -> Tensor:
 
 def draw_views(
     images: Tensor,
-    view: View,
+    view: WindowJitter,
     size_px: int,
     frames: int = 1,
     *,

@@ -23,7 +23,7 @@ class CheckpointRefused(HemascopeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
+class FittingState:
     """How far fitting has come. `purpose` says what is fitted to what, and how."""
 
     purpose: str
@@ -41,7 +41,7 @@ def save_stand(
     path: Path,
     models: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
-    stand: Stand,
+    stand: FittingState,
 ) -> None:
     """Write models, optimiser and stand; a kill leaves the old file or the new one."""
     tensors = {
@@ -64,7 +64,7 @@ def load_stand(
     models: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     purpose: str,
-) -> Stand:
+) -> FittingState:
     """Put a checkpoint into models and optimiser and return where it stood.
 
     Raises
@@ -74,7 +74,7 @@ def load_stand(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            stand = Stand(**json.loads((file.metadata() or {})[_STAND]))
+            stand = FittingState(**json.loads((file.metadata() or {})[_STAND]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointRefused(

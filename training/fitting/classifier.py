@@ -21,12 +21,12 @@ from training.fitting.augmentation import (
     MOMENT,
     STOCK_CONTEXT,
     Jitter,
-    View,
+    WindowJitter,
     draw_views,
     jitter_colour,
 )
-from training.fitting.device import ALONE, Place
-from training.fitting.loop import Fitted, Plan, fit
+from training.fitting.device import ALONE, TrainingDevice
+from training.fitting.loop import FitPlan, Fitted, fit
 from training.fitting.model_graphs import (
     ClassifierGraph,
     SequenceGraph,
@@ -67,7 +67,7 @@ def as_frames(clips: Clips) -> Clips:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawing:
+class BatchSampling:
     """What batches are drawn from and how.
 
     `frames` is how many a recurrent model is shown of a crop that does not move; such
@@ -77,13 +77,13 @@ class Drawing:
 
     stock: Clips
     size_px: int
-    view: View
+    view: WindowJitter
     jitter: Jitter
     frames: int = 1
     window: int | None = None
 
     def batches(
-        self, size: int, place: Place = ALONE
+        self, size: int, place: TrainingDevice = ALONE
     ) -> Callable[[int], tuple[Tensor, Tensor]]:
         """Return what draws clips of `size` images in all, and the class of each.
 
@@ -128,11 +128,11 @@ class Drawing:
 
 def train_classifier(
     graph: ClassifierGraph,
-    drawing: Drawing,
+    drawing: BatchSampling,
     held: Clips,
-    plan: Plan,
+    plan: FitPlan,
     *,
-    place: Place = ALONE,
+    place: TrainingDevice = ALONE,
     folder: Path | None = None,
     purpose: str = "",
 ) -> Fitted[ClassifierGraph]:
@@ -208,7 +208,7 @@ def predict_clips(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Verdicts:
+class Predictions:
     """What was said of clips, or of their frames where the truth changes.
 
     `logits` (M, K), `classes` (M,); `clip` (M,) the clip of each; `clips` all of them.
@@ -225,7 +225,7 @@ class Verdicts:
         return values[self.clip]
 
 
-def judge(graph: ClassifierGraph, clips: Clips) -> Verdicts:
+def judge(graph: ClassifierGraph, clips: Clips) -> Predictions:
     """Let a graph say what is on clips."""
     state_size = graph.state_size if isinstance(graph, SequenceGraph) else None
     return verdicts(
@@ -237,7 +237,7 @@ def judge(graph: ClassifierGraph, clips: Clips) -> Verdicts:
 
 def verdicts(
     logits: NDArray[np.float32], clips: Clips, *, has_memory: bool
-) -> Verdicts:
+) -> Predictions:
     """Turn what was said of each frame (N, T, K) into verdicts.
 
     Where the class of a clip changes, each frame has its verdict. Else each clip has
@@ -247,7 +247,7 @@ def verdicts(
     valid = clips.classes != ENDED
     if (valid & (clips.classes != clips.classes[:, :1])).any():
         number, frame = np.nonzero(valid)
-        return Verdicts(
+        return Predictions(
             logits[number, frame], clips.classes[number, frame], number, clips
         )
     each = np.arange(len(logits))
@@ -256,10 +256,10 @@ def verdicts(
     else:
         certain = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
         said = (certain * valid[..., None]).sum(1) / clips.lengths[:, None]
-    return Verdicts(said.astype(np.float32), clips.classes[:, 0], each, clips)
+    return Predictions(said.astype(np.float32), clips.classes[:, 0], each, clips)
 
 
-def summarise(said: Verdicts) -> tuple[float, str]:
+def summarise(said: Predictions) -> tuple[float, str]:
     """Balanced accuracy, averaged over domains, and a line that shows each domain.
 
     Classes of which a domain holds fewer than five cells are left out there.
@@ -269,7 +269,7 @@ def summarise(said: Verdicts) -> tuple[float, str]:
     return float(np.mean(list(by_domain.values()))), f"balanced accuracy: {line}"
 
 
-def balanced_by_domain(said: Verdicts, fewest: int = _FEWEST) -> Mapping[str, float]:
+def balanced_by_domain(said: Predictions, fewest: int = _FEWEST) -> Mapping[str, float]:
     """Balanced accuracy in each domain, of classes with at least `fewest` cells."""
     domains, named = said.of_rows("domain"), said.logits.argmax(axis=1)
     balanced = {}

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TrainingDevice:
     """One process of `world`; `rank` 0 judges and writes."""
 
     device: torch.device
@@ -44,21 +44,21 @@ class Place:
         return tuple(part.to(self.device, non_blocking=True) for part in batch)
 
 
-ALONE = Place(torch.device("cpu"))
+ALONE = TrainingDevice(torch.device("cpu"))
 
 
 @contextmanager
-def find_place() -> Iterator[Place]:
+def find_place() -> Iterator[TrainingDevice]:
     """Join the other processes, if `torchrun` started some, and take a device."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     has_gpu = torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if has_gpu else torch.device("cpu")
     if world == 1:
-        yield Place(device)
+        yield TrainingDevice(device)
         return
     distributed.init_process_group("nccl" if has_gpu else "gloo")
     try:
-        yield Place(device, distributed.get_rank(), world)
+        yield TrainingDevice(device, distributed.get_rank(), world)
     finally:
         distributed.destroy_process_group()

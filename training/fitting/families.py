@@ -12,9 +12,15 @@ from msgspec import Meta
 from torch import nn
 
 from edge.errors import HemascopeError
-from training.fitting.augmentation import BOXED, ELSEWHERE, STOCK_CONTEXT, Jitter, View
+from training.fitting.augmentation import (
+    BOXED,
+    ELSEWHERE,
+    STOCK_CONTEXT,
+    Jitter,
+    WindowJitter,
+)
 from training.fitting.dbn_pretraining import PretrainPlan
-from training.fitting.loop import Plan
+from training.fitting.loop import FitPlan
 from training.fitting.model_graphs import ClassifierGraph, SequenceGraph, Standardise
 from training.models.capsnet import CapsNet
 from training.models.dbn import DBN
@@ -45,10 +51,10 @@ class Family:
 
     build: Callable[..., nn.Module]
     network: Mapping[str, Setting]
-    plans: dict[str, Plan]
+    plans: dict[str, FitPlan]
     frames: int = 1
     pretrain: PretrainPlan | None = None
-    view: View = BOXED
+    view: WindowJitter = BOXED
     jitter: Jitter = ELSEWHERE
 
     @property
@@ -78,32 +84,32 @@ CLASSIFIERS = {
             "head": "pooled",
         },
         plans={
-            "quick": Plan(25, 100, 3e-3, 2e-2, seed=0),
-            "full": Plan(60, 150, 3e-3, 2e-2, seed=0, patience=20),
+            "quick": FitPlan(25, 100, 3e-3, 2e-2, seed=0),
+            "full": FitPlan(60, 150, 3e-3, 2e-2, seed=0, patience=20),
         },
     ),
     "inception": Family(
         build=Inception,
         network={"size_px": 80, "context": 2.0, "width": 0.25, "norm": "batch"},
         plans={
-            "quick": Plan(40, 100, 3e-3, 1e-2, seed=0),
-            "full": Plan(60, 150, 3e-3, 1e-2, seed=0, patience=20),
+            "quick": FitPlan(40, 100, 3e-3, 1e-2, seed=0),
+            "full": FitPlan(60, 150, 3e-3, 1e-2, seed=0, patience=20),
         },
     ),
     "capsnet": Family(
         build=CapsNet,
         network={"size_px": 64, "context": 2.0, "width": 1.0, "norm": "batch"},
         plans={
-            "quick": Plan(25, 100, 2e-3, 1e-5, seed=0, optimiser="adam"),
-            "full": Plan(60, 150, 2e-3, 1e-5, seed=0, optimiser="adam", patience=20),
+            "quick": FitPlan(25, 100, 2e-3, 1e-5, seed=0, optimiser="adam"),
+            "full": FitPlan(60, 150, 2e-3, 1e-5, seed=0, optimiser="adam", patience=20),
         },
     ),
     "dbn": Family(
         build=DBN,
         network={"size_px": 32, "context": 1.25, "width": 1.0, "dropout": 0.0},
         plans={
-            "quick": Plan(20, 200, 3e-3, 1e-3, seed=0, batch=128),
-            "full": Plan(60, 300, 3e-3, 1e-3, seed=0, batch=128, patience=20),
+            "quick": FitPlan(20, 200, 3e-3, 1e-3, seed=0, batch=128),
+            "full": FitPlan(60, 300, 3e-3, 1e-3, seed=0, batch=128, patience=20),
         },
         pretrain=PretrainPlan(
             steps=1000,
@@ -114,7 +120,7 @@ CLASSIFIERS = {
             is_persistent=False,
         ),
         # Fully connected units learn every place and colour anew: less is shown.
-        view=View(1.1 / STOCK_CONTEXT, 1.4 / STOCK_CONTEXT, 0.03),
+        view=WindowJitter(1.1 / STOCK_CONTEXT, 1.4 / STOCK_CONTEXT, 0.03),
         jitter=Jitter(
             mix=0.06,
             strength=0.14,
@@ -135,16 +141,16 @@ CLASSIFIERS = {
             "cell": "gru",
         },
         plans={
-            "quick": Plan(25, 80, 3e-3, 1e-2, seed=0, batch=96),
-            "full": Plan(60, 150, 3e-3, 1e-2, seed=0, batch=96, patience=20),
+            "quick": FitPlan(25, 80, 3e-3, 1e-2, seed=0, batch=96),
+            "full": FitPlan(60, 150, 3e-3, 1e-2, seed=0, batch=96, patience=20),
         },
         frames=3,
     ),
 }
 
 LOCATOR_PLANS = {
-    "quick": Plan(16, 48, 4e-3, 1e-2, seed=0, batch=32),
-    "full": Plan(100, 60, 4e-3, 1e-2, seed=0, batch=32),
+    "quick": FitPlan(16, 48, 4e-3, 1e-2, seed=0, batch=32),
+    "full": FitPlan(100, 60, 4e-3, 1e-2, seed=0, batch=32),
 }
 PRESETS = ("quick", "full")
 
@@ -192,7 +198,7 @@ def changed(family: str, wishes: Sequence[str]) -> dict[str, Setting]:
     return result
 
 
-def plan_changed(plan: Plan, wishes: Sequence[str]) -> Plan:
+def plan_changed(plan: FitPlan, wishes: Sequence[str]) -> FitPlan:
     """Return `plan` with `NAME=VALUE` wishes applied.
 
     Raises
@@ -206,7 +212,7 @@ def plan_changed(plan: Plan, wishes: Sequence[str]) -> Plan:
         raise SettingUnknown(f"a plan has no {unknown}, only {sorted(plan.__slots__)}")
     try:
         return msgspec.convert(
-            {**msgspec.to_builtins(plan), **told}, Plan, strict=False
+            {**msgspec.to_builtins(plan), **told}, FitPlan, strict=False
         )
     except msgspec.ValidationError as error:
         raise SettingUnknown(f"plan {told}: {error}") from error

@@ -14,9 +14,9 @@ from edge.artifacts.bundle import LocationSpec, Metric
 from edge.stages.detection import find_regions, reduce
 from training.data.rows import Field
 from training.fitting.augmentation import Jitter, jitter_colour
-from training.fitting.device import ALONE, Place
+from training.fitting.device import ALONE, TrainingDevice
 from training.fitting.locator_targets import FILL, MEAN, draw_batch
-from training.fitting.loop import Fitted, Plan, fit
+from training.fitting.loop import FitPlan, Fitted, fit
 from training.fitting.model_graphs import LocatorGraph, Standardise, TorchEngine
 from training.metrics.bootstrap import with_interval
 from training.metrics.box_matching import Tally, match
@@ -42,9 +42,9 @@ def new_graph() -> LocatorGraph:
 def train_locator(
     fields: Sequence[Field],
     val: Sequence[Field],
-    plan: Plan,
+    plan: FitPlan,
     *,
-    place: Place = ALONE,
+    place: TrainingDevice = ALONE,
     folder: Path | None = None,
     purpose: str = "",
 ) -> Fitted[LocatorGraph]:

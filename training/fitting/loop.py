@@ -20,8 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from edge.errors import HemascopeError
 from training.fitting import checkpoint
-from training.fitting.checkpoint import Stand, load_stand, save_stand
-from training.fitting.device import ALONE, Place
+from training.fitting.checkpoint import FittingState, load_stand, save_stand
+from training.fitting.device import ALONE, TrainingDevice
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = tuple[Tensor, ...]
@@ -41,7 +41,7 @@ class FitDiverged(HemascopeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FitPlan:
     """How long and how fast. The rate rises, then falls to nothing along a cosine.
 
     `batch` counts images, those of all processes together; `weight_decay` is L2 for
@@ -76,9 +76,9 @@ def fit(
     draw: Callable[[int], Batch],
     loss: Callable[..., Tensor],
     score: Callable[[Model], tuple[float, str]],
-    plan: Plan,
+    plan: FitPlan,
     *,
-    place: Place = ALONE,
+    place: TrainingDevice = ALONE,
     folder: Path | None = None,
     purpose: str = "",
 ) -> Fitted[Model]:
@@ -118,7 +118,7 @@ def fit(
     best = copy.deepcopy(average)
     parts = {"model": model, "average": average, "best": best}
     stepper = _Stepper(model, average, loss, plan, place)
-    stand = Stand(f"{purpose} {plan}")
+    stand = FittingState(f"{purpose} {plan}")
     file = None if folder is None else folder / checkpoint.FILE
     if file is not None and file.exists():
         stand = load_stand(file, parts, stepper.optimiser, stand.purpose)
@@ -158,8 +158,8 @@ class _Stepper:
         model: nn.Module,
         average: nn.Module,
         loss: Callable[..., Tensor],
-        plan: Plan,
-        place: Place,
+        plan: FitPlan,
+        place: TrainingDevice,
     ) -> None:
         self.model, self.average, self.plan, self.place = model, average, plan, place
         self.optimiser = _optimiser(model, plan)
@@ -220,7 +220,7 @@ def share_of_rate(done: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))
 
 
-def _optimiser(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, plan: FitPlan) -> torch.optim.Optimizer:
     kinds = {
         "adamw": torch.optim.AdamW,
         "adam": torch.optim.Adam,
@@ -245,7 +245,7 @@ def _follow(average: nn.Module, model: nn.Module, memory: float) -> None:
 
 
 @contextmanager
-def _shown(plan: Plan, stand: Stand, is_first: bool) -> Iterator[Progress]:
+def _shown(plan: FitPlan, stand: FittingState, is_first: bool) -> Iterator[Progress]:
     """Show how much is done and how long the rest will take."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, disable=not is_first) as progress:

@@ -32,7 +32,7 @@ class NotJudgeable(HemascopeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class InferenceCost:
     """What a model takes; NaN where it was not measured.
 
     `multiply_adds` are those of one crop, `test_s` is for all cells, `ms_per_cell` for
@@ -59,7 +59,7 @@ class Robustness:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class Evaluated:
     """What one model said of labelled cells, and what that cost.
 
     `name` is shown, as "VGG16"; `logits` (N, K) float32; `classes` (N,) the true ones;
@@ -83,7 +83,7 @@ class Judged:
     temperature: float
     abstain_below: float
     trained_on: tuple[str, ...]
-    cost: Cost
+    cost: InferenceCost
     robustness: Robustness
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Scores:
     confusion: NDArray[np.int64]
 
 
-def score(judged: Judged, exclusions: Sequence[tuple[str, str]] = ()) -> Scores:
+def score(judged: Evaluated, exclusions: Sequence[tuple[str, str]] = ()) -> Scores:
     """Compute every figure of a model; `exclusions` are (domain, class) to spare."""
     sums = confusions(judged)
     cells = len(judged.classes)
@@ -171,13 +171,13 @@ def score(judged: Judged, exclusions: Sequence[tuple[str, str]] = ()) -> Scores:
     )
 
 
-def said(judged: Judged) -> Decisions:
+def said(judged: Evaluated) -> Decisions:
     """Return what the model says of each cell."""
     return decide(judged.logits, judged.temperature, judged.abstain_below)
 
 
 def confusions(
-    judged: Judged, rows: NDArray[np.bool_] | slice = slice(None)
+    judged: Evaluated, rows: NDArray[np.bool_] | slice = slice(None)
 ) -> NDArray[np.int64]:
     """Count true and said classes, slide by slide.
 
@@ -193,7 +193,7 @@ def confusions(
     return counts.reshape(-1, width, width).astype(np.int64)
 
 
-def _by_domain(judged: Judged, kept: NDArray[np.bool_]) -> dict[str, Metric]:
+def _by_domain(judged: Evaluated, kept: NDArray[np.bool_]) -> dict[str, Metric]:
     """Balanced accuracy on the kept cells of each domain that has any."""
     domains = {}
     for domain in np.unique(judged.domains[kept]).tolist():
@@ -203,7 +203,7 @@ def _by_domain(judged: Judged, kept: NDArray[np.bool_]) -> dict[str, Metric]:
 
 
 def _spared(
-    judged: Judged, exclusions: Sequence[tuple[str, str]]
+    judged: Evaluated, exclusions: Sequence[tuple[str, str]]
 ) -> dict[str, Metric | None]:
     names = np.array(judged.labels)[judged.classes]
     kept = np.ones(len(names), bool)
@@ -213,7 +213,7 @@ def _spared(
     return {d: rest.get(d) for d in np.unique(judged.domains[~kept]).tolist()}
 
 
-def bin_sums(judged: Judged) -> Floats:
+def bin_sums(judged: Evaluated) -> Floats:
     """(G, bins, 3) per slide: sums of confidence and of right names, and cells."""
     decisions = said(judged)
     confidence = decisions.probabilities.max(axis=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from training.metrics.confusion import Floats
-from training.metrics.held_out import Judged, bin_sums, said
+from training.metrics.held_out import Evaluated, bin_sums, said
 
 
-def reliability(judged: Judged) -> Floats:
+def reliability(judged: Evaluated) -> Floats:
     """Confidence and accuracy over equally wide bins of confidence.
 
     Returns
@@ -21,7 +21,7 @@ def reliability(judged: Judged) -> Floats:
     return np.column_stack([filled[:, :2] / filled[:, 2:], filled[:, 2]])
 
 
-def abstention(judged: Judged) -> Floats:
+def abstention(judged: Evaluated) -> Floats:
     """Trace what naming only the surest cells gains.
 
     Returns
@@ -40,7 +40,7 @@ def abstention(judged: Judged) -> Floats:
     return np.asarray(curve[last])
 
 
-def named_share(judged: Judged) -> tuple[float, float | None]:
+def named_share(judged: Evaluated) -> tuple[float, float | None]:
     """Share of cells named at `abstain_below`, and accuracy among them if any."""
     decisions = said(judged)
     named = ~decisions.abstained

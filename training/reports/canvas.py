@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from edge.artifacts.bundle import Metric
-from training.metrics.held_out import Judged
+from training.metrics.held_out import Evaluated
 
 # Okabe and Ito's colours: told apart also by colour-blind eyes.
 COLOURS = {
@@ -42,7 +42,7 @@ class Look(NamedTuple):
     hatch: str
 
 
-def looks(judged: Sequence[Judged]) -> list[Look]:
+def looks(judged: Sequence[Evaluated]) -> list[Look]:
     """Give the second model of a family another line, marker and hatch."""
     found = []
     for index, model in enumerate(judged):
@@ -78,7 +78,7 @@ def panels(
     return figure, each
 
 
-def one_each(judged: Sequence[Judged], height: float) -> tuple[Figure, list[Axes]]:
+def one_each(judged: Sequence[Evaluated], height: float) -> tuple[Figure, list[Axes]]:
     """Axes for each model, three in a row of this height."""
     columns = min(3, len(judged))
     rows = math.ceil(len(judged) / columns)

@@ -18,7 +18,7 @@ from edge.rendering.report_blocks import (
     write_pages,
 )
 from training.data.colour_normalisation import Colour
-from training.metrics.held_out import Judged, score
+from training.metrics.held_out import Evaluated, score
 from training.reports import figures
 from training.reports.sections import compared, number, said
 
@@ -56,7 +56,7 @@ class LabelEfficiency:
 
 def write_report(
     folder: Path,
-    judged: Sequence[Judged],
+    judged: Sequence[Evaluated],
     *,
     title: str,
     facts: Mapping[str, str],
@@ -185,7 +185,7 @@ def _gallery(pictures: Mapping[str, Path]) -> Iterator[Block]:
         yield Picture(f"picture-{place}", path.read_bytes(), caption, caption)
 
 
-def _check_comparable(judged: Sequence[Judged]) -> None:
+def _check_comparable(judged: Sequence[Evaluated]) -> None:
     if not judged:
         raise ReportImpossible("0 models, expected at least 1; name a trained model")
     first = judged[0]

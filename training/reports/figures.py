@@ -9,13 +9,13 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from edge.artifacts.bundle import Metric
-from training.metrics.held_out import Judged, Scores
+from training.metrics.held_out import Evaluated, Scores
 from training.metrics.reliability import abstention, named_share, reliability
 from training.reports import canvas
 
 
 def performance(
-    judged: Sequence[Judged],
+    judged: Sequence[Evaluated],
     scores: Sequence[Scores],
     published: Mapping[str, tuple[float, float, float]],
 ) -> bytes:
@@ -45,7 +45,7 @@ def performance(
     return canvas.png(figure)
 
 
-def class_f1(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
+def class_f1(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """F1 of each class; a class without cells is named as such."""
     known = [c.f1.low for s in scores for c in s.classes.values() if c]
     floor, width = canvas.floor(known), 0.8 / len(judged)
@@ -65,7 +65,7 @@ def class_f1(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
     return canvas.png(figure, explained=axes)
 
 
-def confusion(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
+def confusion(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """One matrix per model: share of each true class, and the number of cells."""
     figure, panels = canvas.one_each(judged, 3.5)
     looks = canvas.looks(judged)
@@ -81,7 +81,7 @@ def confusion(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
     return canvas.png(figure)
 
 
-def calibration(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
+def calibration(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """One reliability diagram per model."""
     figure, panels = canvas.one_each(judged, 3.4)
     looks = canvas.looks(judged)
@@ -98,7 +98,7 @@ def calibration(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
     return canvas.png(figure)
 
 
-def abstaining(judged: Sequence[Judged]) -> bytes:
+def abstaining(judged: Sequence[Evaluated]) -> bytes:
     """Accuracy among the cells named, over the share of cells named."""
     figure, (axes,) = canvas.panels(1, 1, 4.2)
     lowest, least = [], [0.55]
@@ -119,7 +119,7 @@ def abstaining(judged: Sequence[Judged]) -> bytes:
     return canvas.png(figure, explained=axes)
 
 
-def domain_matrix(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
+def domain_matrix(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """Balanced accuracy of each model on each domain; unseen domains outlined."""
     domains = list(scores[0].domains)
     values = np.array([[s.domains[d].value for d in domains] for s in scores])
@@ -133,7 +133,7 @@ def domain_matrix(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
     return canvas.png(figure)
 
 
-def robustness(judged: Sequence[Judged]) -> bytes:
+def robustness(judged: Sequence[Evaluated]) -> bytes:
     """Balanced accuracy on crops that are turned or blurred."""
     tests = {
         "rotation (degrees)": [j.robustness.rotation for j in judged],
@@ -152,7 +152,7 @@ def robustness(judged: Sequence[Judged]) -> bytes:
     return canvas.png(figure, explained=panels[0])
 
 
-def speed(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
+def speed(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """Accuracy against time per cell; the area of a marker is the parameters."""
     floor = canvas.floor([s.accuracy.low for s in scores])
     most = max(1, *(j.cost.parameters for j in judged))
@@ -172,7 +172,7 @@ def speed(judged: Sequence[Judged], scores: Sequence[Scores]) -> bytes:
     return canvas.png(figure, explained=axes)
 
 
-def durations(judged: Sequence[Judged]) -> bytes:
+def durations(judged: Sequence[Evaluated]) -> bytes:
     """Seconds of training and of testing, as bars over a logarithmic scale."""
     looks = canvas.looks(judged)
     figure, panels = canvas.panels(1, 2, 1.4 + 0.4 * len(judged), share=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge.artifacts.bundle import Metric
 from edge.rendering.report_blocks import Block, Grid, Heading, Picture, Words
-from training.metrics.held_out import ClassScores, Judged, Scores
+from training.metrics.held_out import ClassScores, Evaluated, Scores
 from training.metrics.reliability import named_share
 from training.reports import figures
 
@@ -23,7 +23,7 @@ PAPER = {
 }
 
 
-def compared(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+def compared(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     """Say and show how good the models are, and what they cost."""
     yield from _summary(judged, scores)
     yield from _classes(judged, scores)
@@ -34,7 +34,7 @@ def compared(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Blo
     yield from _cost(judged, scores)
 
 
-def _summary(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+def _summary(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     yield Heading("Accuracy")
     head = ["model", "accuracy", "paper", "precision", "paper"]
     head += ["recall = balanced accuracy", "paper", "F1", "calibration error"]
@@ -61,7 +61,7 @@ def _summary(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Blo
     )
 
 
-def _classes(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+def _classes(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     yield Heading("Per class")
     yield Grid(
         ("model", "class", "cells", "precision", "recall", "F1"),
@@ -87,7 +87,9 @@ def _class_cells(scores: ClassScores | None) -> list[str]:
     return [str(scores.cells), *map(said, three)]
 
 
-def _confusion(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+def _confusion(
+    judged: Sequence[Evaluated], scores: Sequence[Scores]
+) -> Iterator[Block]:
     yield Heading("Confusion")
     yield Picture(
         "confusion",
@@ -98,7 +100,7 @@ def _confusion(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[B
     )
 
 
-def _domains(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+def _domains(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     yield Heading("Per domain")
     first = judged[0]
     names, spared = list(scores[0].domains), list(scores[0].spared)
@@ -128,7 +130,7 @@ def _domains(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Blo
     )
 
 
-def _doubt(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+def _doubt(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     yield Heading("Reliability")
     yield Picture(
         "reliability",
@@ -155,7 +157,7 @@ def _doubt(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block
     )
 
 
-def _robustness(judged: Sequence[Judged]) -> Iterator[Block]:
+def _robustness(judged: Sequence[Evaluated]) -> Iterator[Block]:
     if any(j.robustness.rotation or j.robustness.blur for j in judged):
         yield Heading("Robustness")
         rotated = [(j.name, j.robustness.rotation) for j in judged]
@@ -185,7 +187,7 @@ def _altered(
         )
 
 
-def _cost(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]:
+def _cost(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     yield Heading("Cost")
     head = ("model", "parameters", "multiply-adds per crop", "training (s)")
     yield Grid(
@@ -207,7 +209,7 @@ def _cost(judged: Sequence[Judged], scores: Sequence[Scores]) -> Iterator[Block]
     )
 
 
-def _cost_cells(judged: Judged) -> list[str]:
+def _cost_cells(judged: Evaluated) -> list[str]:
     cost = judged.cost
     rest = (cost.training_s, cost.test_s, cost.ms_per_cell, cost.peak_memory_mb)
     sizes = [figures.si(cost.parameters), figures.si(cost.multiply_adds)]

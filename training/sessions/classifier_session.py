@@ -20,8 +20,8 @@ from training.data.data_report import write_data_report
 from training.data.rows import digest
 from training.fitting import checkpoint
 from training.fitting.classifier import (
-    Drawing,
-    Verdicts,
+    BatchSampling,
+    Predictions,
     as_crops,
     judge,
     some_of_each,
@@ -29,27 +29,27 @@ from training.fitting.classifier import (
     train_classifier,
 )
 from training.fitting.dbn_pretraining import PretrainPlan, pretrain
-from training.fitting.device import ALONE, Place
+from training.fitting.device import ALONE, TrainingDevice
 from training.fitting.families import CLASSIFIERS, Setting, new_classifier
 from training.fitting.imagenet_weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     load_weights_file,
 )
-from training.fitting.loop import Plan
+from training.fitting.loop import FitPlan
 from training.fitting.model_graphs import ClassifierGraph, Standardise
 from training.metrics.bootstrap import balanced_accuracy, with_interval
 from training.models.dbn import DBN
 from training.sessions.bundle_summary import measure_size, summary
-from training.sessions.gathering import Gathered, cut_cells, profiles_of
-from training.sessions.run_folder import Held, RunRecord
+from training.sessions.gathering import GatheredRows, cut_cells, profiles_of
+from training.sessions.run_folder import HeldOut, RunRecord
 
 _SAMPLES, _GIBBS_STEPS = 64, 200  # of the picture of a deep belief network
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TrainingRequest:
     """What shall be fitted, and how.
 
     `network` changes the family's settings; `weights` is an ImageNet file; of the
@@ -59,7 +59,7 @@ class Wish:
     """
 
     family: str
-    plan: Plan
+    plan: FitPlan
     network: Mapping[str, Setting]
     weights: Path | None = None
     label_share: float = 1.0
@@ -68,28 +68,28 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class TrainingOutcome:
     """A run, ready to be written, and what was said of `val` and `test`."""
 
     record: RunRecord
     graph: ClassifierGraph
-    val: Verdicts
-    test: Verdicts | None
+    val: Predictions
+    test: Predictions | None
 
     @property
-    def held(self) -> Held:
+    def held(self) -> HeldOut:
         """What the export calibrates confidence by."""
-        return Held(self.val.logits, self.val.classes, self.val.of_rows("group"))
+        return HeldOut(self.val.logits, self.val.classes, self.val.of_rows("group"))
 
 
 def train(
-    wish: Wish,
-    gathered: Gathered,
+    wish: TrainingRequest,
+    gathered: GatheredRows,
     *,
     say: Say,
-    place: Place = ALONE,
+    place: TrainingDevice = ALONE,
     folder: Path | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Fit a family to gathered cells and judge it on those it never saw.
 
     Parameters
@@ -148,15 +148,15 @@ def train(
         ),
         metrics={} if test is None else metrics_of(test),
     )
-    return Outcome(record, fitted.model, judge(fitted.model, cells.val), test)
+    return TrainingOutcome(record, fitted.model, judge(fitted.model, cells.val), test)
 
 
-def _data_digest(*drawings: Drawing) -> str:
+def _data_digest(*drawings: BatchSampling) -> str:
     return digest(row for d in drawings for row in d.stock.rows)[:12]
 
 
 def unlabelled(
-    drawing: Drawing, graph: ClassifierGraph, place: Place
+    drawing: BatchSampling, graph: ClassifierGraph, place: TrainingDevice
 ) -> Callable[[int], Tensor]:
     """Return what draws standardised crops (N, 3, S, S), their labels unseen."""
 
@@ -171,8 +171,8 @@ def unlabelled(
 def _pretrain(
     graph: ClassifierGraph,
     plan: PretrainPlan,
-    drawing: Drawing,
-    place: Place,
+    drawing: BatchSampling,
+    place: TrainingDevice,
     folder: Path | None,
 ) -> None:
     """Let a deep belief network learn without labels, and draw what it then dreams."""
@@ -208,7 +208,7 @@ def _write_samples(
     cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
-def metrics_of(said: Verdicts) -> dict[str, Metric]:
+def metrics_of(said: Predictions) -> dict[str, Metric]:
     """Accuracy and balanced accuracy on `test`, with intervals over groups."""
     named, groups = said.logits.argmax(axis=1), said.of_rows("group").tolist()
     right = named == said.classes

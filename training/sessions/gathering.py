@@ -26,7 +26,7 @@ from training.data.rows import (
 from training.data.splits import mend_cut_groups
 from training.data.unlabelled_red_cells import find_red_cells
 from training.fitting.augmentation import STOCK_CONTEXT, WHOLE, Jitter
-from training.fitting.classifier import Drawing, as_clips, as_frames, stock_px
+from training.fitting.classifier import BatchSampling, as_clips, as_frames, stock_px
 from training.fitting.families import Family
 from training.synthetic.smears import simulated_crops
 from training.synthetic.timelapse_clips import simulated_timelapse
@@ -39,7 +39,7 @@ Labelled = list[tuple[Row, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CellSource:
     """Where cells come from, and which of them may be used.
 
     `path` is a file or folder that `read_rows` knows, None for the simulation. Where
@@ -57,7 +57,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class GatheredRows:
     """Rows of a task by split, with their class; `notes` say what was left out."""
 
     task: str
@@ -73,7 +73,7 @@ class Gathered:
         )
 
 
-def gather(source: Source) -> Gathered:
+def gather(source: CellSource) -> GatheredRows:
     """Read, check and sort the rows of a data set, to fit to.
 
     Rows with a problem are named and left out; nothing is skipped silently.
@@ -91,7 +91,7 @@ def gather(source: Source) -> Gathered:
     return replace(gathered, notes=(*gathered.notes, *gaps))
 
 
-def read_usable(source: Source) -> Gathered:
+def read_usable(source: CellSource) -> GatheredRows:
     """Read, check and sort the rows of a data set, as many as there are.
 
     Raises
@@ -105,7 +105,7 @@ def read_usable(source: Source) -> Gathered:
                 f"task {source.task!r} needs data, only 'change' is simulated; name "
                 "some with --data"
             )
-        return Gathered(source.task, {}, None, ())
+        return GatheredRows(source.task, {}, None, ())
     rows = read_rows(
         source.path,
         task=source.task,
@@ -131,7 +131,7 @@ def read_usable(source: Source) -> Gathered:
     usable = rows_of_task(examined.usable, source.task)
     parts = {s: [p for p in usable if p[0].split == s] for s in SPLITS}
     notes += [*mended, *(f"left out: {text}" for text in examined.problems)]
-    return Gathered(source.task, parts, examined, tuple(notes))
+    return GatheredRows(source.task, parts, examined, tuple(notes))
 
 
 def _refuse_gaps(parts: Mapping[str, Labelled], task: str) -> list[str]:
@@ -165,14 +165,14 @@ class Cells:
     `added` counts what nobody labelled.
     """
 
-    drawing: Drawing
+    drawing: BatchSampling
     val: Clips
     test: Clips
     added: dict[str, int]
 
 
 def cut_cells(
-    gathered: Gathered,
+    gathered: GatheredRows,
     family: Family,
     say: Callable[[str], None],
     *,
@@ -219,11 +219,13 @@ def cut_cells(
     if is_enriched:
         crops = join(crops, simulated_crops(SLIDES, side, STOCK_CONTEXT))
     view = family.view if is_boxed else WHOLE
-    drawing = Drawing(as_clips(crops), size_px, view, family.jitter, family.frames)
+    drawing = BatchSampling(
+        as_clips(crops), size_px, view, family.jitter, family.frames
+    )
     return Cells(drawing, val, test, added)
 
 
-def _cut_clips(gathered: Gathered, family: Family) -> Cells:
+def _cut_clips(gathered: GatheredRows, family: Family) -> Cells:
     size_px = family.size_px
     train, val, test = (
         clips_of(gathered.task, gathered.parts.get(split, []), split, size_px)
@@ -232,7 +234,7 @@ def _cut_clips(gathered: Gathered, family: Family) -> Cells:
     stock = train if family.has_memory else as_frames(train)
     added = {} if gathered.parts else {"simulated clips": len(train.rows)}
     window = None if gathered.task == "change" else _WINDOW  # there the onset matters
-    drawing = Drawing(stock, size_px, WHOLE, Jitter(), window=window)
+    drawing = BatchSampling(stock, size_px, WHOLE, Jitter(), window=window)
     return Cells(drawing, val, test, added)
 
 
@@ -256,7 +258,7 @@ def clips_of(
     return as_clips(cut_task_crops(rows, size_px, context, profiles))
 
 
-def profiles_of(gathered: Gathered, colour: Colour) -> dict[str, Profile]:
+def profiles_of(gathered: GatheredRows, colour: Colour) -> dict[str, Profile]:
     """Profiles of the laboratories, over all splits: no label is looked at."""
     rows = [row for part in gathered.parts.values() for row, _ in part]
     return looks(rows, colour)

@@ -7,13 +7,13 @@ from pathlib import Path
 from edge.artifacts.bundle import InputSpec
 from training.data.readers import read_rows
 from training.data.rows import SPLITS, DataInvalid, Row, digest, free_rows, read_fields
-from training.fitting.device import Place
+from training.fitting.device import TrainingDevice
 from training.fitting.families import LOCATOR
 from training.fitting.locator import CLASSES, SPEC, metrics_of, train_locator
-from training.fitting.loop import Plan
+from training.fitting.loop import FitPlan
 from training.fitting.model_graphs import LocatorGraph
 from training.sessions.bundle_summary import summary
-from training.sessions.gathering import Source
+from training.sessions.gathering import CellSource
 from training.sessions.run_folder import RunRecord
 from training.synthetic.smears import simulated_fields
 
@@ -21,7 +21,7 @@ SLIDES = 120  # simulated, added to the real fields
 
 
 def train_from(
-    source: Source, plan: Plan, place: Place, folder: Path
+    source: CellSource, plan: FitPlan, place: TrainingDevice, folder: Path
 ) -> tuple[RunRecord, LocatorGraph]:
     """Fit the locator to labelled and simulated fields."""
     rows = [r for r in free_rows(_boxed(source)) if r.domain not in source.without]
@@ -61,7 +61,7 @@ def train_from(
     return record, fitted.model
 
 
-def _boxed(source: Source) -> list[Row]:
+def _boxed(source: CellSource) -> list[Row]:
     if source.path is None:
         raise DataInvalid("the locator needs labelled fields; name some with --data")
     return [r for r in read_rows(source.path, task="cells4") if r.task == "cells4"]

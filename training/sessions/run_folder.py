@@ -43,7 +43,7 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class HeldOut:
     """What the model said of `val`: logits (N, K), true classes (N,), groups (N,)."""
 
     logits: NDArray[np.float32]
@@ -52,7 +52,7 @@ class Held:
 
 
 def save_run(
-    folder: Path, record: RunRecord, graph: nn.Module, held: Held | None
+    folder: Path, record: RunRecord, graph: nn.Module, held: HeldOut | None
 ) -> None:
     """Write a run; `run.json` last."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,10 +88,10 @@ def load_weights(folder: Path, graph: nn.Module) -> None:
     graph.load_state_dict(load_file(folder / _WEIGHTS))
 
 
-def load_held(folder: Path) -> Held | None:
+def load_held(folder: Path) -> HeldOut | None:
     """Read what the model said of `val`; None for a run without."""
     path = folder / _HELD
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as arrays:
-        return Held(arrays["logits"], arrays["classes"], arrays["groups"])
+        return HeldOut(arrays["logits"], arrays["classes"], arrays["groups"])

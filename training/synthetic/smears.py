@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.simulation.cell_painting import STAINS, Stain
-from edge.simulation.smear import Slide, render_slide
+from edge.simulation.smear import SimulatedSlide, render_slide
 from edge.stages.crops import cut_crops, windows
 from edge.stages.detection import RED_CELL_UM
 from edge.taxonomy import TASKS
@@ -134,7 +134,7 @@ def _between(field: Field, random: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _visible(
-    slide: Slide, classes: tuple[str, ...]
+    slide: SimulatedSlide, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Boxes of what each cell shows on the slide, also of those that wrap around."""
     size = np.array(_SIZE_PX, np.float32)

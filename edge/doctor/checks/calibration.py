@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge import clock
 from edge.artifacts.profile import Profile, load_profile
-from edge.doctor.device import NotSaid, Subject
+from edge.doctor.device import ExaminedDevice, SettingMissing
 from edge.doctor.findings import Finding, fault_of, ok, unknown, warning
 from edge.doctor.processes import run_process
 from edge.errors import HemascopeError
@@ -23,7 +23,7 @@ _NAME = "calibration"
 _NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)  # of a profile written by hand
 
 
-def check_calibration(subject: Subject) -> Iterator[Finding]:
+def check_calibration(subject: ExaminedDevice) -> Iterator[Finding]:
     """Load the profile and say what is missing from it."""
     if subject.profile is None:
         yield warning(
@@ -54,7 +54,7 @@ def check_calibration(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _lacking(profile: Profile, subject: Subject) -> Iterator[Finding]:
+def _lacking(profile: Profile, subject: ExaminedDevice) -> Iterator[Finding]:
     record, age = profile.record, _age(profile)
     if record.created_at == _NEVER:
         yield unknown(_NAME, "nobody wrote down how old it is", "calibrate again")
@@ -84,11 +84,11 @@ def _lacking(profile: Profile, subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _other_in_use(profile: Profile, subject: Subject) -> Iterator[Finding]:
+def _other_in_use(profile: Profile, subject: ExaminedDevice) -> Iterator[Finding]:
     """Say where `run` was started with another calibration."""
     try:
         folder = subject.ledger.folder
-    except NotSaid:
+    except SettingMissing:
         return
     if run_process(folder) is None:
         return
@@ -125,11 +125,11 @@ def _age(profile: Profile) -> timedelta:
     return clock.utc_now() - profile.record.created_at
 
 
-def _scale(profile: Profile, subject: Subject) -> float | None:
+def _scale(profile: Profile, subject: ExaminedDevice) -> float | None:
     told = profile.record.pixel_size_um
     if told is not None:
         return told
     try:
         return getattr(subject.source, "pixel_size_um", None)
-    except NotSaid:
+    except SettingMissing:
         return None

@@ -17,14 +17,14 @@ import msgspec
 import numpy as np
 
 from edge.artifacts.profile import load_profile
-from edge.doctor.device import NotSaid, Subject
+from edge.doctor.device import ExaminedDevice, SettingMissing
 from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
 from edge.doctor.processes import is_hidden, run_process, users_of
 from edge.errors import HemascopeError
 from edge.frames import Exposure, Gap, RawFrame, Source, SourceEnded
 from edge.monitoring.metrics import read_metrics
 from edge.settings import SimulatedSettings, SourceSettings
-from edge.slide.quality_gate import Gate
+from edge.slide.quality_gate import QualityGate
 from edge.sources.opening import open_source
 from edge.stages.image_quality import brightness, saturation
 
@@ -35,7 +35,7 @@ _ENOUGH_S = 5.0  # after the first frame
 _NAME = "camera"
 
 
-def check_camera(subject: Subject) -> Iterator[Finding]:
+def check_camera(subject: ExaminedDevice) -> Iterator[Finding]:
     """Look through the camera, unless `run` does."""
     source, folder = subject.source, subject.ledger.folder
     if isinstance(source, SimulatedSettings):
@@ -126,7 +126,9 @@ def _look_at_node(node: Path) -> Iterator[Finding]:
         )
 
 
-def _look_through(settings: SourceSettings, subject: Subject) -> Iterator[Finding]:
+def _look_through(
+    settings: SourceSettings, subject: ExaminedDevice
+) -> Iterator[Finding]:
     """Open the source and judge its first frames."""
     start_s = time.monotonic()
     try:
@@ -213,7 +215,7 @@ def judge(
     allowed
         Controls that the camera may change by itself.
     """
-    found, limits = [], Gate().limits()
+    found, limits = [], QualityGate().limits()
     newest = frames[-1].pixels
     light, full = brightness(newest), saturation(newest)
     if light < limits["brightness"]:
@@ -265,13 +267,13 @@ def _steady(frame: RawFrame, allowed: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _fits(frame: RawFrame, subject: Subject) -> list[Finding]:
+def _fits(frame: RawFrame, subject: ExaminedDevice) -> list[Finding]:
     """Say where the calibration is of another camera or frame size."""
     try:
         if subject.profile is None:
             return []
         profile = load_profile(subject.profile)
-    except (HemascopeError, NotSaid):  # told by the check of the calibration
+    except (HemascopeError, SettingMissing):  # told by the check of the calibration
         return []
     height, width = frame.pixels.shape[:2]
     try:

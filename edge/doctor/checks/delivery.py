@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from edge import clock
-from edge.doctor.device import Subject
+from edge.doctor.device import ExaminedDevice
 from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
 from edge.doctor.processes import publish_process
 from edge.errors import HemascopeError
@@ -47,7 +47,7 @@ _NEW = "make a new one: docs/operations.md says how, without losing a result"
 _READ_ITS_LOG = "read the broker's log: `journalctl -u mosquitto` there"
 
 
-def check_broker(subject: Subject) -> Iterator[Finding]:
+def check_broker(subject: ExaminedDevice) -> Iterator[Finding]:
     """Go the way of a result, one step after the other."""
     settings, folder = _with_credentials(subject.broker), subject.ledger.folder
     hidden = [path for path in _files(settings) if _is_hidden(path)]

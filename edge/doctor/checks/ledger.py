@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edge import clock
-from edge.doctor.device import Subject, nearest
+from edge.doctor.device import ExaminedDevice, nearest
 from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
 from edge.doctor.processes import publish_process, run_process
 from edge.errors import HemascopeError
@@ -28,14 +28,14 @@ _NAME = "ledger"
 _ARCHIVED_WITHIN = timedelta(seconds=KINDS["archive-away"].after_s)
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _RowHead(msgspec.Struct, frozen=True):
     """All that is read of a row here, whatever kind of row it is."""
 
     utc: datetime
     reason: str | None = None
 
 
-def check_ledger(subject: Subject) -> Iterator[Finding]:
+def check_ledger(subject: ExaminedDevice) -> Iterator[Finding]:
     """Read the ledger beside whoever writes it, and verify its newest rows."""
     folder = subject.ledger.folder
     if (missing := _cannot_read(folder)) is not None:
@@ -54,7 +54,7 @@ def check_ledger(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def check_alarms(subject: Subject) -> Iterator[Finding]:
+def check_alarms(subject: ExaminedDevice) -> Iterator[Finding]:
     """Say which alarms of the device are not over."""
     folder = subject.ledger.folder
     missing = _cannot_read(folder)
@@ -175,8 +175,8 @@ def _archived(reader: LedgerReader, folder: Path) -> Finding:
     return warning(_NAME, said, KINDS["archive-away"].advice)
 
 
-def _said(row: LedgerRow) -> _Said:
+def _said(row: LedgerRow) -> _RowHead:
     try:
-        return decode(row.data, _Said)
+        return decode(row.data, _RowHead)
     except PayloadInvalid:
-        return _Said(clock.utc_now())
+        return _RowHead(clock.utc_now())

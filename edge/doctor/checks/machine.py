@@ -15,7 +15,7 @@ from pathlib import Path
 import edge
 from edge import clock
 from edge.doctor.checks.ledger import newest_utc
-from edge.doctor.device import NotSaid, Subject, nearest
+from edge.doctor.device import ExaminedDevice, SettingMissing, nearest
 from edge.doctor.findings import Finding, fault, ok, unknown, warning
 from edge.engines.build_manifest import l4t_release
 from edge.errors import HemascopeError
@@ -30,7 +30,7 @@ _FORGETFUL = {"tmpfs", "ramfs"}
 _FAST = "MAXN"  # begins the name of the highest power mode
 
 
-def check_clock(subject: Subject) -> Iterator[Finding]:
+def check_clock(subject: ExaminedDevice) -> Iterator[Finding]:
     """Say whether times in results can be believed."""
     installed = Path(edge.__file__).stat().st_mtime
     yield judge_clock(
@@ -64,15 +64,15 @@ def judge_clock(
     return ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, follows a time server")
 
 
-def _newest(subject: Subject) -> datetime | None:
+def _newest(subject: ExaminedDevice) -> datetime | None:
     try:
         with closing(LedgerReader(subject.ledger.folder)) as reader:
             return newest_utc(reader)
-    except (NotSaid, HemascopeError, OSError, sqlite3.Error):
+    except (SettingMissing, HemascopeError, OSError, sqlite3.Error):
         return None
 
 
-def check_disk(subject: Subject) -> Iterator[Finding]:
+def check_disk(subject: ExaminedDevice) -> Iterator[Finding]:
     """Say whether the ledger's disk takes rows, and will."""
     folder = nearest(subject.ledger.folder)  # it will be made there
     limits = subject.alarms
@@ -127,11 +127,11 @@ def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> st
     return kind
 
 
-def check_temperature(subject: Subject) -> Iterator[Finding]:
+def check_temperature(subject: ExaminedDevice) -> Iterator[Finding]:
     """Say how hot the hottest part is."""
     try:
         limits = subject.alarms
-    except NotSaid:
+    except SettingMissing:
         limits = AlarmSettings()
     yield judge_heat(temperature_c(), limits)
 
@@ -153,7 +153,7 @@ def judge_heat(heat_c: float | None, limits: AlarmSettings) -> Finding:
     return ok("temperature", said)
 
 
-def check_power(subject: Subject) -> Iterator[Finding]:
+def check_power(subject: ExaminedDevice) -> Iterator[Finding]:
     """Say whether a Jetson runs as fast as it could."""
     if l4t_release() is None:
         yield ok("power", "not a Jetson")

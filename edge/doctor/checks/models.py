@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge.artifacts.bundle import CLASSIFIER, LOCATOR, SEQUENCE, Bundle, load_bundle
 from edge.artifacts.profile import IDENTITY_PROFILE, load_profile
-from edge.doctor.device import NotSaid, Subject
+from edge.doctor.device import ExaminedDevice, SettingMissing
 from edge.doctor.findings import Finding, fault_of, ok, unknown, warning
 from edge.doctor.processes import is_hidden, run_process
 from edge.engines.cuda import Gpu
@@ -24,7 +24,7 @@ _ENGINE = "see docs/jetson.md, or set engine = 'onnxruntime' in [model]"
 Load = Callable[[], tuple[Bundle, EngineSettings]]
 
 
-def check_bundle(subject: Subject) -> Iterator[Finding]:
+def check_bundle(subject: ExaminedDevice) -> Iterator[Finding]:
     """Verify every file of each bundle, and its golden input on the CPU."""
     for what, load in _models(subject).items():
         try:
@@ -40,7 +40,7 @@ def check_bundle(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def check_engine(subject: Subject) -> Iterator[Finding]:
+def check_engine(subject: ExaminedDevice) -> Iterator[Finding]:
     """Open what runs the models, as `run` would; leave the GPU alone while it does."""
     settings = subject.model
     is_busy = _is_run_at_work(subject)
@@ -100,15 +100,15 @@ def _open(
     return ok("engine", f"{what}: {settings.precision} by {runtime} is right")
 
 
-def _is_run_at_work(subject: Subject) -> bool:
+def _is_run_at_work(subject: ExaminedDevice) -> bool:
     try:
         folder = subject.ledger.folder
         return is_hidden(folder) or run_process(folder) is not None
-    except NotSaid:
+    except SettingMissing:
         return False
 
 
-def _models(subject: Subject) -> dict[str, Load]:
+def _models(subject: ExaminedDevice) -> dict[str, Load]:
     """Return what loads each model that the settings name, and what runs it."""
     model = subject.model
 

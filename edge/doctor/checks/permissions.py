@@ -9,14 +9,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.doctor.device import NotSaid, Subject, nearest
+from edge.doctor.device import ExaminedDevice, SettingMissing, nearest
 from edge.doctor.findings import Finding, fault, ok, unknown, warning
 
 _NAME = "permissions"
 _UNIT_USER = "hemascope-run"  # of systemd/hemascope.sysusers
 
 
-def check_permissions(subject: Subject) -> Iterator[Finding]:
+def check_permissions(subject: ExaminedDevice) -> Iterator[Finding]:
     """Look at the ledger's folder, the settings and the secrets."""
     found = [*_folder(subject), *_settings(subject), *_secrets(subject)]
     yield from found
@@ -24,7 +24,7 @@ def check_permissions(subject: Subject) -> Iterator[Finding]:
         yield ok(_NAME, "the ledger's folder may be written, no secret may be read")
 
 
-def _folder(subject: Subject) -> Iterator[Finding]:
+def _folder(subject: ExaminedDevice) -> Iterator[Finding]:
     folder = nearest(subject.ledger.folder)
     try:
         user = pwd.getpwnam(_UNIT_USER)
@@ -62,7 +62,7 @@ def may_write(path: Path, user: int, groups: set[int]) -> bool:
     return state.st_mode & wanted == wanted
 
 
-def _settings(subject: Subject) -> Iterator[Finding]:
+def _settings(subject: ExaminedDevice) -> Iterator[Finding]:
     if subject.config is None or not subject.config.exists():
         return
     if subject.config.stat().st_mode & stat.S_IWOTH:
@@ -73,11 +73,11 @@ def _settings(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _secrets(subject: Subject) -> Iterator[Finding]:
+def _secrets(subject: ExaminedDevice) -> Iterator[Finding]:
     """Say which secrets others may read, or nobody can."""
     try:
         broker = subject.broker
-    except NotSaid:
+    except SettingMissing:
         return
     for path in filter(None, (broker.password_file, broker.key)):
         try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge.doctor.device import USUAL, Subject
+from edge.doctor.device import USUAL, ExaminedDevice
 from edge.doctor.findings import Finding, fault, ok, warning
 
 
-def check_settings(subject: Subject) -> Iterator[Finding]:
+def check_settings(subject: ExaminedDevice) -> Iterator[Finding]:
     """Say whether `run` and `publish` would take the settings."""
     if subject.config is None:
         yield warning(

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from edge import __version__
-from edge.doctor.device import NotSaid, Subject
+from edge.doctor.device import ExaminedDevice, SettingMissing
 from edge.doctor.findings import Finding, fault, ok, warning
 from edge.engines.build_manifest import l4t_release
 
@@ -19,7 +19,7 @@ _GPU = ("tensorrt", "pycuda")  # told where there are any
 _TOLD = ("numpy", "opencv-python", "onnxruntime", "paho-mqtt", "scipy", "msgspec")
 
 
-def check_versions(subject: Subject) -> Iterator[Finding]:
+def check_versions(subject: ExaminedDevice) -> Iterator[Finding]:
     """Compare Python and the packages with what hemascope needs."""
     told = metadata("hemascope")
     python = told["Requires-Python"] or ""
@@ -47,11 +47,11 @@ def check_versions(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _needs_gpu(subject: Subject) -> Iterator[str]:
+def _needs_gpu(subject: ExaminedDevice) -> Iterator[str]:
     try:
         if subject.model.engine == "tensorrt":
             yield "device"
-    except NotSaid:
+    except SettingMissing:
         return
 
 

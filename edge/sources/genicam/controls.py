@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from edge.schema.results import ControlName
-from edge.sources.camera_controls import COLOURS, NotTaken, Span
+from edge.sources.camera_controls import COLOURS, ControlNotApplied, ControlRange
 
 Answer = TypeVar("Answer")
 
@@ -14,8 +14,8 @@ _WHITE, _SELECTOR, _RATIO = "BalanceWhiteAuto", "BalanceRatioSelector", "Balance
 _GAMMA, _GAMMA_ON = "Gamma", ("GammaEnable", "GammaEnabled")
 
 
-class GenICamKnobs:
-    """See `Knobs`. `camera` is Aravis', `failure` what its calls raise."""
+class GenICamControls:
+    """See `CameraControls`. `camera` is Aravis', `failure` what its calls raise."""
 
     def __init__(self, camera: Any, aravis: Any, failure: type[Exception]) -> None:
         self._camera, self._auto, self._failure = camera, aravis.Auto, failure
@@ -31,28 +31,28 @@ class GenICamKnobs:
             "white_balance": self._has(_WHITE),
         }
 
-    def span(self, value: str) -> Span | None:
-        """See `Knobs.span`."""
+    def span(self, value: str) -> ControlRange | None:
+        """See `CameraControls.span`."""
         if not self._values.get(value, False):
             return None
         return self._answer(lambda: self._span(value))
 
     def get(self, value: str) -> float:
-        """See `Knobs.get`."""
+        """See `CameraControls.get`."""
         return round(self._answer(lambda: self._get(value)), 6)
 
     def set(self, value: str, number: float) -> None:
-        """See `Knobs.set`."""
+        """See `CameraControls.set`."""
         self._answer(lambda: self._set(value, number))
 
     def automatic(self, control: ControlName) -> bool | None:
-        """See `Knobs.automatic`."""
+        """See `CameraControls.automatic`."""
         if not self._automatic.get(control, False):
             return None
         return self._answer(lambda: self._is_automatic(control))
 
     def set_automatic(self, control: ControlName, is_on: bool) -> None:
-        """See `Knobs.set_automatic`."""
+        """See `CameraControls.set_automatic`."""
         mode = self._auto.CONTINUOUS if is_on else self._auto.OFF
 
         def ask() -> None:
@@ -81,16 +81,16 @@ class GenICamKnobs:
             return self._has(_GAMMA)
         return value.partition(".")[2] in self._colours
 
-    def _span(self, value: str) -> Span:
+    def _span(self, value: str) -> ControlRange:
         if value == "exposure_ms":
             low, high = self._camera.get_exposure_time_bounds()
-            return Span(low / 1e3, high / 1e3, 1e-3)
+            return ControlRange(low / 1e3, high / 1e3, 1e-3)
         if value == "gain":
-            return Span(*self._camera.get_gain_bounds())
+            return ControlRange(*self._camera.get_gain_bounds())
         if value != "gamma":
             self._select(value)
         name = _GAMMA if value == "gamma" else _RATIO
-        return Span(*self._camera.get_float_bounds(name))
+        return ControlRange(*self._camera.get_float_bounds(name))
 
     def _get(self, value: str) -> float:
         if value == "exposure_ms":
@@ -128,7 +128,7 @@ class GenICamKnobs:
         try:
             return ask()
         except self._failure as error:
-            raise NotTaken(str(error)) from error
+            raise ControlNotApplied(str(error)) from error
 
 
 _OFFERED = ("exposure_ms", "gain", "gamma", *(f"balance.{c}" for c in COLOURS))

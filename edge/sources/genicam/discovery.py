@@ -40,7 +40,7 @@ def failure() -> type[Exception]:
     return error
 
 
-class Listed(NamedTuple):
+class ConnectedCamera(NamedTuple):
     """A camera that answers: any of `id`, `serial` and `address` names it."""
 
     id: str
@@ -49,11 +49,11 @@ class Listed(NamedTuple):
     protocol: str
 
 
-def answering(aravis: Any) -> list[Listed]:
+def answering(aravis: Any) -> list[ConnectedCamera]:
     """Return the cameras that answer; asking the network takes a second."""
     aravis.update_device_list()
     return [
-        Listed(
+        ConnectedCamera(
             aravis.get_device_id(n) or "",
             aravis.get_device_serial_nbr(n) or "",
             aravis.get_device_address(n) or "",

@@ -13,7 +13,7 @@ from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.settings import GenICamSettings
 from edge.sources.camera_controls import ControlRefused, Readback, lock
 from edge.sources.frame_numbers import number_by_id
-from edge.sources.genicam.controls import GenICamKnobs
+from edge.sources.genicam.controls import GenICamControls
 from edge.sources.genicam.discovery import aravis, failure, open_camera
 from edge.sources.genicam.pixel_formats import PIXEL_FORMATS, to_rgb
 
@@ -45,7 +45,7 @@ class GenICamSource:
             self._device = open_camera(self._aravis, settings.camera)
             self._name = self._named()
             self._configure()
-            knobs = GenICamKnobs(self._device, self._aravis, self._failure)
+            knobs = GenICamControls(self._device, self._aravis, self._failure)
             self._readback = Readback(knobs, lock(knobs, settings.controls, self._name))
             self._start()
         except self._failure as error:

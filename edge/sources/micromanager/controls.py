@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from edge.schema.results import ControlName
-from edge.sources.camera_controls import NotTaken, Span
+from edge.sources.camera_controls import ControlNotApplied, ControlRange
 
 Answer = TypeVar("Answer")
 
@@ -25,8 +25,8 @@ _OFF = ("off", "manual", "0", "no", "false", "disabled")
 _ON = ("continuous", "on", "auto", "1", "yes", "true", "enabled")
 
 
-class MicroManagerKnobs:
-    """See `Knobs`. `core` is a pymmcore-plus core, `label` a camera of it."""
+class MicroManagerControls:
+    """See `CameraControls`. `core` is a pymmcore-plus core, `label` a camera of it."""
 
     def __init__(self, core: Any, label: str) -> None:
         self._core, self._label = core, label
@@ -42,14 +42,14 @@ class MicroManagerKnobs:
             if (found := _named(core, label, names))
         }
 
-    def span(self, value: str) -> Span | None:
-        """See `Knobs.span`."""
+    def span(self, value: str) -> ControlRange | None:
+        """See `CameraControls.span`."""
         if value == "exposure_ms":
             return self._limits_of("Exposure")
         return self._limits[value][1] if value in self._limits else None
 
     def get(self, value: str) -> float:
-        """See `Knobs.get`."""
+        """See `CameraControls.get`."""
         core, label = self._core, self._label
         if value == "exposure_ms":
             return _answer(lambda: float(core.getExposure(label)))
@@ -57,7 +57,7 @@ class MicroManagerKnobs:
         return _answer(lambda: float(core.getProperty(label, name)))
 
     def set(self, value: str, number: float) -> None:
-        """See `Knobs.set`."""
+        """See `CameraControls.set`."""
         core, label = self._core, self._label
         if value == "exposure_ms":
             _answer(lambda: core.setExposure(label, number))
@@ -66,7 +66,7 @@ class MicroManagerKnobs:
         _answer(lambda: core.setProperty(label, name, f"{number:g}"))
 
     def automatic(self, control: ControlName) -> bool | None:
-        """See `Knobs.automatic`."""
+        """See `CameraControls.automatic`."""
         name = self._automatic.get(control)
         if name is None:
             return None
@@ -74,12 +74,12 @@ class MicroManagerKnobs:
         return _plain(now) not in _OFF
 
     def set_automatic(self, control: ControlName, is_on: bool) -> None:
-        """See `Knobs.set_automatic`."""
+        """See `CameraControls.set_automatic`."""
         core, label, name = self._core, self._label, self._automatic[control]
         allowed = core.getAllowedPropertyValues(label, name)
         known = [g for m in (_ON if is_on else _OFF) for g in allowed if _plain(g) == m]
         if not known:
-            raise NotTaken(f"property {name} takes {', '.join(allowed)}")
+            raise ControlNotApplied(f"property {name} takes {', '.join(allowed)}")
         _answer(lambda: core.setProperty(label, name, known[0]))
 
     def _is_number(self, name: str) -> bool:
@@ -89,14 +89,14 @@ class MicroManagerKnobs:
             return False
         return not self._core.isPropertyReadOnly(self._label, name)
 
-    def _limits_of(self, name: str) -> Span:
+    def _limits_of(self, name: str) -> ControlRange:
         core, label = self._core, self._label
         if core.hasProperty(label, name) and core.hasPropertyLimits(label, name):
             low = core.getPropertyLowerLimit(label, name)
             high = core.getPropertyUpperLimit(label, name)
             if high > low:
-                return Span(low, high)
-        return Span(0.0, 1e6)
+                return ControlRange(low, high)
+        return ControlRange(0.0, 1e6)
 
 
 def serial_of(core: Any, label: str) -> str:
@@ -119,4 +119,4 @@ def _answer(ask: Callable[[], Answer]) -> Answer:
     try:
         return ask()
     except (RuntimeError, ValueError) as error:
-        raise NotTaken(" ".join(str(error).split())) from error
+        raise ControlNotApplied(" ".join(str(error).split())) from error

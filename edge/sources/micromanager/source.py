@@ -16,7 +16,7 @@ from edge.frames import Counts, Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.settings import MicroManagerSettings
 from edge.sources.bit_depth import over_16_bits
 from edge.sources.camera_controls import ControlRefused, Readback, lock
-from edge.sources.micromanager.controls import MicroManagerKnobs, serial_of
+from edge.sources.micromanager.controls import MicroManagerControls, serial_of
 from edge.sources.micromanager.core import SAYS_NO, line, open_core
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class MicroManagerSource:
         self._core = open_core(settings)
         try:
             self._label = self._choose_camera()
-            self._knobs = MicroManagerKnobs(self._core, self._label)
+            self._knobs = MicroManagerControls(self._core, self._label)
             self._readback = Readback(
                 self._knobs, lock(self._knobs, settings.controls, self._label)
             )

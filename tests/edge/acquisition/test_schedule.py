@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.acquisition.schedule import Phase, Place, Plan, plan_of
+from edge.acquisition.schedule import Phase, Plan, SchedulePosition, plan_of
 from edge.errors import ConfigurationInvalid
 from edge.schema.results import MissedPoints
 from edge.settings import ScheduleSettings
@@ -45,9 +45,9 @@ def test_a_phase_begins_with_the_last_point_of_the_one_before() -> None:
 
     assert times_s(two) == [0, 10, 20, 80, 140, 145, 150, 155]
     assert [two.phase_of(n) for n in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
-    assert two.expected_ns(Place(3)) == 60 * S
-    assert two.expected_ns(Place(0)) is None
-    assert two.expected_ns(Place(3, 1)) is None
+    assert two.expected_ns(SchedulePosition(3)) == 60 * S
+    assert two.expected_ns(SchedulePosition(0)) is None
+    assert two.expected_ns(SchedulePosition(3, 1)) is None
 
 
 def test_the_last_point_that_is_due_is_known_at_every_moment() -> None:
@@ -63,9 +63,11 @@ def test_the_last_point_that_is_due_is_known_at_every_moment() -> None:
 def test_frames_of_a_point_follow_each_other() -> None:
     three = Plan([Phase(S, 5)], 3)
 
-    assert three.after(Place(1, 1)) == Place(1, 2)
-    assert three.after(Place(1, 2)) == Place(2)
-    assert three.missed(Place(1, 1), 3) == MissedPoints(first=1, last=2, frames=5)
+    assert three.after(SchedulePosition(1, 1)) == SchedulePosition(1, 2)
+    assert three.after(SchedulePosition(1, 2)) == SchedulePosition(2)
+    assert three.missed(SchedulePosition(1, 1), 3) == MissedPoints(
+        first=1, last=2, frames=5
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.acquisition.pausable_source import Pausable
-from edge.acquisition.schedule import Phase, Place, Plan
-from edge.acquisition.scheduled_source import Scheduled
+from edge.acquisition.pausable_source import PausableSource
+from edge.acquisition.schedule import Phase, Plan, SchedulePosition
+from edge.acquisition.scheduled_source import ScheduledSource
 from edge.backoff import Backoff
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
-from edge.pipeline.pipeline import Seen
+from edge.pipeline.pipeline import ExaminedFrame
 from edge.schema.results import Following, MissedPoints, Point
 from edge.settings import PauseSettings, TrackingSettings
-from edge.sources.reconnecting import Watched
+from edge.sources.reconnecting import ReconnectingSource
 from edge.timelapse.follower import Follower
-from edge.timelapse.frame_intervals import Pace
+from edge.timelapse.frame_intervals import FrameIntervals
 from tests.conftest import examination
 
 S = 1_000_000_000
@@ -104,14 +104,14 @@ class Bench:
             self.camera = Camera(self.time, is_away)
             return self.camera
 
-        watched = Watched(
+        watched = ReconnectingSource(
             connect,
             backoff=Backoff(1.0, 4.0),  # its delays are drawn
             monotonic=self.time.monotonic,
             sleep=self.time.sleep,
         )
-        self.held = Pausable(watched)
-        self.source = Scheduled(
+        self.held = PausableSource(watched)
+        self.source = ScheduledSource(
             self.held,
             plan,
             monotonic_ns=self.time.monotonic_ns,
@@ -273,7 +273,7 @@ def test_points_that_passed_without_a_process_are_told_before_anything_else() ->
     note = bench.source.noted()
     bench.time.sleep(52)
 
-    bench.source.begin(RUN, note, Place(2), lost)
+    bench.source.begin(RUN, note, SchedulePosition(2), lost)
     first, second = bench.source.read(0.5), bench.read()
 
     assert isinstance(first, Gap)
@@ -292,7 +292,7 @@ def test_a_frame_that_came_while_the_run_was_taken_up_is_not_lost() -> None:
 
     def late() -> Exposure:
         bench.camera.expose = expose  # type: ignore[method-assign]
-        bench.source.begin(RUN, note, Place(2), lost)
+        bench.source.begin(RUN, note, SchedulePosition(2), lost)
         return expose()
 
     bench.source.end()
@@ -343,7 +343,8 @@ def test_a_camera_away_for_ten_minutes_costs_its_points_and_nothing_else() -> No
     bench = Bench(plan, lambda s: 605 < s < 1205)
     pauses = PauseSettings(reset_after_s=120)
     follower = Follower(
-        TrackingSettings(confirm_after=1), Pace(pauses.lost_after, pauses.reset_after_s)
+        TrackingSettings(confirm_after=1),
+        FrameIntervals(pauses.lost_after, pauses.reset_after_s),
     )
 
     gaps: list[tuple[float, str]] = []
@@ -391,6 +392,6 @@ def follow(follower: Follower, item: Exposure) -> Following:
         locator="l",
         point=point(item),
     )
-    following = follower.follow(Seen(item.develop(), said)).following
+    following = follower.follow(ExaminedFrame(item.develop(), said)).following
     assert following is not None
     return following

@@ -28,7 +28,7 @@ from edge.cli.backup import backup_command
 from edge.cli.main import hemascope
 from edge.delivery.publisher import Publisher
 from edge.demo.broker import Mosquitto
-from edge.doctor.device import Subject
+from edge.doctor.device import ExaminedDevice
 from edge.doctor.registry import CHECKS
 from edge.doctor.runner import look
 from edge.errors import HemascopeError
@@ -242,7 +242,9 @@ def test_a_ledger_that_was_lost_delivers_what_its_copy_has_and_a_new_one_goes_on
         with at_work(publishing(ledger, address)):
             await_rows(file, new, 10)
 
-    rescued = Subject(None, None, {"device": DEVICE, "ledger": LedgerSettings(rescue)})
+    rescued = ExaminedDevice(
+        None, None, {"device": DEVICE, "ledger": LedgerSettings(rescue)}
+    )
     said = [finding.found for finding in look(CHECKS["ledger"], rescued)]
     assert "the archive has acknowledged every row" in said
     assert old != new

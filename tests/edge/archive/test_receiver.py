@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.archive.store import ArchiveFailed, Chain, Store, Verdict
+from edge.archive.store import ArchiveFailed, Chain, Receipt, Store
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
@@ -49,7 +49,7 @@ def message(data: bytes, device: str = DEVICE) -> Message:
     return Message(f"cells/v1/{device}/result", data, is_retained=False)
 
 
-def give(store: Store, *data: bytes) -> list[Verdict]:
+def give(store: Store, *data: bytes) -> list[Receipt]:
     return [v for d in data for v in store.take([message(d)]).values()]
 
 
@@ -71,7 +71,7 @@ def test_rows_in_order_are_stored_as_they_are(
 ) -> None:
     verdicts = give(store, *(row.data for row in rows))
 
-    assert verdicts == [Verdict.STORED] * 10
+    assert verdicts == [Receipt.STORED] * 10
     assert list(store.rows(chain)) == rows
     assert store.verify(chain) is None
     assert store.cursor(chain) == (10, rows[-1].sha256)
@@ -82,7 +82,7 @@ def test_a_row_that_comes_again_is_dropped(
 ) -> None:
     give(store, *(row.data for row in rows[:5]))
 
-    assert give(store, rows[2].data, rows[4].data) == [Verdict.DUPLICATE] * 2
+    assert give(store, rows[2].data, rows[4].data) == [Receipt.DUPLICATE] * 2
     assert len(list(store.rows(chain))) == 5
 
 
@@ -91,14 +91,14 @@ def test_a_row_too_early_is_not_stored(
 ) -> None:
     give(store, rows[0].data)
 
-    assert give(store, rows[2].data) == [Verdict.AHEAD]
+    assert give(store, rows[2].data) == [Receipt.AHEAD]
     assert store.cursor(chain)[0] == 1
 
 
 def test_the_first_row_that_an_archive_sees_must_be_the_first_of_the_ledger(
     store: Store, rows: list[LedgerRow], chain: Chain
 ) -> None:
-    assert give(store, rows[4].data) == [Verdict.AHEAD]
+    assert give(store, rows[4].data) == [Receipt.AHEAD]
     assert store.cursor(chain) == (0, FIRST_PREVIOUS)
 
 
@@ -108,7 +108,7 @@ def test_rows_that_the_device_no_longer_has_are_written_down_as_a_hole(
     give(store, rows[0].data)
     store.expect(state(chain, oldest=5))
 
-    assert give(store, *(row.data for row in rows[4:])) == [Verdict.STORED] * 6
+    assert give(store, *(row.data for row in rows[4:])) == [Receipt.STORED] * 6
     assert store.holes() == [(chain.device, chain.epoch, 2, 4)]
     assert store.verify(chain) is None  # a hole that is written down is no damage
 
@@ -134,9 +134,9 @@ def test_an_altered_row_is_found_out_by_the_next_one(
     acknowledged = store.cursor(chain)
     assert acknowledged[1] != rows[1].sha256  # the device does not believe this
 
-    assert give(store, rows[2].data) == [Verdict.QUARANTINED]
-    assert give(store, rows[1].data) == [Verdict.STORED]
-    assert give(store, *(r.data for r in rows[2:])) == [Verdict.STORED] * 8
+    assert give(store, rows[2].data) == [Receipt.QUARANTINED]
+    assert give(store, rows[1].data) == [Receipt.STORED]
+    assert give(store, *(r.data for r in rows[2:])) == [Receipt.STORED] * 8
     assert list(store.rows(chain)) == rows
 
 
@@ -146,8 +146,8 @@ def test_an_altered_row_after_a_hole_is_replaced_too(
     store.expect(state(chain, oldest=5))
     give(store, altered(rows[4]))
 
-    assert give(store, rows[4].data) == [Verdict.STORED]
-    assert give(store, *(r.data for r in rows[5:])) == [Verdict.STORED] * 5
+    assert give(store, rows[4].data) == [Receipt.STORED]
+    assert give(store, *(r.data for r in rows[5:])) == [Receipt.STORED] * 5
     assert list(store.rows(chain)) == rows[4:]
     assert store.verify(chain) is None
 
@@ -157,7 +157,7 @@ def test_a_row_that_later_rows_vouch_for_is_never_replaced(
 ) -> None:
     give(store, *(row.data for row in rows))
 
-    assert give(store, *[altered(rows[4])] * 3) == [Verdict.DUPLICATE] * 3
+    assert give(store, *[altered(rows[4])] * 3) == [Receipt.DUPLICATE] * 3
     assert list(store.rows(chain)) == rows
     with sqlite3.connect(tmp_path / "archive.sqlite") as db:
         kept = db.execute("SELECT data, reason FROM quarantine").fetchall()

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from edge.archive.run_history import (
     MOST_INCIDENTS,
+    RunHistory,
     RunUnknown,
-    Story,
     find_run,
     list_runs,
     tell,
@@ -31,9 +31,15 @@ from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.mqtt import Message
 from edge.schema.entries import Entered, Note
-from edge.schema.results import Course, Event, Examination, Following, Strip
-from edge.slide.slide_counter import SlideRun
-from edge.timelapse.filmstrips import SIDE_PX, Albums
+from edge.schema.results import (
+    Event,
+    Filmstrip,
+    Following,
+    FrameResult,
+    TrackPrediction,
+)
+from edge.slide.slide_counter import SlideCounter
+from edge.timelapse.filmstrips import SIDE_PX, Filmstrips
 from tests.conftest import examination
 
 CLASSES = ("steady", "lysis")
@@ -41,17 +47,17 @@ FRAMES, ONSET, GAP = 60, 40, range(20, 30)
 EXAMINED = 1 - len(GAP) / FRAMES
 
 
-def strip() -> Strip:
-    albums = Albums()
+def strip() -> Filmstrip:
+    albums = Filmstrips()
     for frame in range(FRAMES):
         crops = np.full((1, SIDE_PX, SIDE_PX, 3), 4 * frame, np.uint8)
         albums.see(frame, np.array([5]), crops)
     made = albums.strip(5)
-    assert isinstance(made, Strip)
+    assert isinstance(made, Filmstrip)
     return made
 
 
-def frame(number: int, run: str | None) -> Examination:
+def frame(number: int, run: str | None) -> FrameResult:
     """One of an hour of frames, a minute apart; cell 5 bursts at its onset."""
     start, later_ns = utc_now(), number * 60 * 10**9
     said = examination(
@@ -64,7 +70,9 @@ def frame(number: int, run: str | None) -> Examination:
         gap = msgspec.structs.replace(said, status="gap", reason="camera gone")
         return msgspec.structs.replace(gap, cells=(), counts={})
     share = 0.9 if number >= ONSET else 0.1
-    course = Course(label="lysis", probabilities=(1 - share, share), frames=number + 1)
+    course = TrackPrediction(
+        label="lysis", probabilities=(1 - share, share), frames=number + 1
+    )
     cell = msgspec.structs.replace(said.cells[0], track_id=5, course=course)
     events: tuple[Event, ...] = ()
     if number == ONSET + 2:
@@ -93,10 +101,10 @@ def frame(number: int, run: str | None) -> Examination:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of two runs: one ended with a note, one cut off."""
     folder = tmp_path_factory.mktemp("archive")
-    slide = SlideRun(("RBC", "Plasma"), 0.5, 0.1)
+    slide = SlideCounter(("RBC", "Plasma"), 0.5, 0.1)
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
 
-        def write(*said: Examination | Entered) -> None:
+        def write(*said: FrameResult | Entered) -> None:
             ledger.append_all([*slide.marks(), *said])
 
         run = slide.start_run("S26-00123", "op7")
@@ -120,9 +128,9 @@ def archived(folder: Path) -> Path:
     return folder / "archive.sqlite"
 
 
-def told_by(folder: Path, said: Iterable[Examination | Entered]) -> Story:
+def told_by(folder: Path, said: Iterable[FrameResult | Entered]) -> RunHistory:
     """Read a run back in which all this was said."""
-    slide = SlideRun(("RBC",), 0.5, 0.1)
+    slide = SlideCounter(("RBC",), 0.5, 0.1)
     slide.start_run()
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
         ledger.append_all([*slide.marks(), *said])
@@ -208,7 +216,7 @@ def test_a_page_shows_the_cell_over_time(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_run_without_frames_has_a_page(tmp_path: Path) -> None:
-    slide = SlideRun(("RBC",), 0.5, 0.1)
+    slide = SlideCounter(("RBC",), 0.5, 0.1)
     slide.start_run()
     with closing(Ledger(tmp_path / "ledger", "scope-1")) as ledger:
         ledger.append_all(slide.marks())

@@ -30,7 +30,7 @@ from edge.schema.results import (
     ClassShare,
     Differential,
     Drift,
-    Examination,
+    FrameResult,
     Limits,
     Result,
 )
@@ -73,7 +73,7 @@ def observer(tmp_path: Path) -> Observer:
     return observer
 
 
-def row_of(said: Examination, seq: int) -> Message:
+def row_of(said: FrameResult, seq: int) -> Message:
     """The row that follows those of the observer."""
     fields = {f: getattr(said, f) for f in said.__struct_fields__}
     place = {"device": "scope-01", "epoch": "e", "seq": seq, "prev": "0" * 64}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.delivery.delivery_monitor import Lookout
+from edge.delivery.delivery_monitor import DeliveryMonitor
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.monitoring.alarms import ENDS_AFTER_S, KINDS
@@ -29,7 +29,7 @@ class Place:
         self.folder, self.clock = folder, Clock()
         self.ledger = Ledger(folder, "scope-01")
         self.reader = LedgerReader(folder)
-        self.lookout = Lookout(folder, self.reader, self.clock.monotonic)
+        self.lookout = DeliveryMonitor(folder, self.reader, self.clock.monotonic)
 
     def look(self, unrecorded: int = 0) -> list[Alarm]:
         """Look around after a second in which the run process and all else is well."""

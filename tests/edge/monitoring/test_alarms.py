@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.acquisition.pausable_source import Pausable
+from edge.acquisition.pausable_source import PausableSource
 from edge.ledger.cursor import Cursor, write_cursor
 from edge.ledger.writer import Ledger
-from edge.monitoring.alarms import ENDS_AFTER_S, KINDS, Finding, Latch
+from edge.monitoring.alarms import ENDS_AFTER_S, KINDS, AlarmCondition, Latch
 from edge.monitoring.metrics import disk, temperature_c
 from edge.schema.messages import ActiveAlarm
 from tests.asking import START, Clock
 from tests.conftest import examination, exposure_of
 
-HOT = {"hot": Finding("amber", "86 °C")}
-HOTTER = {"hot": Finding("red", "96 °C")}
+HOT = {"hot": AlarmCondition("amber", "86 °C")}
+HOTTER = {"hot": AlarmCondition("red", "96 °C")}
 
 
 def latch(clock: Clock, *active: ActiveAlarm) -> Latch:
@@ -140,7 +140,7 @@ class _Numbers:
 
 
 def test_pausing_twice_in_a_row_loses_no_frame_from_the_count() -> None:
-    source = Pausable(_Numbers())  # type: ignore[arg-type]
+    source = PausableSource(_Numbers())  # type: ignore[arg-type]
     told: list[tuple[int, int]] = []
 
     def read() -> None:

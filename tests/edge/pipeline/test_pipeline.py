@@ -16,7 +16,7 @@ from edge.pipeline.parts import Parts
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.pixel_size import Scale
 from edge.schema.codec import decode, encode
-from edge.schema.results import Controls, Examination
+from edge.schema.results import Controls, FrameResult
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.taxonomy import ONTOLOGY, UNIDENTIFIED
 from tests.conftest import exposure_of, shot
@@ -85,7 +85,7 @@ def test_what_is_said_of_a_cell_is_complete_and_consistent(
         else:
             assert cell.probabilities[cell.label] == cell.confidence
             assert cell.ontology == ONTOLOGY[cell.label]
-    assert decode(encode(said), Examination) == said
+    assert decode(encode(said), FrameResult) == said
 
 
 def test_the_same_frame_gives_the_same_answer(
@@ -247,7 +247,7 @@ def test_a_camera_set_otherwise_than_at_calibration_is_degraded(
     calibrated = replace(pipeline, profile=profile)
     raw = exposure_of(microscope.render(0)).develop()
 
-    def examine(controls: Controls | None, doubt: str | None = None) -> Examination:
+    def examine(controls: Controls | None, doubt: str | None = None) -> FrameResult:
         set_so = replace(raw.shot, camera="A17", controls=controls, doubt=doubt)
         exposure = Exposure(set_so, lambda: replace(raw, shot=set_so))
         return calibrated.examine(exposure).examination

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import RollDamaged
+from edge.recording.frame_encoding import FrameFileDamaged
 from edge.recording.ome_tiff import (
     DiskFile,
     GrowingTiff,
@@ -243,7 +243,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.ome.tif"
     path.write_bytes(data)
 
-    with pytest.raises(RollDamaged, match=r"no whole frame"):
+    with pytest.raises(FrameFileDamaged, match=r"no whole frame"):
         read_pages(path)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import RollDamaged
+from edge.recording.frame_encoding import FrameFileDamaged
 from edge.recording.frame_files import delete
 from edge.recording.ome_xml import Image, Plane
 from edge.recording.ome_zarr import (
@@ -400,5 +400,5 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, said: bytes | None) -> 
     if said is not None:
         (tmp_path / "0" / "zarr.json").write_bytes(said)
 
-    with pytest.raises(RollDamaged, match=r"no whole frame"):
+    with pytest.raises(FrameFileDamaged, match=r"no whole frame"):
         read_pages(tmp_path)

@@ -22,25 +22,25 @@ from edge.clock import utc_now
 from edge.errors import ConfigurationInvalid
 from edge.frames import Counts, Exposure, Gap, RawFrame
 from edge.ledger.cursor import LedgerBusy
-from edge.pipeline.pipeline import Seen
+from edge.pipeline.pipeline import ExaminedFrame
 from edge.pipeline.pixel_size import PixelSize
 from edge.recording.format import (
     ROWS,
+    FailedFrame,
     Frame,
+    GapLine,
     Head,
     Item,
-    Lacking,
-    Missed,
+    MissingFrames,
     Recording,
     RecordingDamaged,
-    Unseen,
     open_recording,
     recordings_in,
 )
-from edge.recording.frame_encoding import Packed
+from edge.recording.frame_encoding import EncodedFrame
 from edge.recording.recorder import Recorder
 from edge.recording.retention import find, pin, unpin
-from edge.recording.writer import NoRoom, Reel
+from edge.recording.writer import NoRoom, RecordingWriter
 from edge.schema.results import FrameRange
 from edge.settings import RecordingSettings
 from tests.conftest import examination, shot
@@ -83,8 +83,8 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
-def start(folder: Path, **changes: object) -> Reel:
-    return Reel(settings(folder, **changes), head, lambda into: None)
+def start(folder: Path, **changes: object) -> RecordingWriter:
+    return RecordingWriter(settings(folder, **changes), head, lambda into: None)
 
 
 def pixels(number: int, side: int = 32) -> Counts:
@@ -96,7 +96,7 @@ def frame(seq: int, run: str | None = RUN) -> Frame:
     return Frame(seq=seq, run=run, shot=shot(seq), scale=PixelSize(0.08, "profile"))
 
 
-def put(reel: Reel, seq: int, side: int = 32) -> None:
+def put(reel: RecordingWriter, seq: int, side: int = 32) -> None:
     assert reel.write_some([(frame(seq), reel.pack(pixels(seq, side)))]) == 1
 
 
@@ -117,8 +117,8 @@ def frames_in(recording: Recording) -> list[int]:
 
 
 def test_everything_comes_back_in_order_and_as_it_was(tmp_path: Path) -> None:
-    gap = Missed(seq=3, run=RUN, gap=Gap(2, None, "camera lost", 7, UTC))
-    bad = Unseen(seq=4, run=RUN, shot=shot(4), reason="cut short")
+    gap = GapLine(seq=3, run=RUN, gap=Gap(2, None, "camera lost", 7, UTC))
+    bad = FailedFrame(seq=4, run=RUN, shot=shot(4), reason="cut short")
     with closing(start(tmp_path)) as reel:
         put(reel, 1)
         put(reel, 2)
@@ -169,7 +169,7 @@ def test_what_is_lacking_is_said_in_one_line_before_what_follows(
         put(reel, 7)
         reel.lack(_lacking(8, "too slow"))
 
-    lines = [item for item in items(reel.recording) if isinstance(item, Lacking)]
+    lines = [item for item in items(reel.recording) if isinstance(item, MissingFrames)]
     told = [(item.seq, item.last_seq, item.count, item.reason) for item in lines]
     assert told == [
         (2, 5, 3, "too slow"),
@@ -178,8 +178,8 @@ def test_what_is_lacking_is_said_in_one_line_before_what_follows(
     ]
 
 
-def _lacking(seq: int, reason: str) -> Lacking:
-    return Lacking(
+def _lacking(seq: int, reason: str) -> MissingFrames:
+    return MissingFrames(
         seq=seq,
         last_seq=seq,
         count=1,
@@ -201,7 +201,7 @@ def test_the_oldest_frames_go_first_and_pinned_ones_never(tmp_path: Path) -> Non
     assert first.files == []
     assert frames_in(pinned) == list(range(11, 21))
     assert sum(r.size for r in recordings_in(tmp_path)) <= 10_000_000
-    gone = [item for item in items(reel.recording) if isinstance(item, Lacking)]
+    gone = [item for item in items(reel.recording) if isinstance(item, MissingFrames)]
     assert {item.reason for item in gone} == {"deleted to make room for newer ones"}
     kept = frames_in(reel.recording)
     assert kept == list(range(gone[-1].last_seq + 1, 71))
@@ -254,7 +254,7 @@ def test_after_a_clock_was_set_back_the_oldest_frames_go_first(tmp_path: Path) -
         )
 
     full = settings(tmp_path, most_gb=0.01)
-    with closing(Reel(full, later, lambda into: None)) as reel:
+    with closing(RecordingWriter(full, later, lambda into: None)) as reel:
         for seq in range(11, 61):
             put(reel, seq, side=256)  # 9.8 MB, with the 2 that are there
 
@@ -318,13 +318,13 @@ def test_a_roll_that_somebody_removed_does_not_end_the_recording(
 
 def test_what_a_power_cut_tore_off_was_never_said(tmp_path: Path) -> None:
     with closing(start(tmp_path)) as reel:
-        reel.write_line(Missed(seq=1, gap=Gap(0, 1, "skipped", 7, UTC)))
+        reel.write_line(GapLine(seq=1, gap=Gap(0, 1, "skipped", 7, UTC)))
         rows = reel.recording.folder / ROWS
         whole = rows.read_bytes()
         rows.write_bytes(whole + whole[: len(whole) // 2])
         assert [item.seq for item in items(reel.recording)] == [1]
 
-        reel.write_line(Missed(seq=2, gap=Gap(1, 1, "skipped", 8, UTC)))
+        reel.write_line(GapLine(seq=2, gap=Gap(1, 1, "skipped", 8, UTC)))
 
     assert [item.seq for item in items(reel.recording)] == [1, 2]
 
@@ -405,12 +405,12 @@ def test_a_folder_that_is_no_recording_is_refused(tmp_path: Path) -> None:
         open_recording(tmp_path)
 
 
-class _SlowReel(Reel):
+class _SlowReel(RecordingWriter):
     """A reel on a disk that takes nothing until it is let."""
 
     goes: threading.Event
 
-    def write_some(self, shown: Sequence[tuple[Frame, Packed]]) -> int:
+    def write_some(self, shown: Sequence[tuple[Frame, EncodedFrame]]) -> int:
         self.goes.wait()
         return super().write_some(shown)
 
@@ -433,7 +433,7 @@ def test_a_slow_disk_costs_frames_of_the_recording_and_no_time(tmp_path: Path) -
     assert "too slow" in told["not-recorded"].text
     said = items(reel.recording)
     assert [item.seq for item in said] == [*range(1, len(said)), len(said)]
-    assert isinstance(said[-1], Lacking)
+    assert isinstance(said[-1], MissingFrames)
     assert said[-1].last_seq == 30
     assert recorder.recorded + recorder.lost == 30
     assert recorder.recorded in (7, 8)
@@ -451,7 +451,7 @@ def test_what_still_waits_at_the_end_is_said_to_lack(tmp_path: Path) -> None:
     recorder.close()
 
     *kept, last = items(reel.recording)
-    assert isinstance(last, Lacking)
+    assert isinstance(last, MissingFrames)
     assert last.reason == "the run ended before they were written"
     assert [item.seq for item in kept] == [*range(1, last.seq)]
     assert (last.last_seq, recorder.lost) == (29, last.count)
@@ -488,4 +488,4 @@ def _take(recorder: Recorder, seq: int, shown: Counts) -> None:
     taken = shot(seq)
     said = examination(frame=FrameRange(first=seq, last=seq))
     raw = RawFrame(taken, shown)
-    recorder.take(seq, Exposure(taken, lambda: raw), said, Seen(raw, said))
+    recorder.take(seq, Exposure(taken, lambda: raw), said, ExaminedFrame(raw, said))

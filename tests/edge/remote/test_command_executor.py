@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from edge.ledger.ledger_state import Taken
+from edge.ledger.ledger_state import InboxPosition
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.monitoring.alarms import KINDS
 from edge.remote.admission import REFUSALS_AT_ONCE, Admission
-from edge.remote.command_executor import LASTS_S, Commander
+from edge.remote.command_executor import LASTS_S, CommandExecutor
 from edge.remote.inbox import MOST_WAITING, Inbox, look_into
 from edge.schema.entries import Alarm, Audit, Entered
 from edge.schema.requests import COMMANDS, MAX_REQUEST_BYTES, CommandName, Request
@@ -54,7 +54,7 @@ class Site:
 
     def begin_run(self, settings: CommandSettings = ALL) -> None:
         self.ledger = Ledger(self.folder, DEVICE)
-        self.commander = Commander(
+        self.commander = CommandExecutor(
             self.folder,
             self.ledger.standing,
             self.append,
@@ -74,7 +74,9 @@ class Site:
             monotonic=self.clock.monotonic,
         )
 
-    def append(self, said: Sequence[Entered], taken: Taken | None = None) -> None:
+    def append(
+        self, said: Sequence[Entered], taken: InboxPosition | None = None
+    ) -> None:
         if self.kill_at == "before the row":
             raise Killed
         self.ledger.append_all(said, taken)

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.acquisition.pausable_source import Pausable
+from edge.acquisition.pausable_source import PausableSource
 from edge.acquisition.schedule import Phase, Plan
-from edge.acquisition.scheduled_source import Scheduled
+from edge.acquisition.scheduled_source import ScheduledSource
 from edge.cli.recordings import open_recorder
 from edge.ledger.preview_file import PreviewWriter
 from edge.ledger.reader import LedgerReader
@@ -27,9 +27,9 @@ from edge.remote.client import new_request
 from edge.replay.comparison import Comparison, compare, results_of
 from edge.replay.replay import replay
 from edge.run.components import open_follower, open_slide
-from edge.run.resume import left_in
-from edge.run.run_controller import Conductor
-from edge.run.service import Company, Service
+from edge.run.resume import resume_state_of
+from edge.run.run_controller import RunController
+from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import encode, read_toml
 from edge.schema.requests import StartRequest
 from edge.schema.results import Following, Result
@@ -46,7 +46,7 @@ from edge.settings import (
     TrackingSettings,
 )
 from edge.sources.opening import open_source
-from edge.timelapse.resume_state import Left
+from edge.timelapse.resume_state import ResumeState
 
 # Whatever a cell is, that is an event as soon as it is seen.
 LOUD = EventSettings(
@@ -96,16 +96,18 @@ class Device:
     def live(
         self,
         rows: int,
-        on_row: Callable[[int, Conductor, Ledger], None] = lambda *told: None,
+        on_row: Callable[[int, RunController, Ledger], None] = lambda *told: None,
     ) -> Lived:
         """Write so many rows of frames and gaps, and leave the run open."""
         stop, written = threading.Event(), []
         with closing(Ledger(self.folder / "ledger", "scope-01")) as ledger:
             parts = fresh(self.parts)
             runs = open_slide(parts, self.settings.differential)
-            held = Pausable(open_source(self.settings.source))
-            plan = None if self.plan is None else Scheduled(held, self.plan)
-            conductor = Conductor(ledger, runs, held, plan, is_left_open=lambda: True)
+            held = PausableSource(open_source(self.settings.source))
+            plan = None if self.plan is None else ScheduledSource(held, self.plan)
+            conductor = RunController(
+                ledger, runs, held, plan, is_left_open=lambda: True
+            )
 
             def wrote(*row: object) -> None:
                 written.append(row)
@@ -113,11 +115,11 @@ class Device:
                 if len(written) >= rows:
                     stop.set()
 
-            left = left_in(self.folder / "ledger", ledger.standing.progress)
+            left = resume_state_of(self.folder / "ledger", ledger.standing.progress)
             recorder, _ = open_recorder(
                 self.settings, parts, ledger, left, is_live=True
             )
-            company = Company(
+            company = RunCollaborators(
                 DriftWatch(parts.profile),
                 open_follower=self.follower(parts, left),
                 runs=runs,
@@ -136,7 +138,7 @@ class Device:
             service.run(stop, on_row=wrote)
         return Lived(self.folder)
 
-    def follower(self, parts: Parts, left: Left) -> Callable[[], object]:
+    def follower(self, parts: Parts, left: ResumeState) -> Callable[[], object]:
         tracking = self.settings.tracking
         assert tracking is not None
         return lambda: open_follower(
@@ -181,7 +183,7 @@ def device(folder: Path, parts: Parts, *, is_counting: bool = True) -> Device:
     return Device(folder, parts, settings)
 
 
-def start_another(row: int, conductor: Conductor, ledger: Ledger) -> None:
+def start_another(row: int, conductor: RunController, ledger: Ledger) -> None:
     """As the command does, between the sixth row and the next."""
     if row != 6:
         return
@@ -269,7 +271,7 @@ def test_numbers_that_are_not_recorded_are_seen_in_the_comparison(
     made = device(tmp_path, recurrent)
     made.live(5)
     lived = made.live(5)
-    head = msgspec.structs.replace(lived.recording.head, left=Left())
+    head = msgspec.structs.replace(lived.recording.head, left=ResumeState())
 
     (lived.recording.folder / HEAD).write_bytes(encode(head))
 

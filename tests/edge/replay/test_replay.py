@@ -26,14 +26,14 @@ from edge.pipeline.parts import Parts, read_parts
 from edge.pipeline.pixel_size import PixelSize
 from edge.recording.format import (
     SETTINGS,
+    FailedFrame,
     Frame,
-    Missed,
-    Recorded,
+    GapLine,
+    RecordedItem,
     Recording,
-    Unseen,
     recordings_in,
 )
-from edge.recording.ome_tiff import TiffPage
+from edge.recording.ome_tiff import TiffFrame
 from edge.recording.writer import lacking_of
 from edge.replay.comparison import (
     Comparison,
@@ -60,8 +60,8 @@ from edge.settings import (
     SimulatedSettings,
     TrackingSettings,
 )
-from edge.slide.run_state import Runs
-from edge.timelapse.resume_state import Left
+from edge.slide.run_state import RunState
+from edge.timelapse.resume_state import ResumeState
 from tests.conftest import shot
 
 FRAMES = 10
@@ -167,7 +167,7 @@ def test_frames_in_ome_zarr_are_replayed_the_same(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Altered(TiffPage):
+class _Altered(TiffFrame):
     """A frame in which the lowest bit of each red count is another one."""
 
     def read(self) -> Counts:
@@ -180,14 +180,14 @@ class _Altered(TiffPage):
 class _OneFrameAltered(Recording):
     number: int = 3
 
-    def items(self) -> list[Recorded]:
+    def items(self) -> list[RecordedItem]:
         recorded = super().items()
         frames = [n for n, r in enumerate(recorded) if r.page is not None]
         at = frames[self.number]
         page = recorded[at].page
-        assert isinstance(page, TiffPage)
+        assert isinstance(page, TiffFrame)
         altered = _Altered(*(getattr(page, f.name) for f in fields(page)))
-        recorded[at] = Recorded(recorded[at].item, altered)
+        recorded[at] = RecordedItem(recorded[at].item, altered)
         return recorded
 
 
@@ -197,13 +197,13 @@ class _Lacking(Recording):
 
     number: int = 5
 
-    def items(self) -> list[Recorded]:
+    def items(self) -> list[RecordedItem]:
         recorded = super().items()
         frames = [n for n, r in enumerate(recorded) if r.page is not None]
         at = frames[self.number]
         frame = recorded[at].item
         assert isinstance(frame, Frame)
-        recorded[at] = Recorded(lacking_of(frame, "the disk is too slow"))
+        recorded[at] = RecordedItem(lacking_of(frame, "the disk is too slow"))
         return recorded
 
 
@@ -282,10 +282,12 @@ def test_rows_beyond_the_recording_are_named(lived: Lived) -> None:
 
 def test_a_replay_takes_gaps_and_bad_frames_as_they_were(lived: Lived) -> None:
     taken = shot(8)
-    bad = Unseen(seq=4, shot=taken, reason="cut short; copy it again")
-    gap = Missed(seq=5, gap=Gap(9, 2, "2 frames skipped by the camera", 7, taken.utc))
+    bad = FailedFrame(seq=4, shot=taken, reason="cut short; copy it again")
+    gap = GapLine(seq=5, gap=Gap(9, 2, "2 frames skipped by the camera", 7, taken.utc))
     lack = lacking_of(bad, "deleted")
-    source = RecordedSource([Recorded(bad), Recorded(gap), Recorded(lack)], "x")
+    source = RecordedSource(
+        [RecordedItem(bad), RecordedItem(gap), RecordedItem(lack)], "x"
+    )
 
     first, second, third = (source.read(0) for _ in range(3))
 
@@ -305,15 +307,15 @@ def test_a_frame_of_a_plan_is_the_same_frame_of_it_again() -> None:
     point = Point(index=2, frame=0, phase=1, due=when, late_ms=4.5)
     planned = Planned("20260101T000000Z-0a1b2c", point)
     kept = encode(Frame(seq=4, shot=shot(3), planned=planned))
-    unseen = Unseen(seq=5, shot=shot(4), planned=planned, reason="cut short")
+    unseen = FailedFrame(seq=5, shot=shot(4), planned=planned, reason="cut short")
     frame = decode(kept, Frame)
-    source = RecordedSource([Recorded(frame), Recorded(unseen)], "x")
+    source = RecordedSource([RecordedItem(frame), RecordedItem(unseen)], "x")
 
     again = [source.read(0), source.read(0)]
 
     assert [getattr(exposure, "planned", None) for exposure in again] == [planned] * 2
     assert RecordedRuns().is_under_way(planned.run)
-    assert not Runs().is_under_way(planned.run)
+    assert not RunState().is_under_way(planned.run)
 
 
 def test_a_scale_that_was_read_off_the_cells_is_not_read_again() -> None:
@@ -321,7 +323,7 @@ def test_a_scale_that_was_read_off_the_cells_is_not_read_again() -> None:
     doubted = PixelSize(0.2, "estimated", "not settled")
     told = PixelSize(0.1, "source")
     frames = [
-        Recorded(Frame(seq=n + 1, shot=shot(n), scale=size))
+        RecordedItem(Frame(seq=n + 1, shot=shot(n), scale=size))
         for n, size in enumerate([doubted, settled, told])
     ]
     scale = RecordedScale(None, frames)
@@ -380,7 +382,7 @@ def test_a_disk_that_is_not_there_costs_the_recording_and_not_the_results(
 
     with closing(Ledger(tmp_path / "ledger", "scope-01")) as ledger:
         recorder, look = open_recorder(
-            _device(tmp_path), parts, ledger, Left(), is_live=True
+            _device(tmp_path), parts, ledger, ResumeState(), is_live=True
         )
 
     assert recorder is None
@@ -404,7 +406,7 @@ def test_a_recording_brings_its_profile_and_names_bundles_from_anywhere(
     bare = read_parts(profile=Path("profile"))
 
     with closing(Ledger(tmp_path / "ledger", "scope-01")) as ledger:
-        recorder, _ = open_recorder(device, bare, ledger, Left(), is_live=True)
+        recorder, _ = open_recorder(device, bare, ledger, ResumeState(), is_live=True)
     assert recorder is not None
     recorder.close()
     shutil.rmtree(tmp_path / "profile")

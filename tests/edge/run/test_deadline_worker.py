@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge.run.deadline_worker import Aside, AsideOver, Hung
+from edge.run.deadline_worker import DeadlineWorker, JobTimedOut, WorkerClosed
 
 
 class Notes(list[int]):
@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.notes: list[Notes] = []
-        self.aside = Aside(self.open)
+        self.aside = DeadlineWorker(self.open)
         self.thread = threading.Thread(target=self.aside.run)
         self.thread.start()
 
@@ -76,9 +76,9 @@ def test_who_waits_for_a_job_that_hangs_is_told_and_the_next_is_not_tried(
     released = threading.Event()
     start_s = time.monotonic()
 
-    with pytest.raises(Hung, match="0 s"):
+    with pytest.raises(JobTimedOut, match="0 s"):
         bench.aside.do(lambda tool: released.wait(30), 0.1)
-    with pytest.raises(AsideOver):
+    with pytest.raises(WorkerClosed):
         bench.aside.do(len, 30.0)
 
     assert time.monotonic() - start_s < 5
@@ -88,7 +88,7 @@ def test_who_waits_for_a_job_that_hangs_is_told_and_the_next_is_not_tried(
 def test_nothing_is_done_once_it_is_closed(bench: Bench) -> None:
     bench.end()
 
-    with pytest.raises(AsideOver):
+    with pytest.raises(WorkerClosed):
         bench.aside.do(len, 5.0)
 
 
@@ -99,12 +99,12 @@ def test_a_tool_that_cannot_be_opened_refuses_who_waits() -> None:
         asked.wait(5)
         raise OSError("no engine")
 
-    aside, told = Aside(broken), []
+    aside, told = DeadlineWorker(broken), []
     assert aside.is_opening
     thread = threading.Thread(target=lambda: told.append(_error_of(aside)))
     thread.start()
     threading.Timer(0.05, asked.set).start()
-    with pytest.raises(AsideOver):
+    with pytest.raises(WorkerClosed):
         aside.do(len, 30.0)
     thread.join(5)
 
@@ -112,7 +112,7 @@ def test_a_tool_that_cannot_be_opened_refuses_who_waits() -> None:
     assert not aside.is_opening
 
 
-def _error_of(aside: Aside[Notes]) -> str:
+def _error_of(aside: DeadlineWorker[Notes]) -> str:
     try:
         aside.run()
     except OSError as error:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 
 from edge.monitoring.alarms import ENDS_AFTER_S, Latch
-from edge.run.event_alarms import MOST_KINDS, Stirs, code_of
+from edge.run.event_alarms import MOST_KINDS, EventAlarms, code_of
 from edge.schema.entries import Alarm
 from edge.schema.messages import ActiveAlarm
 from edge.schema.results import Event
@@ -34,7 +34,7 @@ class Watch:
         self, quiet_s: float = 60, active: tuple[ActiveAlarm, ...] = ()
     ) -> None:
         self.clock = Clock()
-        self.stirs = Stirs(quiet_s, active, monotonic=self.clock.monotonic)
+        self.stirs = EventAlarms(quiet_s, active, monotonic=self.clock.monotonic)
         self.latch = Latch(
             "run", active, monotonic=self.clock.monotonic, utc=self.clock.utc
         )

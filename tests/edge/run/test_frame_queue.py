@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge.frames import Exposure, Gap, Planned
-from edge.run.frame_queue import MOST_PLANNED, Desk
+from edge.run.frame_queue import MOST_PLANNED, FrameQueue
 from edge.schema.results import Point
 from tests.conftest import exposure_of
 
@@ -23,7 +23,7 @@ def gap() -> Gap:
 
 
 def test_a_newer_live_exposure_replaces_the_one_nobody_took() -> None:
-    desk = Desk(is_live=True)
+    desk = FrameQueue(is_live=True)
     for number in range(4):
         assert desk.put(exposure(number))
 
@@ -36,7 +36,7 @@ def test_a_newer_live_exposure_replaces_the_one_nobody_took() -> None:
 
 
 def test_what_was_passed_over_is_counted_once() -> None:
-    desk = Desk(is_live=True)
+    desk = FrameQueue(is_live=True)
     desk.put(exposure(0))
     desk.put(exposure(1))
     first = desk.take()
@@ -50,7 +50,7 @@ def test_what_was_passed_over_is_counted_once() -> None:
 
 
 def test_a_gap_keeps_its_place_and_is_never_replaced() -> None:
-    desk = Desk(is_live=True)
+    desk = FrameQueue(is_live=True)
     for item in (exposure(0), gap(), exposure(1), gap(), exposure(2)):
         desk.put(item)
 
@@ -63,7 +63,7 @@ def test_a_gap_keeps_its_place_and_is_never_replaced() -> None:
 
 
 def test_planned_exposures_are_not_replaced_and_wait_for_each_other() -> None:
-    desk = Desk(is_live=True)
+    desk = FrameQueue(is_live=True)
     point = Point(index=0, due=datetime(2026, 1, 1, tzinfo=timezone.utc), late_ms=0.0)
     put: list[int] = []
 
@@ -90,7 +90,7 @@ def test_planned_exposures_are_not_replaced_and_wait_for_each_other() -> None:
 
 
 def test_a_recorded_exposure_waits_until_the_last_one_is_taken() -> None:
-    desk = Desk(is_live=False)
+    desk = FrameQueue(is_live=False)
     put: list[int] = []
 
     def record() -> None:
@@ -113,7 +113,7 @@ def test_a_recorded_exposure_waits_until_the_last_one_is_taken() -> None:
 
 
 def test_no_more_frames_are_handed_out_than_asked_for() -> None:
-    desk = Desk(is_live=True, most_frames=2)
+    desk = FrameQueue(is_live=True, most_frames=2)
     desk.put(exposure(0))
     desk.take()
     desk.put(exposure(1))
@@ -124,7 +124,7 @@ def test_no_more_frames_are_handed_out_than_asked_for() -> None:
 
 
 def test_closing_wakes_everybody_who_waits() -> None:
-    desk = Desk(is_live=False)
+    desk = FrameQueue(is_live=False)
     desk.put(exposure(0))
     threads = [
         threading.Thread(target=lambda: [desk.take(), desk.take()]),
@@ -141,7 +141,7 @@ def test_closing_wakes_everybody_who_waits() -> None:
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_every_number_is_given_to_one_worker_only(workers: int) -> None:
-    desk = Desk(is_live=False)
+    desk = FrameQueue(is_live=False)
     numbers: list[int] = []
 
     def work() -> None:
@@ -161,7 +161,7 @@ def test_every_number_is_given_to_one_worker_only(workers: int) -> None:
 
 
 def test_no_more_tickets_are_out_than_may_be_until_all_is_to_end() -> None:
-    desk = Desk(is_live=False, most_out=2)
+    desk = FrameQueue(is_live=False, most_out=2)
     given: list[int] = []
 
     def work() -> None:

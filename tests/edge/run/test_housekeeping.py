@@ -11,25 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.acquisition.pausable_source import Pausable
+from edge.acquisition.pausable_source import PausableSource
 from edge.frames import Exposure, Gap, RawFrame
 from edge.ledger.preview_file import PreviewWriter, newest_preview
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.monitoring.metrics import RunMetrics, read_metrics
 from edge.mqtt import Message, topic
-from edge.pipeline.pipeline import Seen
+from edge.pipeline.pipeline import ExaminedFrame
 from edge.remote.admission import Admission
 from edge.remote.client import new_request
-from edge.run.housekeeping import SNAPSHOTS, Attendant
-from edge.run.run_controller import Conductor, Wish
-from edge.run.service import Company, RunFailed, Service
+from edge.run.housekeeping import SNAPSHOTS, Housekeeping
+from edge.run.run_controller import RunController, RunRequest
+from edge.run.service import RunCollaborators, RunFailed, Service
 from edge.schema.codec import encode
 from edge.schema.entries import Alarm, Note, RunMark, read_row
 from edge.schema.requests import COMMANDS, CommandName
 from edge.schema.results import Event, Result
 from edge.settings import AlarmSettings, CommandSettings, RunSettings
-from edge.slide.run_state import Runs
+from edge.slide.run_state import RunState
 from tests.asking import (
     DEVICE,
     audits_in,
@@ -73,13 +73,13 @@ class Examining:
         self.fails = False
         self.events: tuple[Event, ...] = ()
 
-    def examine(self, exposure: Exposure) -> Seen:
+    def examine(self, exposure: Exposure) -> ExaminedFrame:
         if self.fails:
             raise ValueError("the engine is gone")
         events, self.events = self.events, ()
         since_ns = time.monotonic_ns() - 5_000_000
         said = examination(3, monotonic_ns=since_ns, events=events)
-        return Seen(exposure.develop(), said)
+        return ExaminedFrame(exposure.develop(), said)
 
     def close(self) -> None:
         pass
@@ -94,7 +94,7 @@ class Run:
         self.is_interrupted = is_interrupted
         self.folder, self.camera, self.pipeline = folder, Camera(), Examining()
         self.stop, self.ready = threading.Event(), threading.Event()
-        self.tested, self.runs = 0, Runs()
+        self.tested, self.runs = 0, RunState()
         self.error: Exception | None = None
         self.preview_hz = preview_hz
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -107,16 +107,16 @@ class Run:
 
     def _run(self) -> None:
         ledger = Ledger(self.folder, DEVICE)
-        source = Pausable(self.camera)
+        source = PausableSource(self.camera)
         previews = PreviewWriter(self.folder, self.preview_hz)
-        conductor = Conductor(
+        conductor = RunController(
             ledger,
             self.runs,
             source,
-            wish=Wish("S26-1"),
+            wish=RunRequest("S26-1"),
             is_left_open=lambda: self.is_interrupted,
         )
-        attendant = Attendant(
+        attendant = Housekeeping(
             ledger,
             self.folder,
             source,
@@ -132,7 +132,9 @@ class Run:
             previews,
             RunSettings(workers=1, most_failures=30),
             keep_rows=1000,
-            company=Company(attendant=attendant, runs=self.runs, conductor=conductor),
+            company=RunCollaborators(
+                attendant=attendant, runs=self.runs, conductor=conductor
+            ),
         )
         self.ready.set()
         try:

@@ -16,16 +16,16 @@ import msgspec
 import pytest
 
 from edge import clock
-from edge.acquisition.pausable_source import Pausable
+from edge.acquisition.pausable_source import PausableSource
 from edge.acquisition.schedule import Phase, Plan
-from edge.acquisition.scheduled_source import Scheduled
+from edge.acquisition.scheduled_source import ScheduledSource
 from edge.frames import Gap, Planned
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerDamaged
 from edge.ledger.writer import Ledger
 from edge.remote.client import new_request
-from edge.run.resume import left_in
-from edge.run.run_controller import Conductor, Wish
+from edge.run.resume import resume_state_of
+from edge.run.run_controller import RunController, RunRequest
 from edge.schema.entries import Audit, RunMark
 from edge.schema.requests import StartRequest
 from edge.schema.results import (
@@ -36,8 +36,8 @@ from edge.schema.results import (
     MissedPoints,
     Point,
 )
-from edge.slide.run_state import Runs
-from edge.timelapse.resume_state import Left
+from edge.slide.run_state import RunState
+from edge.timelapse.resume_state import ResumeState
 from tests.asking import DEVICE, marks_in
 from tests.conftest import examination
 from tests.edge.run.test_housekeeping import Camera
@@ -96,10 +96,10 @@ class Process:
     def __init__(
         self, folder: Path, plan: Plan | None = None, **options: object
     ) -> None:
-        self.ledger, self.runs = Ledger(folder, DEVICE), Runs()
-        self.held = Pausable(Camera())
-        self.schedule = None if plan is None else Scheduled(self.held, plan)
-        self.conductor = Conductor(
+        self.ledger, self.runs = Ledger(folder, DEVICE), RunState()
+        self.held = PausableSource(Camera())
+        self.schedule = None if plan is None else ScheduledSource(self.held, plan)
+        self.conductor = RunController(
             self.ledger,
             self.runs,
             self.held,
@@ -168,7 +168,7 @@ def resumed(folder: Path) -> RunMark:
 
 
 def test_a_run_goes_on_with_its_id_slide_and_numbers(folder: Path) -> None:
-    begun = leave(folder, wish=Wish("S26-1", "op7"))
+    begun = leave(folder, wish=RunRequest("S26-1", "op7"))
 
     process = take_up(folder)
 
@@ -190,7 +190,7 @@ def test_the_cells_of_the_last_followed_frame_are_left(
 ) -> None:
     process = Process(folder)
     process.conductor.begin()
-    assert left_in(folder, process.ledger.standing.progress).cells is None
+    assert resume_state_of(folder, process.ledger.standing.progress).cells is None
     cells = tuple(
         msgspec.structs.replace(cell, track_id=track)
         for cell, track in zip(examination(3).cells, (7, None, 9), strict=True)
@@ -203,20 +203,23 @@ def test_the_cells_of_the_last_followed_frame_are_left(
 
     with closing(Ledger(folder, DEVICE)) as ledger:
         progress = ledger.standing.progress
-    left = left_in(folder, progress)
+    left = resume_state_of(folder, progress)
     assert left.cells is not None
     assert (left.run, left.cells.tracks) == (process.runs.run, (7, 9))
     assert left.cells.boxes == (cells[0].box, cells[2].box)
     assert left.cells.monotonic_ns is not None
 
     monkeypatch.setattr(clock, "boot_id", lambda: "another")
-    rebooted = left_in(folder, progress)
+    rebooted = resume_state_of(folder, progress)
     assert rebooted.cells is not None
     assert rebooted.cells.monotonic_ns is None
     assert progress is not None
     over = msgspec.structs.replace(progress, is_open=False)
-    assert (left_in(folder, over).run, left_in(folder, over).cells) == (None, None)
-    assert left_in(folder, None) == Left()
+    assert (resume_state_of(folder, over).run, resume_state_of(folder, over).cells) == (
+        None,
+        None,
+    )
+    assert resume_state_of(folder, None) == ResumeState()
 
 
 def test_a_row_of_another_version_costs_the_tracks_and_not_the_run(
@@ -229,7 +232,7 @@ def test_a_row_of_another_version_costs_the_tracks_and_not_the_run(
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as db, db:
         db.execute("""UPDATE rows SET data = CAST('{"x":1}' AS BLOB) WHERE seq = 2""")
 
-    left = left_in(folder, progress)
+    left = resume_state_of(folder, progress)
 
     assert (left.run, left.next_track, left.cells) == (progress.run, 41, None)
 
@@ -363,7 +366,7 @@ def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "plan", "why"),
     [
-        ({"wish": Wish("S26-2")}, PLAN, "another slide"),
+        ({"wish": RunRequest("S26-2")}, PLAN, "another slide"),
         ({}, Plan([Phase(11 * S, 100)]), "the schedule in the settings is another"),
         ({}, None, "the schedule in the settings is another"),
     ],
@@ -371,7 +374,7 @@ def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
 def test_another_slide_or_schedule_is_a_new_run(
     folder: Path, options: dict[str, object], plan: Plan | None, why: str
 ) -> None:
-    begun = leave(folder, PLAN, wish=Wish("S26-1"))
+    begun = leave(folder, PLAN, wish=RunRequest("S26-1"))
 
     take_up(folder, plan, **options)
 
@@ -427,7 +430,7 @@ def test_a_schedule_that_is_over_waits_for_a_start_also_after_a_restart(
     assert again.held.is_paused
     assert again.runs.run is None
     assert marks_in(folder)[-1].is_waiting
-    at_hand = take_up(folder, PLAN, wish=Wish("S26-9"))
+    at_hand = take_up(folder, PLAN, wish=RunRequest("S26-9"))
     assert not at_hand.held.is_paused
     assert marks_in(folder)[-1].slide == "S26-9"
 

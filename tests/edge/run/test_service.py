@@ -18,15 +18,15 @@ from edge.ledger.preview_file import PreviewWriter, newest_preview
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerFull
 from edge.ledger.writer import Ledger
-from edge.pipeline.pipeline import Seen
-from edge.run.service import Company, RunFailed, Service
+from edge.pipeline.pipeline import ExaminedFrame
+from edge.run.service import RunCollaborators, RunFailed, Service
 from edge.schema.codec import decode
 from edge.schema.entries import Entry, RunMark, read_row
-from edge.schema.results import Examination, Quality, Result
+from edge.schema.results import FrameResult, Quality, Result
 from edge.settings import RunSettings, TrackingSettings
-from edge.slide.slide_counter import SlideRun
+from edge.slide.slide_counter import SlideCounter
 from edge.timelapse.follower import Follower
-from edge.timelapse.frame_intervals import Pace
+from edge.timelapse.frame_intervals import FrameIntervals
 from tests.conftest import examination, shot
 from tests.edge.slide.slides import Ground
 
@@ -66,7 +66,7 @@ class Examining:
     threads: set[str] = field(default_factory=set)
     cells: int = 1
 
-    def examine(self, exposure: Exposure) -> Seen:
+    def examine(self, exposure: Exposure) -> ExaminedFrame:
         raw = exposure.develop()
         number = exposure.shot.sequence
         self.threads.add(threading.current_thread().name)
@@ -74,7 +74,7 @@ class Examining:
         if number in self.failing:
             raise EngineFailed(f"frame {number} does not fit")
         said = examination(self.cells, monotonic_ns=number)
-        return Seen(raw, said)
+        return ExaminedFrame(raw, said)
 
     def close(self) -> None:
         pass
@@ -281,7 +281,7 @@ def test_a_hung_engine_ends_the_run_and_what_others_saw_is_kept(folder: Path) ->
     released = threading.Event()
 
     class Hanging(Examining):
-        def examine(self, exposure: Exposure) -> Seen:
+        def examine(self, exposure: Exposure) -> ExaminedFrame:
             if exposure.shot.sequence == 5:
                 released.wait(30)
             return super().examine(exposure)
@@ -302,7 +302,7 @@ def test_a_hung_engine_ends_the_run_and_what_others_saw_is_kept(folder: Path) ->
 
 def test_what_a_worker_had_in_hand_when_it_died_says_why(folder: Path) -> None:
     class Dying(Examining):
-        def examine(self, exposure: Exposure) -> Seen:
+        def examine(self, exposure: Exposure) -> ExaminedFrame:
             if exposure.shot.sequence == 3:
                 return None  # type: ignore[return-value]
             return super().examine(exposure)
@@ -333,10 +333,10 @@ def _cannot(*arguments: object) -> None:
 
 def test_a_source_whose_name_is_no_text_costs_no_result(folder: Path) -> None:
     class Odd(Examining):
-        def examine(self, exposure: Exposure) -> Seen:
+        def examine(self, exposure: Exposure) -> ExaminedFrame:
             seen = super().examine(exposure)
             odd = msgspec.structs.replace(seen.examination, source="\udcff")
-            return Seen(seen.raw, odd)
+            return ExaminedFrame(seen.raw, odd)
 
     rows = run(folder, Recording([different(0)]), Odd())
 
@@ -400,7 +400,7 @@ class Counting(Examining):
 
     ground: Ground | None = None
 
-    def examine(self, exposure: Exposure) -> Seen:
+    def examine(self, exposure: Exposure) -> ExaminedFrame:
         seen = super().examine(exposure)
         cell = seen.examination.cells[0]
         said = msgspec.structs.replace(
@@ -411,11 +411,11 @@ class Counting(Examining):
             cells=(msgspec.structs.replace(cell, box=(240, 140, 270, 168)),),
         )
         assert self.ground is not None
-        return Seen(seen.raw, said, self.ground.view(0, 0))
+        return ExaminedFrame(seen.raw, said, self.ground.view(0, 0))
 
 
 def count(
-    folder: Path, source: Recording, ground: Ground, slide: SlideRun
+    folder: Path, source: Recording, ground: Ground, slide: SlideCounter
 ) -> list[Result | RunMark]:
     ledger = Ledger(folder, "scope-01")
     service = Service(
@@ -425,7 +425,7 @@ def count(
         PreviewWriter(folder, 0.0),
         RunSettings(workers=2),
         keep_rows=1000,
-        company=Company(runs=slide),
+        company=RunCollaborators(runs=slide),
     )
     try:
         service.run(threading.Event())
@@ -441,7 +441,7 @@ def count(
 def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
     folder: Path, ground: Ground
 ) -> None:
-    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
     run = slide.start_run("S26-1", "op7", "fresh oil")
 
     rows = count(folder, Recording([different(n) for n in range(9)]), ground, slide)
@@ -459,7 +459,7 @@ def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
 def test_commands_from_another_thread_become_rows_among_frames(
     folder: Path, ground: Ground
 ) -> None:
-    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
     first, second = slide.start_run("S26-1"), []
 
     def change() -> NDArray[np.uint8]:
@@ -489,7 +489,7 @@ def test_commands_from_another_thread_become_rows_among_frames(
 def test_what_cannot_be_counted_is_said_and_costs_no_result(
     folder: Path, ground: Ground
 ) -> None:
-    slide = SlideRun(("a class", "that nobody names"), 0.5, 0.1)
+    slide = SlideCounter(("a class", "that nobody names"), 0.5, 0.1)
     slide.start_run()
 
     rows = count(folder, Recording([different(0)]), ground, slide)
@@ -519,7 +519,7 @@ class Wandering(Examining):
 
     dark: set[int] = field(default_factory=set)
 
-    def examine(self, exposure: Exposure) -> Seen:
+    def examine(self, exposure: Exposure) -> ExaminedFrame:
         number = exposure.shot.sequence
         is_dark = number in self.dark
         brightness = 0.05 if is_dark else 0.8
@@ -528,10 +528,10 @@ class Wandering(Examining):
             monotonic_ns=number * 1_000_000_000,
             quality=msgspec.structs.replace(GOOD, brightness=brightness),
         )
-        return Seen(super().examine(exposure).raw, said)
+        return ExaminedFrame(super().examine(exposure).raw, said)
 
 
-def _cells(seed: int, shift: int) -> Examination:
+def _cells(seed: int, shift: int) -> FrameResult:
     """Twelve red cells in a frame of 400 by 300 pixels."""
     cell = examination(1).cells[0]
     corners = np.random.default_rng(seed).integers(20, (300, 200), (12, 2)) + shift
@@ -553,9 +553,9 @@ def follow(
     pipeline: Examining,
     frames: int,
     open_follower: Callable[[], Follower] = lambda: Follower(
-        TrackingSettings(confirm_after=1), Pace(1.8, 60.0)
+        TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0)
     ),
-    slide: SlideRun | None = None,
+    slide: SlideCounter | None = None,
     **settings: object,
 ) -> list[Result]:
     """Let cells be followed, and counted if there is a slide."""
@@ -567,7 +567,7 @@ def follow(
         PreviewWriter(folder, 0.0),
         RunSettings(**({"workers": 2} | settings)),  # type: ignore[arg-type]
         keep_rows=1000,
-        company=Company(open_follower=open_follower, runs=slide),
+        company=RunCollaborators(open_follower=open_follower, runs=slide),
     )
     try:
         service.run(threading.Event())
@@ -584,7 +584,7 @@ def all_rows(folder: Path) -> list[Result | Entry]:
 
 
 def test_what_the_gate_turns_away_ends_no_track(folder: Path) -> None:
-    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
     slide.start_run("S26-1")
 
     rows = follow(folder, Wandering(dark={4, 5}), 8, slide=slide)
@@ -602,15 +602,15 @@ def test_a_frame_that_cannot_be_followed_is_a_row_and_the_next_one_goes_on(
     folder: Path,
 ) -> None:
     class Failing(Follower):
-        def follow(self, seen: Seen, **told: object) -> Examination:
+        def follow(self, seen: ExaminedFrame, **told: object) -> FrameResult:
             if seen.examination.monotonic_ns == 2_000_000_000:
                 raise EngineFailed("the states are lost")
             return super().follow(seen)
 
     def opened() -> Follower:
-        return Failing(TrackingSettings(confirm_after=1), Pace(1.8, 60.0))
+        return Failing(TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0))
 
-    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
     run = slide.start_run("S26-1")
     rows = follow(folder, Wandering(), 5, opened, slide)
 
@@ -621,14 +621,14 @@ def test_a_frame_that_cannot_be_followed_is_a_row_and_the_next_one_goes_on(
 
 
 def test_while_a_follower_is_opened_everything_else_goes_on(folder: Path) -> None:
-    slide = SlideRun(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
+    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
     slide.start_run("S26-1")
 
     def opened() -> Follower:
         time.sleep(0.3)
         slide.add_note("oil is fresh")
         time.sleep(0.3)
-        return Follower(TrackingSettings(confirm_after=1), Pace(1.8, 60.0))
+        return Follower(TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0))
 
     rows = follow(folder, Wandering(), 5, opened, slide)
 
@@ -641,13 +641,13 @@ def test_a_follower_that_hangs_ends_the_run_with_the_reason(folder: Path) -> Non
     released = threading.Event()
 
     class Hanging(Follower):
-        def follow(self, seen: Seen, **told: object) -> Examination:
+        def follow(self, seen: ExaminedFrame, **told: object) -> FrameResult:
             if seen.examination.monotonic_ns == 3_000_000_000:
                 released.wait(30)
             return super().follow(seen)
 
     def opened() -> Follower:
-        return Hanging(TrackingSettings(confirm_after=1), Pace(1.8, 60.0))
+        return Hanging(TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0))
 
     with pytest.raises(RunFailed, match="hangs"):
         follow(folder, Wandering(), 20, opened, most_frame_s=1.0)

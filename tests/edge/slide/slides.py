@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.simulation.smear import Slide, render_slide
-from edge.slide.cell_registry import Sights, sights_of
+from edge.simulation.smear import SimulatedSlide, render_slide
+from edge.slide.cell_registry import Detections, detections_of
 from edge.stages.detection import reduce
-from edge.stages.thumbnail import View, view_of
+from edge.stages.thumbnail import Thumbnail, thumbnail_of
 
 FRAME_PX = (480, 300)  # 134 by 84 µm
 LABELS = ("RBC", "WBC", "Platelet")
@@ -25,11 +25,11 @@ MARGIN_PX = 9.0 / UM_PER_PX * SCALE  # in pixels of a view
 class Ground:
     """A slide to look at; x and y are the upper left corner of a frame on it."""
 
-    slide: Slide
+    slide: SimulatedSlide
 
     def view(
         self, x: int, y: int, blur_px: float = 0.5, light: float = 1.0, seed: int = 0
-    ) -> View:
+    ) -> Thumbnail:
         """What registration gets to see, with vignetting and noise."""
         width, height = FRAME_PX
         part = self.slide.transmittance[y : y + height, x : x + width]
@@ -38,7 +38,7 @@ class Ground:
         lamp = light * (1 - 0.8 * (down**2 + right**2))
         noise = np.random.default_rng((seed, x, y)).normal(0, 2, part.shape)
         pixels = np.clip(part * lamp[..., None] + noise, 0, 255).astype(np.uint8)
-        return view_of(reduce(pixels, 24 * UM_PER_PX / 7.5))
+        return thumbnail_of(reduce(pixels, 24 * UM_PER_PX / 7.5))
 
     def truth(self, x: int, y: int, margin_px: float = 0.0) -> NDArray[np.intp]:
         """Numbers of the cells whose centre lies so far inside a frame."""
@@ -46,7 +46,7 @@ class Ground:
         inside = (at >= margin_px) & (at < np.array(FRAME_PX) - margin_px)
         return np.flatnonzero(inside.all(axis=1))
 
-    def sights(self, x: int, y: int, missed: float = 0.0, seed: int = 0) -> Sights:
+    def sights(self, x: int, y: int, missed: float = 0.0, seed: int = 0) -> Detections:
         """What a locator with an error of a pixel would find; a share is missed."""
         random = np.random.default_rng((seed, x, y))
         half = self.sizes / 2
@@ -57,7 +57,7 @@ class Ground:
         shown &= random.random(len(boxes)) >= missed
         likely = np.full((len(boxes), 3), 0.02)
         likely[np.arange(len(boxes)), self.kinds] = 0.96
-        return sights_of(boxes[shown], likely[shown], FRAME_PX, VIEW_PX)
+        return detections_of(boxes[shown], likely[shown], FRAME_PX, VIEW_PX)
 
     @property
     def centres(self) -> NDArray[np.float64]:

@@ -6,18 +6,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edge.slide.cell_registry import Census, Sights
-from edge.slide.mosaic import Join, Place
+from edge.slide.cell_registry import CellRegistry, Detections
+from edge.slide.mosaic import MosaicPosition, PatchJoin
 from tests.edge.slide.slides import LABELS, MARGIN_PX, SCALE, VIEW_PX, Ground
 
 
-def place(x: int, y: int, patch: int = 0) -> Place:
-    return Place(patch, x * SCALE, y * SCALE)
+def place(x: int, y: int, patch: int = 0) -> MosaicPosition:
+    return MosaicPosition(patch, x * SCALE, y * SCALE)
 
 
-def seen(*cells: tuple[float, float, float, tuple[float, ...]]) -> Sights:
+def seen(*cells: tuple[float, float, float, tuple[float, ...]]) -> Detections:
     """Sights of cells: x, y, width, probabilities."""
-    return Sights(
+    return Detections(
         np.array([c[:2] for c in cells], np.float64).reshape(-1, 2),
         np.array([c[2] for c in cells], np.float64),
         np.log(np.array([c[3] for c in cells], np.float64).reshape(-1, 3)),
@@ -27,16 +27,18 @@ def seen(*cells: tuple[float, float, float, tuple[float, ...]]) -> Sights:
 RED, WHITE, UNSURE = (0.9, 0.05, 0.05), (0.05, 0.9, 0.05), (0.5, 0.45, 0.05)
 
 
-def look(census: Census, *sights: Sights) -> None:
+def look(census: CellRegistry, *sights: Detections) -> None:
     for one in sights:
-        census.look(Place(0, 0.0, 0.0), VIEW_PX, 10.0, one)
+        census.look(MosaicPosition(0, 0.0, 0.0), VIEW_PX, 10.0, one)
 
 
 def test_cells_in_view_again_and_again_are_counted_once(ground: Ground) -> None:
-    census, met = Census(LABELS, 0.5), set()
+    census, met = CellRegistry(LABELS, 0.5), set()
     for number, x in enumerate([0, 60, 130, 200, 280, 200, 100, 0] * 2):
         sights = ground.sights(x, 100, missed=0.05, seed=number)
-        off = Place(0, x * SCALE + 0.4, 100 * SCALE - 0.4)  # as registration errs
+        off = MosaicPosition(
+            0, x * SCALE + 0.4, 100 * SCALE - 0.4
+        )  # as registration errs
         census.look(off, VIEW_PX, MARGIN_PX, sights)
         met |= set(ground.truth(x, 100, MARGIN_PX / SCALE).tolist())
 
@@ -47,7 +49,7 @@ def test_cells_in_view_again_and_again_are_counted_once(ground: Ground) -> None:
 
 
 def test_a_cell_waits_at_the_border_until_it_is_seen_inside() -> None:
-    census = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
     look(census, seen((9.0, 50.0, 9.0, RED)))
     assert census.counts() == {}
 
@@ -56,7 +58,7 @@ def test_a_cell_waits_at_the_border_until_it_is_seen_inside() -> None:
 
 
 def test_a_changed_mind_corrects_the_count() -> None:
-    census = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
     look(census, seen((50, 50, 9, WHITE)))
     assert census.counts() == {"WBC": 1}
 
@@ -66,14 +68,14 @@ def test_a_changed_mind_corrects_the_count() -> None:
 
 
 def test_a_cell_that_stays_unlikely_is_unidentified() -> None:
-    census = Census(LABELS, 0.7)
+    census = CellRegistry(LABELS, 0.7)
     look(census, *[seen((50, 50, 9, UNSURE))] * 5)
 
     assert census.counts() == {"unidentified": 1}
 
 
 def test_a_chance_find_does_not_stay() -> None:
-    census = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
     cell, ghost = (50.0, 50.0, 9.0, RED), (80.0, 60.0, 9.0, WHITE)
     look(census, seen(cell, ghost))
     assert census.counts() == {"RBC": 1, "WBC": 1}
@@ -84,7 +86,7 @@ def test_a_chance_find_does_not_stay() -> None:
 
 
 def test_a_platelet_on_a_red_cell_is_another_cell() -> None:
-    census = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
     platelet = (0.05, 0.05, 0.9)
     look(census, *[seen((50, 50, 9, RED), (51, 50, 3, platelet))] * 2)
 
@@ -92,26 +94,26 @@ def test_a_platelet_on_a_red_cell_is_another_cell() -> None:
 
 
 def test_what_is_no_cell_is_not_counted() -> None:
-    census = Census(("RBC", "WBC", "Plasma"), 0.5)
+    census = CellRegistry(("RBC", "WBC", "Plasma"), 0.5)
     look(census, seen((50, 50, 9, (0.05, 0.05, 0.9))))
 
     assert census.counts() == {}
 
 
 def test_joined_patches_have_their_common_cells_once(ground: Ground) -> None:
-    census = Census(LABELS, 0.5)
-    alone = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
+    alone = CellRegistry(LABELS, 0.5)
     for x in (0, 100, 200):
         for one in (census, alone):
             one.look(place(x, 0), VIEW_PX, MARGIN_PX, ground.sights(x, 0))
     for x in (150, 250, 350):
-        other = Place(1, (x - 150) * SCALE, 0.0)
+        other = MosaicPosition(1, (x - 150) * SCALE, 0.0)
         sights = ground.sights(x, 0, seed=1)
         census.look(other, VIEW_PX, MARGIN_PX, sights)
         alone.look(place(x, 0), VIEW_PX, MARGIN_PX, sights)
     assert census.counts().total() > 1.3 * alone.counts().total()
 
-    census.join(Join(1, 0, 150 * SCALE, 0.0))
+    census.join(PatchJoin(1, 0, 150 * SCALE, 0.0))
 
     assert census.counts() == alone.counts()
     assert set(census.cells["patch"].tolist()) == {0}
@@ -120,15 +122,15 @@ def test_joined_patches_have_their_common_cells_once(ground: Ground) -> None:
 @pytest.mark.parametrize("along", [(160, 8000), (8000, 160)])
 def test_long_ways_are_joined_in_little_memory(along: tuple[int, int]) -> None:
     random = np.random.default_rng(1)
-    census, far = Census(LABELS, 0.5), 10 * max(along)
+    census, far = CellRegistry(LABELS, 0.5), 10 * max(along)
     cells = random.uniform(0, along, (5000, 2))
     for patch in (0, 1):
         at = cells + random.normal(0, 0.02, cells.shape)
-        sights = Sights(at, np.full(5000, 1.0), np.zeros((5000, 3)))
-        census.look(Place(patch, far * patch, 0.0), (8001, 8001), -1.0, sights)
+        sights = Detections(at, np.full(5000, 1.0), np.zeros((5000, 3)))
+        census.look(MosaicPosition(patch, far * patch, 0.0), (8001, 8001), -1.0, sights)
 
     tracemalloc.start()
-    census.join(Join(1, 0, -far, 0.0))
+    census.join(PatchJoin(1, 0, -far, 0.0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
@@ -137,10 +139,10 @@ def test_long_ways_are_joined_in_little_memory(along: tuple[int, int]) -> None:
 
 
 def test_a_way_that_came_round_with_an_error_is_mended(ground: Ground) -> None:
-    census = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
     census.look(place(0, 0), VIEW_PX, MARGIN_PX, ground.sights(0, 0))
     once = census.counts()
-    drifted = Place(0, 600.0, 0.0)  # by dead reckoning it is elsewhere
+    drifted = MosaicPosition(0, 600.0, 0.0)  # by dead reckoning it is elsewhere
     census.look(drifted, VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=1))
     assert census.counts().total() == 2 * once.total()
 
@@ -153,11 +155,11 @@ def test_a_way_that_came_round_with_an_error_is_mended(ground: Ground) -> None:
 def test_an_error_smaller_than_the_frame_is_mended_too(
     ground: Ground, off_px: float
 ) -> None:
-    census = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
     for seed in range(3):
         census.look(place(0, 0), VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=seed))
     once, known = census.counts().total(), census.cells["at"].copy()
-    drifted = Place(0, off_px, 0.0)
+    drifted = MosaicPosition(0, off_px, 0.0)
     for seed in range(3, 6):
         census.look(drifted, VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=seed))
 
@@ -169,17 +171,17 @@ def test_an_error_smaller_than_the_frame_is_mended_too(
 
 
 def test_a_cell_that_proves_to_be_another_was_seen_when_either_was() -> None:
-    census, cell = Census(LABELS, 0.5), seen((50, 50, 9, RED))
-    census.look(Place(0, 0.0, 0.0), VIEW_PX, 10.0, cell)
-    census.look(Place(1, 0.0, 0.0), VIEW_PX, 10.0, cell)
+    census, cell = CellRegistry(LABELS, 0.5), seen((50, 50, 9, RED))
+    census.look(MosaicPosition(0, 0.0, 0.0), VIEW_PX, 10.0, cell)
+    census.look(MosaicPosition(1, 0.0, 0.0), VIEW_PX, 10.0, cell)
 
-    census.join(Join(1, 0, 0.0, 0.0))
+    census.join(PatchJoin(1, 0, 0.0, 0.0))
 
     assert census.cells["seen_at"].tolist() == [2]
 
 
 def test_a_constellation_tells_the_place(ground: Ground) -> None:
-    census = Census(LABELS, 0.5)
+    census = CellRegistry(LABELS, 0.5)
     for x in (0, 200, 400, 600):
         census.look(place(x, 200), VIEW_PX, MARGIN_PX, ground.sights(x, 200))
 
@@ -192,7 +194,7 @@ def test_a_constellation_tells_the_place(ground: Ground) -> None:
 def test_settled_cells_stay_in_the_count(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bounded, free = Census(LABELS, 0.5), Census(LABELS, 0.5)
+    bounded, free = CellRegistry(LABELS, 0.5), CellRegistry(LABELS, 0.5)
     for x in range(0, 900, 150):
         free.look(place(x, 0), VIEW_PX, MARGIN_PX, ground.sights(x, 0))
     monkeypatch.setattr("edge.slide.cell_registry.MAX_REGISTERED_CELLS", 120)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edge.slide.mosaic import Mosaic, Place
+from edge.slide.mosaic import Mosaic, MosaicPosition
 from tests.edge.slide.slides import SCALE, Ground
 
 
@@ -20,7 +20,7 @@ def way(*stops: tuple[int, int], step_px: int = 120) -> list[tuple[int, int]]:
     return corners
 
 
-def off_px(places: list[Place], corners: list[tuple[int, int]]) -> float:
+def off_px(places: list[MosaicPosition], corners: list[tuple[int, int]]) -> float:
     """How far (view px) places are from where they should be beside the first."""
     at = np.array([(p.x_px, p.y_px) for p in places])
     true = np.array(corners) * SCALE

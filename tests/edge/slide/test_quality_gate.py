@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.schema.results import Examination, Quality
-from edge.slide.quality_gate import Gate
+from edge.schema.results import FrameResult, Quality
+from edge.slide.quality_gate import QualityGate
 from edge.stages.detection import reduce
 from edge.stages.image_quality import measure_quality
 from tests.conftest import examination
@@ -18,7 +18,7 @@ from tests.edge.slide.slides import UM_PER_PX, Ground
 Field = NDArray[np.uint8]
 
 
-def said_of(field: Field, cells: int = 40) -> Examination:
+def said_of(field: Field, cells: int = 40) -> FrameResult:
     """What the pipeline would say of a frame, the cells apart."""
     reduced = reduce(field, 24 * UM_PER_PX / 7.5)
     return examination(cells, quality=measure_quality(reduced, reduced, None))
@@ -39,9 +39,9 @@ def fields(ground: Ground) -> list[Field]:
 
 
 @pytest.fixture
-def gate(fields: list[Field]) -> Gate:
+def gate(fields: list[Field]) -> QualityGate:
     """A gate that has seen good frames."""
-    gate = Gate()
+    gate = QualityGate()
     judged = [gate.judge(said_of(field)) for field in fields]
     assert [one.status for one in judged] == ["ok"] * 30
     return gate
@@ -82,13 +82,13 @@ def emptied(field: Field) -> Field:
 )
 def test_bad_frames_are_results_with_their_reason_and_no_cells(
     fields: list[Field],
-    gate: Gate,
+    gate: QualityGate,
     degrade: Callable[[Field], Field],
     fault: str,
     advice: str,
 ) -> None:
     cells = 0 if fault == "empty" else 40
-    for judge in (gate, Gate()):  # with learned limits and at the very start
+    for judge in (gate, QualityGate()):  # with learned limits and at the very start
         for field in fields[:5]:
             said = judge.judge(said_of(degrade(field), cells))
 
@@ -100,20 +100,22 @@ def test_bad_frames_are_results_with_their_reason_and_no_cells(
             assert said.quality is not None
 
 
-def test_too_many_cells_are_turned_away(fields: list[Field], gate: Gate) -> None:
+def test_too_many_cells_are_turned_away(fields: list[Field], gate: QualityGate) -> None:
     said = gate.judge(said_of(fields[0], cells=800))
 
     assert (said.status, said.fault) == ("rejected", "crowded")
 
 
-def test_a_field_with_one_cell_is_not_empty(fields: list[Field], gate: Gate) -> None:
+def test_a_field_with_one_cell_is_not_empty(
+    fields: list[Field], gate: QualityGate
+) -> None:
     bare = emptied(fields[0])
     bare[140:170, 200:230] = 120
 
     assert gate.judge(said_of(bare, cells=1)).fault != "empty"
 
 
-def figures(**changes: float) -> Examination:
+def figures(**changes: float) -> FrameResult:
     usual = Quality(
         focus=0.4,
         saturated=0.0,
@@ -129,7 +131,7 @@ def figures(**changes: float) -> Examination:
 
 def test_limits_are_learned_from_the_runs_own_good_frames() -> None:
     """What passes on a soft microscope is a fault on a sharp one."""
-    sharp, soft = Gate(), Gate()
+    sharp, soft = QualityGate(), QualityGate()
     for number in range(40):
         wiggle = 0.002 * (number % 5)
         sharp.judge(figures(focus=0.4 + wiggle))
@@ -140,7 +142,7 @@ def test_limits_are_learned_from_the_runs_own_good_frames() -> None:
 
 
 def test_a_bad_stretch_neither_opens_the_gate_nor_closes_it() -> None:
-    gate = Gate()
+    gate = QualityGate()
     for _ in range(40):
         gate.judge(figures())
     before = gate.limits()
@@ -153,7 +155,7 @@ def test_a_bad_stretch_neither_opens_the_gate_nor_closes_it() -> None:
 
 
 def test_a_run_that_is_bad_from_its_start_is_not_learned() -> None:
-    gate = Gate()
+    gate = QualityGate()
     faults = {gate.judge(figures(focus=0.05)).fault for _ in range(100)}
 
     assert faults == {"blurred"}
@@ -162,4 +164,4 @@ def test_a_run_that_is_bad_from_its_start_is_not_learned() -> None:
 def test_rows_without_figures_pass() -> None:
     said = examination()
 
-    assert Gate().judge(said) is said
+    assert QualityGate().judge(said) is said

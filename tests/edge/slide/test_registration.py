@@ -3,15 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge.slide.registration import Shift, prepare_view, register
-from edge.stages.thumbnail import View
+from edge.slide.registration import Shift, prepare_thumbnail, register
+from edge.stages.thumbnail import Thumbnail
 from tests.edge.slide.slides import SCALE, Ground
 
 AT = (480, 300)
 
 
-def laid(first: View, second: View) -> Shift | None:
-    return register(prepare_view(first), prepare_view(second))
+def laid(first: Thumbnail, second: Thumbnail) -> Shift | None:
+    return register(prepare_thumbnail(first), prepare_thumbnail(second))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_neither_focus_nor_lamp_hides_a_place(
 
 def test_unlike_places_are_refused(ground: Ground) -> None:
     corners = [(x, y) for x in (0, 480, 960) for y in (0, 300, 600)]
-    views = [prepare_view(ground.view(x, y)) for x, y in corners]
+    views = [prepare_thumbnail(ground.view(x, y)) for x, y in corners]
 
     found = [register(a, b) for a in views for b in views if a is not b]
 

@@ -17,13 +17,13 @@ from edge.privacy import RunRefused, checked_note, checked_operator, checked_sli
 from edge.run.components import open_slide
 from edge.schema.codec import encode
 from edge.schema.entries import RunMark
-from edge.schema.results import Examination, Following
+from edge.schema.results import Following, FrameResult
 from edge.schema.row_limits import MAX_FOLLOWED_CELLS
 from edge.settings import DifferentialSettings, SimulatedSettings
 from edge.slide.confusion_correction import ConfusionFile
-from edge.slide.run_state import Runs
-from edge.slide.slide_counter import SlideRun
-from edge.stages.thumbnail import View
+from edge.slide.run_state import RunState
+from edge.slide.slide_counter import SlideCounter
+from edge.stages.thumbnail import Thumbnail
 from export.benchmark.slide_scan import walk
 from tests.conftest import examination
 from tests.edge.slide.slides import Ground
@@ -31,16 +31,16 @@ from tests.edge.slide.slides import Ground
 LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 
 
-def new_run() -> SlideRun:
-    return SlideRun(LABELS, 0.5, 0.1)
+def new_run() -> SlideCounter:
+    return SlideCounter(LABELS, 0.5, 0.1)
 
 
-def take(slide: Runs, said: Examination, view: View | None) -> Examination:
+def take(slide: RunState, said: FrameResult, view: Thumbnail | None) -> FrameResult:
     """What becomes of a frame that nobody follows cells on."""
     return slide.count(slide.judge(said), view)
 
 
-def said(**changes: object) -> Examination:
+def said(**changes: object) -> FrameResult:
     size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
     return examination(4, **(size | changes))
 
@@ -255,7 +255,7 @@ def test_a_confusion_file_must_be_of_the_model_that_counts(
     path = tmp_path / "confusion.json"
     good = ConfusionFile(LABELS[:3], ((97, 2, 1), (1, 98, 1), (3, 1, 96)))
     path.write_bytes(encode(good))
-    assert type(open_slide(parts, DifferentialSettings(confusion=path))) is SlideRun
+    assert type(open_slide(parts, DifferentialSettings(confusion=path))) is SlideCounter
 
     path.write_bytes(encode(ConfusionFile(("a", "b"), ((9, 1), (1, 9)))))
     with pytest.raises(ConfigurationInvalid, match="Platelet"):
@@ -299,8 +299,8 @@ def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
 def test_where_no_cells_are_looked_for_nothing_is_counted(parts: Parts) -> None:
     whole = dataclasses.replace(parts, locator=None)
 
-    assert type(open_slide(whole, DifferentialSettings())) is Runs
-    assert type(open_slide(parts, DifferentialSettings(is_on=False))) is Runs
+    assert type(open_slide(whole, DifferentialSettings())) is RunState
+    assert type(open_slide(parts, DifferentialSettings(is_on=False))) is RunState
 
 
 def test_a_place_is_told_in_micrometres(ground: Ground) -> None:

@@ -20,7 +20,7 @@ from edge.frames import Exposure, Gap, Source, SourceLost
 from edge.settings import AS_FOUND, ControlSettings, MicroManagerSettings
 from edge.sources.bit_depth import over_16_bits
 from edge.sources.camera_controls import ControlRefused, lock
-from edge.sources.micromanager.controls import MicroManagerKnobs, serial_of
+from edge.sources.micromanager.controls import MicroManagerControls, serial_of
 from edge.sources.micromanager.source import MicroManagerSource, to_rgb
 from edge.sources.opening import open_source
 from tests.edge.sources.demo import demo_settings
@@ -262,7 +262,7 @@ def test_the_usual_names_of_what_is_automatic_are_known(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     core = OtherAdapter()
-    knobs = MicroManagerKnobs(core, "Camera")
+    knobs = MicroManagerControls(core, "Camera")
 
     controls = lock(knobs, AS_FOUND, "Camera")
 

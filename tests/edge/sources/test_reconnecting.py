@@ -10,7 +10,7 @@ from edge.backoff import Backoff
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.schema.results import Controls
 from edge.sources.frame_numbers import number_by_time
-from edge.sources.reconnecting import Watched
+from edge.sources.reconnecting import ReconnectingSource
 
 UTC = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -62,7 +62,7 @@ def watch(*connections: Iterable[int | Exception | None] | Exception) -> list[ob
             raise script
         return Scripted(script)
 
-    source = Watched(
+    source = ReconnectingSource(
         connect, backoff=Backoff(1.0, 30.0), monotonic=time.monotonic, sleep=time.sleep
     )
     seen: list[object] = []
@@ -114,7 +114,7 @@ def test_it_is_opened_again_after_longer_and_longer_pauses() -> None:
 
 def test_the_lost_device_is_released() -> None:
     scripted = Scripted([0, LOST])
-    source = Watched(lambda: scripted)
+    source = ReconnectingSource(lambda: scripted)
     source.read(1)
     source.read(1)
 
@@ -126,7 +126,7 @@ def test_a_source_that_cannot_be_opened_at_the_start_is_an_error() -> None:
         raise LOST
 
     with pytest.raises(SourceLost):
-        Watched(fail)
+        ReconnectingSource(fail)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def set_so(number: int, controls: Controls | None, camera: str = "A") -> Shot:
 def shots(*connections: list[Shot | Exception], **options: object) -> list[object]:
     """Shots and reasons of gaps."""
     time, waiting = Time(), iter(connections)
-    watched = Watched(
+    watched = ReconnectingSource(
         lambda: Scripted(next(waiting)),
         monotonic=time.monotonic,
         sleep=time.sleep,

@@ -22,7 +22,13 @@ from edge.settings import (
     OpenCVSettings,
 )
 from edge.sources import v4l2
-from edge.sources.camera_controls import ControlRefused, NotTaken, Readback, lock, read
+from edge.sources.camera_controls import (
+    ControlNotApplied,
+    ControlRefused,
+    Readback,
+    lock,
+    read,
+)
 from edge.sources.control_values import differences
 from edge.sources.gstreamer import GStreamerSource
 from edge.sources.opencv import OpenCVSource
@@ -40,8 +46,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 @pytest.fixture
-def knobs(kernel: Kernel) -> Iterator[v4l2.V4L2Knobs]:
-    with closing(v4l2.V4L2Knobs(NODE)) as opened:
+def knobs(kernel: Kernel) -> Iterator[v4l2.V4L2Controls]:
+    with closing(v4l2.V4L2Controls(NODE)) as opened:
         yield opened
 
 
@@ -96,7 +102,7 @@ def test_numbers_and_layouts_are_those_of_the_kernels_headers(tmp_path: Path) ->
 
 
 def test_what_is_automatic_is_locked_and_keeps_its_value(
-    knobs: v4l2.V4L2Knobs, kernel: Kernel
+    knobs: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
     controls = lock(knobs, AS_FOUND, "cam")
 
@@ -108,7 +114,7 @@ def test_what_is_automatic_is_locked_and_keeps_its_value(
 
 
 def test_wanted_values_are_set_and_read_back(
-    knobs: v4l2.V4L2Knobs, kernel: Kernel
+    knobs: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
     wanted = ControlSettings(exposure_ms=8.04, gain=12, white_balance_k=5204, gamma=100)
 
@@ -133,7 +139,7 @@ def test_wanted_values_are_set_and_read_back(
     ],
 )
 def test_a_control_that_cannot_be_had_is_refused_with_what_can(
-    knobs: v4l2.V4L2Knobs, wanted: ControlSettings, says: str
+    knobs: v4l2.V4L2Controls, wanted: ControlSettings, says: str
 ) -> None:
     with pytest.raises(ControlRefused, match=says) as refused:
         lock(knobs, wanted, "cam")
@@ -142,7 +148,7 @@ def test_a_control_that_cannot_be_had_is_refused_with_what_can(
 
 
 def test_a_driver_that_takes_a_value_and_does_another_is_refused(
-    knobs: v4l2.V4L2Knobs, kernel: Kernel
+    knobs: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
     kernel.controls[v4l2.EXPOSURE_ABSOLUTE].ignores_writes = True
 
@@ -158,7 +164,7 @@ def test_an_automatic_that_stays_on_is_said_in_every_result(
 ) -> None:
     kernel.controls[v4l2.EXPOSURE_AUTO].modes = (3,)
     kernel.controls[v4l2.AUTO_WHITE_BALANCE].ignores_writes = True
-    with closing(v4l2.V4L2Knobs(NODE)) as knobs:
+    with closing(v4l2.V4L2Controls(NODE)) as knobs:
         controls = lock(knobs, AS_FOUND, "cam")
 
     assert controls.automatic == ("exposure", "white_balance")
@@ -167,7 +173,7 @@ def test_an_automatic_that_stays_on_is_said_in_every_result(
 
 
 def test_what_shall_be_automatic_is_left_so(
-    knobs: v4l2.V4L2Knobs, kernel: Kernel
+    knobs: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
     kernel.controls[v4l2.EXPOSURE_AUTO].value = 1
 
@@ -178,14 +184,14 @@ def test_what_shall_be_automatic_is_left_so(
 
 
 def test_one_control_that_cannot_be_read_hides_no_other(kernel: Kernel) -> None:
-    with closing(v4l2.V4L2Knobs(NODE)) as knobs:
+    with closing(v4l2.V4L2Controls(NODE)) as knobs:
         del kernel.controls[v4l2.GAIN]
         controls = read(knobs)
         assert controls.gain is None
         assert controls.exposure_ms == 15.7
 
         kernel.is_plugged_in = False
-        with pytest.raises(NotTaken, match="tells nothing"):
+        with pytest.raises(ControlNotApplied, match="tells nothing"):
             read(knobs)
 
 
@@ -194,13 +200,13 @@ def test_controls_that_are_read_only_or_disabled_are_not_offered(
 ) -> None:
     kernel.controls[v4l2.GAIN] = Control(5, 0, 9, flags=v4l2.READ_ONLY)
     kernel.controls[v4l2.GAMMA] = Control(5, 0, 9, flags=v4l2.DISABLED)
-    with closing(v4l2.V4L2Knobs(NODE)) as knobs:
+    with closing(v4l2.V4L2Controls(NODE)) as knobs:
         assert knobs.span("gain") is None
         assert knobs.span("gamma") is None
 
 
 def test_controls_are_read_once_a_second_and_are_the_same_object_while_unchanged(
-    knobs: v4l2.V4L2Knobs, kernel: Kernel, caplog: pytest.LogCaptureFixture
+    knobs: v4l2.V4L2Controls, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
     now_s = [0.0]
     first = lock(knobs, AS_FOUND, "cam")

@@ -11,7 +11,7 @@ from edge.errors import ConfigurationInvalid
 from edge.schema.results import Event
 from edge.settings import EventSettings
 from edge.taxonomy import TASKS
-from edge.timelapse.change_events import Changes, Moment, alarm_of
+from edge.timelapse.change_events import ChangeDetector, FrameTime, alarm_of
 
 CLASSES = TASKS["change"]
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -27,15 +27,17 @@ def saying(change: str, share: float) -> tuple[float, ...]:
 
 
 def watch(
-    course: Iterable[tuple[float, ...]], changes: Changes | None = None, age: int = 100
+    course: Iterable[tuple[float, ...]],
+    changes: ChangeDetector | None = None,
+    age: int = 100,
 ) -> list[Event]:
     """Follow one cell, number 7, through the frames of a course."""
-    changes = changes or Changes(CLASSES, EventSettings())
+    changes = changes or ChangeDetector(CLASSES, EventSettings())
     course = list(course)
     told: list[Event] = []
     for frame, row in enumerate(course):
         told += changes.take(
-            Moment(frame, START + timedelta(seconds=frame)),
+            FrameTime(frame, START + timedelta(seconds=frame)),
             np.array([7]),
             np.array([row], np.float32),
             np.array([age + frame]),
@@ -112,7 +114,7 @@ def test_a_young_state_is_not_believed() -> None:
 
 
 def test_an_event_ends_with_its_track() -> None:
-    changes = Changes(CLASSES, EventSettings())
+    changes = ChangeDetector(CLASSES, EventSettings())
     (begun,) = watch([STEADY, *[saying("lysis", 0.99)] * 3], changes)
 
     (ended,) = changes.end([5, 7, 9], "the cell is not seen any more")
@@ -123,7 +125,7 @@ def test_an_event_ends_with_its_track() -> None:
 
 
 def test_numbers_of_events_are_not_given_twice() -> None:
-    changes = Changes(CLASSES, EventSettings(), first_id=4)
+    changes = ChangeDetector(CLASSES, EventSettings(), first_id=4)
     sure, over = [saying("lysis", 0.99)] * 4, [STEADY] * 6
 
     told = watch([*over, *sure, *over, *sure], changes)
@@ -135,12 +137,12 @@ def test_a_cell_that_moves_otherwise_is_an_event_too_except_where_nobody_can_tel
     None
 ):
     def told(row: tuple[float, float, float]) -> list[str]:
-        changes = Changes(TASKS["timelapse"], EventSettings())
+        changes = ChangeDetector(TASKS["timelapse"], EventSettings())
         events = []
         for frame in range(9):
             now = (0.9, 0.05, 0.05) if frame < 3 else row
             events += changes.take(
-                Moment(frame, START),
+                FrameTime(frame, START),
                 np.array([1]),
                 np.array([now], np.float32),
                 np.array([50]),

@@ -4,22 +4,22 @@ import cv2
 import numpy as np
 from msgspec import UNSET
 
-from edge.schema.results import Strip
-from edge.timelapse.filmstrips import MOST_EVENLY, MOST_LAST, SIDE_PX, Albums
+from edge.schema.results import Filmstrip
+from edge.timelapse.filmstrips import MOST_EVENLY, MOST_LAST, SIDE_PX, Filmstrips
 
 
-def seen(frames: int, side_px: int = SIDE_PX) -> Albums:
+def seen(frames: int, side_px: int = SIDE_PX) -> Filmstrips:
     """Show a cell, number 7, that brightens by one grey level per frame."""
-    albums = Albums()
+    albums = Filmstrips()
     for frame in range(frames):
         crops = np.full((1, side_px, side_px, 3), frame % 256, np.uint8)
         albums.see(100 + frame, np.array([7]), crops)
     return albums
 
 
-def strip_of(albums: Albums) -> Strip:
+def strip_of(albums: Filmstrips) -> Filmstrip:
     strip = albums.strip(7)
-    assert isinstance(strip, Strip)
+    assert isinstance(strip, Filmstrip)
     return strip
 
 

@@ -17,19 +17,19 @@ from edge.ledger.preview_file import PreviewWriter
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts, read_parts
-from edge.pipeline.pipeline import Pipeline, Seen
+from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.run.components import open_follower
-from edge.run.service import Company, Service
+from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import decode, encode, read_toml
 from edge.schema.results import (
     Cell,
-    Course,
     Event,
-    Examination,
+    Filmstrip,
     Following,
+    FrameResult,
     Point,
     Result,
-    Strip,
+    TrackPrediction,
 )
 from edge.schema.row_limits import (
     MAX_EVENTS,
@@ -50,8 +50,8 @@ from edge.simulation.microscope import SimulatedMicroscope
 from edge.slide.differential import differentiate
 from edge.taxonomy import TASKS
 from edge.timelapse.follower import Follower
-from edge.timelapse.frame_intervals import Pace
-from edge.timelapse.resume_state import Left, LeftCells
+from edge.timelapse.frame_intervals import FrameIntervals
+from edge.timelapse.resume_state import ResumeCells, ResumeState
 from tests.conftest import examination, shot
 
 TRACKING = TrackingSettings(confirm_after=1)
@@ -60,7 +60,7 @@ PIXELS = np.zeros((300, 400, 3), np.uint8)
 
 def seen(
     boxes: list[tuple[int, int, int, int]], second: float, **changes: object
-) -> Seen:
+) -> ExaminedFrame:
     """A frame with cells in these boxes, 0.3 µm per pixel."""
     template = examination(1).cells[0]
     cells = tuple(
@@ -75,7 +75,7 @@ def seen(
         "locator": "l",
     }
     said = msgspec.structs.replace(examination(0), **(fields | changes))
-    return Seen(RawFrame(shot(int(second)), PIXELS), said)
+    return ExaminedFrame(RawFrame(shot(int(second)), PIXELS), said)
 
 
 def boxes(count: int = 12, shift: int = 0) -> list[tuple[int, int, int, int]]:
@@ -86,10 +86,12 @@ def boxes(count: int = 12, shift: int = 0) -> list[tuple[int, int, int, int]]:
 
 def follower(**pauses: float) -> Follower:
     settings = PauseSettings(**({"reset_after_s": 60.0} | pauses))
-    return Follower(TRACKING, Pace(settings.lost_after, settings.reset_after_s))
+    return Follower(
+        TRACKING, FrameIntervals(settings.lost_after, settings.reset_after_s)
+    )
 
 
-def note(said: Examination) -> Following:
+def note(said: FrameResult) -> Following:
     assert said.following is not None
     return said.following
 
@@ -109,16 +111,18 @@ def test_cells_carry_the_numbers_of_their_tracks() -> None:
 RUN = "20260101T000000Z-abcdef"
 
 
-def left(tracks: list[int | None], frame: Seen, **changes: object) -> Left:
+def left(
+    tracks: list[int | None], frame: ExaminedFrame, **changes: object
+) -> ResumeState:
     told = [n for n in tracks if n is not None]
-    cells = LeftCells(
+    cells = ResumeCells(
         tracks=tuple(told),
         boxes=tuple(cell.box for cell in frame.examination.cells),
         utc=frame.examination.utc,
         monotonic_ns=frame.examination.monotonic_ns,
     )
     fields: dict[str, object] = {"run": RUN, "next_track": 13, "cells": cells}
-    return Left(**(fields | changes))  # type: ignore[arg-type]
+    return ResumeState(**(fields | changes))  # type: ignore[arg-type]
 
 
 def test_another_process_goes_on_with_the_cells_of_the_last_frame() -> None:
@@ -127,7 +131,7 @@ def test_another_process_goes_on_with_the_cells_of_the_last_frame() -> None:
     settings = PauseSettings()
     after = Follower(
         TRACKING,
-        Pace(settings.lost_after, settings.reset_after_s),
+        FrameIntervals(settings.lost_after, settings.reset_after_s),
         left=left(numbers, seen(boxes(), 0)),
     )
 
@@ -143,10 +147,10 @@ def test_cells_that_are_elsewhere_end_and_those_of_another_run_are_none() -> Non
     found = left([*range(1, 13)], seen(boxes(), 0))
     corners = np.random.default_rng(2).integers(0, (330, 230), (12, 2)).tolist()
     elsewhere = [(x, y, x + 70, y + 70) for x, y in corners]
-    pace = Pace(1.8, 60.0)
+    pace = FrameIntervals(1.8, 60.0)
 
     moved = Follower(TRACKING, pace, left=found).follow(seen(elsewhere, 9, run=RUN))
-    other = Follower(TRACKING, Pace(1.8, 60.0), left=found).follow(
+    other = Follower(TRACKING, FrameIntervals(1.8, 60.0), left=found).follow(
         seen(boxes(), 9, run="20260101T000000Z-ffffff")
     )
 
@@ -299,7 +303,7 @@ def test_a_track_does_not_begin_on_plasma() -> None:
         frame.examination, cells=(plasma, frame.examination.cells[1])
     )
 
-    said = follower().follow(Seen(frame.raw, mixed))
+    said = follower().follow(ExaminedFrame(frame.raw, mixed))
 
     assert [cell.track_id is None for cell in said.cells] == [True, False]
 
@@ -318,7 +322,7 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
             confidence=0.9999,
             probabilities=dict.fromkeys(["RBC", "WBC", "Platelet", "Plasma"], 0.2512),
             abstained=False,
-            course=Course(
+            course=TrackPrediction(
                 label="activation",
                 probabilities=(0.2512, 0.2512, 0.2512, 0.2512),
                 frames=123_456,
@@ -342,7 +346,7 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
     labels = TASKS["wbc_subtype"]
     counts = Counter(dict.fromkeys(labels, 12_345))
     differential = differentiate(counts, labels, 0.1, 12)
-    strip = Strip(frames=tuple(range(10**6, 10**6 + 12)), jpeg=bytes(16384))
+    strip = Filmstrip(frames=tuple(range(10**6, 10**6 + 12)), jpeg=bytes(16384))
     shown = msgspec.structs.replace(event, strip=strip)
     following = Following(
         continuity="discontinuous",
@@ -376,7 +380,7 @@ def test_a_crowded_field_says_how_many_cells_are_left_out() -> None:
 
 def test_a_still_image_carries_nothing_of_all_this() -> None:
     assert b"course" not in encode(examination(1))
-    assert decode(encode(seen(boxes(1), 0).examination), Examination).following is None
+    assert decode(encode(seen(boxes(1), 0).examination), FrameResult).following is None
 
 
 def test_the_sequence_needs_tracking_and_a_recurrent_model(
@@ -399,7 +403,7 @@ class Slow:
     def __init__(self, pipeline: Pipeline, failing: int) -> None:
         self._pipeline, self._failing = pipeline, failing
 
-    def examine(self, exposure: object) -> Seen:
+    def examine(self, exposure: object) -> ExaminedFrame:
         said = self._pipeline.examine(exposure)  # type: ignore[arg-type]
         if said.raw.shot.sequence == self._failing:
             raise EngineFailed("this frame does not fit")
@@ -430,7 +434,7 @@ def run(
         PreviewWriter(folder, 0),
         RunSettings(workers=2),
         keep_rows=1000,
-        company=Company(open_follower=open_follower),
+        company=RunCollaborators(open_follower=open_follower),
     )
     try:
         service.run(threading.Event(), frames=10)

@@ -11,7 +11,7 @@ from edge.artifacts.bundle import Bundle, BundleRefused
 from edge.engines import EngineFailed, RecurrentEngine
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.pipeline.parts import Parts
-from edge.timelapse.recurrent_state import Memory
+from edge.timelapse.recurrent_state import StateStore
 from tests import engines
 from tests.engines import recurrent_engine, recurrent_model
 
@@ -54,13 +54,13 @@ class Ledger:
     def __init__(self) -> None:
         self.sums: dict[int, float] = {}
 
-    def show(self, memory: Memory, numbers: list[int], levels: list[int]) -> None:
+    def show(self, memory: StateStore, numbers: list[int], levels: list[int]) -> None:
         for number, level in zip(numbers, levels, strict=True):
             self.sums[number] = self.sums.get(number, 0.0) + level
         memory.step(tracks(*numbers), grey(*levels))
 
 
-def state_of(memory: Memory, number: int) -> float:
+def state_of(memory: StateStore, number: int) -> float:
     memory._fetch()
     return float(memory._states[memory._rows[number], 0])
 
@@ -68,7 +68,7 @@ def state_of(memory: Memory, number: int) -> float:
 def test_each_cell_has_its_own_state_whoever_comes_and_goes(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory, expected = Memory(bundle, engine, 40, MOST_ROWS), Ledger()
+    memory, expected = StateStore(bundle, engine, 40, MOST_ROWS), Ledger()
     random = np.random.default_rng(0)
     for _ in range(60):  # also more cells than the engine takes at once
         numbers = sorted(random.choice(30, random.integers(1, 20), False).tolist())
@@ -81,7 +81,7 @@ def test_each_cell_has_its_own_state_whoever_comes_and_goes(
 def test_the_same_cells_leave_their_states_in_the_engine(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory = Memory(bundle, engine, 8, MOST_ROWS)
+    memory = StateStore(bundle, engine, 8, MOST_ROWS)
     for _ in range(5):
         said = memory.step(tracks(3, 5), grey(1, 2))
 
@@ -93,7 +93,7 @@ def test_the_same_cells_leave_their_states_in_the_engine(
 def test_a_forgotten_cell_begins_anew_and_leaves_room(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory = Memory(bundle, engine, 2, MOST_ROWS)
+    memory = StateStore(bundle, engine, 2, MOST_ROWS)
     memory.step(tracks(1, 2), grey(7, 8))
     memory.forget([1, 99])
     said = memory.step(tracks(2, 3), grey(1, 4))
@@ -105,7 +105,7 @@ def test_a_forgotten_cell_begins_anew_and_leaves_room(
 def test_too_many_cells_are_refused_and_all_begin_anew(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory = Memory(bundle, engine, 2, MOST_ROWS)
+    memory = StateStore(bundle, engine, 2, MOST_ROWS)
     memory.step(tracks(1, 2), grey(7, 8))
 
     with pytest.raises(EngineFailed, match="no room for track 3"):
@@ -119,4 +119,4 @@ def test_a_model_without_a_state_is_refused(
     parts: Parts, engine: RecurrentEngine
 ) -> None:
     with pytest.raises(BundleRefused, match="keeps no state"):
-        Memory(parts.classifier, engine, 2, MOST_ROWS)
+        StateStore(parts.classifier, engine, 2, MOST_ROWS)

@@ -13,7 +13,7 @@ from edge.engines.opening import open_engine
 from edge.frames import Exposure, RawFrame
 from edge.pipeline.parts import Parts, read_parts
 from edge.run.components import open_follower
-from edge.schema.results import Event, Examination
+from edge.schema.results import Event, FrameResult
 from edge.settings import (
     EventSettings,
     PauseSettings,
@@ -22,10 +22,10 @@ from edge.settings import (
     TrackingSettings,
 )
 from edge.simulation.microscope import SimulatedMicroscope
-from edge.timelapse.change_events import Moment
+from edge.timelapse.change_events import FrameTime
 from edge.timelapse.follower import Follower
-from edge.timelapse.frame_intervals import Pace
-from edge.timelapse.sequence_model import SequenceModel, View
+from edge.timelapse.frame_intervals import FrameIntervals
+from edge.timelapse.sequence_model import FollowedFrame, SequenceModel
 from edge.timelapse.tracker import NO_TRACK, Links
 from tests.conftest import shot
 from tests.edge.timelapse.test_follower import seen
@@ -56,9 +56,11 @@ def model(recurrent: Parts) -> Iterator[SequenceModel]:
     opened.close()
 
 
-def view(number: int = 0, *, is_field: bool = False, is_late: bool = False) -> View:
+def view(
+    number: int = 0, *, is_field: bool = False, is_late: bool = False
+) -> FollowedFrame:
     pixels = np.full((240, 320, 3), 200, np.uint8)
-    return View(RawFrame(shot(number), pixels), UM, is_field, is_late)
+    return FollowedFrame(RawFrame(shot(number), pixels), UM, is_field, is_late)
 
 
 def links(
@@ -175,7 +177,7 @@ def test_while_nothing_happens_memory_goes_back_only_so_far(
     assert model.remembered <= 2
 
 
-def run(recurrent: Parts, source: SimulatedSettings, frames: int) -> list[Examination]:
+def run(recurrent: Parts, source: SimulatedSettings, frames: int) -> list[FrameResult]:
     """Examine and follow; the camera waits, so that the clock does not matter."""
     camera = SimulatedMicroscope(source, sleep=lambda _s: None)
     pipeline = recurrent.open_pipeline()
@@ -269,7 +271,7 @@ def test_what_goes_on_ends_with_the_run(recurrent: Parts) -> None:
         share = 0.97 if frame > 4 else 0.01
         row = np.array([[1 - share - 0.02, 0.01, share, 0.01]], np.float32)
         model._changes.take(
-            Moment(frame, shot(frame).utc),
+            FrameTime(frame, shot(frame).utc),
             np.array([1]),
             row,
             np.array([50 + frame]),
@@ -313,12 +315,14 @@ def test_what_goes_on_ends_where_the_model_failed(recurrent: Parts) -> None:
         most_cells=20,
         most_rows=128,
     )
-    following = Follower(TrackingSettings(confirm_after=1), Pace(1.8, 60.0), model)
+    following = Follower(
+        TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0), model
+    )
     following.follow(seen([(100, 100, 150, 150)], 0))
     for frame in range(9):  # cell 1 bursts
         share = 0.97 if frame > 4 else 0.01
         row = np.array([[1 - share - 0.02, 0.01, share, 0.01]], np.float32)
-        moment = Moment(frame, shot(frame).utc)
+        moment = FrameTime(frame, shot(frame).utc)
         model._changes.take(
             moment, np.array([1]), row, np.array([50 + frame]), [(0, 0, 9, 9)]
         )

@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from edge.settings import TrackingSettings
 from edge.timelapse.assignment import assign, estimate_shift
-from edge.timelapse.tracker import NO_TRACK, Found, Links, Tracker
+from edge.timelapse.tracker import NO_TRACK, FoundCells, Links, Tracker
 
 FRAME_UM = (340.0, 255.0)
 Places = NDArray[np.float64]
@@ -24,8 +24,8 @@ def strewn(count: int, seed: int = 0, frame: tuple[float, float] = FRAME_UM) -> 
     return places
 
 
-def found(places: Places) -> Found:
-    return Found(places, np.full(len(places), 7.5), np.ones(len(places), bool))
+def found(places: Places) -> FoundCells:
+    return FoundCells(places, np.full(len(places), 7.5), np.ones(len(places), bool))
 
 
 def follow(tracker: Tracker, places: Places, **told: object) -> Links:

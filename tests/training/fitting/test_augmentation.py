@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from training.fitting.augmentation import Jitter, View, draw_views, jitter_colour
+from training.fitting.augmentation import (
+    Jitter,
+    WindowJitter,
+    draw_views,
+    jitter_colour,
+)
 
 STILL = Jitter(
     mix=0,
@@ -106,7 +111,7 @@ def test_a_view_that_changes_nothing_but_the_size_is_the_middle() -> None:
     stock = torch.zeros(64, 3, 40, 40)
     stock[:, :, 10:30, 10:30] = 200
 
-    seen = draw_views(stock, View(0.5, 0.5, 0.0), 20)
+    seen = draw_views(stock, WindowJitter(0.5, 0.5, 0.0), 20)
 
     assert seen.shape == (64, 3, 20, 20)
     assert seen[:, :, 7:13, 7:13].min() > 190  # in the square whatever the angle
@@ -118,7 +123,7 @@ def test_cells_are_turned_by_any_angle_and_mirrored() -> None:
     stock[:, :, 18:22, 28:34] = 255  # a spot to the right of the middle
     stock[:, :, 10:14, 26:30] = 128  # and a fainter one above it
 
-    seen = draw_views(stock, View(1.0, 1.0, 0.0), 40)[:, 0]
+    seen = draw_views(stock, WindowJitter(1.0, 1.0, 0.0), 40)[:, 0]
 
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
 
@@ -140,8 +145,8 @@ def test_cells_are_turned_by_any_angle_and_mirrored() -> None:
 def test_frames_of_one_cell_are_seen_alike_and_shaken_where_asked() -> None:
     stock = torch.rand(1, 3, 40, 40).expand(6, -1, -1, -1) * 255
 
-    steady = draw_views(stock, View(0.6, 1.0), 20, frames=6)
-    shaken = draw_views(stock, View(0.6, 1.0), 20, frames=6, is_shaken=True)
+    steady = draw_views(stock, WindowJitter(0.6, 1.0), 20, frames=6)
+    shaken = draw_views(stock, WindowJitter(0.6, 1.0), 20, frames=6, is_shaken=True)
 
     torch.testing.assert_close(steady[0], steady[5])
     assert (shaken[0] - shaken[5]).abs().max() > 5

@@ -11,9 +11,9 @@ import torch
 
 from training.data.clips import ENDED, Clips
 from training.data.rows import Row
-from training.fitting.augmentation import BOXED, STOCK_CONTEXT, Jitter, View
+from training.fitting.augmentation import BOXED, STOCK_CONTEXT, Jitter, WindowJitter
 from training.fitting.classifier import (
-    Drawing,
+    BatchSampling,
     as_frames,
     balanced_by_domain,
     predict_clips,
@@ -26,7 +26,7 @@ from training.models.rnn import RecurrentCNN
 
 ROW = Row(Path("a.png"), "MIT", "train", "RBC", None, "cells4", "home", "g", True)
 STILL = Jitter(0, 0, 0, 0, 0, 0, 0, is_compressed=False)
-SAME = View(1.0, 1.0, 0.0)
+SAME = WindowJitter(1.0, 1.0, 0.0)
 
 
 def clips(classes: list[list[int]], domains: list[str] | None = None) -> Clips:
@@ -43,8 +43,8 @@ def clips(classes: list[list[int]], domains: list[str] | None = None) -> Clips:
 def test_a_still_crop_is_drawn_alone_or_seen_several_times() -> None:
     stock = clips([[0], [1]])
 
-    images, classes = Drawing(stock, 8, SAME, STILL).batches(6)(0)
-    seen, each = Drawing(stock, 8, SAME, STILL, frames=3).batches(6)(0)
+    images, classes = BatchSampling(stock, 8, SAME, STILL).batches(6)(0)
+    seen, each = BatchSampling(stock, 8, SAME, STILL, frames=3).batches(6)(0)
 
     assert images.shape == (6, 3, 8, 8)
     assert classes.shape == (6,)
@@ -56,7 +56,7 @@ def test_a_window_lies_inside_its_clip() -> None:
     stock = clips([[0] * 10, [1] * 4 + [ENDED] * 6])
     torch.manual_seed(0)
 
-    images, classes = Drawing(stock, 8, SAME, STILL, window=4).batches(800)(0)
+    images, classes = BatchSampling(stock, 8, SAME, STILL, window=4).batches(800)(0)
 
     assert images.shape == (200, 4, 3, 8, 8)
     frame = (images.mean((2, 3, 4)) / 10).round().long()
@@ -70,7 +70,7 @@ def test_rare_classes_and_laboratories_are_drawn_more_often_than_they_occur() ->
     stock = clips([[0]] * 90 + [[1]] * 10)
     torch.manual_seed(0)
 
-    _, classes = Drawing(stock, 8, SAME, STILL).batches(4000)(0)
+    _, classes = BatchSampling(stock, 8, SAME, STILL).batches(4000)(0)
 
     assert classes.float().mean() == pytest.approx(0.25, abs=0.03)  # by the square root
 

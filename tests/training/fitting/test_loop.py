@@ -19,13 +19,13 @@ from training.fitting.loop import (
     OPTIMISERS,
     PRECISIONS,
     FitDiverged,
+    FitPlan,
     Fitted,
-    Plan,
     fit,
     share_of_rate,
 )
 
-PLAN = Plan(
+PLAN = FitPlan(
     epochs=6, steps_per_epoch=10, learning_rate=0.05, weight_decay=0.0, seed=1, batch=16
 )
 X = torch.linspace(-1, 1, 64)[:, None]
@@ -53,7 +53,7 @@ def score(model: Line) -> tuple[float, str]:
     return -abs(model.weight.item() - 3), "line"
 
 
-def fitted(plan: Plan = PLAN, **where: Path) -> Fitted[Line]:
+def fitted(plan: FitPlan = PLAN, **where: Path) -> Fitted[Line]:
     return fit(Line(), draw, loss, lambda m: (10 + score(m)[0], ""), plan, **where)
 
 

@@ -19,8 +19,8 @@ from training.metrics.bootstrap import balanced_accuracy, estimate, with_interva
 from training.metrics.confusion import accuracy as accuracy_of
 from training.metrics.confusion import count_confusion, f1s, precisions, recalls
 from training.metrics.held_out import (
-    Cost,
-    Judged,
+    Evaluated,
+    InferenceCost,
     NotJudgeable,
     Robustness,
     confusions,
@@ -33,14 +33,14 @@ LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 
 
 @pytest.fixture
-def judged(random: np.random.Generator) -> Judged:
+def judged(random: np.random.Generator) -> Evaluated:
     """Six hundred cells of three laboratories, five slides each."""
     classes = random.choice(4, 600, p=[0.5, 0.3, 0.15, 0.05]).astype(np.int64)
     domains = np.array(["chula", "elsafty", "raabin"])[random.integers(0, 3, 600)]
     slides = random.integers(0, 5, 600).astype(str)
     logits = random.normal(0, 1, (600, 4)).astype(np.float32)
     logits[np.arange(600), classes] += 1.5
-    return Judged(
+    return Evaluated(
         name="VGG16",
         family="vgg16",
         labels=LABELS,
@@ -51,12 +51,12 @@ def judged(random: np.random.Generator) -> Judged:
         temperature=1.3,
         abstain_below=0.6,
         trained_on=("chula", "elsafty"),
-        cost=Cost(1000, 20_000, 60.0, 2.0, 0.5, 100.0),
+        cost=InferenceCost(1000, 20_000, 60.0, 2.0, 0.5, 100.0),
         robustness=Robustness({}, {}),
     )
 
 
-def sure_of(judged: Judged, names: list[int], classes: list[int]) -> Judged:
+def sure_of(judged: Evaluated, names: list[int], classes: list[int]) -> Evaluated:
     """A model that says `names`, one cell per slide."""
     return replace(
         judged,
@@ -67,7 +67,7 @@ def sure_of(judged: Judged, names: list[int], classes: list[int]) -> Judged:
     )
 
 
-def test_four_cells_give_what_a_hand_gets(judged: Judged) -> None:
+def test_four_cells_give_what_a_hand_gets(judged: Evaluated) -> None:
     """RBC: 1 of 2 found, its name once true; WBC: 2 of 2 found, its name 2 of 3."""
     confusion = confusions(sure_of(judged, [0, 1, 1, 1], [0, 0, 1, 1])).sum(axis=0)
 
@@ -78,7 +78,7 @@ def test_four_cells_give_what_a_hand_gets(judged: Judged) -> None:
     np.testing.assert_allclose(f1s(confusion), [2 / 3, 0.8, np.nan, np.nan])
 
 
-def test_figures_agree_with_torchmetrics(judged: Judged) -> None:
+def test_figures_agree_with_torchmetrics(judged: Evaluated) -> None:
     scores = score(judged)
     pair = torch.from_numpy(judged.logits), torch.from_numpy(judged.classes)
 
@@ -98,7 +98,7 @@ def test_figures_agree_with_torchmetrics(judged: Judged) -> None:
     np.testing.assert_allclose(each, expected(multiclass_f1_score, "none"), atol=1e-4)
 
 
-def test_the_calibration_error_is_that_of_calibration(judged: Judged) -> None:
+def test_the_calibration_error_is_that_of_calibration(judged: Evaluated) -> None:
     expected = expected_calibration_error(
         judged.logits, judged.classes, judged.temperature
     )
@@ -110,7 +110,7 @@ def test_the_calibration_error_is_that_of_calibration(judged: Judged) -> None:
     assert gap == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_fast_interval_is_that_of_the_slow_way(judged: Judged) -> None:
+def test_the_fast_interval_is_that_of_the_slow_way(judged: Evaluated) -> None:
     names = said(judged).classes
     slow = with_interval(
         lambda rows: balanced_accuracy(names[rows], judged.classes[rows]),
@@ -125,7 +125,7 @@ def test_the_fast_interval_is_that_of_the_slow_way(judged: Judged) -> None:
     assert fast == slow
 
 
-def test_every_interval_holds_its_value(judged: Judged) -> None:
+def test_every_interval_holds_its_value(judged: Evaluated) -> None:
     scores = score(judged, [("raabin", "Platelet")])
     metrics = [getattr(scores, name) for name in scores.__slots__]
     metrics += [*scores.domains.values(), *scores.spared.values()]
@@ -140,7 +140,7 @@ def test_every_interval_holds_its_value(judged: Judged) -> None:
     assert all(0 <= m.low <= m.value <= m.high <= 1 for m in found)
 
 
-def test_a_class_that_does_not_occur_has_no_figures(judged: Judged) -> None:
+def test_a_class_that_does_not_occur_has_no_figures(judged: Evaluated) -> None:
     scores = score(sure_of(judged, [0, 1, 2], [0, 1, 1]))
 
     assert scores.classes["Platelet"] is None
@@ -148,14 +148,14 @@ def test_a_class_that_does_not_occur_has_no_figures(judged: Judged) -> None:
     assert scores.balanced_accuracy.value == 0.75
 
 
-def test_a_class_that_is_never_said_has_precision_zero(judged: Judged) -> None:
+def test_a_class_that_is_never_said_has_precision_zero(judged: Evaluated) -> None:
     found = score(sure_of(judged, [0, 0], [0, 1])).classes["WBC"]
 
     assert found is not None
     assert found.precision.value == found.recall.value == found.f1.value == 0
 
 
-def test_excluded_labels_count_in_no_other_domain(judged: Judged) -> None:
+def test_excluded_labels_count_in_no_other_domain(judged: Evaluated) -> None:
     scores = score(judged, [("raabin", "Platelet")])
     kept = (judged.domains == "raabin") & (judged.classes != LABELS.index("Platelet"))
     expected = balanced_accuracy(said(judged).classes[kept], judged.classes[kept])
@@ -168,13 +168,13 @@ def test_excluded_labels_count_in_no_other_domain(judged: Judged) -> None:
     assert scores.domains == score(judged).domains
 
 
-def test_a_domain_without_any_kept_cell_is_said_to_have_none(judged: Judged) -> None:
+def test_a_domain_without_any_kept_cell_is_said_to_have_none(judged: Evaluated) -> None:
     pair = sure_of(judged, [0, 1], [0, 1])
 
     assert score(pair, [("chula", "RBC"), ("chula", "WBC")]).spared == {"chula": None}
 
 
-def test_abstaining_trades_cells_for_accuracy(judged: Judged) -> None:
+def test_abstaining_trades_cells_for_accuracy(judged: Evaluated) -> None:
     shares, right = abstention(judged).T
     share, accuracy = named_share(judged)
 
@@ -186,13 +186,13 @@ def test_abstaining_trades_cells_for_accuracy(judged: Judged) -> None:
     assert accuracy > right[-1]
 
 
-def test_cells_of_equal_confidence_are_named_together(judged: Judged) -> None:
+def test_cells_of_equal_confidence_are_named_together(judged: Evaluated) -> None:
     curve = abstention(sure_of(judged, [0, 1, 1, 1], [0, 0, 1, 1]))
 
     np.testing.assert_array_equal(curve, [[1, 0.75]])
 
 
-def test_a_model_that_names_nothing_has_no_accuracy(judged: Judged) -> None:
+def test_a_model_that_names_nothing_has_no_accuracy(judged: Evaluated) -> None:
     assert named_share(replace(judged, abstain_below=1.1)) == (0, None)
 
 
@@ -205,7 +205,7 @@ def test_a_model_that_names_nothing_has_no_accuracy(judged: Judged) -> None:
     ],
 )
 def test_outputs_that_do_not_fit_the_labels_are_refused(
-    judged: Judged, change: dict[str, object], words: str
+    judged: Evaluated, change: dict[str, object], words: str
 ) -> None:
     with pytest.raises(NotJudgeable, match=words):
         replace(judged, **change)  # type: ignore[arg-type]

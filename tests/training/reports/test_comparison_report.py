@@ -13,7 +13,7 @@ import pytest
 
 from edge.artifacts.bundle import Metric
 from edge.rendering.report_blocks import ReportImpossible
-from training.metrics.held_out import Cost, Judged, Robustness
+from training.metrics.held_out import Evaluated, InferenceCost, Robustness
 from training.reports.comparison_report import LabelEfficiency, LeftOut, write_report
 from training.reports.sections import PAPER
 
@@ -21,7 +21,7 @@ LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 HOSTILE = "<script>alert('$x^{')</script> | _a_ [b](c)\n# d"
 SURE = Metric(value=0.9, low=0.85, high=0.95, rows=100)
 
-Model = Callable[..., Judged]
+Model = Callable[..., Evaluated]
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def model(random: np.random.Generator) -> Model:
     groups = np.char.add(domains, random.integers(0, 4, 300).astype(str))
     noise = random.normal(0, 1, (300, 4))
 
-    def build(family: str = "vgg16", skill: float = 2.0) -> Judged:
-        return Judged(
+    def build(family: str = "vgg16", skill: float = 2.0) -> Evaluated:
+        return Evaluated(
             name=family.upper(),
             family=family,
             labels=LABELS,
@@ -44,7 +44,7 @@ def model(random: np.random.Generator) -> Model:
             temperature=1.0,
             abstain_below=0.5,
             trained_on=("chula",),
-            cost=Cost(14_700_000, 3 * 10**8, 120.0, 4.0, 2.0, 300.0),
+            cost=InferenceCost(14_700_000, 3 * 10**8, 120.0, 4.0, 2.0, 300.0),
             robustness=Robustness({0.0: 0.9, 90.0: 0.8}, {0.0: 0.9, 1.0: 0.7}),
         )
 
@@ -76,7 +76,7 @@ class Page(HTMLParser):
             self.words += f"{data} "
 
 
-def render(folder: Path, judged: list[Judged], **more: object) -> tuple[str, Page]:
+def render(folder: Path, judged: list[Evaluated], **more: object) -> tuple[str, Page]:
     """Write a report; return its Markdown and its page."""
     more = {"title": "Five families", "facts": {"split": "test"}} | more
     path = write_report(folder, judged, **more)  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def test_hostile_strings_stay_text(tmp_path: Path, model: Model) -> None:
 def test_a_missing_class_is_named_and_no_number_is_invented(
     tmp_path: Path, model: Model
 ) -> None:
-    unmeasured = Cost(14, 30, *[float("nan")] * 4)
+    unmeasured = InferenceCost(14, 30, *[float("nan")] * 4)
 
     markdown, page = render(tmp_path, [replace(model(), cost=unmeasured)])
 
