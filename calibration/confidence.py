@@ -64,7 +64,7 @@ def _surprise(logits: Logits, classes: Classes, log_temperature: float) -> float
     return float((total - scaled[np.arange(len(classes)), classes]).mean())
 
 
-def fit_adaptation(said: NDArray[np.float64], classes: Classes) -> Adaptation:
+def fit_adaptation(predicted: NDArray[np.float64], classes: Classes) -> Adaptation:
     """Fit vector scaling to the reviewed cells of a site.
 
     The maximum a posteriori of softmax(said * scale + bias) by Newton's method, with
@@ -84,31 +84,31 @@ def fit_adaptation(said: NDArray[np.float64], classes: Classes) -> Adaptation:
     TooFewCells
         N is below 30.
     """
-    if len(said) < _LEAST_REVIEWED:
+    if len(predicted) < _LEAST_REVIEWED:
         raise TooFewCells(
-            f"{len(said)} reviewed cells, expected {_LEAST_REVIEWED} to {REVIEWED}; "
-            "review more"
+            f"{len(predicted)} reviewed cells, expected {_LEAST_REVIEWED} to "
+            f"{REVIEWED}; review more"
         )
-    return _fitted(said, classes)
+    return _fitted(predicted, classes)
 
 
-def _fitted(said: NDArray[np.float64], classes: Classes) -> Adaptation:
-    kinds = said.shape[1]
+def _fitted(predicted: NDArray[np.float64], classes: Classes) -> Adaptation:
+    kinds = predicted.shape[1]
     prior = np.repeat([1.0, 0.0], kinds)
     weight = np.repeat([_SCALE_SPREAD**-2, _BIAS_SPREAD**-2], kinds)
     known = np.eye(kinds)[classes]
     at = prior.copy()
 
     def loss(at: NDArray[np.float64]) -> float:
-        shares = log_probabilities(said * at[:kinds] + at[kinds:], 1.0)
+        shares = log_probabilities(predicted * at[:kinds] + at[kinds:], 1.0)
         return float(0.5 * (weight * (at - prior) ** 2).sum() - shares[known > 0].sum())
 
     for _ in range(_STEPS):
-        shares = np.exp(log_probabilities(said * at[:kinds] + at[kinds:], 1.0))
+        shares = np.exp(log_probabilities(predicted * at[:kinds] + at[kinds:], 1.0))
         off = shares - known
-        slope = np.concatenate([(off * said).sum(0), off.sum(0)])
+        slope = np.concatenate([(off * predicted).sum(0), off.sum(0)])
         slope += weight * (at - prior)
-        step = np.linalg.solve(_curvature(said, shares) + np.diag(weight), slope)
+        step = np.linalg.solve(_curvature(predicted, shares) + np.diag(weight), slope)
         length = 1.0
         while loss(at - length * step) > loss(at) and length > 1e-6:
             length /= 2
@@ -119,31 +119,31 @@ def _fitted(said: NDArray[np.float64], classes: Classes) -> Adaptation:
 
 
 def _curvature(
-    said: NDArray[np.float64], shares: NDArray[np.float64]
+    predicted: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Hessian (2K, 2K) of the negative log likelihood by scale and bias."""
-    kinds = said.shape[1]
+    kinds = predicted.shape[1]
     spread = shares[:, :, None] * (np.eye(kinds) - shares[:, None, :])
-    ways = np.concatenate([said, np.ones_like(said)], axis=1)
+    ways = np.concatenate([predicted, np.ones_like(predicted)], axis=1)
     spread = np.tile(spread, (1, 2, 2))
     return np.asarray((ways[:, :, None] * spread * ways[:, None, :]).sum(axis=0))
 
 
 def gain_of_adapting(
-    said: NDArray[np.float64], classes: Classes, seed: int = 0
+    predicted: NDArray[np.float64], classes: Classes, seed: int = 0
 ) -> float:
     """Nats per cell that adapting saves on reviewed cells it was not fitted to.
 
     Cross-validated in five parts; negative: it does harm.
     """
-    part = np.random.default_rng(seed).permutation(len(said)) % _FOLDS
+    part = np.random.default_rng(seed).permutation(len(predicted)) % _FOLDS
     saved = []
     for fold in range(_FOLDS):
         rest, held = part != fold, part == fold
-        fitted = _fitted(said[rest], classes[rest])
-        after = log_probabilities(fitted.applied(said[held]), 1.0)
+        fitted = _fitted(predicted[rest], classes[rest])
+        after = log_probabilities(fitted.applied(predicted[held]), 1.0)
         at = np.arange(int(held.sum())), classes[held]
-        saved.append(after[at] - said[held][at])
+        saved.append(after[at] - predicted[held][at])
     return float(np.concatenate(saved).mean())
 
 

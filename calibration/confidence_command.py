@@ -18,7 +18,7 @@ from calibration.confidence import (
     gain_of_adapting,
 )
 from calibration.frames import FOLDER, PATH
-from calibration.reviewed import read_reviewed, said_of
+from calibration.reviewed import predictions_of, read_reviewed
 from calibration.versions import replace_profile
 from edge.artifacts.bundle import MODEL
 from edge.artifacts.profile import ConfidenceRecord, Profile, load_profile
@@ -67,13 +67,13 @@ def confidence_command(
     labels = parts.classifier.labels
     pipeline = parts.open_pipeline()
     cells = read_reviewed(reviewed, labels)
-    said, classes, lost = said_of(cells, pipeline, pixel_size_um)
+    predicted, classes, lost = predictions_of(cells, pipeline, pixel_size_um)
     for line in lost:
         click.echo(f"left out: {line}")
-    fitted = fit_adaptation(said, classes)
-    after = log_probabilities(fitted.applied(said), 1.0)
-    saved = gain_of_adapting(said, classes)
-    errors = [expected_calibration_error(s, classes, 1.0) for s in (said, after)]
+    fitted = fit_adaptation(predicted, classes)
+    after = log_probabilities(fitted.applied(predicted), 1.0)
+    saved = gain_of_adapting(predicted, classes)
+    errors = [expected_calibration_error(s, classes, 1.0) for s in (predicted, after)]
     below = None
     if error_rate is not None:
         below = abstention_threshold(after, classes, 1.0, error_rate, _MOST_ABSTAINED)
@@ -87,7 +87,7 @@ def confidence_command(
         saved=round(saved, 4),
         errors=(round(errors[0], 4), round(errors[1], 4)),
     )
-    page = _write_page(profile / "confidence", record, said, after, classes)
+    page = _write_page(profile / "confidence", record, predicted, after, classes)
     click.echo(
         f"{len(classes)} cells; calibration error {errors[0]:.3f} to {errors[1]:.3f} "
         f"on them; {saved:+.3f} nats per cell on cells not fitted to\npage: {page}"
@@ -112,8 +112,8 @@ def _write_page(
 ) -> Path:
     axes = Axes((0, 1), (0, 1), (480, 420), ("confidence", "share that is right"))
     axes.line([0, 1], [0, 1], INK, 1)
-    for said, colour in ((before, RED), (after, BLUE)):
-        x, y = _reliability(said, classes)
+    for predicted, colour in ((before, RED), (after, BLUE)):
+        x, y = _reliability(predicted, classes)
         axes.line(x, y, colour)
         axes.dots(x, y, colour, 4)
     named = np.exp(after).max(axis=1) >= (record.abstain_below or 0.0)
@@ -151,11 +151,11 @@ def _write_page(
 
 
 def _reliability(
-    said: NDArray[np.float64], classes: Classes
+    predicted: NDArray[np.float64], classes: Classes
 ) -> tuple[list[float], list[float]]:
     """Mean confidence and share of right names in equally filled bins."""
-    sure = np.exp(said).max(axis=1)
-    right = said.argmax(axis=1) == classes
+    sure = np.exp(predicted).max(axis=1)
+    right = predicted.argmax(axis=1) == classes
     bins = np.array_split(np.argsort(sure), min(_BINS, max(1, len(sure) // 5)))
     return (
         [float(sure[b].mean()) for b in bins],

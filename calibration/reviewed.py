@@ -83,7 +83,7 @@ def _cell(
     return Reviewed(table.parent / told.path, told.label, box)
 
 
-def said_of(
+def predictions_of(
     cells: Sequence[Reviewed], pipeline: Pipeline, pixel_size_um: float | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
     """Return what the pipeline says of reviewed cells, and which it does not find.
@@ -92,7 +92,7 @@ def said_of(
     cell that is left out.
     """
     labels = pipeline.classifier.labels
-    said: list[list[float]] = []
+    predicted: list[list[float]] = []
     classes: list[int] = []
     lost: list[str] = []
     paths = list(dict.fromkeys(cell.path for cell in cells))
@@ -106,9 +106,9 @@ def said_of(
             if found is None:
                 lost.append(f"{cell.path.name}: no cell found at {cell.box}")
                 continue
-            said.append([found.probabilities[label] for label in labels])
+            predicted.append([found.probabilities[label] for label in labels])
             classes.append(labels.index(cell.label))
-    shares = np.maximum(np.array(said).reshape(-1, len(labels)), _LEAST_SAID)
+    shares = np.maximum(np.array(predicted).reshape(-1, len(labels)), _LEAST_SAID)
     return np.log(shares), np.array(classes, np.int64), lost
 
 

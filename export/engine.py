@@ -111,11 +111,11 @@ def build_plan(
         `cancel` was set.
     """
     start = time.monotonic()
-    said = new_log(trt)
-    builder = trt.Builder(said)
+    trt_log = new_log(trt)
+    builder = trt.Builder(trt_log)
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flag)
-    parser = trt.OnnxParser(network, said)
+    parser = trt.OnnxParser(network, trt_log)
     if not parser.parse(model):
         raise BuildFailed(_parser_errors(parser))
     if network.num_outputs == 0:
@@ -140,7 +140,7 @@ def build_plan(
     if cancel is not None and cancel.is_set():
         raise BuildCancelled("building was cancelled; nothing was written")
     if plan is None:
-        raise BuildFailed(_build_errors(said.errors, free_bytes, workspace))
+        raise BuildFailed(_build_errors(trt_log.errors, free_bytes, workspace))
     timings = config.get_timing_cache() if keeps_timings else None
     if cache is not None and timings is not None:
         write_atomically(cache, bytes(timings.serialize()))

@@ -10,7 +10,7 @@ from edge.errors import HemascopeError
 from edge.settings import Precision
 from training.data.clips import Clips
 from training.data.rows import digest
-from training.fitting.classifier import Predictions, predict_clips, verdicts
+from training.fitting.classifier import Predictions, predict_clips, predictions_of
 from training.metrics.bootstrap import balanced_accuracy
 
 LEAST_AGREEMENT: dict[Precision, float] = {"fp16": 0.995, "int8": 0.99}
@@ -74,4 +74,4 @@ def measure_parity(
 
 def _said(model: bytes, clips: Clips, state_size: int | None) -> Predictions:
     logits = predict_clips(OnnxRuntimeEngine(model), clips.pixels, state_size)
-    return verdicts(logits, clips, has_memory=state_size is not None)
+    return predictions_of(logits, clips, has_memory=state_size is not None)

@@ -108,21 +108,21 @@ def entries_in(folder: Path) -> list[Entry]:
 
 
 def marks_in(folder: Path) -> list[RunMark]:
-    said = [row.entry for row in entries_in(folder)]
-    return [entry for entry in said if isinstance(entry, RunMark)]
+    fields = [row.entry for row in entries_in(folder)]
+    return [entry for entry in fields if isinstance(entry, RunMark)]
 
 
 def audits_in(folder: Path) -> list[Audit]:
-    said = [row.entry for row in entries_in(folder)]
-    return [entry for entry in said if isinstance(entry, Audit)]
+    fields = [row.entry for row in entries_in(folder)]
+    return [entry for entry in fields if isinstance(entry, Audit)]
 
 
 def notes_in(folder: Path) -> list[str]:
     """Notes, whether to a run or to none."""
-    said = [row.entry for row in entries_in(folder)]
+    fields = [row.entry for row in entries_in(folder)]
     return [
         entry.text or ""
-        for entry in said
+        for entry in fields
         if isinstance(entry, Note)
         or (isinstance(entry, RunMark) and entry.phase == "note")
     ]

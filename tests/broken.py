@@ -97,8 +97,8 @@ class Device:
     def write_rows(self, rows: int, **changes: Any) -> None:
         """Write and acknowledge so many rows; `changes` are of the results."""
         ledger = Ledger(self.folder / "ledger", DEVICE)
-        said = examination(**({"utc": clock.utc_now()} | changes))
-        written = [ledger.append(said) for _ in range(rows)]
+        text = examination(**({"utc": clock.utc_now()} | changes))
+        written = [ledger.append(text) for _ in range(rows)]
         ledger.close()
         upto = Cursor(ledger.epoch, written[-1].seq, written[-1].sha256, 1)
         write_cursor(self.folder / "ledger", upto)
@@ -538,11 +538,11 @@ def shown(findings: tuple[Finding, ...]) -> str:
 
 def without_place(findings: tuple[Finding, ...], device: Device) -> tuple[Finding, ...]:
     """A device lies elsewhere in each test, and speaks through another port."""
-    said = msgspec.json.encode(findings).decode()
-    said = said.replace(str(device.folder), "/tmp/device")  # noqa: S108 only a name
-    said = said.replace(f":{device.broker.ports['tls']} ", ":8883 ")
-    said = said.replace(f":{device.broker.ports['tls']}:", ":8883:")
-    return msgspec.json.decode(said, type=tuple[Finding, ...])
+    text = msgspec.json.encode(findings).decode()
+    text = text.replace(str(device.folder), "/tmp/device")  # noqa: S108 only a name
+    text = text.replace(f":{device.broker.ports['tls']} ", ":8883 ")
+    text = text.replace(f":{device.broker.ports['tls']}:", ":8883:")
+    return msgspec.json.decode(text, type=tuple[Finding, ...])
 
 
 def essence(text: str) -> str:
@@ -577,11 +577,11 @@ def _made(folder: Path) -> Path:
 def _part(title: str, device: Device, names: tuple[str, ...]) -> str:
     report = examine(device.config(), names)
     only = "".join(f" --only {name}" for name in names)
-    said = shown(without_place(report.findings, device))
+    text = shown(without_place(report.findings, device))
     code = 1 if report.status == "fault" else 0
     return (
         f"## {title}\n\n```\n$ hemascope doctor --config /tmp/device/device.toml{only}"
-        f"\n{said}\n$ echo $?\n{code}\n```\n"
+        f"\n{text}\n$ echo $?\n{code}\n```\n"
     )
 
 

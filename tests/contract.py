@@ -16,13 +16,13 @@ _JPEG = b"\xff\xd8\xff"
 
 
 @cache
-def said() -> dict[str, Any]:
+def published_contract() -> dict[str, Any]:
     return document()
 
 
 def schema_of_message(name: str) -> dict[str, Any]:
     """Schema of a message's payload, with all that it refers to."""
-    components = said()["components"]
+    components = published_contract()["components"]
     return {**components["messages"][name]["payload"], "components": components}
 
 
@@ -34,9 +34,9 @@ def _validator(name: str) -> jsonschema.Draft7Validator:
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     found = []
-    for key, channel in said()["channels"].items():
+    for key, channel in published_contract()["channels"].items():
         pattern = re.escape(channel["address"]).replace(r"\{device\}", "[a-z0-9-]+")
-        names = said()["components"]["parameters"]["name"]["enum"]
+        names = published_contract()["components"]["parameters"]["name"]["enum"]
         pattern = pattern.replace(r"\{name\}", f"({'|'.join(names)})")
         found.append((key, re.compile(pattern)))
     return sorted(found, key=lambda one: one[0] != "archive-state")
@@ -47,12 +47,12 @@ def broken(message: Message) -> str | None:
     key = channel_of(message)
     if key is None:
         return f"no channel has the topic {message.topic}"
-    binding = said()["operations"][key]["bindings"]["mqtt"]
+    binding = published_contract()["operations"][key]["bindings"]["mqtt"]
     if message.qos != binding["qos"]:
         return f"{key}: QoS {message.qos}, expected {binding['qos']}"
     if message.is_retained != binding["retain"]:
         return f"{key}: retain {message.is_retained}, expected {binding['retain']}"
-    names = list(said()["channels"][key]["messages"])
+    names = list(published_contract()["channels"][key]["messages"])
     if names == ["Preview"]:
         seq = dict(message.properties).get("seq", "")
         is_one = message.payload.startswith(_JPEG) and seq.isdigit()

@@ -65,7 +65,7 @@ class Examining:
     def examine(self, exposure: Exposure) -> ExaminedFrame:
         cell = examination(1).cells[0]
         corners = np.random.default_rng(1).integers(20, (300, 200), (12, 2)).tolist()
-        said = msgspec.structs.replace(
+        result = msgspec.structs.replace(
             examination(0),
             cells=tuple(
                 msgspec.structs.replace(cell, id=n, box=(x, y, x + 70, y + 70))
@@ -78,7 +78,7 @@ class Examining:
             pixel_size_um=0.3,
             locator="l",
         )
-        return ExaminedFrame(exposure.develop(), said)
+        return ExaminedFrame(exposure.develop(), result)
 
     def close(self) -> None:
         pass

@@ -131,8 +131,8 @@ def _with_first_number(valid: bytes, number: bytes) -> bytes:
 
 def _with_wrong_part(valid: bytes, rng: random.Random) -> bytes:
     """Replace, remove or double one field, at any depth."""
-    said = json.loads(valid)
-    part: Any = said
+    text = json.loads(valid)
+    part: Any = text
     while True:
         key = rng.choice(list(part) if isinstance(part, dict) else range(len(part)))
         inside = part[key]
@@ -144,7 +144,7 @@ def _with_wrong_part(valid: bytes, rng: random.Random) -> bytes:
         del part[key]
     else:
         part[key] = rng.choice(_WORDS)
-    return json.dumps(said).encode("utf-8", "surrogatepass")
+    return json.dumps(text).encode("utf-8", "surrogatepass")
 
 
 @dataclass
@@ -255,7 +255,7 @@ class Range:
         self.commander = CommandExecutor(
             self.folder / "ledger",
             self.ledger.standing,
-            lambda said, taken=None: self._append(said, taken),
+            lambda text, taken=None: self._append(text, taken),
             self.instrument,
             CommandSettings(allow=COMMANDS),
         )
@@ -296,9 +296,9 @@ class Range:
                 stderr=log,
             )
 
-    def _append(self, said: Any, taken: Any) -> None:
-        self.rows += len(said)
-        self.ledger.append_all(said, taken)
+    def _append(self, text: Any, taken: Any) -> None:
+        self.rows += len(text)
+        self.ledger.append_all(text, taken)
 
     def examine(self) -> None:
         """Write one more result, as the run process would, and take requests over."""

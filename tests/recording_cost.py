@@ -116,8 +116,8 @@ def loop(
         seen: dict[str, list[tuple[float, float, int]]] = {}
         for turn, how in itertools.product(range(turns), ("off", *HOW)):
             place = folder / f"{rate_hz}-{turn}-{how}"
-            said = _run(place, parts, Shown(frames, rate_hz), how, seconds)
-            seen.setdefault(how, []).append(said)
+            result = _run(place, parts, Shown(frames, rate_hz), how, seconds)
+            seen.setdefault(how, []).append(result)
         for how, told in seen.items():
             results, recorded, lost = (median(t[n] for t in told) for n in range(3))
             sys.stdout.write(

@@ -56,9 +56,9 @@ def _read(path: Path) -> Any:
     try:
         return useq.MDASequence.from_file(path)
     except Exception as error:  # whatever its parsers raise, the file is at fault
-        said = " ".join(str(error).split())[:500]
+        text = " ".join(str(error).split())[:500]
         raise ConfigurationInvalid(
-            f"{path}: not a useq-schema sequence: {said or repr(error)}"
+            f"{path}: not a useq-schema sequence: {text or repr(error)}"
         ) from error
 
 

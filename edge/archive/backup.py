@@ -73,18 +73,18 @@ def _verify(draft: Path) -> str:
         if {"rows", "meta"} <= names:
             wrong = first_broken(_rows(db))
             (held,) = db.execute("SELECT count(*) FROM rows").fetchone()
-            said, broken = "ledger", [] if wrong is None else [f"row {wrong}"]
+            text, broken = "ledger", [] if wrong is None else [f"row {wrong}"]
         elif {"rows", "holes"} <= names:
             (held,) = db.execute("SELECT count(*) FROM rows").fetchone()
-            said, broken = "archive", list(_broken_chains(draft))
+            text, broken = "archive", list(_broken_chains(draft))
         else:
             raise BackupFailed(f"{draft}: neither a ledger nor an archive; name one")
     if broken:
         raise BackupFailed(
-            f"the {said} is damaged at {', '.join(broken)}; keep the earlier copy, and "
+            f"the {text} is damaged at {', '.join(broken)}; keep the earlier copy, and "
             "see docs/operations.md"
         )
-    return f"{said} of {held:,} rows, all intact"
+    return f"{text} of {held:,} rows, all intact"
 
 
 def _rows(db: sqlite3.Connection) -> Iterator[LedgerRow]:

@@ -270,12 +270,12 @@ def _gap(row: Result) -> str | None:
 
 
 def _incident(row: Entry) -> str | None:
-    said = row.entry
-    if isinstance(said, Alarm):
-        what = said.severity if said.until is None else "over"
-        return f"alarm {said.code}, {what}: {said.text}"
-    if isinstance(said, Note):
-        return f"note by {said.by}: {said.text}"
-    if isinstance(said, Audit):
-        return f"command {said.name}, {said.outcome}: {said.text}"
-    return f"run, {said.phase}: {said.text}" if said.text else None
+    entry = row.entry
+    if isinstance(entry, Alarm):
+        what = entry.severity if entry.until is None else "over"
+        return f"alarm {entry.code}, {what}: {entry.text}"
+    if isinstance(entry, Note):
+        return f"note by {entry.by}: {entry.text}"
+    if isinstance(entry, Audit):
+        return f"command {entry.name}, {entry.outcome}: {entry.text}"
+    return f"run, {entry.phase}: {entry.text}" if entry.text else None

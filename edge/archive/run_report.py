@@ -125,8 +125,8 @@ def _facts(story: RunHistory) -> list[tuple[str, str]]:
 
 
 def _counted(story: RunHistory) -> Iterator[Block]:
-    said = None if story.last is None else story.last.differential
-    if said is None or not said.total:
+    differential = None if story.last is None else story.last.differential
+    if differential is None or not differential.total:
         return
     yield Heading("Differential")
     yield Grid(
@@ -138,12 +138,12 @@ def _counted(story: RunHistory) -> Iterator[Block]:
                 f"{100 * one.exact.share:.1f} %",
                 f"{100 * one.exact.low:.1f} to {100 * one.exact.high:.1f} %",
             )
-            for one in said.classes
+            for one in differential.classes
         ],
     )
     yield Words(
-        f"{said.total} of {said.of}, each counted once, {said.unidentified} "
-        "unidentified beside them, at the last frame."
+        f"{differential.total} of {differential.of}, each counted once, "
+        f"{differential.unidentified} unidentified beside them, at the last frame."
     )
 
 

@@ -33,9 +33,9 @@ def cameras_command(config: Path | None, adapters: Path | None) -> None:
         settings = MicroManagerSettings(config=config, adapters=adapters)
         kinds["Micro-Manager"] = micromanager_cameras(settings)
     for name, cameras in kinds.items():
-        said = list(cameras)
-        click.echo(f"{name}: {'' if said else 'no camera answers'}".rstrip())
-        for camera in said:
+        lines = list(cameras)
+        click.echo(f"{name}: {'' if lines else 'no camera answers'}".rstrip())
+        for camera in lines:
             if not isinstance(camera, FoundCamera):
                 click.echo(f"  {camera}")
                 continue

@@ -63,16 +63,16 @@ def command_command(
     """
     if (name == "note") != (text is not None):
         raise click.UsageError("--text goes with note: give both or neither")
-    said = {key: value for key, value in of_start.items() if value is not None}
-    if said and name != "start":
-        raise click.UsageError(f"--{next(iter(said))} goes with start")
+    fields = {key: value for key, value in of_start.items() if value is not None}
+    if fields and name != "start":
+        raise click.UsageError(f"--{next(iter(fields))} goes with start")
     try:
         msgspec.convert(device, Name)
     except msgspec.ValidationError as error:
         raise ConfigurationInvalid(
             f"--device {device!r}: {error}; expected a-z, 0-9 and -, at most 32"
         ) from error
-    request = new_request(name, by or _user(), text, lives, **said)
+    request = new_request(name, by or _user(), text, lives, **fields)
     for answer in ask(broker, device, name, request, timeout_s=timeout):
         line = f"{answer.outcome}: {answer.text} (row {answer.row} of {device})"
         if answer.outcome in ("refused", "failed"):

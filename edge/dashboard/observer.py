@@ -288,11 +288,11 @@ def _take_alarm(view: DeviceView, alarm: Alarm, row: int) -> None:
         )
 
 
-def _own(said: Said, device: str) -> Said:
+def _own(text: Said, device: str) -> Said:
     """Refuse what one device says on the topics of another."""
-    if said.device != device:
-        raise PayloadInvalid(f"it is of {said.device!r}")
-    return said
+    if text.device != device:
+        raise PayloadInvalid(f"it is of {text.device!r}")
+    return text
 
 
 def _row_of(message: Message) -> int:
@@ -331,10 +331,10 @@ def drift_of(view: DeviceView, now_s: float) -> str:
     drift = view.drift
     if drift is None:
         return "unknown"
-    said = drift.status if drift.of is None else f"{drift.status}: {drift.of}"
+    text = drift.status if drift.of is None else f"{drift.status}: {drift.of}"
     off = None if drift.of is None else _off(drift)
-    said += "" if off is None else f" {off}"
-    return f"was {said}" if view.is_stale(now_s) else said
+    text += "" if off is None else f" {off}"
+    return f"was {text}" if view.is_stale(now_s) else text
 
 
 def _off(drift: Drift) -> str | None:

@@ -95,35 +95,35 @@ def table(observer: Observer) -> RenderableType:
     if not observer.devices:
         notes.append(Text("no device has been heard of yet", "dim"))
     counted = [
-        said(view, now_s)
+        text(view, now_s)
         for view in observer.devices.values()
-        for said in (_differential, _sums)
+        for text in (_differential, _sums)
     ]
     return Group(grid, *(c for c in counted if c is not None), *notes)
 
 
 def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
     """Return what a device has counted on its slide, each cell once."""
-    said = view.differential
-    if said is None:
+    text = view.differential
+    if text is None:
         return None
     rate = view.counted_per_min(now_s)
     stale = view.is_stale(now_s)
     title = (
         f"{view.device}{', STALE' if stale else ''}: {slide_of(view)}, "
-        f"{said.total} of {said.of}"
-        + (f", {said.unidentified} unidentified" if said.unidentified else "")
+        f"{text.total} of {text.of}"
+        + (f", {text.unidentified} unidentified" if text.unidentified else "")
         + ("" if rate is None else f", {rate:.0f} per minute")
         + f", 95 % within {_delay(view)}"
-        + ("" if said.since is None else f", since {said.since:%H:%M} UTC: resumed")
-        + (f", {said.patches} unjoined patches" if said.patches > 1 else "")
+        + ("" if text.since is None else f", since {text.since:%H:%M} UTC: resumed")
+        + (f", {text.patches} unjoined patches" if text.patches > 1 else "")
     )
     grid = Table(title=plain(title), title_justify="left", box=SIMPLE_HEAD)
     grid.add_column("class")
     for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
         grid.add_column(column, justify="right")
     style = "dim" if stale else ""
-    for one in said.classes:
+    for one in text.classes:
         corrected = "" if one.corrected is None else span(one.corrected)
         grid.add_row(
             plain(one.label),
@@ -134,7 +134,7 @@ def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
             str(one.more),
             style=style,
         )
-    grid.caption = f"more cells: until limits are {100 * said.wanted_width:g} % apart"
+    grid.caption = f"more cells: until limits are {100 * text.wanted_width:g} % apart"
     return grid
 
 
@@ -184,5 +184,5 @@ def _sums(view: DeviceView, now_s: float) -> RenderableType | None:
         f"{name} {count} ({100 * count / total:.1f} %)"
         for name, count in view.cells.most_common()
     )
-    said = f"{view.device}: in all frames {cells}"
-    return plain(said, "dim" if view.is_stale(now_s) else "")
+    text = f"{view.device}: in all frames {cells}"
+    return plain(text, "dim" if view.is_stale(now_s) else "")

@@ -221,20 +221,23 @@ def _differential(view: DeviceView) -> dict[str, dict[str, Any]] | None:
 
 def _run(view: DeviceView, now_s: float) -> dict[str, str]:
     """Return what there is to know of the slide's run."""
-    said = view.differential
-    if said is None:
+    differential = view.differential
+    if differential is None:
         return {"slide": "nothing is counted" if view.run is None else slide_of(view)}
     rate = view.counted_per_min(now_s)
     facts = {
         "slide": slide_of(view),
-        "counted": f"{said.total:,} {said.of}, {said.unidentified:,} unidentified",
+        "counted": f"{differential.total:,} {differential.of}, "
+        f"{differential.unidentified:,} unidentified",
         "counting": "" if rate is None else f"{rate:.0f} cells per minute",
-        "more cells": f"until limits are {100 * said.wanted_width:g} % apart",
+        "more cells": f"until limits are {100 * differential.wanted_width:g} % apart",
     }
-    if said.since is not None:
-        facts["counted since"] = f"{said.since:%H:%M} UTC, when the run was resumed"
-    if said.patches > 1:
-        facts["mosaic"] = f"{said.patches} patches not joined yet"
+    if differential.since is not None:
+        facts["counted since"] = (
+            f"{differential.since:%H:%M} UTC, when the run was resumed"
+        )
+    if differential.patches > 1:
+        facts["mosaic"] = f"{differential.patches} patches not joined yet"
     return facts
 
 

@@ -164,8 +164,8 @@ class _Program:
         """
         code = self._process.poll()
         if code not in (None, 0):
-            said = self._log.read_text(encoding="utf-8", errors="replace")
-            last = "\n".join(said.strip().splitlines()[-8:])
+            text = self._log.read_text(encoding="utf-8", errors="replace")
+            last = "\n".join(text.strip().splitlines()[-8:])
             raise DemoFailed(f"hemascope {self.command} ended with {code}:\n{last}")
         return code == 0
 
@@ -241,10 +241,10 @@ def summarise(ledger: Path, archive_file: Path, published: int) -> Summary:
     cells: Counter[str] = Counter()
     frames, counted = 0, None
     for row in kept:
-        said = read_row(row.data)
-        if isinstance(said, Result):
-            cells.update(said.counts)
-            frames += said.status != "gap"
-            counted = said.differential or counted
+        text = read_row(row.data)
+        if isinstance(text, Result):
+            cells.update(text.counts)
+            frames += text.status != "gap"
+            counted = text.differential or counted
     same = sum(archived.get(row.seq) == row.data for row in kept)
     return Summary(frames, cells, counted, len(kept), published, same, len(kept) - same)

@@ -31,12 +31,12 @@ def table_of(findings: Sequence[Finding]) -> RenderableType:
         grid.add_column(overflow="fold")
     before = ""
     for finding in findings:
-        said = Text(_plain(finding.found))
+        text = Text(_plain(finding.found))
         if finding.remedy is not None:
-            said.append(f"\n→ {_plain(finding.remedy)}", "bold")
+            text.append(f"\n→ {_plain(finding.remedy)}", "bold")
         name = finding.name if finding.name != before else ""
         mark = Text(finding.status, _STYLES[finding.status])
-        grid.add_row(mark, name, said)
+        grid.add_row(mark, name, text)
         before = finding.name
     count = {s: sum(f.status == s for f in findings) for s in _STYLES}
     numbers = ", ".join(f"{n} {status}" for status, n in count.items() if n)

@@ -67,17 +67,17 @@ def look(check: Check, subject: ExaminedDevice) -> Findings:
         for finding in check.load()(subject):
             found.append(finding)
     except SettingMissing as missing:
-        said = "there is no settings file"
+        text = "there is no settings file"
         if subject.config is not None:
-            said = f"the settings do not say {missing}, or say it wrongly"
+            text = f"the settings do not say {missing}, or say it wrongly"
         remedy = "see to the finding on settings first"
-        found.append(unknown(check.name, said, remedy))
+        found.append(unknown(check.name, text, remedy))
     except Exception as error:
         log.exception("check=%s broke", check.name)
-        said = f"the check itself broke: {error!r}"
+        text = f"the check itself broke: {error!r}"
         command = f"hemascope -v doctor --only {check.name}"
         remedy = f"say so to the makers, with what `{command}` prints"
-        found.append(fault(check.name, said, remedy))
+        found.append(fault(check.name, text, remedy))
     return tuple(found)
 
 

@@ -59,14 +59,14 @@ class LedgerState:
         ).fetchone()
         return bool(found[0] == len(_TABLES))
 
-    def record(self, seq: int, said: FrameResult | Entered) -> None:
+    def record(self, seq: int, content: FrameResult | Entered) -> None:
         """Note row `seq`; called within the transaction that writes it."""
-        if isinstance(said, FrameResult):
+        if isinstance(content, FrameResult):
             before = self.progress
-            if before is not None and said.run in (before.run, None):
-                self._keep(after_frame(before, seq, said))
+            if before is not None and content.run in (before.run, None):
+                self._keep(after_frame(before, seq, content))
         else:
-            self._record_entry(seq, said)
+            self._record_entry(seq, content)
 
     def _record_entry(self, seq: int, entered: Entered) -> None:
         kind = entered.__struct_config__.tag

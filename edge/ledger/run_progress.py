@@ -61,32 +61,32 @@ def after_mark(before: Progress | None, seq: int, mark: RunMark) -> Progress | N
     return msgspec.structs.replace(before, is_open=mark.phase != "end")
 
 
-def after_frame(before: Progress, seq: int, said: FrameResult) -> Progress:
+def after_frame(before: Progress, seq: int, content: FrameResult) -> Progress:
     """Return how far a run is once what is said of a frame is row `seq`.
 
     Of a frame that was in hand when the run ended only the numbers it gave count.
     """
     changes: dict[str, object] = {}
-    if said.following is not None:
+    if content.following is not None:
         changes["followed_row"] = seq
-        changes["next_track"] = said.following.next_track
-        changes["next_event"] = said.following.next_event
-    if said.run != before.run:
+        changes["next_track"] = content.following.next_track
+        changes["next_event"] = content.following.next_event
+    if content.run != before.run:
         return msgspec.structs.replace(before, **changes)
     changes |= {
         "row": seq,
-        "utc": said.utc,
-        "monotonic_ns": said.monotonic_ns,
-        "boot_id": said.boot_id,
+        "utc": content.utc,
+        "monotonic_ns": content.monotonic_ns,
+        "boot_id": content.boot_id,
     }
-    plan, point = before.plan, said.point
+    plan, point = before.plan, content.point
     if plan is not None and point is not None:
         is_last = point.frame + 1 >= plan.frames_per_point
         changes["index"] = point.index + is_last
         changes["frame"] = 0 if is_last else point.frame + 1
-    if said.missed_points is not None:
-        changes |= {"index": said.missed_points.last + 1, "frame": 0}
-    if said.differential is not None:
-        counts = {one.label: one.count for one in said.differential.classes}
+    if content.missed_points is not None:
+        changes |= {"index": content.missed_points.last + 1, "frame": 0}
+    if content.differential is not None:
+        counts = {one.label: one.count for one in content.differential.classes}
         changes["counted"] = counts
     return msgspec.structs.replace(before, **changes)

@@ -84,7 +84,7 @@ class Ledger:
         last = self._verify_tail()
         self.seq, self._previous = last.seq, last.sha256
 
-    def append(self, said: FrameResult | Entered) -> LedgerRow:
+    def append(self, content: FrameResult | Entered) -> LedgerRow:
         """Store what was said of one frame, or an entry, durably; return its row.
 
         Raises
@@ -94,10 +94,12 @@ class Ledger:
         LedgerFull
             The disk is full; nothing was stored, and acquisition must stop.
         """
-        return self.append_all([said])[0]
+        return self.append_all([content])[0]
 
     def append_all(
-        self, said: Sequence[FrameResult | Entered], taken: InboxPosition | None = None
+        self,
+        contents: Sequence[FrameResult | Entered],
+        taken: InboxPosition | None = None,
     ) -> list[LedgerRow]:
         """Store several rows, and how far the inbox was taken over: all or nothing.
 
@@ -105,12 +107,12 @@ class Ledger:
         """
         rows: list[LedgerRow] = []
         seq, previous = self.seq, self._previous
-        for one in said:
+        for one in contents:
             rows.append(self._row(one, seq + 1, previous))
             seq, previous = rows[-1].seq, rows[-1].sha256
         try:
             with self._db:
-                for row, one in zip(rows, said, strict=True):
+                for row, one in zip(rows, contents, strict=True):
                     self._db.execute(
                         "INSERT INTO rows VALUES (?, ?, ?)",
                         (row.seq, row.data, row.sha256),
@@ -123,21 +125,23 @@ class Ledger:
         self.seq, self._previous = seq, previous
         return rows
 
-    def _row(self, said: FrameResult | Entered, seq: int, previous: str) -> LedgerRow:
+    def _row(
+        self, content: FrameResult | Entered, seq: int, previous: str
+    ) -> LedgerRow:
         """Write what was said as the row after the one whose hash is `previous`."""
         place: dict[str, Any] = {"device": self.device, "epoch": self.epoch}
         row: Result | Entry
-        if isinstance(said, FrameResult):
-            fields = {f: getattr(said, f) for f in said.__struct_fields__}
+        if isinstance(content, FrameResult):
+            fields = {f: getattr(content, f) for f in content.__struct_fields__}
             row = Result(**fields, **place, seq=seq, prev=previous)
         else:
-            row = Entry(**place, **_stamp(), seq=seq, prev=previous, entry=said)
+            row = Entry(**place, **_stamp(), seq=seq, prev=previous, entry=content)
         try:
             data = encode(row)
         except PayloadInvalid as error:
             raise RowRefused(str(error)) from error
         if len(data) > MAX_ROW_BYTES:
-            cells = len(said.cells) if isinstance(said, FrameResult) else 0
+            cells = len(content.cells) if isinstance(content, FrameResult) else 0
             raise RowRefused(
                 f"the result of {cells} cells is {len(data)} bytes, more than the "
                 f"{MAX_ROW_BYTES} that brokers take; look at a smaller field"

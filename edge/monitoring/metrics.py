@@ -84,18 +84,18 @@ class Meter:
         self.rows = self.rejected = self.passed_over = 0
         self.rejected_in_a_row = 0
 
-    def count(self, said: FrameResult) -> None:
+    def count(self, result: FrameResult) -> None:
         """Count one row that was just written."""
         self.rows += 1
-        self.passed_over += said.frame.passed_over
-        if said.status == "gap":
+        self.passed_over += result.frame.passed_over
+        if result.status == "gap":
             return
-        is_rejected = said.status == "rejected"
+        is_rejected = result.status == "rejected"
         self.rejected += is_rejected
-        is_fault = is_rejected and said.fault != "empty"  # the instrument works well
+        is_fault = is_rejected and result.fault != "empty"  # the instrument works well
         self.rejected_in_a_row = self.rejected_in_a_row + 1 if is_fault else 0
         now_ns = self._monotonic_ns()
-        self._rows.append((now_ns, max(0.0, (now_ns - said.monotonic_ns) * 1e-6)))
+        self._rows.append((now_ns, max(0.0, (now_ns - result.monotonic_ns) * 1e-6)))
 
     def read(
         self, folder: Path, *, queue: int, is_paused: bool, spare_bytes: int = 0

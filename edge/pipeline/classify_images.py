@@ -62,13 +62,13 @@ class Classified:
         """Return the JSON line of this file."""
         if self.seen is None:
             return ErrorLine(printable(self.path), str(self.error))
-        said = self.seen.examination
+        result = self.seen.examination
         return ImageLine(
             path=printable(self.path),
-            width=said.width_px,
-            height=said.height_px,
-            cells=[_cell_line(cell) for cell in said.cells],
-            timings_ms=said.timings_ms,
+            width=result.width_px,
+            height=result.height_px,
+            cells=[_cell_line(cell) for cell in result.cells],
+            timings_ms=result.timings_ms,
         )
 
 

@@ -142,11 +142,11 @@ class Pipeline:
             quality = measure_quality(counts, field, self._white(), scaled)
             colours = self._look_at(field, regions, raw)
         is_countable = self.locator is not None and scale.doubt is None
-        said, doubts = cells[:MAX_CELLS], self._doubts_of(raw.shot)
+        result, doubts = cells[:MAX_CELLS], self._doubts_of(raw.shot)
         if self.locator is not None and scale.doubt is not None:
             doubts.append(scale.doubt)
-        if len(cells) > len(said):
-            doubts.append(f"{len(cells)} cells, the likeliest {len(said)} are said")
+        if len(cells) > len(result):
+            doubts.append(f"{len(cells)} cells, the likeliest {len(result)} are said")
         return ExaminedFrame(
             raw,
             FrameResult(
@@ -170,8 +170,8 @@ class Pipeline:
                 locator=None if self.locator is None else self.locator.id,
                 calibration_id=self.profile.calibration_id,
                 software=__version__,
-                cells=said,
-                counts=Counter(cell.label for cell in said),
+                cells=result,
+                counts=Counter(cell.label for cell in result),
                 timings_ms=stage.spent_ms,
             ),
             thumbnail_of(field) if is_countable else None,

@@ -318,7 +318,7 @@ def describe(
     controls = last.shot.controls
     gain = None if controls is None else controls.gain
     runs = sorted({frame.run for frame in frames if frame.run})
-    said = {
+    attributes = {
         "device": head.device,
         "ledger": head.epoch,
         "rows": f"{frames[0].seq} to {last.seq}",
@@ -340,7 +340,7 @@ def describe(
         kind=like.dtype,
         pixel_size_um=pixel_size_um(last),
         software=f"hemascope {head.software}",
-        said={key: value for key, value in said.items() if value},
+        attributes={key: value for key, value in attributes.items() if value},
     )
     return image, [_plane(head, frame.shot) for frame in frames]
 

@@ -37,7 +37,7 @@ class Image:
     kind: str
     pixel_size_um: float | None
     software: str
-    said: Mapping[str, str]
+    attributes: Mapping[str, str]
 
 
 def ome_xml(image: Image, planes: Sequence[Plane]) -> bytes:
@@ -80,7 +80,7 @@ def ome_xml(image: Image, planes: Sequence[Plane]) -> bytes:
         ),
         "Value",
     )
-    for key, value in image.said.items():
+    for key, value in image.attributes.items():
         ElementTree.SubElement(pairs, "M", {"K": key}).text = value
     head = b'<?xml version="1.0" encoding="UTF-8"?>'
     text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=False)
@@ -88,7 +88,7 @@ def ome_xml(image: Image, planes: Sequence[Plane]) -> bytes:
 
 
 def _pixels(image: Image, frames: int) -> dict[str, str]:
-    said = {
+    attributes = {
         "ID": "Pixels:0",
         "DimensionOrder": "XYCZT",
         "Type": image.kind,
@@ -102,13 +102,13 @@ def _pixels(image: Image, frames: int) -> dict[str, str]:
     }
     if image.pixel_size_um is not None:
         for axis in "XY":
-            said[f"PhysicalSize{axis}"] = repr(image.pixel_size_um)
-            said[f"PhysicalSize{axis}Unit"] = "µm"
-    return said
+            attributes[f"PhysicalSize{axis}"] = repr(image.pixel_size_um)
+            attributes[f"PhysicalSize{axis}Unit"] = "µm"
+    return attributes
 
 
 def _plane(number: int, plane: Plane) -> dict[str, str]:
-    said = {
+    attributes = {
         "TheC": "0",
         "TheT": str(number),
         "TheZ": "0",
@@ -116,6 +116,6 @@ def _plane(number: int, plane: Plane) -> dict[str, str]:
         "DeltaTUnit": "s",
     }
     if plane.exposure_ms is not None:
-        said["ExposureTime"] = repr(plane.exposure_ms)
-        said["ExposureTimeUnit"] = "ms"
-    return said
+        attributes["ExposureTime"] = repr(plane.exposure_ms)
+        attributes["ExposureTimeUnit"] = "ms"
+    return attributes

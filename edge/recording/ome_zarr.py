@@ -353,10 +353,10 @@ def _group(image: Image) -> bytes:
 def _array(like: EncodedFrame, told: Sequence[_FrameNote], image: Image) -> bytes:
     """Return the `zarr.json` of the frames, with what is said of them."""
     height, width, samples = like.shape
-    said = {
+    attributes = {
         "acquired": image.acquired,
         "software": image.software,
-        **image.said,
+        **image.attributes,
         "frames": told,
     }
     array = {
@@ -375,6 +375,6 @@ def _array(like: EncodedFrame, told: Sequence[_FrameNote], image: Image) -> byte
             *([_GZIP] if like.compression == "deflate" else []),
         ],
         "dimension_names": ["t", "c", "y", "x"],
-        "attributes": {"hemascope": said},
+        "attributes": {"hemascope": attributes},
     }
     return msgspec.json.encode(array)

@@ -67,18 +67,18 @@ class Recorder:
         self,
         seq: int,
         item: Exposure | Gap,
-        said: FrameResult,
+        result: FrameResult,
         seen: ExaminedFrame | None,
     ) -> None:
         """Record what row `seq` was written of; `seen` is None without a picture."""
-        run, passed_over = said.run, said.frame.passed_over
-        holds = said.point is not None or said.missed_points is not None
+        run, passed_over = result.run, result.frame.passed_over
+        holds = result.point is not None or result.missed_points is not None
         if not holds:  # the run that it was planned in is over
             item = replace(item, planned=None)
         if isinstance(item, Gap):
             self._put(GapLine(seq=seq, run=run, gap=item))
         elif seen is None:
-            reason = said.reason or "examining it failed"
+            reason = result.reason or "examining it failed"
             self._put(
                 FailedFrame(
                     seq=seq,

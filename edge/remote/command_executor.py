@@ -101,7 +101,7 @@ class Append(Protocol):
     """How rows are written: all or nothing, with what was taken over."""
 
     def __call__(
-        self, said: Sequence[Entered], taken: InboxPosition | None = None
+        self, entries: Sequence[Entered], taken: InboxPosition | None = None
     ) -> None:
         """Append; raises `LedgerFull`."""
 

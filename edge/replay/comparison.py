@@ -132,7 +132,7 @@ def compare_rows(
     found = Comparison()
     rest, is_whole = iter(was), True
     waiting = next(rest, None)
-    for item, said in zip(items, now, strict=False):
+    for item, result in zip(items, now, strict=False):
         skipped = []
         last = item.last_seq if isinstance(item, MissingFrames) else item.seq
         while waiting is not None and waiting.seq < item.seq:
@@ -149,7 +149,7 @@ def compare_rows(
         elif waiting is None or waiting.seq != item.seq:
             found.lacking.append(f"row {item.seq}: no longer in the ledger")
         else:
-            _judge(found, waiting, said, is_whole=is_whole)
+            _judge(found, waiting, result, is_whole=is_whole)
             waiting = next(rest, None)
     ends = [] if waiting is None else [waiting, *rest]
     beyond = [r.seq for r in ends if not (r.reason or "").startswith(STOPPED)]
@@ -166,9 +166,9 @@ def results_of(
         for row in rows:
             if last is not None and row.seq > last:
                 return
-            said = read_row(row.data)
-            if isinstance(said, Result):
-                yield said
+            result = read_row(row.data)
+            if isinstance(result, Result):
+                yield result
         after = rows[-1].seq
 
 
@@ -206,8 +206,8 @@ def _judge(found: Comparison, was: Result, now: Result, *, is_whole: bool) -> No
         found.alike += 1
 
 
-def _plain(said: Result) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(said)
+def _plain(result: Result) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(result)
     plain["frame"] = {k: v for k, v in plain["frame"].items() if k != "passed_over"}
     return {k: v for k, v in plain.items() if k not in _OF_THE_MOMENT}
 

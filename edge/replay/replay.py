@@ -119,13 +119,13 @@ class RecordedRuns(RunState):
         items = [r.item for r in recorded if not isinstance(r.item, MissingFrames)]
         self._runs = {_moment(item): item.run for item in items}
 
-    def judge(self, said: FrameResult) -> FrameResult:
+    def judge(self, result: FrameResult) -> FrameResult:
         """See `RunState.judge`."""
-        moment = said.frame.first, said.monotonic_ns
+        moment = result.frame.first, result.monotonic_ns
         run = self._runs.get(moment, self._written)
         self._is_resumed = run is not None and run == self._left
         self._turn_to(run)
-        return super().judge(said)
+        return super().judge(result)
 
     def is_under_way(self, run: str) -> bool:
         """Believe it: what was recorded of a plan was said in its run."""
@@ -174,7 +174,7 @@ def replay(
                 was_live=head.was_live,
             ),
         )
-        service.run(stop, on_row=lambda row, said: on_row())
+        service.run(stop, on_row=lambda row, result: on_row())
     finally:
         ledger.close()
 

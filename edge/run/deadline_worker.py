@@ -120,8 +120,8 @@ def _over() -> WorkerClosed:
 
 def _do(job: Callable[[T], Any], future: Future[Any], tool: T) -> None:
     try:
-        said = job(tool)
+        answer = job(tool)
     except Exception as error:  # noqa: BLE001 it is raised again where it belongs
         future.set_exception(error)
     else:
-        future.set_result(said)
+        future.set_result(answer)

@@ -83,22 +83,22 @@ class Housekeeping:
         """Whether the frame in hand shall be kept as a picture; from any thread."""
         return self._wanted is not None and not self._wanted.cancelled()
 
-    def draw(self, pixels: Counts, said: FrameResult) -> bytes | None:
+    def draw(self, pixels: Counts, result: FrameResult) -> bytes | None:
         """Draw a snapshot in full size; from any thread, never raises."""
         try:
-            return to_jpeg(draw(pixels, said), _SNAPSHOT_BYTES)
+            return to_jpeg(draw(pixels, result), _SNAPSHOT_BYTES)
         except Exception:
-            log.exception("sequence=%d snapshot not drawn", said.frame.first)
+            log.exception("sequence=%d snapshot not drawn", result.frame.first)
             return None
 
-    def wrote(self, row: LedgerRow, said: FrameResult, picture: bytes | None) -> None:
+    def wrote(self, row: LedgerRow, result: FrameResult, picture: bytes | None) -> None:
         """Take note of a row that was written, and of the snapshot that shows it."""
-        self._meter.count(said)
-        self._stirs.take(said.events)
-        if said.status != "gap":
+        self._meter.count(result)
+        self._stirs.take(result.events)
+        if result.status != "gap":
             self._frame_s = time.monotonic()
-            self._reason = said.reason or ""
-            self._drift = said.drift or self._drift
+            self._reason = result.reason or ""
+            self._drift = result.drift or self._drift
         if picture is not None and self._wanted is not None:
             self._keep(row, picture)
 
@@ -129,10 +129,10 @@ class Housekeeping:
         self._commander.close()
 
     def append(
-        self, said: Sequence[Entered], taken: InboxPosition | None = None
+        self, entries: Sequence[Entered], taken: InboxPosition | None = None
     ) -> None:
         """Write entries; on a full disk make room once."""
-        self._ledger.with_room(lambda: self._ledger.append_all(said, taken))
+        self._ledger.with_room(lambda: self._ledger.append_all(entries, taken))
 
     # -- what may be asked -------------------------------------------------------------
 

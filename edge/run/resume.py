@@ -36,19 +36,19 @@ def _cells_in(folder: Path, progress: Progress) -> ResumeCells | None:
     with closing(LedgerReader(folder)) as reader:
         rows = reader.rows(progress.followed_row - 1, 1)
     try:
-        said = read_row(rows[0].data) if rows else None
+        result = read_row(rows[0].data) if rows else None
     except PayloadInvalid as error:  # of another version, perhaps
         log.warning("row=%d no track goes on: %s", progress.followed_row, error)
         return None
-    if not isinstance(said, Result) or said.run != progress.run:
+    if not isinstance(result, Result) or result.run != progress.run:
         return None
-    found = {c.track_id: c.box for c in said.cells if c.track_id is not None}
+    found = {c.track_id: c.box for c in result.cells if c.track_id is not None}
     if not found:
         return None
-    is_same_boot = said.boot_id == clock.boot_id()
+    is_same_boot = result.boot_id == clock.boot_id()
     return ResumeCells(
         tracks=tuple(found),
         boxes=tuple(found.values()),
-        utc=said.utc,
-        monotonic_ns=said.monotonic_ns if is_same_boot else None,
+        utc=result.utc,
+        monotonic_ns=result.monotonic_ns if is_same_boot else None,
     )

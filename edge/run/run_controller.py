@@ -91,18 +91,18 @@ class RunController:
             return
         self._has_begun = True
         left = self._ledger.standing.progress
-        said: list[RunMark] = []
+        marks: list[RunMark] = []
         if left is not None and left.is_open:
             why = self._why_not_resumed(left)
             if why is None:
-                said = self._resumed(left)
+                marks = self._resumed(left)
             else:
-                said = [RunMark(run=left.run, phase="end", text=why)]
-        goes_on = any(mark.phase == "resumed" for mark in said)
+                marks = [RunMark(run=left.run, phase="end", text=why)]
+        goes_on = any(mark.phase == "resumed" for mark in marks)
         if not goes_on and (not self._source.is_paused or not self._wish.says_nothing):
-            said += self._starting(self._wish.slide, self._wish.operator)
-        self._append(said)
-        self._adopt(said, left)
+            marks += self._starting(self._wish.slide, self._wish.operator)
+        self._append(marks)
+        self._adopt(marks, left)
 
     def end_plan(self) -> bool:
         """End the run, its last point is over; return whether the process ends too."""

@@ -141,7 +141,7 @@ class Service:
         stop: threading.Event,
         *,
         frames: int | None = None,
-        on_row: Callable[[LedgerRow, FrameResult], None] = lambda row, said: None,
+        on_row: Callable[[LedgerRow, FrameResult], None] = lambda row, result: None,
     ) -> None:
         """Work until the recording ends, `frames` were looked at, or `stop`.
 
@@ -241,15 +241,15 @@ class Service:
         try:
             seen = pipeline.examine(item)
         except FrameRejected as error:
-            said = empty_result("rejected", str(error), item, ticket.passed_over)
-            return FrameOutcome(ticket.number, said)
+            result = empty_result("rejected", str(error), item, ticket.passed_over)
+            return FrameOutcome(ticket.number, result)
         except Exception as error:
             log.exception("sequence=%d failed", item.shot.sequence)
             return self._rejected(ticket.number, str(error) or repr(error))
         frame = msgspec.structs.replace(
             seen.examination.frame, passed_over=ticket.passed_over
         )
-        said = msgspec.structs.replace(
+        result = msgspec.structs.replace(
             seen.examination,
             frame=frame,
             point=None if item.planned is None else item.planned.what,
@@ -258,13 +258,13 @@ class Service:
         pixels, preview, snapshot = seen.raw.pixels, None, None
         is_asked = self._attendant is not None and self._attendant.wants_snapshot
         if self._attendant is not None and is_asked:
-            snapshot = self._attendant.draw(pixels, said)
+            snapshot = self._attendant.draw(pixels, result)
         if self._previews.is_due() or (is_asked and self._previews.is_allowed):
-            preview = self._draw(pixels, said)
+            preview = self._draw(pixels, result)
         is_kept = self._follower is not None or self._recorder is not None
         return FrameOutcome(
             ticket.number,
-            said,
+            result,
             _digest(pixels),
             None,
             preview,
@@ -273,13 +273,13 @@ class Service:
             seen if is_kept else None,
         )
 
-    def _draw(self, pixels: Counts, said: FrameResult) -> bytes | None:
+    def _draw(self, pixels: Counts, result: FrameResult) -> bytes | None:
         """Draw a preview; a result never waits or fails for a picture of it."""
         try:
-            picture = draw(pixels, said, self._settings.preview_width_px)
+            picture = draw(pixels, result, self._settings.preview_width_px)
             return to_jpeg(picture, MAX_PREVIEW_BYTES)
         except Exception:
-            log.exception("sequence=%d preview not drawn", said.frame.first)
+            log.exception("sequence=%d preview not drawn", result.frame.first)
             return None
 
     def _write_in_order(
@@ -382,8 +382,8 @@ class Service:
     def _rejected(self, number: int, reason: str) -> FrameOutcome:
         """Say nothing of a frame, by our own fault."""
         ticket = self._in_hand[number]
-        said = empty_result("rejected", reason, ticket.item, ticket.passed_over)
-        return FrameOutcome(number, said, failure=reason)
+        result = empty_result("rejected", reason, ticket.item, ticket.passed_over)
+        return FrameOutcome(number, result, failure=reason)
 
     def _dismiss(self, error: HemascopeError | None) -> None:
         """End what was asked beside the frames, and raise the alarm if we must stop."""
@@ -403,19 +403,19 @@ class Service:
 
     def _continue(self, outcome: FrameOutcome) -> FrameOutcome:
         """Say what needs the frames before it: whether it is good, tracks, counts."""
-        said = self._of_this_run(outcome.number, self._reject_frozen(outcome))
-        said = self._tell(said, lambda runs: runs.judge(said))
-        outcome = self._follow(replace(outcome, examination=said))
+        result = self._of_this_run(outcome.number, self._reject_frozen(outcome))
+        result = self._tell(result, lambda runs: runs.judge(result))
+        outcome = self._follow(replace(outcome, examination=result))
         followed, view = outcome.examination, outcome.view
         counted = self._tell(followed, lambda runs: runs.count(followed, view))
         return replace(outcome, examination=self._follow_drift(counted))
 
     def _follow(self, outcome: FrameOutcome) -> FrameOutcome:
         """Follow the cells of a frame; what fails here fails like an examination."""
-        said, seen = outcome.examination, outcome.seen
+        result, seen = outcome.examination, outcome.seen
         if self._follower is None or seen is None:
             return outcome
-        judged = replace(seen, examination=said)
+        judged = replace(seen, examination=result)
         left_s = self._settings.most_frame_s - (time.monotonic() - self._moved_s)
         try:
             followed = self._follower.do(
@@ -426,25 +426,25 @@ class Service:
             self._failed = self._hung()
             failed = self._rejected(outcome.number, f"given up: {self._failed}")
         except Exception as error:
-            log.exception("sequence=%d failed", said.frame.first)
+            log.exception("sequence=%d failed", result.frame.first)
             failed = self._rejected(outcome.number, str(error) or repr(error))
         nothing = msgspec.structs.replace(
-            failed.examination, run=said.run, point=said.point
+            failed.examination, run=result.run, point=result.point
         )
         return replace(failed, examination=nothing)
 
     def _tell(
-        self, said: FrameResult, tell: Callable[[RunState], FrameResult]
+        self, result: FrameResult, tell: Callable[[RunState], FrameResult]
     ) -> FrameResult:
         """Tell what the run has to say; a result never fails for its place."""
         if self._runs is None:
-            return said
+            return result
         try:
             return tell(self._runs)
         except Exception as error:
-            log.exception("sequence=%d not counted", said.frame.first)
+            log.exception("sequence=%d not counted", result.frame.first)
             reason = f"not counted: {error!r}; say so to the makers"
-            return msgspec.structs.replace(said, status="degraded", reason=reason)
+            return msgspec.structs.replace(result, status="degraded", reason=reason)
 
     def _write_marks(self) -> None:
         """Append what was started, noted and ended since the last time."""
@@ -457,23 +457,23 @@ class Service:
         self._begin()
         self._write_marks()
         outcome = self._continue(outcome)
-        said = outcome.examination
-        row = self._ledger.with_room(lambda: self._append(said))
+        result = outcome.examination
+        row = self._ledger.with_room(lambda: self._append(result))
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
         if self._recorder is not None:
             item = self._in_hand[outcome.number].item
-            self._recorder.take(row.seq, item, said, outcome.seen)
+            self._recorder.take(row.seq, item, result, outcome.seen)
         if self._attendant is not None:
-            self._attendant.wrote(row, said, outcome.snapshot)
+            self._attendant.wrote(row, result, outcome.snapshot)
         if row.seq % _PRUNE_EVERY == 0:
             self._ledger.prune(self._keep_rows)
-        on_row(row, said)
-        self._notifier.progress(f"row {row.seq}: {said.status} {said.reason or ''}")
+        on_row(row, result)
+        self._notifier.progress(f"row {row.seq}: {result.status} {result.reason or ''}")
         self._moved_s = time.monotonic()
         self._count_failures(outcome)
 
-    def _of_this_run(self, number: int, said: FrameResult) -> FrameResult:
+    def _of_this_run(self, number: int, result: FrameResult) -> FrameResult:
         """Say nothing of the plan of a run that is over by now."""
         planned = self._in_hand[number].item.planned
         if (
@@ -481,8 +481,8 @@ class Service:
             or self._runs is None
             or self._runs.is_under_way(planned.run)
         ):
-            return said
-        return msgspec.structs.replace(said, point=None, missed_points=None)
+            return result
+        return msgspec.structs.replace(result, point=None, missed_points=None)
 
     def _count_failures(self, outcome: FrameOutcome) -> None:
         """Give up after several in a row; what had no chance to fail counts nothing."""
@@ -496,13 +496,13 @@ class Service:
                 f"{outcome.failure}"
             )
 
-    def _append(self, said: FrameResult) -> LedgerRow:
+    def _append(self, result: FrameResult) -> LedgerRow:
         try:
-            return self._ledger.append(said)
+            return self._ledger.append(result)
         except RowRefused as error:
             log.error("row refused: %s", error)
             bare = msgspec.structs.replace(
-                said,
+                result,
                 status="rejected",
                 reason=str(error),
                 source="",
@@ -512,31 +512,33 @@ class Service:
             )
             return self._ledger.append(bare)
 
-    def _follow_drift(self, said: FrameResult) -> FrameResult:
+    def _follow_drift(self, result: FrameResult) -> FrameResult:
         """Say how far the microscope is from its calibration, by its good frames."""
-        if self._drift is None or said.quality is None or said.colours is None:
-            return said
-        if said.status == "rejected":
-            return said
-        drift = self._drift.follow(said.colours, said.quality.focus, said.monotonic_ns)
-        return msgspec.structs.replace(said, drift=drift)
+        if self._drift is None or result.quality is None or result.colours is None:
+            return result
+        if result.status == "rejected":
+            return result
+        drift = self._drift.follow(
+            result.colours, result.quality.focus, result.monotonic_ns
+        )
+        return msgspec.structs.replace(result, drift=drift)
 
     def _reject_frozen(self, outcome: FrameOutcome) -> FrameResult:
         """Reject what cannot be live: a camera never sends the same noise twice."""
-        said = outcome.examination
+        result = outcome.examination
         if outcome.digest is None or not (self._source.is_live or self._was_live):
-            return said
+            return result
         is_same = outcome.digest == self._last_digest
         self._identical = self._identical + 1 if is_same else 1
         self._last_digest = outcome.digest
         if self._identical < self._settings.frozen_after:
-            return said
+            return result
         reason = (
             f"frozen image: the last {self._identical} frames are identical; unplug "
             "the camera and plug it in again"
         )
         return msgspec.structs.replace(
-            said, status="rejected", reason=reason, cells=(), counts={}
+            result, status="rejected", reason=reason, cells=(), counts={}
         )
 
     def _drain(self, threads: list[threading.Thread]) -> None:

@@ -154,22 +154,22 @@ class CellRegistry:
     def counts(self) -> Counter[str]:
         """Cells per label, also unidentified ones, but not what is no cell."""
         names = (*self.labels, UNIDENTIFIED)
-        said = self.said()
-        tally = np.bincount(said[said >= 0], minlength=len(names)).tolist()
+        labels = self.label_indices()
+        tally = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
         total = Counter(dict(zip(names, tally, strict=True))) + self._settled
         del total[NOT_A_CELL]
         return total
 
-    def said(self) -> NDArray[np.intp]:
+    def label_indices(self) -> NDArray[np.intp]:
         """Label of each cell: K if it is unidentified, -1 if it does not count."""
         cells = self.cells
         mean = cells["log_likely"] / np.maximum(cells["sights"], 1)[:, None]
         likely = np.exp(mean - mean.max(axis=1, keepdims=True, initial=-np.inf))
         likely /= likely.sum(axis=1, keepdims=True)
-        said = likely.argmax(axis=1)
-        said[likely.max(axis=1, initial=0.0) < self._abstain_below] = len(self.labels)
-        said[cells["sights"] < _FOUND * cells["looks"]] = -1
-        return np.asarray(said, np.intp)
+        labels = likely.argmax(axis=1)
+        labels[likely.max(axis=1, initial=0.0) < self._abstain_below] = len(self.labels)
+        labels[cells["sights"] < _FOUND * cells["looks"]] = -1
+        return np.asarray(labels, np.intp)
 
     def _see(
         self,
@@ -247,8 +247,8 @@ class CellRegistry:
         """Keep the count of the cells longest unseen, and forget where they lie."""
         oldest = np.argsort(self.cells["seen_at"], kind="stable")[:_SETTLED_AT_ONCE]
         names = (*self.labels, UNIDENTIFIED)
-        said = self.said()[oldest]
-        self._settled.update(names[label] for label in said.tolist() if label >= 0)
+        labels = self.label_indices()[oldest]
+        self._settled.update(names[label] for label in labels.tolist() if label >= 0)
         self._drop(oldest)
 
 

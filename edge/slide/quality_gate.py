@@ -49,17 +49,17 @@ class QualityGate:
     def __init__(self) -> None:
         self._good: dict[str, deque[float]] = {}
 
-    def judge(self, said: FrameResult) -> FrameResult:
+    def judge(self, result: FrameResult) -> FrameResult:
         """Return what was said of a frame, rejected if the frame is no good."""
-        if said.status not in ("ok", "degraded") or said.quality is None:
-            return said
-        verdict = self._find(said, said.quality)
+        if result.status not in ("ok", "degraded") or result.quality is None:
+            return result
+        verdict = self._find(result, result.quality)
         if verdict is None:
-            if said.status == "ok":
-                self._learn(said.quality)
-            return said
+            if result.status == "ok":
+                self._learn(result.quality)
+            return result
         return msgspec.structs.replace(
-            said,
+            result,
             status="rejected",
             fault=verdict.fault,
             reason=verdict.reason,
@@ -78,14 +78,14 @@ class QualityGate:
             "covered": 0.93,
         }
 
-    def _find(self, said: FrameResult, quality: Quality) -> LimitExceeded | None:
+    def _find(self, result: FrameResult, quality: Quality) -> LimitExceeded | None:
         """Return the first thing that is wrong, the coarsest first."""
         figures = (quality.brightness, quality.motion, quality.texture, quality.covered)
         if None in figures:
             return None
         brightness, motion, texture, covered = (float(f or 0.0) for f in figures)
         limit = self.limits()
-        cells = sum(n for label, n in said.counts.items() if label != NOT_A_CELL)
+        cells = sum(n for label, n in result.counts.items() if label != NOT_A_CELL)
         if brightness < limit["brightness"]:
             return _verdict(
                 "dark", "brightness", brightness, "least", limit, "give more light"
@@ -113,12 +113,12 @@ class QualityGate:
             return _verdict(
                 "blurred", "focus", quality.focus, "least", limit, "turn the fine focus"
             )
-        if covered > limit["covered"] or len(said.cells) >= MAX_CELLS:
+        if covered > limit["covered"] or len(result.cells) >= MAX_CELLS:
             return LimitExceeded(
                 "crowded",
-                f"too many cells: {len(said.cells)} of them cover {covered:.2f} of the "
-                f"frame, at most {MAX_CELLS} and {limit['covered']:.2f} can be told "
-                "apart; move to a thinner place",
+                f"too many cells: {len(result.cells)} of them cover {covered:.2f} of "
+                f"the frame, at most {MAX_CELLS} and {limit['covered']:.2f} can be "
+                "told apart; move to a thinner place",
             )
         return None
 

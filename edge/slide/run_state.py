@@ -141,13 +141,13 @@ class RunState:
         """Whether that run goes on, so that its plan holds."""
         return run == self.run
 
-    def judge(self, said: FrameResult) -> FrameResult:
+    def judge(self, result: FrameResult) -> FrameResult:
         """Say of which run a frame is, and whether it is any good."""
-        return msgspec.structs.replace(said, run=self._written)
+        return msgspec.structs.replace(result, run=self._written)
 
-    def count(self, said: FrameResult, view: Thumbnail | None) -> FrameResult:
+    def count(self, result: FrameResult, view: Thumbnail | None) -> FrameResult:
         """Count what is new on a frame that was judged; `view` tells its place."""
-        return said
+        return result
 
     def _begin(self) -> None:
         """Know nothing of the slide yet."""

@@ -46,30 +46,30 @@ class SlideCounter(RunState):
         self._wanted_width, self._correction = wanted_width, correction
         super().__init__()
 
-    def judge(self, said: FrameResult) -> FrameResult:
+    def judge(self, result: FrameResult) -> FrameResult:
         """See `RunState.judge`; frames that are no good are rejected."""
-        said = super().judge(said)
+        result = super().judge(result)
         if self._is_resumed and self._since is None:
-            self._since = said.utc
-        return self.gate.judge(said)
+            self._since = result.utc
+        return self.gate.judge(result)
 
-    def count(self, said: FrameResult, view: Thumbnail | None) -> FrameResult:
+    def count(self, result: FrameResult, view: Thumbnail | None) -> FrameResult:
         """See `RunState.count`; the differential goes into what is said."""
-        if said.run is None:
-            return said
+        if result.run is None:
+            return result
         place = None
-        if view is not None and said.status in ("ok", "degraded"):
-            if _is_cut_short(said):
-                reason = f"{said.reason}; nothing is counted on it"
-                said = msgspec.structs.replace(said, reason=reason)
+        if view is not None and result.status in ("ok", "degraded"):
+            if _is_cut_short(result):
+                reason = f"{result.reason}; nothing is counted on it"
+                result = msgspec.structs.replace(result, reason=reason)
             else:
-                place = self._count(said, view)
+                place = self._count(result, view)
         differential = self._differentiate()
         if place is not None and view is not None:
             differential = msgspec.structs.replace(
-                differential, patch=place.patch, place_um=_in_um(place, said, view)
+                differential, patch=place.patch, place_um=_in_um(place, result, view)
             )
-        return msgspec.structs.replace(said, differential=differential)
+        return msgspec.structs.replace(result, differential=differential)
 
     def _begin(self) -> None:
         """Know nothing yet."""
@@ -89,22 +89,22 @@ class SlideCounter(RunState):
             self._said = counts, patches, differential
         return self._said[2]
 
-    def _count(self, said: FrameResult, view: Thumbnail) -> MosaicPosition:
+    def _count(self, result: FrameResult, view: Thumbnail) -> MosaicPosition:
         size = (view.shape[1], view.shape[0])
-        sights = _sights(said, self._labels, size)
+        sights = _sights(result, self._labels, size)
         landing = self.mosaic.lay(view, lambda: self.census.nominate(sights))
         for join in landing.joins:
             self.census.join(join)
         if landing.snap is not None:
             self.census.snap(landing.place, size, landing.snap)
-        margin_px = counting_margin(size, _um_per_px(said, view))
+        margin_px = counting_margin(size, _um_per_px(result, view))
         self.census.look(landing.place, size, margin_px, sights)
         return landing.place
 
 
-def _is_cut_short(said: FrameResult) -> bool:
+def _is_cut_short(result: FrameResult) -> bool:
     """Whether cells were left out because they are followed: they would seem gone."""
-    return said.following is not None and len(said.cells) >= MAX_FOLLOWED_CELLS
+    return result.following is not None and len(result.cells) >= MAX_FOLLOWED_CELLS
 
 
 def counting_margin(size: tuple[int, int], um_per_px: float) -> float:
@@ -113,24 +113,24 @@ def counting_margin(size: tuple[int, int], um_per_px: float) -> float:
 
 
 def _sights(
-    said: FrameResult, labels: tuple[str, ...], view_px: tuple[int, int]
+    result: FrameResult, labels: tuple[str, ...], view_px: tuple[int, int]
 ) -> Detections:
-    boxes = np.array([cell.box for cell in said.cells], np.float64).reshape(-1, 4)
+    boxes = np.array([cell.box for cell in result.cells], np.float64).reshape(-1, 4)
     likely = np.array(
-        [[cell.probabilities[label] for label in labels] for cell in said.cells]
+        [[cell.probabilities[label] for label in labels] for cell in result.cells]
     ).reshape(-1, len(labels))
-    return detections_of(boxes, likely, (said.width_px, said.height_px), view_px)
+    return detections_of(boxes, likely, (result.width_px, result.height_px), view_px)
 
 
-def _um_per_px(said: FrameResult, view: Thumbnail) -> float:
+def _um_per_px(result: FrameResult, view: Thumbnail) -> float:
     """Micrometres per pixel of a view, which is only made where a pixel's are known."""
-    if said.pixel_size_um is None:
+    if result.pixel_size_um is None:
         raise ValueError("a frame of unknown scale has a view")
-    return float(said.pixel_size_um * said.width_px / view.shape[1])
+    return float(result.pixel_size_um * result.width_px / view.shape[1])
 
 
 def _in_um(
-    place: MosaicPosition, said: FrameResult, view: Thumbnail
+    place: MosaicPosition, result: FrameResult, view: Thumbnail
 ) -> tuple[float, float]:
-    um = _um_per_px(said, view)
+    um = _um_per_px(result, view)
     return round(place.x_px * um, 2), round(place.y_px * um, 2)

@@ -64,7 +64,7 @@ def differences(
     list[str]
         Such as "exposure is 8 ms, was 5 ms"; empty where all is as before.
     """
-    said = []
+    parts = []
     was, known = values_of(before), values_of(now)
     for name, value in was.items():
         found = known.get(name)
@@ -72,8 +72,8 @@ def differences(
             continue
         called = NAMES.get(name, name.replace(".", " of "))
         told = "unknown" if found is None else show(name, found)
-        said.append(f"{called} is {told}, was {show(name, value)}")
+        parts.append(f"{called} is {told}, was {show(name, value)}")
     for control in now.automatic:
         if control not in before.automatic and control not in varying:
-            said.append(f"{control.replace('_', ' ')} is automatic, was locked")
-    return sorted(said)
+            parts.append(f"{control.replace('_', ' ')} is automatic, was locked")
+    return sorted(parts)

@@ -101,7 +101,7 @@ def micromanager_cameras(settings: MicroManagerSettings) -> Iterator[FoundCamera
 
 def _set_so(knobs: CameraControls) -> str:
     """Say what can be set, to what, what it is now, and what is automatic."""
-    said = []
+    values = []
     for value in (*_VALUES, *(f"balance.{colour}" for colour in COLOURS)):
         span = knobs.span(value)
         if span is None:
@@ -110,7 +110,7 @@ def _set_so(knobs: CameraControls) -> str:
             now = show(value, knobs.get(value))
         except ControlNotApplied as error:
             now = f"unreadable, {error}"
-        said.append(f"{value} {now} ({span.low:g} to {span.high:g})")
+        values.append(f"{value} {now} ({span.low:g} to {span.high:g})")
     automatic = []
     for control in CONTROLS:
         try:
@@ -118,5 +118,5 @@ def _set_so(knobs: CameraControls) -> str:
                 automatic.append(control)
         except ControlNotApplied:
             continue
-    said.append(f"automatic: {', '.join(automatic) or 'nothing'}")
-    return ", ".join(said)
+    values.append(f"automatic: {', '.join(automatic) or 'nothing'}")
+    return ", ".join(values)

@@ -109,12 +109,12 @@ def decide(
     adaptation
         Of this site; None changes nothing.
     """
-    said = log_probabilities(logits, temperature, opinion)
+    log_p = log_probabilities(logits, temperature, opinion)
     if adaptation is not None:
-        said = log_probabilities(adaptation.applied(said), 1.0)
-    probabilities = np.exp(said).astype(np.float32)
+        log_p = log_probabilities(adaptation.applied(log_p), 1.0)
+    probabilities = np.exp(log_p).astype(np.float32)
     return Decisions(
-        said.argmax(axis=1),
+        log_p.argmax(axis=1),
         probabilities,
         probabilities.max(axis=1) < abstain_below,
     )

@@ -86,16 +86,16 @@ class Follower:
         um = self._scale_of(seen.examination)
         if um is None or seen.examination.status in ("rejected", "gap"):
             return seen.examination
-        said, stage = _shortened(seen.examination), Stopwatch()
-        is_new_run = self._turn_to(said.run)
-        pause = self._pace.take(said.monotonic_ns, _expected(said))
-        pause = self._take_up(said, um) or pause
+        result, stage = _shortened(seen.examination), Stopwatch()
+        is_new_run = self._turn_to(result.run)
+        pause = self._pace.take(result.monotonic_ns, _expected(result))
+        pause = self._take_up(result, um) or pause
         with stage("follow"):
-            boxes = np.array([c.box for c in said.cells], np.float32).reshape(-1, 4)
+            boxes = np.array([c.box for c in result.cells], np.float32).reshape(-1, 4)
             links = self._tracker.follow(
-                _found(boxes, [c.label != NOT_A_CELL for c in said.cells], um),
+                _found(boxes, [c.label != NOT_A_CELL for c in result.cells], um),
                 pause.steps,
-                (said.width_px * um, said.height_px * um),
+                (result.width_px * um, result.height_px * um),
                 shift_um=shift_um,
                 is_new_field=is_new_field or is_new_run,
             )
@@ -104,7 +104,7 @@ class Follower:
             with stage("remember"):
                 self._end(self._model, links, pause, is_new_run=is_new_run)
                 is_late = pause.continuity == "discontinuous"
-                view = FollowedFrame(seen.raw, um, said.locator is None, is_late)
+                view = FollowedFrame(seen.raw, um, result.locator is None, is_late)
                 try:
                     courses, events = self._model.show(view, boxes, links)
                 except EngineFailed:
@@ -113,13 +113,15 @@ class Follower:
                     raise
                 self._untold.extend(events)
         return msgspec.structs.replace(
-            said,
-            cells=_named(said.cells, links, courses),
+            result,
+            cells=_named(result.cells, links, courses),
             following=self._note(links, pause, is_new_run=is_new_run),
             events=self._tell(
-                MAX_FILMSTRIPS if len(said.cells) <= MAX_CELLS_BESIDE_FILMSTRIPS else 0
+                MAX_FILMSTRIPS
+                if len(result.cells) <= MAX_CELLS_BESIDE_FILMSTRIPS
+                else 0
             ),
-            timings_ms={**said.timings_ms, **stage.spent_ms},
+            timings_ms={**result.timings_ms, **stage.spent_ms},
         )
 
     @property
@@ -132,31 +134,31 @@ class Follower:
         if self._model is not None:
             self._model.close()
 
-    def _scale_of(self, said: FrameResult) -> float | None:
+    def _scale_of(self, result: FrameResult) -> float | None:
         """Return the scale; where another is known now, tracks go on at that one."""
-        um = said.pixel_size_um if said.locator is not None else 1.0
+        um = result.pixel_size_um if result.locator is not None else 1.0
         if um is not None and self._um is not None and um != self._um:
             self._tracker.rescale(um / self._um)
         self._um = um or self._um
         return self._um
 
-    def _take_up(self, said: FrameResult, um: float) -> FrameGap | None:
+    def _take_up(self, result: FrameResult, um: float) -> FrameGap | None:
         """Go on with the cells that an earlier process left, with the first frame here.
 
         Their states are gone, so what lies between is as long as it may be.
         """
         left = self._left
-        if left is None or said.run is None:
+        if left is None or result.run is None:
             return None
         self._left, cells = None, left.cells
-        if cells is None or said.run != left.run:
+        if cells is None or result.run != left.run:
             return None
         boxes = np.array(cells.boxes, np.float32)
         ids = np.array(cells.tracks, np.int64)
         self._tracker.take_up(ids, _found(boxes, [True] * len(ids), um))
-        away_s = (said.utc - cells.utc).total_seconds()
+        away_s = (result.utc - cells.utc).total_seconds()
         if cells.monotonic_ns is not None:
-            away_s = (said.monotonic_ns - cells.monotonic_ns) * 1e-9
+            away_s = (result.monotonic_ns - cells.monotonic_ns) * 1e-9
         return FrameGap("reset", max(away_s, 0.0), None)
 
     def _turn_to(self, run: str | None) -> bool:
@@ -215,29 +217,29 @@ class Follower:
         )
 
 
-def _shortened(said: FrameResult) -> FrameResult:
+def _shortened(result: FrameResult) -> FrameResult:
     """Leave out the least likely cells where a row cannot hold them all."""
-    if len(said.cells) <= MAX_FOLLOWED_CELLS:
-        return said
+    if len(result.cells) <= MAX_FOLLOWED_CELLS:
+        return result
     more = (
-        f"{len(said.cells)} cells, the likeliest {MAX_FOLLOWED_CELLS} are followed "
+        f"{len(result.cells)} cells, the likeliest {MAX_FOLLOWED_CELLS} are followed "
         "and said"
     )
-    kept = said.cells[:MAX_FOLLOWED_CELLS]
+    kept = result.cells[:MAX_FOLLOWED_CELLS]
     return msgspec.structs.replace(
-        said,
+        result,
         cells=kept,
         counts=Counter(cell.label for cell in kept),
         status="degraded",
-        reason="; ".join(filter(None, (said.reason, more))),
+        reason="; ".join(filter(None, (result.reason, more))),
     )
 
 
-def _expected(said: FrameResult) -> PlannedInterval:
+def _expected(result: FrameResult) -> PlannedInterval:
     """Return what the schedule says of the pause before a frame."""
-    if said.point is None:
+    if result.point is None:
         return PlannedInterval()
-    return PlannedInterval(True, said.point.expected_s)
+    return PlannedInterval(True, result.point.expected_s)
 
 
 def _found(boxes: Boxes, may_begin: Sequence[bool], um: float) -> FoundCells:

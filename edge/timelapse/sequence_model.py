@@ -129,17 +129,21 @@ class SequenceModel:
         colours = prepare(self._profile, width_px, height_px, pixels.dtype)
         crops = cut_crops(pixels, windows, crop_size(self.bundle))
         crops = correct_crops(crops, windows, colours)
-        said = self._remember(tracks, crops)
+        predictions = self._remember(tracks, crops)
         moment = FrameTime(view.raw.shot.sequence, view.raw.shot.utc)
         self._albums.see(moment.sequence, tracks, crops)
         events = self._changes.take(
-            moment, tracks, said.probabilities, said.frames, _inside(windows)
+            moment,
+            tracks,
+            predictions.probabilities,
+            predictions.frames,
+            _inside(windows),
         )
-        shares = said.probabilities.astype(float).round(4).tolist()
+        shares = predictions.probabilities.astype(float).round(4).tolist()
         courses = {
             track: self._course(track, frames, share, view.is_late)
             for track, frames, share in zip(
-                tracks.tolist(), said.frames.tolist(), shares, strict=True
+                tracks.tolist(), predictions.frames.tolist(), shares, strict=True
             )
         }
         return courses, self._shown(events)
@@ -172,12 +176,14 @@ class SequenceModel:
         if self._turn == 0:
             return self._memory.step(2 * tracks, crops)
         keys = np.concatenate([2 * tracks, 2 * tracks + 1])
-        said = self._memory.step(keys, np.concatenate([crops, crops]))
-        ages = said.frames.reshape(2, -1)
+        predictions = self._memory.step(keys, np.concatenate([crops, crops]))
+        ages = predictions.frames.reshape(2, -1)
         older = ages.argmax(axis=0)  # the first of two of the same age
         speaks = older * len(tracks) + np.arange(len(tracks))
         self._take_turns(tracks, older, ages)
-        return Predictions(tracks, said.probabilities[speaks], said.frames[speaks])
+        return Predictions(
+            tracks, predictions.probabilities[speaks], predictions.frames[speaks]
+        )
 
     def _take_turns(
         self, tracks: Ids, older: NDArray[np.intp], ages: NDArray[np.int64]

@@ -112,7 +112,7 @@ def run_simulated(
     frames: int,
     tracking: TrackingSettings,
     events: EventSettings,
-    on_frame: Callable[[FrameResult], None] = lambda said: None,
+    on_frame: Callable[[FrameResult], None] = lambda result: None,
 ) -> tuple[SimulatedMicroscope, list[FrameResult]]:
     """Examine and follow `frames` exposures of a simulated microscope.
 
@@ -130,9 +130,9 @@ def run_simulated(
         exposure = camera.read(1e9)
         if not isinstance(exposure, Exposure):
             continue
-        said = follower.follow(pipeline.examine(exposure))
-        on_frame(said)
-        kept.append(said)
+        result = follower.follow(pipeline.examine(exposure))
+        on_frame(result)
+        kept.append(result)
     follower.close()
     pipeline.close()
     return microscope, kept

@@ -104,8 +104,8 @@ def bench_command(
             cores,
             frames=200,
         )
-    said = parts.open_pipeline().examine(_exposure(simulated[0])).examination
-    sections["delivery, loopback"] = measure_delivery(said, rows=200)
+    result = parts.open_pipeline().examine(_exposure(simulated[0])).examination
+    sections["delivery, loopback"] = measure_delivery(result, rows=200)
     sections["against a laboratory's own stack"] = _measure_peer(
         simulated, parts, rounds
     )

@@ -28,11 +28,11 @@ class TrackRow:
     boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
     shares: list[tuple[float, ...]] = field(default_factory=list)
 
-    def add(self, said: FrameResult, cell: Cell) -> None:
+    def add(self, result: FrameResult, cell: Cell) -> None:
         """Take one frame of the track."""
         if cell.course is msgspec.UNSET:
             return
-        self.frames.append(said.frame.first)
+        self.frames.append(result.frame.first)
         self.boxes.append(cell.box)
         self.shares.append(cell.course.probabilities)
 
@@ -50,7 +50,7 @@ def draw_strips(
         (H, W, 3) RGB: a row of tiles per track; below, the probability of each class
         in every frame, as heights of its colour; a line where the event began.
     """
-    events = [e for said in run for e in said.events if e.phase == "confirmed"]
+    events = [e for result in run for e in result.events if e.phase == "confirmed"]
     chosen = []
     for change in sorted({e.change for e in events}):
         sure = sorted(
@@ -58,7 +58,7 @@ def draw_strips(
             key=lambda e: -len(strips[e.track_id].frames),
         )
         chosen += sure[:2]
-    told = next(said.following for said in run if said.following is not None)
+    told = next(result.following for result in run if result.following is not None)
     rows = [_legend(told.classes)]
     for event in chosen[:_ROWS]:
         name = f"cell {event.track_id}: {event.change}"

@@ -71,9 +71,9 @@ def measure_cost(
             hourly_mb.append(_used_mb())
             say(f"frame {number}: {hourly_mb[-1]:.1f} MB, {follower.live} tracks")
         start = time.thread_time()
-        said = follower.follow(seen)
+        result = follower.follow(seen)
         spent_ms[number] = 1e3 * (time.thread_time() - start)
-        encode(said)
+        encode(result)
     hourly_mb.append(_used_mb())
     follower.close()
     return Cost(spent_ms, hourly_mb, cells)
@@ -97,8 +97,8 @@ def _frames(cells: int, frames: int, interval_s: float) -> Iterator[ExaminedFram
         whole = ((moved > 30) & (moved < (width - 30, height - 30))).all(axis=1)
         whole &= random.random(count) > 1 / 30
         shot = Shot(number, int(number * interval_s * 1e9), utc_of(0), "made")
-        said = _said(shot, np.rint(moved[whole]).astype(int).tolist())
-        yield ExaminedFrame(RawFrame(shot, pixels), said)
+        result = _said(shot, np.rint(moved[whole]).astype(int).tolist())
+        yield ExaminedFrame(RawFrame(shot, pixels), result)
 
 
 def _said(shot: Shot, centres: list[list[int]]) -> FrameResult:

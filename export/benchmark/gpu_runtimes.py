@@ -97,9 +97,9 @@ def _place() -> list[str]:
         ["nvpmodel", "-q"],
         ["jetson_clocks", "--show"],
     ):
-        said = _told(command)
-        if said:
-            lines.append(f"{command[0]}: {said}")
+        text = _told(command)
+        if text:
+            lines.append(f"{command[0]}: {text}")
     packages = [f"Python {platform.python_version()}", platform.platform()]
     for name in ("onnxruntime", "pycuda", "torch"):
         try:

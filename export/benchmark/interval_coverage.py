@@ -64,12 +64,12 @@ def measure_covering(runs: int, cells: int, known_from: int) -> list[Coverage]:
         counts = {k: int(n) for k, n in zip(KINDS, np.asarray(named), strict=True)}
         limits = correction.correct(counts)
         corrected.append(np.array([(limits[k].low, limits[k].high) for k in KINDS]))
-    said = {
+    coverage = {
         "exact limits, every cell named rightly": ideal,
         "exact limits, cells confused (control)": confused,
         "corrected limits, cells confused": corrected,
     }
-    return [_held(what, cells, limits) for what, limits in said.items()]
+    return [_held(what, cells, limits) for what, limits in coverage.items()]
 
 
 def _exact(counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -65,9 +65,9 @@ def gate_laboratory(
     for shown, degrade in DEGRADED.items():
         random = np.random.default_rng(seed)
         bad = [degrade(field, um, random) for field in chosen]
-        said = [_examine(pipeline, field) for field in bad]
-        yield _gated(name, shown, True, [gate.judge(one) for one in said])
-        yield _gated(name, shown, False, [QualityGate().judge(one) for one in said])
+        result = [_examine(pipeline, field) for field in bad]
+        yield _gated(name, shown, True, [gate.judge(one) for one in result])
+        yield _gated(name, shown, False, [QualityGate().judge(one) for one in result])
     opened.close()
 
 
@@ -194,8 +194,8 @@ def _examine(pipeline: Pipeline, field: Frame) -> FrameResult:
 
 
 def _gated(
-    laboratory: str, shown: str, learned: bool, said: Sequence[FrameResult]
+    laboratory: str, shown: str, learned: bool, result: Sequence[FrameResult]
 ) -> GateScore:
-    faults = Counter(str(one.fault) for one in said if one.status == "rejected")
-    accepted = len(said) - sum(faults.values())
-    return GateScore(laboratory, shown, learned, len(said), accepted, dict(faults))
+    faults = Counter(str(one.fault) for one in result if one.status == "rejected")
+    accepted = len(result) - sum(faults.values())
+    return GateScore(laboratory, shown, learned, len(result), accepted, dict(faults))

@@ -87,11 +87,11 @@ def run_service(
     run = ServiceRun()
     marks: list[tuple[float, float]] = []
 
-    def on_row(row: LedgerRow, said: FrameResult) -> None:
+    def on_row(row: LedgerRow, result: FrameResult) -> None:
         marks.append((time.monotonic(), time.process_time()))
         if len(marks) > _WARM_UP:
-            run.latency_ms.append(marks[-1][0] * 1e3 - said.monotonic_ns * 1e-6)
-            run.stages_ms.update(said.timings_ms)
+            run.latency_ms.append(marks[-1][0] * 1e3 - result.monotonic_ns * 1e-6)
+            run.stages_ms.update(result.timings_ms)
 
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder), "bench")

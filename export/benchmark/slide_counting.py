@@ -141,9 +141,11 @@ def draw_mosaic(seen: SlideScan, scale: float = 1.5) -> NDArray[np.uint8]:
     picture = cv2.resize(canvas, None, fx=scale, fy=scale)
     picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB))
     colours = {n: tuple(bytes.fromhex(c[1:])) for n, c in legend()}
-    cells, said = seen.run.census.cells, seen.run.census.said()
+    cells, indices = seen.run.census.cells, seen.run.census.label_indices()
     labels = (*seen.run.census.labels, "unidentified")
-    for cell, label in zip(cells[said >= 0], said[said >= 0].tolist(), strict=True):
+    for cell, label in zip(
+        cells[indices >= 0], indices[indices >= 0].tolist(), strict=True
+    ):
         if cell["patch"] != largest:
             continue
         x, y = np.rint((cell["at"] - low) * scale).astype(int).tolist()
@@ -171,8 +173,8 @@ def _walked(settings: SimulatedSettings, parts: Parts, frames: int) -> Iterable[
     yield f"places off by at most {off * settings.pixel_size_um:.2f} µm in 99 of 100"
 
 
-def _unjoined(said: Differential) -> str:
-    return f"{said.unidentified} unidentified, {said.patches} patches"
+def _unjoined(differential: Differential) -> str:
+    return f"{differential.unidentified} unidentified, {differential.patches} patches"
 
 
 def _say(lines: Iterable[str]) -> None:

@@ -83,19 +83,19 @@ def walk(
     rejected: Counter[str] = Counter()
     corners, costs, offsets = [], [], []
     pipeline = replace(parts.open_pipeline(), scale=Scale(settings.pixel_size_um))
-    said: FrameResult | None = None
+    result: FrameResult | None = None
     for number in range(frames):
         seen = pipeline.examine(_exposure(bench, number))
         start = time.thread_time()
-        said = run.count(run.judge(seen.examination), seen.view)
+        result = run.count(run.judge(seen.examination), seen.view)
         costs.append((time.thread_time() - start) * 1e3)
         done(number)
-        if said.status == "rejected":
-            rejected[str(said.fault)] += 1
+        if result.status == "rejected":
+            rejected[str(result.fault)] += 1
             continue
         corner = np.array(bench.corner(number), float)
         corners.append(corner)
-        offsets.append(_offset(said, corner, settings.pixel_size_um))
+        offsets.append(_offset(result, corner, settings.pixel_size_um))
         for cell in bench.truth(number):
             depth_px = min(
                 min(cell.centre),
@@ -105,11 +105,11 @@ def walk(
                 if depth_px >= margin_px + more_px:
                     cells[cell.id] = cell.label
     pipeline.close()
-    if said is None or said.differential is None:
+    if result is None or result.differential is None:
         raise ValueError(f"no frame was examined, {frames} were asked for")
     return SlideScan(
         run=run,
-        counted=Counter({c.label: c.count for c in said.differential.classes}),
+        counted=Counter({c.label: c.count for c in result.differential.classes}),
         truth=Counter(met[0.0].values()),
         least=Counter(met[centre_px].values()),
         most=Counter(met[-centre_px].values()),
@@ -118,7 +118,7 @@ def walk(
         rejected=rejected,
         jumps=_jumps(np.array(corners), size),
         returns=_returns(np.array(corners), size),
-        differential=said.differential,
+        differential=result.differential,
         cost_ms=np.array(costs),
         placed_px=_errors(offsets),
         twice=_twice(run, bench, offsets),
@@ -138,10 +138,10 @@ def _exposure(bench: SimulatedMicroscope, number: int) -> Exposure:
 
 
 def _offset(
-    said: FrameResult, corner: NDArray[np.float64], pixel_size_um: float
+    result: FrameResult, corner: NDArray[np.float64], pixel_size_um: float
 ) -> tuple[int, float, float]:
     """Patch, and how far (px) its origin is from the slide's by this frame."""
-    found = said.differential
+    found = result.differential
     if found is None or found.place_um is None or found.patch is None:
         return -1, 0.0, 0.0
     x, y = np.array(found.place_um) / pixel_size_um - corner
@@ -163,8 +163,8 @@ def _twice(
     offsets: list[tuple[int, float, float]],
 ) -> int:
     """Count the true cells that are nearest to, and lie under, two counted ones."""
-    cells, said = run.census.cells, run.census.said()
-    cells = cells[said >= 0]
+    cells, labels = run.census.cells, run.census.label_indices()
+    cells = cells[labels >= 0]
     view_px = max(run.mosaic.keys[0][1].shape)
     scale = bench.settings.width_px / view_px
     true = np.array([(c.x_px, c.y_px) for c in bench.cells])

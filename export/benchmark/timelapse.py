@@ -129,12 +129,14 @@ def events_command(
     for seed in range(first_seed, first_seed + runs):
         strips: dict[int, TrackRow] = {}
 
-        def keep(said: FrameResult, into: dict[int, TrackRow] = strips) -> None:
-            if said.frame.first % 100 == 0 and said.following is not None:
-                click.echo(f"frame {said.frame.first}: {said.following.tracks} tracks")
-            for cell in said.cells:
+        def keep(result: FrameResult, into: dict[int, TrackRow] = strips) -> None:
+            if result.frame.first % 100 == 0 and result.following is not None:
+                click.echo(
+                    f"frame {result.frame.first}: {result.following.tracks} tracks"
+                )
+            for cell in result.cells:
                 if picture is not None and cell.course is not msgspec.UNSET:
-                    into.setdefault(cell.track_id or 0, TrackRow()).add(said, cell)
+                    into.setdefault(cell.track_id or 0, TrackRow()).add(result, cell)
 
         source = SimulatedSettings(
             width_px=960,

@@ -116,25 +116,25 @@ def test_too_few_cells_are_said() -> None:
 def strange_site(cells: int = 1500) -> tuple[np.ndarray, np.ndarray]:
     """What is said where a stain makes the model too sure, and too fond of class 1."""
     logits, classes = overconfident(1.0, cells)
-    said = logits * 3.0 + np.array([0.0, 2.5, 0.0, 0.0], np.float32)
-    return log_probabilities(said, 1.0), classes
+    predicted = logits * 3.0 + np.array([0.0, 2.5, 0.0, 0.0], np.float32)
+    return log_probabilities(predicted, 1.0), classes
 
 
 def test_a_hundred_reviewed_cells_make_a_strange_site_honest() -> None:
-    said, classes = strange_site()
+    predicted, classes = strange_site()
 
-    fitted = fit_adaptation(said[:REVIEWED], classes[:REVIEWED])
+    fitted = fit_adaptation(predicted[:REVIEWED], classes[:REVIEWED])
 
-    rest, truth = said[REVIEWED:], classes[REVIEWED:]
+    rest, truth = predicted[REVIEWED:], classes[REVIEWED:]
     before = expected_calibration_error(rest, truth, 1.0)
     after = expected_calibration_error(fitted.applied(rest), truth, 1.0)
     assert before > 0.2
     assert after < 0.4 * before
-    assert gain_of_adapting(said[:REVIEWED], classes[:REVIEWED]) > 0.2
+    assert gain_of_adapting(predicted[:REVIEWED], classes[:REVIEWED]) > 0.2
 
 
 def test_adapting_finds_the_minimum_that_torch_finds() -> None:
-    said, classes = strange_site(80)
+    predicted, classes = strange_site(80)
     scale = torch.ones(4, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([scale, bias], max_iter=500, tolerance_change=1e-14)
@@ -142,7 +142,7 @@ def test_adapting_finds_the_minimum_that_torch_finds() -> None:
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
         value = torch.nn.functional.cross_entropy(
-            torch.from_numpy(said) * scale + bias,
+            torch.from_numpy(predicted) * scale + bias,
             torch.from_numpy(classes),
             reduction="sum",
         )
@@ -152,7 +152,7 @@ def test_adapting_finds_the_minimum_that_torch_finds() -> None:
 
     optimiser.step(loss)
 
-    fitted = fit_adaptation(said, classes)
+    fitted = fit_adaptation(predicted, classes)
     np.testing.assert_allclose(fitted.scale, scale.detach().numpy(), atol=1e-4)
     np.testing.assert_allclose(fitted.bias, bias.detach().numpy(), atol=1e-4)
 
@@ -164,7 +164,7 @@ def test_nothing_is_gained_where_the_model_is_right_already() -> None:
 
 
 def test_too_few_reviewed_cells_are_said() -> None:
-    said, classes = strange_site(29)
+    predicted, classes = strange_site(29)
 
     with pytest.raises(TooFewCells, match="29 reviewed cells"):
-        fit_adaptation(said, classes)
+        fit_adaptation(predicted, classes)

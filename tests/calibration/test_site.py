@@ -75,7 +75,7 @@ def test_a_field_with_cells_tells_nearly_what_an_empty_one_does(
     site: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "guessed"
-    said = done("calibrate", "field", "--from-cells", "--images", site / "cells",
+    predicted = done("calibrate", "field", "--from-cells", "--images", site / "cells",
                 "--out", out)  # fmt: skip
 
     guessed, true = load_profile(out), load_profile(site / "profile")
@@ -88,7 +88,7 @@ def test_a_field_with_cells_tells_nearly_what_an_empty_one_does(
         guessed.record.white_point, true.record.white_point, rtol=0.02
     )
     assert not guessed.record.is_verified
-    assert "unverified" in said
+    assert "unverified" in predicted
     assert "unverified" in (out / "report.md").read_text()
 
 
@@ -157,13 +157,13 @@ def test_a_slide_with_few_cells_or_without_white_point_is_refused(
 def test_the_scale_is_read_off_red_cells_with_an_honest_interval(
     site: Path, profile: Path
 ) -> None:
-    said = done("calibrate", "scale", "--cells", site / "cells" / "00.png",
+    predicted = done("calibrate", "scale", "--cells", site / "cells" / "00.png",
                 site / "cells" / "01.png", "--profile", profile,
                 "--page", profile / "scale")  # fmt: skip
 
     um = load_profile(profile).record.pixel_size_um
     assert um == pytest.approx(0.14, rel=0.06)
-    assert "cells" in said
+    assert "cells" in predicted
     assert (profile / "scale" / "report.html").exists()
     several = run("calibrate", "scale", site / "cells")
     assert "name one of the micrometer" in several.output
@@ -189,11 +189,11 @@ def test_reviewed_cells_adapt_a_confidence_that_is_too_high(
     table = reviewed(site, tmp_path / "reviewed.csv", every_wrong=4)
     first = load_profile(profile).calibration_id
 
-    said = done("calibrate", "confidence", table, "--profile", profile,
+    predicted = done("calibrate", "confidence", table, "--profile", profile,
                 "--error-rate", 0.05)  # fmt: skip
 
     record = load_profile(profile).record
-    assert "nats per cell" in said
+    assert "nats per cell" in predicted
     assert (profile / "confidence" / "report.html").exists()
     assert record.confidence is not None
     assert record.confidence.saved > 0
@@ -211,9 +211,9 @@ def test_a_confidence_that_is_right_is_left_alone(
     table = reviewed(site, tmp_path / "reviewed.csv")
     first = load_profile(profile).calibration_id
 
-    said = done("calibrate", "confidence", table, "--profile", profile)
+    predicted = done("calibrate", "confidence", table, "--profile", profile)
 
-    assert "nothing was changed" in said
+    assert "nothing was changed" in predicted
     assert load_profile(profile).calibration_id == first
 
 
@@ -251,9 +251,9 @@ def test_another_lamp_is_said_in_every_result_and_changes_no_colour(
         command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
         subprocess.run([*command, "--frames", "60"], check=True, timeout=120)
         reader = LedgerReader(tmp_path / name)
-        said = [read_row(row.data) for row in reader.rows(0, 100)]
+        predicted = [read_row(row.data) for row in reader.rows(0, 100)]
         reader.close()
-        return [row for row in said if isinstance(row, Row)]
+        return [row for row in predicted if isinstance(row, Row)]
 
     same = rows("same", SITE.lamp, 0)
     other = rows("other", (0.97, 0.85, 0.72), 6)  # what drifts needs seconds

@@ -100,8 +100,8 @@ class Laboratory:
     def count(self, key: str) -> int:
         return sum(channel_of(message) == key for message in list(self.listener.heard))
 
-    def ask(self, name: CommandName, **said: str | None) -> list[Response]:
-        request = new_request(name, "anna", **said)
+    def ask(self, name: CommandName, **result: str | None) -> list[Response]:
+        request = new_request(name, "anna", **result)
         return list(ask(self.address, DEVICE, name, request, timeout_s=15))
 
     def has_answered(self, request: Request) -> bool:

@@ -128,9 +128,9 @@ def test_a_time_lapse_ends_with_the_page_of_its_run(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     (page,) = tmp_path.glob("*/report.html")
-    said = page.read_text("utf-8")
-    assert "rnn-change@" in said
-    assert "<td>12</td>" in said.replace("\n", "")
+    result = page.read_text("utf-8")
+    assert "rnn-change@" in result
+    assert "<td>12</td>" in result.replace("\n", "")
     reader = LedgerReader(tmp_path / "ledger")
     rows = [read_row(row.data) for row in reader.rows(0, 100)]
     reader.close()

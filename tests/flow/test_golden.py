@@ -24,29 +24,29 @@ SURE = 0.75  # confidence above which no processor may change the name
 
 def examine() -> dict[str, list[dict[str, object]]]:
     pipeline = read_parts().open_pipeline()
-    said = {}
+    result = {}
     for done in classify(sorted(DATA.glob("*.jpg")), pipeline, None):
         line = done.line()
         assert isinstance(line, ImageLine)
-        said[done.path.name] = [
+        result[done.path.name] = [
             {"box": list(c.box), "label": c.label, "confidence": c.confidence}
             for c in line.cells
         ]
-    return said
+    return result
 
 
 def test_recorded_frames_give_their_golden_results() -> None:
-    golden, said = json.loads(RESULTS.read_text()), examine()
+    golden, result = json.loads(RESULTS.read_text()), examine()
 
-    assert said.keys() == golden.keys()
+    assert result.keys() == golden.keys()
     for name, cells in golden.items():
-        found = np.array([c["box"] for c in said[name]], float)
+        found = np.array([c["box"] for c in result[name]], float)
         assert abs(len(found) - len(cells)) <= 1
         for cell in cells:
             near = np.abs(found - np.array(cell["box"], float)).max(axis=1)
             if cell["confidence"] > SURE:
                 assert near.min() <= 3, cell
-                assert said[name][int(near.argmin())]["label"] == cell["label"]
+                assert result[name][int(near.argmin())]["label"] == cell["label"]
 
 
 def record() -> None:

@@ -259,15 +259,15 @@ class Runtime:
         head, _, model = plan.partition(b"\n")
         try:
             assert head.startswith(_MAGIC)
-            said = json.loads(head[len(_MAGIC) :])
-            assert said["version"] == __version__
-            assert said["sha256"] == hashlib.sha256(model).hexdigest()
+            result = json.loads(head[len(_MAGIC) :])
+            assert result["version"] == __version__
+            assert result["sha256"] == hashlib.sha256(model).hexdigest()
         except (AssertionError, ValueError):
             self.logger.log(
                 ILogger.Severity.ERROR, "deserialization failed: version or magic tag"
             )
             return None
-        return _Engine(model, said["profile"])
+        return _Engine(model, result["profile"])
 
 
 class _Engine:

@@ -63,9 +63,9 @@ class ShippedBroker:
                 [program, "-c", self.folder / "mosquitto.conf"], stdout=log, stderr=log
             )
         deadline_s = time.monotonic() + _ANSWER_S
-        while "running" not in (said := (self.folder / "log").read_text()):
-            assert self._process.poll() is None, said
-            assert time.monotonic() < deadline_s, said
+        while "running" not in (output := (self.folder / "log").read_text()):
+            assert self._process.poll() is None, output
+            assert time.monotonic() < deadline_s, output
             time.sleep(0.02)
 
     def restart(self) -> None:

@@ -133,8 +133,8 @@ def installed() -> None:
     ledger.close()
     (LEDGER / "ledger.sqlite").chmod(0o640)
     OPERATORS_PASSWORD.write_text("secret of operator")
-    said = do(SYSTEMD / "install.sh", "device", "archive", "broker")
-    assert f"{ETC}/credentials/password is missing" in said
+    output = do(SYSTEMD / "install.sh", "device", "archive", "broker")
+    assert f"{ETC}/credentials/password is missing" in output
     certificates = Path("/root/certificates")
     make = SYSTEMD / "mosquitto" / "make-certificates.sh"
     do(make, certificates, "broker", "localhost")
@@ -180,8 +180,8 @@ def doctor(*only: str) -> dict[str, list[tuple[str, str]]]:
     done = subprocess.run(words, capture_output=True, check=False)
     found: dict[str, list[tuple[str, str]]] = {}
     for one in json.loads(done.stdout)["findings"]:
-        said = f"{one['found']} -> {one['remedy']}"
-        found.setdefault(one["name"], []).append((one["status"], said))
+        output = f"{one['found']} -> {one['remedy']}"
+        found.setdefault(one["name"], []).append((one["status"], output))
     return found
 
 
@@ -190,8 +190,8 @@ def test_doctor_finds_no_fault_and_disturbs_nobody() -> None:
     await_rows()
     await_delivery()
 
-    said = [(name, *one) for name, all_of in found.items() for one in all_of]
-    assert [one for one in said if one[1] == "fault"] == []
+    output = [(name, *one) for name, all_of in found.items() for one in all_of]
+    assert [one for one in output if one[1] == "fault"] == []
     assert f"run (process {show(RUN, 'MainPID')}) has it" in str(found["camera"])
     connected = f"publish (process {show(PUBLISH, 'MainPID')}) is connected"
     assert connected in str(found["broker"])
@@ -232,7 +232,7 @@ def test_a_slide_with_a_number_is_run_by_hand_as_the_guide_says() -> None:
 
 def test_a_lost_archive_is_restored_as_the_guide_says() -> None:
     copy = Path("/root/archive.sqlite")
-    said = do(HEMASCOPE, "backup", ARCHIVE, copy)  # while it is at work
+    output = do(HEMASCOPE, "backup", ARCHIVE, copy)  # while it is at work
     held = archived()
     await_rows()
     await_delivery()
@@ -248,7 +248,7 @@ def test_a_lost_archive_is_restored_as_the_guide_says() -> None:
 
     await_rows()
     await_delivery()
-    assert "all intact" in said
+    assert "all intact" in output
     assert "rows, intact" in verified
     assert archived() > held
     for path in ARCHIVE.parent.glob("archive.sqlite*"):
@@ -456,19 +456,19 @@ def test_nothing_was_lost_or_altered_in_all_this() -> None:
     program = "/opt/hemascope/bin/hemascope"
     verify = [program, "archive", "--verify", "--config", str(ETC / "archive.toml")]
 
-    said = do("runuser", "-u", STORE, "--", *verify)
+    output = do("runuser", "-u", STORE, "--", *verify)
 
-    assert len(re.findall(r"rows, intact", said)) == 2  # one of the small disk
-    assert "broken" not in said
-    assert "never came" not in said
+    assert len(re.findall(r"rows, intact", output)) == 2  # one of the small disk
+    assert "broken" not in output
+    assert "never came" not in output
 
 
 def test_removal_leaves_what_was_recorded() -> None:
     mosquitto = Path("/etc/mosquitto/conf.d")
     shutil.copy(SYSTEMD / "mosquitto" / "certificates.conf", mosquitto)
-    said = do(SYSTEMD / "remove.sh", "device", "archive", "broker")
+    output = do(SYSTEMD / "remove.sh", "device", "archive", "broker")
 
-    assert "/var/lib/hemascope stays" in said
+    assert "/var/lib/hemascope stays" in output
     assert (LEDGER / "ledger.sqlite").exists()
     assert ARCHIVE.exists()
     assert list(Path("/etc/systemd/system").glob("**/hemascope*")) == []

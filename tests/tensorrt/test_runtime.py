@@ -96,9 +96,9 @@ def test_the_state_goes_from_slot_to_slot_in_every_mode() -> None:
     for mode in MODES:
         engine = recurrent_engine(**mode)
         engine.reset(5)
-        said = [engine.step(batch).tensors["logits"] for batch in shown]
+        result = [engine.step(batch).tensors["logits"] for batch in shown]
 
-        np.testing.assert_allclose(said, shown.mean((2, 3)).cumsum(0), rtol=1e-5)
+        np.testing.assert_allclose(result, shown.mean((2, 3)).cumsum(0), rtol=1e-5)
         engine.close()
 
 
@@ -242,20 +242,20 @@ def test_an_engine_of_another_thread_is_refused(
     built: EngineSettings, parts: Parts
 ) -> None:
     engine = open_engine(parts.classifier, built)
-    said: list[str] = []
+    result: list[str] = []
 
     def elsewhere() -> None:
         for call in (lambda: engine.infer(crops(parts.classifier, 1)), engine.close):
             with pytest.raises(EngineFailed) as error:
                 call()
-            said.append(str(error.value))
+            result.append(str(error.value))
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
 
-    assert len(said) == 2
-    assert all("another thread" in text for text in said)
+    assert len(result) == 2
+    assert all("another thread" in text for text in result)
     engine.close()
 
 

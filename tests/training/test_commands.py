@@ -244,8 +244,8 @@ def test_a_precision_that_says_something_else_is_refused_or_forced(
     assert "expected 99.5" in str(refused.exception)
     assert not (tmp_path / "bad").exists()
 
-    said = invoke(*asked, "--force")
-    assert "too few, but forced" in said
+    predicted = invoke(*asked, "--force")
+    assert "too few, but forced" in predicted
     cost = load_bundle(tmp_path / "bad").cost_of("fp16")
     assert cost is not None
     assert cost.is_forced
@@ -316,12 +316,14 @@ def test_a_study_goes_on_where_it_was(manifest: Path, folder: Path) -> None:
 
     invoke(*command, "--out", out, "--domain", "giemsa")
     first = read_study(out).left_out
-    said = invoke(*command, "--out", out, "--domain", "giemsa", "--domain", "wright")
+    predicted = invoke(
+        *command, "--out", out, "--domain", "giemsa", "--domain", "wright"
+    )
 
     cells = read_study(out).left_out
     assert len(first) == 4  # with and without white point, batch and group
     assert len(cells) == 8
-    assert "without giemsa" not in said
+    assert "without giemsa" not in predicted
     assert {(c.norm, c.colour, c.domain) for c in cells} == {
         (norm, colour, domain)
         for norm in ("batch", "group")
@@ -476,8 +478,8 @@ def test_rows_with_a_problem_are_named_and_left_out(
     other = manifest.with_name("beyond.csv")
     other.write_text("\n".join(lines))
 
-    said = invoke("train", "dbn", "--data", other, "--out", tmp_path)
+    predicted = invoke("train", "dbn", "--data", other, "--out", tmp_path)
 
-    assert f"beyond.csv:{len(lines)}" in said
-    assert "outside" in said
+    assert f"beyond.csv:{len(lines)}" in predicted
+    assert "outside" in predicted
     assert f"beyond.csv:{len(lines)}" in (tmp_path / "data.md").read_text()

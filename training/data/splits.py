@@ -118,12 +118,12 @@ def mend_cut_groups(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
     for row in rows:
         first.setdefault(row.group, {}).setdefault(row.split, row)
     cut = {name: parts for name, parts in first.items() if len(parts) > 1}
-    said = {
+    listed = {
         name: f"group {name!r} is in "
         + " and ".join(f"{split} ({row.where})" for split, row in parts.items())
         for name, parts in cut.items()
     }
-    spoilt = [said[name] for name, parts in cut.items() if "test" in parts]
+    spoilt = [listed[name] for name, parts in cut.items() if "test" in parts]
     if spoilt:
         shown = "\n".join(spoilt[:_SHOWN])
         raise DataInvalid(
@@ -131,4 +131,4 @@ def mend_cut_groups(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
             f"split:\n{shown}"
         )
     whole = [replace(r, split="train") if r.group in cut else r for r in rows]
-    return whole, [f"{text}; all of it is used as train" for text in said.values()]
+    return whole, [f"{text}; all of it is used as train" for text in listed.values()]

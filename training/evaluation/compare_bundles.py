@@ -26,9 +26,9 @@ from training.fitting.classifier import (
     Predictions,
     as_clips,
     predict_clips,
+    predictions_of,
     some_of_each,
     stock_px,
-    verdicts,
 )
 from training.metrics.bootstrap import balanced_accuracy
 from training.metrics.cost import ms_per_cell, peak_memory_mb
@@ -115,17 +115,17 @@ def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Evaluate
     engine = OnnxRuntimeEngine(bundle.model)
     clips = clips_of(record.task, rows, split, crop_size(bundle), record.input.context)
     start = time.monotonic()
-    said = _said(engine, bundle, clips)
+    predicted = _said(engine, bundle, clips)
     spent = time.monotonic() - start
     size = record.size
     return Evaluated(
         name=record.name,
         family=record.family,
         labels=bundle.labels,
-        logits=said.logits,
-        classes=said.classes,
-        domains=said.of_rows("domain"),
-        groups=said.of_rows("group"),
+        logits=predicted.logits,
+        classes=predicted.classes,
+        domains=predicted.of_rows("domain"),
+        groups=predicted.of_rows("group"),
         temperature=record.temperature,
         abstain_below=record.abstain_below,
         trained_on=tuple(record.training.domains),
@@ -144,7 +144,7 @@ def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Evaluate
 def _said(engine: Engine, bundle: Bundle, clips: Clips) -> Predictions:
     state_size = bundle.record.state_size
     logits = predict_clips(engine, clips.pixels, state_size)
-    return verdicts(logits, clips, has_memory=state_size is not None)
+    return predictions_of(logits, clips, has_memory=state_size is not None)
 
 
 def _robustness(
@@ -165,8 +165,8 @@ def _robustness(
         share = context / STOCK_CONTEXT
 
     def right(pixels: NDArray[np.uint8], of: Clips) -> float:
-        said = _said(engine, bundle, Clips(pixels, of.classes, of.rows))
-        return balanced_accuracy(said.logits.argmax(axis=1), said.classes)
+        predicted = _said(engine, bundle, Clips(pixels, of.classes, of.rows))
+        return balanced_accuracy(predicted.logits.argmax(axis=1), predicted.classes)
 
     blurs = {px: px * size_px / _BLUR_AT_PX for px in _BLURS_PX}
     return Robustness(

@@ -138,14 +138,14 @@ def leave_out(
             fitted = train_classifier(
                 graph, replace(cells.drawing, stock=stock), held, plan
             )
-            said = {
+            predicted = {
                 look: judge(
                     fitted.model,
                     _where(clips, lambda d, domain=domain: d == domain),  # type: ignore[misc]
                 )
                 for look, clips in strange.items()
             }
-            away = said.pop(colour)
+            away = predicted.pop(colour)
             cell = LeftOut(
                 family=family,
                 norm=norm,
@@ -155,7 +155,9 @@ def leave_out(
                 home=fitted.score,
                 errors=_errors(judge(fitted.model, held), away, plan.seed),
                 seconds=round(fitted.seconds, 1),
-                shown_as={look: balanced_with_interval(s) for look, s in said.items()},
+                shown_as={
+                    look: balanced_with_interval(s) for look, s in predicted.items()
+                },
             )
             study = msgspec.structs.replace(study, left_out=(*study.left_out, cell))
             _write(out, study)
@@ -170,15 +172,15 @@ def _errors(
     Of a hundred cells, drawn as they come; the errors are those of the others.
     """
     temperature = fit_temperature(home.logits, home.classes)
-    said = log_probabilities(away.logits, temperature)
-    drawn = np.random.default_rng(seed).permutation(len(said))
+    predicted = log_probabilities(away.logits, temperature)
+    drawn = np.random.default_rng(seed).permutation(len(predicted))
     reviewed, rest = drawn[:REVIEWED], drawn[REVIEWED:]
     if len(rest) < REVIEWED:
         return None
-    fitted = fit_adaptation(said[reviewed], away.classes[reviewed])
+    fitted = fit_adaptation(predicted[reviewed], away.classes[reviewed])
     before, after = (
         expected_calibration_error(s[rest], away.classes[rest], 1.0)
-        for s in (said, fitted.applied(said))
+        for s in (predicted, fitted.applied(predicted))
     )
     return round(before, 4), round(after, 4)
 
@@ -192,12 +194,12 @@ def _where(clips: Clips, is_kept: Callable[[str], bool]) -> Clips:
     return clips.pick([i for i, row in enumerate(clips.rows) if is_kept(row.domain)])
 
 
-def balanced_with_interval(said: Predictions) -> Metric:
+def balanced_with_interval(predicted: Predictions) -> Metric:
     """Balanced accuracy of the classes that occur, bootstrapped over groups."""
-    named = said.logits.argmax(axis=1)
+    named = predicted.logits.argmax(axis=1)
     return with_interval(
-        lambda i: balanced_accuracy(named[i], said.classes[i]),
-        said.of_rows("group").tolist(),
+        lambda i: balanced_accuracy(named[i], predicted.classes[i]),
+        predicted.of_rows("group").tolist(),
     )
 
 

@@ -95,7 +95,7 @@ def examine_crops(
     record = pipeline.classifier.record
     crops = cut_task_crops(rows, crop_size(pipeline.classifier), record.input.context)
     logits = predict(pipeline.classifier_engine, crops.pixels, record.state_size)
-    said = decide(logits, record.temperature, record.abstain_below)
+    decisions = decide(logits, record.temperature, record.abstain_below)
     domains = np.array([row.domain for row in crops.rows])
     labels = pipeline.classifier.labels
     grid = Table(
@@ -111,8 +111,8 @@ def examine_crops(
     for domain in sorted(set(domains)):
         for index, name in enumerate(labels):
             here = domains == domain
-            true, claimed = crops.classes == index, (said.classes == index)
-            claimed = claimed & ~said.abstained
+            true, claimed = crops.classes == index, (decisions.classes == index)
+            claimed = claimed & ~decisions.abstained
             if not (here & true).any():
                 continue
             tally = Tally(
@@ -120,11 +120,11 @@ def examine_crops(
                 int((here & ~true & claimed).sum()),
                 int((here & true & ~claimed).sum()),
             )
-            unsure = int((here & true & said.abstained).sum())
+            unsure = int((here & true & decisions.abstained).sum())
             shown = str(int((here & true).sum()))
             grid.add_row(domain, name, shown, *_figures(tally), str(unsure))
-    named = ~said.abstained
-    cells = count_confusion(crops.classes[named], said.classes[named], len(labels))
+    named = ~decisions.abstained
+    cells = count_confusion(crops.classes[named], decisions.classes[named], len(labels))
     return grid, ConfusionFile(labels, tuple(map(tuple, cells.tolist())))
 
 

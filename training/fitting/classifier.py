@@ -198,12 +198,12 @@ def predict_clips(
         state = None
         if state_size is not None:
             state = np.zeros((len(part), state_size), np.float32)
-        said = []
+        predicted = []
         for frame in np.moveaxis(part, 1, 0):
             outputs = engine.infer(frame, state)
             state = outputs.next_state
-            said.append(outputs.tensors["logits"])
-        parts.append(np.stack(said, 1))
+            predicted.append(outputs.tensors["logits"])
+        parts.append(np.stack(predicted, 1))
     return np.concatenate(parts)
 
 
@@ -228,14 +228,14 @@ class Predictions:
 def judge(graph: ClassifierGraph, clips: Clips) -> Predictions:
     """Let a graph say what is on clips."""
     state_size = graph.state_size if isinstance(graph, SequenceGraph) else None
-    return verdicts(
+    return predictions_of(
         predict_clips(TorchEngine(graph), clips.pixels, state_size),
         clips,
         has_memory=state_size is not None,
     )
 
 
-def verdicts(
+def predictions_of(
     logits: NDArray[np.float32], clips: Clips, *, has_memory: bool
 ) -> Predictions:
     """Turn what was said of each frame (N, T, K) into verdicts.
@@ -252,32 +252,36 @@ def verdicts(
         )
     each = np.arange(len(logits))
     if has_memory:
-        said = logits[each, clips.lengths - 1]
+        predicted = logits[each, clips.lengths - 1]
     else:
         certain = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
-        said = (certain * valid[..., None]).sum(1) / clips.lengths[:, None]
-    return Predictions(said.astype(np.float32), clips.classes[:, 0], each, clips)
+        predicted = (certain * valid[..., None]).sum(1) / clips.lengths[:, None]
+    return Predictions(predicted.astype(np.float32), clips.classes[:, 0], each, clips)
 
 
-def summarise(said: Predictions) -> tuple[float, str]:
+def summarise(predicted: Predictions) -> tuple[float, str]:
     """Balanced accuracy, averaged over domains, and a line that shows each domain.
 
     Classes of which a domain holds fewer than five cells are left out there.
     """
-    by_domain = balanced_by_domain(said)
+    by_domain = balanced_by_domain(predicted)
     line = "  ".join(f"{name} {value:.4f}" for name, value in by_domain.items())
     return float(np.mean(list(by_domain.values()))), f"balanced accuracy: {line}"
 
 
-def balanced_by_domain(said: Predictions, fewest: int = _FEWEST) -> Mapping[str, float]:
+def balanced_by_domain(
+    predicted: Predictions, fewest: int = _FEWEST
+) -> Mapping[str, float]:
     """Balanced accuracy in each domain, of classes with at least `fewest` cells."""
-    domains, named = said.of_rows("domain"), said.logits.argmax(axis=1)
+    domains, named = predicted.of_rows("domain"), predicted.logits.argmax(axis=1)
     balanced = {}
     for domain in sorted(set(domains.tolist())):
         here = domains == domain
-        kinds, counts = np.unique(said.classes[here], return_counts=True)
-        many = here & np.isin(said.classes, kinds[counts >= min(fewest, counts.max())])
-        balanced[domain] = balanced_accuracy(named[many], said.classes[many])
+        kinds, counts = np.unique(predicted.classes[here], return_counts=True)
+        many = here & np.isin(
+            predicted.classes, kinds[counts >= min(fewest, counts.max())]
+        )
+        balanced[domain] = balanced_accuracy(named[many], predicted.classes[many])
     return balanced
 
 

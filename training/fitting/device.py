@@ -35,9 +35,9 @@ class TrainingDevice:
         """Return what rank 0 says."""
         if self.world == 1:
             return value
-        said = torch.tensor(int(value), device=self.device)
-        distributed.broadcast(said, 0)
-        return bool(said.item())
+        agreed = torch.tensor(int(value), device=self.device)
+        distributed.broadcast(agreed, 0)
+        return bool(agreed.item())
 
     def put(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Move a batch to the device."""

@@ -9,10 +9,10 @@ Floats = NDArray[np.float64]
 
 
 def count_confusion(
-    true: NDArray[np.intp], said: NDArray[np.intp], classes: int
+    true: NDArray[np.intp], predicted: NDArray[np.intp], classes: int
 ) -> NDArray[np.int64]:
     """Count cells (N,) by their true class and the one they were named: (K, K)."""
-    pairs = np.bincount(true * classes + said, minlength=classes**2)
+    pairs = np.bincount(true * classes + predicted, minlength=classes**2)
     return pairs.reshape(classes, classes).astype(np.int64)
 
 

@@ -171,7 +171,7 @@ def score(judged: Evaluated, exclusions: Sequence[tuple[str, str]] = ()) -> Scor
     )
 
 
-def said(judged: Evaluated) -> Decisions:
+def decisions_of(judged: Evaluated) -> Decisions:
     """Return what the model says of each cell."""
     return decide(judged.logits, judged.temperature, judged.abstain_below)
 
@@ -188,7 +188,7 @@ def confusions(
     """
     width = len(judged.labels)
     names, group = np.unique(judged.groups[rows], return_inverse=True)
-    pairs = judged.classes[rows] * width + said(judged).classes[rows]
+    pairs = judged.classes[rows] * width + decisions_of(judged).classes[rows]
     counts = np.bincount(group * width**2 + pairs, minlength=len(names) * width**2)
     return counts.reshape(-1, width, width).astype(np.int64)
 
@@ -215,7 +215,7 @@ def _spared(
 
 def bin_sums(judged: Evaluated) -> Floats:
     """(G, bins, 3) per slide: sums of confidence and of right names, and cells."""
-    decisions = said(judged)
+    decisions = decisions_of(judged)
     confidence = decisions.probabilities.max(axis=1)
     place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     names, group = np.unique(judged.groups, return_inverse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.metrics.confusion import Floats
-from training.metrics.held_out import Evaluated, bin_sums, said
+from training.metrics.held_out import Evaluated, bin_sums, decisions_of
 
 
 def reliability(judged: Evaluated) -> Floats:
@@ -30,7 +30,7 @@ def abstention(judged: Evaluated) -> Floats:
         (M, 2): share of cells named, accuracy among them; the surest first, one row
         per distinct confidence.
     """
-    decisions = said(judged)
+    decisions = decisions_of(judged)
     confidence = decisions.probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     right = (decisions.classes == judged.classes)[order]
@@ -42,7 +42,7 @@ def abstention(judged: Evaluated) -> Floats:
 
 def named_share(judged: Evaluated) -> tuple[float, float | None]:
     """Share of cells named at `abstain_below`, and accuracy among them if any."""
-    decisions = said(judged)
+    decisions = decisions_of(judged)
     named = ~decisions.abstained
     right = (decisions.classes == judged.classes)[named]
     return float(named.mean()), float(right.mean()) if named.any() else None

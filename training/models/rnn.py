@@ -94,6 +94,6 @@ class RecurrentCNN(nn.Module):
         state = each.new_zeros(len(x), self.state_size)
         logits = []
         for frame in each.reshape(*x.shape[:2], -1).unbind(1):
-            said, state = self._step(frame, state)
-            logits.append(said)
+            predicted, state = self._step(frame, state)
+            logits.append(predicted)
         return cross_entropy(torch.stack(logits, 1).flatten(0, 1), classes.flatten())

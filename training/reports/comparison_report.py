@@ -20,7 +20,7 @@ from edge.rendering.report_blocks import (
 from training.data.colour_normalisation import Colour
 from training.metrics.held_out import Evaluated, score
 from training.reports import figures
-from training.reports.sections import compared, number, said
+from training.reports.sections import compared, interval_text, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _left_out(results: Sequence[LeftOut]) -> Iterator[Block]:
                 _variant(r),
                 r.domain,
                 str(r.balanced_accuracy.rows),
-                said(r.balanced_accuracy),
+                interval_text(r.balanced_accuracy),
                 number(r.home, ".3f"),
                 *(number(e, ".3f") for e in r.errors or (np.nan, np.nan)),
                 number(r.seconds, ",.4g"),
@@ -161,7 +161,11 @@ def _efficiency(results: Sequence[LabelEfficiency]) -> Iterator[Block]:
     yield Grid(
         ("share of labels", "pretrained", "from scratch"),
         [
-            [f"{100 * r.share:g} %", said(r.pretrained), said(r.from_scratch)]
+            [
+                f"{100 * r.share:g} %",
+                interval_text(r.pretrained),
+                interval_text(r.from_scratch),
+            ]
             for r in results
         ],
     )

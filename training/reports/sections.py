@@ -41,9 +41,11 @@ def _summary(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[
     rows = []
     for model, each in zip(judged, scores, strict=True):
         paper = [f"{v:.3f}" for v in PAPER.get(model.family, ())] or ["none"] * 3
-        ours = map(said, (each.accuracy, each.precision, each.balanced_accuracy))
+        ours = map(
+            interval_text, (each.accuracy, each.precision, each.balanced_accuracy)
+        )
         pairs = [cell for pair in zip(ours, paper, strict=True) for cell in pair]
-        rest = [said(each.f1), said(each.calibration_error)]
+        rest = [interval_text(each.f1), interval_text(each.calibration_error)]
         rows.append([model.name, *pairs, *rest])
     yield Grid(head, rows)
     yield Words(
@@ -84,7 +86,7 @@ def _class_cells(scores: ClassScores | None) -> list[str]:
     if scores is None:
         return ["0", *["does not occur"] * 3]
     three = (scores.precision, scores.recall, scores.f1)
-    return [str(scores.cells), *map(said, three)]
+    return [str(scores.cells), *map(interval_text, three)]
 
 
 def _confusion(
@@ -114,7 +116,7 @@ def _domains(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[
     for model, each in zip(judged, scores, strict=True):
         marks = ["" if d in model.trained_on else ", unseen" for d in (*names, *spared)]
         found = [*each.domains.values(), *each.spared.values()]
-        cells = [said(m) + mark for m, mark in zip(found, marks, strict=True)]
+        cells = [interval_text(m) + mark for m, mark in zip(found, marks, strict=True)]
         rows.append([model.name, *cells])
     yield Grid(head, rows)
     yield Words(
@@ -216,7 +218,7 @@ def _cost_cells(judged: Evaluated) -> list[str]:
     return sizes + [number(value, ",.4g") for value in rest]
 
 
-def said(metric: Metric | None) -> str:
+def interval_text(metric: Metric | None) -> str:
     """Write a figure with its interval."""
     if metric is None:
         return "no cells left"

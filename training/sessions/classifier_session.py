@@ -208,14 +208,14 @@ def _write_samples(
     cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
-def metrics_of(said: Predictions) -> dict[str, Metric]:
+def metrics_of(predicted: Predictions) -> dict[str, Metric]:
     """Accuracy and balanced accuracy on `test`, with intervals over groups."""
-    named, groups = said.logits.argmax(axis=1), said.of_rows("group").tolist()
-    right = named == said.classes
+    named, groups = predicted.logits.argmax(axis=1), predicted.of_rows("group").tolist()
+    right = named == predicted.classes
     return {
         "test accuracy": with_interval(lambda i: float(right[i].mean()), groups),
         "test balanced accuracy": with_interval(
-            lambda i: balanced_accuracy(named[i], said.classes[i]), groups
+            lambda i: balanced_accuracy(named[i], predicted.classes[i]), groups
         ),
     }
 

@@ -113,11 +113,11 @@ def _newest_result(folder: Path) -> Result | None:
     reader.close()
     for row in reversed(rows):
         try:
-            said = read_row(row.data)
+            result = read_row(row.data)
         except PayloadInvalid:
             return None
-        if isinstance(said, Result) and said.status in ("ok", "degraded"):
-            return said
+        if isinstance(result, Result) and result.status in ("ok", "degraded"):
+            return result
     return None
 
 

@@ -81,17 +81,17 @@ def _as_run_sees_it(process: int, folder: Path, device: str) -> Finding:
             f"{who}; it was told to stop examining",
             f"`hemascope command start --device {device}` lets it go on",
         )
-    said = (
+    text = (
         f"{who}: {figures.rate_hz:.1f} results per second, {figures.rejected:,} of "
         f"{figures.rows:,} rejected"
     )
     if figures.rate_hz == 0:
         return warning(
             _NAME,
-            f"{said}; none in the last ten seconds",
+            f"{text}; none in the last ten seconds",
             "check the camera's cable and power, unless frames are meant to be so rare",
         )
-    return ok(_NAME, said)
+    return ok(_NAME, text)
 
 
 def _look_at_node(node: Path) -> Iterator[Finding]:

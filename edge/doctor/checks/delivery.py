@@ -157,8 +157,8 @@ def _certificate_of(plain: socket.socket, settings: BrokerSettings) -> Finding:
         return fault("broker", f"no TLS: {error}", "check ca, and that port is 8883")
     except OSError as error:
         return fault("broker", f"TLS broke off: {error}", "check that port is 8883")
-    said = f"{settings.host}:{settings.port} answers; its certificate"
-    return _ends("broker", said, ends, _NEW)
+    text = f"{settings.host}:{settings.port} answers; its certificate"
+    return _ends("broker", text, ends, _NEW)
 
 
 _OTHER_CA = "copy the authority's present ca.pem from the server"
@@ -176,7 +176,7 @@ def _own_certificates(settings: BrokerSettings) -> Iterator[Finding]:
         if path is None or not path.exists():
             continue
         try:
-            said = subprocess.run(  # noqa: S603
+            text = subprocess.run(  # noqa: S603
                 ["openssl", "x509", "-in", str(path), "-noout", "-enddate"],  # noqa: S607
                 capture_output=True,
                 text=True,
@@ -190,18 +190,18 @@ def _own_certificates(settings: BrokerSettings) -> Iterator[Finding]:
                 f"look at it: `openssl x509 -in {path} -text`",
             )
             continue
-        ends = _date(said.strip().removeprefix("notAfter="))
+        ends = _date(text.strip().removeprefix("notAfter="))
         yield _ends("broker", f"the {name} certificate {path}", ends, _NEW)
 
 
 def _ends(name: str, what: str, ends: datetime, remedy: str) -> Finding:
     left = ends - clock.utc_now()
-    said = f"{what} is good until {ends:%Y-%m-%d}"
+    text = f"{what} is good until {ends:%Y-%m-%d}"
     if left < timedelta(0):
         return fault(name, f"{what} ended {ends:%Y-%m-%d}", remedy)
     if left < _SOON:
-        return warning(name, f"{said}, {left.days} days", remedy)
-    return ok(name, said)
+        return warning(name, f"{text}, {left.days} days", remedy)
+    return ok(name, text)
 
 
 def _date(text: str) -> datetime:

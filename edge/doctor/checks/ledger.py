@@ -165,14 +165,14 @@ def _archived(reader: LedgerReader, folder: Path) -> Finding:
         return ok(_NAME, "the archive has acknowledged every row")
     due = reader.rows(upto, 1)
     since = _said(due[0]).utc if due else clock.utc_now()
-    said = f"{waiting:,} rows are here alone, the oldest of {since:%Y-%m-%d %H:%M} UTC"
+    text = f"{waiting:,} rows are here alone, the oldest of {since:%Y-%m-%d %H:%M} UTC"
     if clock.utc_now() - since <= _ARCHIVED_WITHIN:
-        return ok(_NAME, said)
+        return ok(_NAME, text)
     if publish_process(folder) is None:
         return warning(
-            _NAME, f"{said}; nobody publishes", "`systemctl start hemascope-publish`"
+            _NAME, f"{text}; nobody publishes", "`systemctl start hemascope-publish`"
         )
-    return warning(_NAME, said, KINDS["archive-away"].advice)
+    return warning(_NAME, text, KINDS["archive-away"].advice)
 
 
 def _said(row: LedgerRow) -> _RowHead:

@@ -101,14 +101,14 @@ def check_disk(subject: ExaminedDevice) -> Iterator[Finding]:
 def _room(folder: Path, limits: AlarmSettings) -> Finding:
     free, used = disk(folder)
     amber, red = limits.disk_share
-    said = f"{folder}: {100 * used:.0f} % used, {free >> 20:,} MiB free"
+    text = f"{folder}: {100 * used:.0f} % used, {free >> 20:,} MiB free"
     if os.statvfs(folder).f_favail == 0 and os.statvfs(folder).f_files:
-        return fault("disk", f"{said}, but no more files", "delete old files")
+        return fault("disk", f"{text}, but no more files", "delete old files")
     if used >= red:
-        return fault("disk", said, KINDS["disk-filling"].advice)
+        return fault("disk", text, KINDS["disk-filling"].advice)
     if used >= amber:
-        return warning("disk", said, KINDS["disk-filling"].advice)
-    return ok("disk", said)
+        return warning("disk", text, KINDS["disk-filling"].advice)
+    return ok("disk", text)
 
 
 def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
@@ -145,12 +145,12 @@ def judge_heat(heat_c: float | None, limits: AlarmSettings) -> Finding:
             "this machine tells none",
             "nothing on a virtual machine; else see `ls /sys/class/thermal`",
         )
-    said = f"the hottest part has {heat_c:.0f} °C, alarms begin at {amber:.0f} °C"
+    text = f"the hottest part has {heat_c:.0f} °C, alarms begin at {amber:.0f} °C"
     if heat_c >= red:
-        return fault("temperature", said, KINDS["hot"].advice)
+        return fault("temperature", text, KINDS["hot"].advice)
     if heat_c >= amber:
-        return warning("temperature", said, KINDS["hot"].advice)
-    return ok("temperature", said)
+        return warning("temperature", text, KINDS["hot"].advice)
+    return ok("temperature", text)
 
 
 def check_power(subject: ExaminedDevice) -> Iterator[Finding]:
@@ -164,18 +164,18 @@ def check_power(subject: ExaminedDevice) -> Iterator[Finding]:
 
 def _power_mode() -> Finding:
     program = shutil.which("nvpmodel", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    said = ""
+    output = ""
     if program is not None:
         done = subprocess.run(  # noqa: S603 it was looked up
             [program, "-q"], capture_output=True, text=True, check=False, timeout=10
         )
-        said = done.stdout
-    return judge_mode(said)
+        output = done.stdout
+    return judge_mode(output)
 
 
-def judge_mode(said: str) -> Finding:
+def judge_mode(output: str) -> Finding:
     """Judge what `nvpmodel -q` says."""
-    mode = re.search(r"NV Power Mode:\s*(\S+)", said)
+    mode = re.search(r"NV Power Mode:\s*(\S+)", output)
     if mode is None:
         return unknown(
             "power",

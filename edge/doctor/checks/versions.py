@@ -63,12 +63,12 @@ def judge_requirement(wanted: Requirement, extras: set[str]) -> Iterator[Finding
         return
     found = _version(wanted.name)
     if found is None:
-        said = f"{wanted.name} is not installed, expected {wanted.specifier or 'it'}"
+        text = f"{wanted.name} is not installed, expected {wanted.specifier or 'it'}"
     elif not wanted.specifier.contains(found, prereleases=True):
-        said = f"{wanted.name} {found}, expected {wanted.specifier}"
+        text = f"{wanted.name} {found}, expected {wanted.specifier}"
     else:
         return
-    yield fault(_NAME, said, f"`pip install '{wanted.name}{wanted.specifier}'`")
+    yield fault(_NAME, text, f"`pip install '{wanted.name}{wanted.specifier}'`")
 
 
 def _version(name: str) -> str | None:

@@ -57,12 +57,12 @@ def _set_up(core: Any, settings: MicroManagerSettings) -> None:
 
 
 def _set_property(core: Any, device: str, name: str, wanted: str) -> None:
-    said = f"property {device}.{name} = {wanted!r}"
-    _take(said, core.setProperty, device, name, wanted)
-    got = str(_take(f"{said}, reading it back", core.getProperty, device, name))
+    text = f"property {device}.{name} = {wanted!r}"
+    _take(text, core.setProperty, device, name, wanted)
+    got = str(_take(f"{text}, reading it back", core.getProperty, device, name))
     if got != wanted and not _is_same_number(got, wanted):
         allowed = ", ".join(core.getAllowedPropertyValues(device, name)) or "others"
-        raise ControlRefused(f"{said}: it is {got!r} afterwards; it takes {allowed}")
+        raise ControlRefused(f"{text}: it is {got!r} afterwards; it takes {allowed}")
 
 
 def _is_same_number(one: str, other: str) -> bool:
@@ -72,11 +72,11 @@ def _is_same_number(one: str, other: str) -> bool:
         return False
 
 
-def _take(said: str, ask: Callable[..., Any], *arguments: str) -> Any:
+def _take(text: str, ask: Callable[..., Any], *arguments: str) -> Any:
     try:
         return ask(*arguments)
     except SAYS_NO as error:
-        raise ControlRefused(f"{said} is refused: {line(error)}") from error
+        raise ControlRefused(f"{text} is refused: {line(error)}") from error
 
 
 def new_core() -> Any:

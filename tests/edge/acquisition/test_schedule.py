@@ -86,14 +86,14 @@ def test_frames_of_a_point_follow_each_other() -> None:
 )
 def test_a_file_is_due_when_useq_itself_says(tmp_path: Path, time_plan: object) -> None:
     sequence = useq.MDASequence(time_plan=time_plan, channels=["brightfield"])
-    said = [event.min_start_time for event in sequence]
+    result = [event.min_start_time for event in sequence]
 
     for name, text in (
         ("plan.yaml", sequence.yaml()),
         ("plan.json", sequence.model_dump_json(exclude={"uid"})),
     ):
         ours = file_of(tmp_path, text, name)
-        assert times_s(ours) == pytest.approx(said, abs=1e-6)
+        assert times_s(ours) == pytest.approx(result, abs=1e-6)
 
 
 def test_the_example_is_what_it_says() -> None:

@@ -348,30 +348,30 @@ def test_a_camera_away_for_ten_minutes_costs_its_points_and_nothing_else() -> No
     )
 
     gaps: list[tuple[float, str]] = []
-    said: list[tuple[Point, Following]] = []
+    result: list[tuple[Point, Following]] = []
     for item in bench.rest():
         if isinstance(item, Gap):
             gaps.append((bench.camera.seconds(), item.reason))
         else:
-            said.append((point(item), follow(follower, item)))
+            result.append((point(item), follow(follower, item)))
 
     reasons = [reason for _, reason in gaps]
     assert reasons[0] == "camera lost: the cable is out"
     assert reasons[1].startswith("camera back after 6")
     assert reasons[2].startswith("points 61 to 1")
-    lost = [i for i in range(140) if i not in {p.index for p, _ in said}]
+    lost = [i for i in range(140) if i not in {p.index for p, _ in result}]
     first_back = lost[-1] + 1
     assert lost == list(range(61, first_back))
     assert 120 <= first_back <= 124  # back-off opens it again within 30 s
-    continuity = {p.index: f.continuity for p, f in said}
+    continuity = {p.index: f.continuity for p, f in result}
     assert continuity.pop(0) == "first"
     assert continuity.pop(first_back) == "reset"
     assert set(continuity.values()) == {"continuous"}
-    zero = said[0][0].due
-    for planned, _ in said:
+    zero = result[0][0].due
+    for planned, _ in result:
         assert planned.due == zero + timedelta(seconds=10 * planned.index)
         assert planned.late_ms <= 50.0 or planned.index == first_back
-    ended = {track for _, f in said for track in f.ended}
+    ended = {track for _, f in result for track in f.ended}
     assert ended == set()  # the same cells are still there
 
 
@@ -379,7 +379,7 @@ def follow(follower: Follower, item: Exposure) -> Following:
     template = examination(1).cells[0]
     random = np.random.default_rng(1)
     corners = random.integers(20, (300, 200), (12, 2)).tolist()
-    said = msgspec.structs.replace(
+    result = msgspec.structs.replace(
         examination(0),
         cells=tuple(
             msgspec.structs.replace(template, id=n, box=(x, y, x + 70, y + 70))
@@ -392,6 +392,6 @@ def follow(follower: Follower, item: Exposure) -> Following:
         locator="l",
         point=point(item),
     )
-    following = follower.follow(ExaminedFrame(item.develop(), said)).following
+    following = follower.follow(ExaminedFrame(item.develop(), result)).following
     assert following is not None
     return following

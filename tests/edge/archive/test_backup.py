@@ -133,8 +133,8 @@ def test_a_ledger_is_copied_while_it_is_written_and_cp_would_lose_rows(
 
     def copy() -> None:
         stop.wait(0.1)
-        said = back_up(tmp_path / "ledger" / SQLITE, tmp_path / SQLITE)
-        assert re.fullmatch(r"ledger of \d+ rows, all intact", said)
+        output = back_up(tmp_path / "ledger" / SQLITE, tmp_path / SQLITE)
+        assert re.fullmatch(r"ledger of \d+ rows, all intact", output)
         stop.set()
 
     copying = threading.Thread(target=copy)
@@ -194,9 +194,9 @@ def test_the_command_says_what_the_copy_holds(tmp_path: Path) -> None:
     fill(tmp_path / "ledger", 3)
     words = [str(tmp_path / "ledger" / SQLITE), str(tmp_path / "copy.sqlite")]
 
-    said = CliRunner().invoke(backup_command, words)
+    output = CliRunner().invoke(backup_command, words)
 
-    assert said.output == f"{words[1]}: ledger of 3 rows, all intact\n"
+    assert output.output == f"{words[1]}: ledger of 3 rows, all intact\n"
     assert (tmp_path / "copy.sqlite").stat().st_mode & 0o777 == 0o600
 
 
@@ -208,10 +208,10 @@ def test_an_archive_that_was_lost_is_restored_and_filled_up_by_the_device(
     epoch = fill(ledger, 30)
     with at_work(archiving(file, address)), at_work(publishing(ledger, address)):
         await_rows(file, epoch, 30)
-        said = back_up(file, tmp_path / "backup.sqlite")  # while it is at work
+        output = back_up(file, tmp_path / "backup.sqlite")  # while it is at work
         fill(ledger, 30)
         await_rows(file, epoch, 60)
-    assert said == "archive of 30 rows, all intact"
+    assert output == "archive of 30 rows, all intact"
     for path in tmp_path.glob("a.sqlite*"):
         path.unlink()
     shutil.copy(tmp_path / "backup.sqlite", file)
@@ -245,8 +245,8 @@ def test_a_ledger_that_was_lost_delivers_what_its_copy_has_and_a_new_one_goes_on
     rescued = ExaminedDevice(
         None, None, {"device": DEVICE, "ledger": LedgerSettings(rescue)}
     )
-    said = [finding.found for finding in look(CHECKS["ledger"], rescued)]
-    assert "the archive has acknowledged every row" in said
+    output = [finding.found for finding in look(CHECKS["ledger"], rescued)]
+    assert "the archive has acknowledged every row" in output
     assert old != new
     assert archived(file, old) == written(rescue)
     assert archived(file, new) == written(ledger)

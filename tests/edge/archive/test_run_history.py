@@ -60,20 +60,20 @@ def strip() -> Filmstrip:
 def frame(number: int, run: str | None) -> FrameResult:
     """One of an hour of frames, a minute apart; cell 5 bursts at its onset."""
     start, later_ns = utc_now(), number * 60 * 10**9
-    said = examination(
+    result = examination(
         2,
         utc=start + timedelta(minutes=number),
         monotonic_ns=time.monotonic_ns() + later_ns,
         run=run,
     )
     if number in GAP:
-        gap = msgspec.structs.replace(said, status="gap", reason="camera gone")
+        gap = msgspec.structs.replace(result, status="gap", reason="camera gone")
         return msgspec.structs.replace(gap, cells=(), counts={})
     share = 0.9 if number >= ONSET else 0.1
     course = TrackPrediction(
         label="lysis", probabilities=(1 - share, share), frames=number + 1
     )
-    cell = msgspec.structs.replace(said.cells[0], track_id=5, course=course)
+    cell = msgspec.structs.replace(result.cells[0], track_id=5, course=course)
     events: tuple[Event, ...] = ()
     if number == ONSET + 2:
         events = (
@@ -93,7 +93,7 @@ def frame(number: int, run: str | None) -> FrameResult:
         )
     following = Following(continuity="continuous", tracks=1, classes=CLASSES)
     return msgspec.structs.replace(
-        said, cells=(cell, said.cells[1]), following=following, events=events
+        result, cells=(cell, result.cells[1]), following=following, events=events
     )
 
 
@@ -104,8 +104,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slide = SlideCounter(("RBC", "Plasma"), 0.5, 0.1)
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
 
-        def write(*said: FrameResult | Entered) -> None:
-            ledger.append_all([*slide.marks(), *said])
+        def write(*result: FrameResult | Entered) -> None:
+            ledger.append_all([*slide.marks(), *result])
 
         run = slide.start_run("S26-00123", "op7")
         write()
@@ -128,12 +128,12 @@ def archived(folder: Path) -> Path:
     return folder / "archive.sqlite"
 
 
-def told_by(folder: Path, said: Iterable[FrameResult | Entered]) -> RunHistory:
+def told_by(folder: Path, result: Iterable[FrameResult | Entered]) -> RunHistory:
     """Read a run back in which all this was said."""
     slide = SlideCounter(("RBC",), 0.5, 0.1)
     slide.start_run()
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
-        ledger.append_all([*slide.marks(), *said])
+        ledger.append_all([*slide.marks(), *result])
     with closing(Store(archived(folder))) as store:
         return tell(store, list_runs(store)[0])
 
@@ -232,19 +232,19 @@ def test_a_run_without_frames_has_a_page(tmp_path: Path) -> None:
 def test_a_clock_that_is_set_moves_nothing_on_the_page(
     tmp_path: Path, days: int
 ) -> None:
-    said = [frame(number, None) for number in range(FRAMES)]
+    result = [frame(number, None) for number in range(FRAMES)]
     for number in range(15, FRAMES):  # the time server answered
-        utc = said[number].utc + timedelta(days=days)
+        utc = result[number].utc + timedelta(days=days)
         onset = {"onset_utc": utc - timedelta(minutes=number - ONSET)}
-        events = [msgspec.structs.replace(e, **onset) for e in said[number].events]
-        said[number] = msgspec.structs.replace(
-            said[number], utc=utc, events=tuple(events)
+        events = [msgspec.structs.replace(e, **onset) for e in result[number].events]
+        result[number] = msgspec.structs.replace(
+            result[number], utc=utc, events=tuple(events)
         )
 
-    story = told_by(tmp_path, said)
+    story = told_by(tmp_path, result)
 
     assert story.seconds == pytest.approx(60 * (FRAMES - 1), abs=5)
-    assert story.until == said[-1].utc
+    assert story.until == result[-1].utc
     filled = np.flatnonzero(np.isfinite(story.counts["RBC"]))
     assert len(filled) / len(story.counts["RBC"]) == pytest.approx(EXAMINED, abs=0.04)
     assert story.courses[5].seconds == sorted(story.courses[5].seconds)
@@ -326,9 +326,9 @@ def test_a_run_of_many_gaps_and_many_frames_stays_small(
 
 def test_all_classes_are_named_above_their_lines(tmp_path: Path) -> None:
     names = [f"class-{number:02d}" for number in range(10)]
-    said = frame(0, None)
+    result = frame(0, None)
     counts = dict.fromkeys(names, 1)
-    wide = told_by(tmp_path, [msgspec.structs.replace(said, counts=counts)])
+    wide = told_by(tmp_path, [msgspec.structs.replace(result, counts=counts)])
 
     write_run_page(tmp_path / "all", wide)
     wide.counts.pop(names[-1])

@@ -212,7 +212,7 @@ RUN, NEXT = "20260101T120000Z-0000ab", "20260101T130000Z-0000cd"
 def counted(seq: int, total: int, since: datetime | None = None) -> bytes:
     """A row that has counted so many red cells."""
     share = Limits(share=0.9, low=0.85, high=0.94)
-    said = Differential(
+    text = Differential(
         of="all cells",
         total=total,
         unidentified=2,
@@ -221,7 +221,7 @@ def counted(seq: int, total: int, since: datetime | None = None) -> bytes:
         patches=1,
         since=since,
     )
-    one = examination(run=RUN, differential=said)
+    one = examination(run=RUN, differential=text)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
     place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
     return encode(Result(**fields, **place))
@@ -470,12 +470,12 @@ def test_a_device_that_cannot_be_is_not_shown(device: str) -> None:
 
 
 def gap(seq: int, missed: int | None) -> bytes:
-    return said(
+    return row_with(
         seq, cells=0, status="gap", frame=FrameRange(first=9, last=9, missed=missed)
     )
 
 
-def said(seq: int, **changes: object) -> bytes:
+def row_with(seq: int, **changes: object) -> bytes:
     """A row in the chain of nobody."""
     one = examination(**changes)  # type: ignore[arg-type]
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
@@ -491,7 +491,14 @@ def shown(observer: Observer) -> str:
 
 def test_gaps_are_counted_once_with_the_frames_that_are_known_to_be_lost() -> None:
     observer = Observer()
-    for data in (gap(1, 40), gap(2, None), gap(1, 40), said(3), gap(5, 2), gap(4, 3)):
+    for data in (
+        gap(1, 40),
+        gap(2, None),
+        gap(1, 40),
+        row_with(3),
+        gap(5, 2),
+        gap(4, 3),
+    ):
         told(observer, "result", data)
 
     view = observer.devices[DEVICE]
@@ -519,7 +526,7 @@ def test_drift_is_said_with_its_figure_and_never_as_live_when_stale() -> None:
             "red: focus 28 % as sharp",
         ),
     ):
-        told(observer, "result", said(seq, drift=drift))
+        told(observer, "result", row_with(seq, drift=drift))
         assert drift_of(view, clock.now_s) == text
     told(observer, "result", gap(4, 1))  # says nothing of the light
     assert drift_of(view, clock.now_s) == "red: focus 28 % as sharp"
@@ -545,7 +552,7 @@ def test_the_table_fits_into_eighty_columns() -> None:
     told(observer, "state", state(1, "online"))
     drift = Drift(status="amber", of="background", advice="see", background=2.5)
     told(observer, "result", gap(1, 45))
-    told(observer, "result", said(2, drift=drift))
+    told(observer, "result", row_with(2, drift=drift))
     console = Console(record=True, width=80, file=io.StringIO())
 
     console.print(table(observer))

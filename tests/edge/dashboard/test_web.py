@@ -73,9 +73,9 @@ def observer(tmp_path: Path) -> Observer:
     return observer
 
 
-def row_of(said: FrameResult, seq: int) -> Message:
+def row_of(text: FrameResult, seq: int) -> Message:
     """The row that follows those of the observer."""
-    fields = {f: getattr(said, f) for f in said.__struct_fields__}
+    fields = {f: getattr(text, f) for f in text.__struct_fields__}
     place = {"device": "scope-01", "epoch": "e", "seq": seq, "prev": "0" * 64}
     row = Result(**fields, **place)
     return Message(topic("scope-01", "result"), encode(row), is_retained=False)

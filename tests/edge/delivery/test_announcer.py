@@ -27,8 +27,8 @@ DONE = Audit(name="stop", request="request-00000001", outcome="done", text="stop
 def written(folder: Path) -> LedgerReader:
     ledger = Ledger(folder, DEVICE)
     unread = Audit(name="stop", outcome="refused", text="no request at all")
-    for said in (examination(), ALARM, Note(text="x", by="anna"), unread, DONE):
-        ledger.append(said)
+    for result in (examination(), ALARM, Note(text="x", by="anna"), unread, DONE):
+        ledger.append(result)
     ledger.close()
     return LedgerReader(folder)
 

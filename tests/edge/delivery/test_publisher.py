@@ -37,8 +37,8 @@ def test_an_archive_that_holds_rows_we_do_not_is_an_alarm(
         while "archive-disagrees" not in alarms and time.monotonic() < deadline_s:
             for event in archive.poll(0.05):
                 if isinstance(event, Message):
-                    said = decode(event.payload, DeviceState)
-                    alarms = {alarm.code for alarm in said.alarms}
+                    result = decode(event.payload, DeviceState)
+                    alarms = {alarm.code for alarm in result.alarms}
                     archive.publish(topic(DEVICE, "ack"), encode(ack))
     stop.set()
     publishing.join()

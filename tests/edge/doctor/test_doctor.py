@@ -92,8 +92,8 @@ def test_what_is_broken_is_found_with_its_remedy(
     ]
     assert fitting, found
     if broken.how in SHOWN:
-        said = essence(shown(without_place(found, device)))
-        assert said in essence(PAGE.read_text(encoding="utf-8")), (
+        text = essence(shown(without_place(found, device)))
+        assert text in essence(PAGE.read_text(encoding="utf-8")), (
             "run `python -m tests.broken`"
         )
 
@@ -138,9 +138,9 @@ def test_a_run_at_work_keeps_its_camera_and_its_ledger(device: Device) -> None:
     ledger, meter = Ledger(folder, "scope-01"), Meter()
     (before,) = device.look("camera")
     for _ in range(20):
-        said = examination(utc=clock.utc_now(), monotonic_ns=time.monotonic_ns())
-        ledger.append(said)
-        meter.count(said)
+        text = examination(utc=clock.utc_now(), monotonic_ns=time.monotonic_ns())
+        ledger.append(text)
+        meter.count(text)
     write_metrics(folder, meter.read(folder, queue=0, is_paused=False))
 
     (camera,) = device.look("camera")
@@ -208,14 +208,14 @@ def test_what_a_user_may_not_see_is_unknown_and_left_alone(device: Device) -> No
     found = []
     for name in ("camera", "alarms", "broker", "disk"):
         words = [*setpriv, sys.executable, "-m", "edge.doctor", name, str(config)]
-        said = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
-        found += msgspec.json.decode(said, type=list[Finding])
+        text = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
+        found += msgspec.json.decode(text, type=list[Finding])
     for path in closed:
         path.chmod(0o700)
 
-    said = {f.name: (f.status, f.remedy) for f in found}
+    text = {f.name: (f.status, f.remedy) for f in found}
     for name in ("camera", "alarms", "broker"):
-        assert said[name] == ("unknown", "use sudo")
+        assert text[name] == ("unknown", "use sudo")
     assert not [f for f in found if f.status == "fault"]
 
 
@@ -396,8 +396,8 @@ def test_heat_is_judged_by_the_limits_of_the_alarms(
         ("", "unknown"),
     ],
 )
-def test_the_power_mode_is_read_off_nvpmodel(said: str, status: str) -> None:
-    assert judge_mode(said).status == status
+def test_the_power_mode_is_read_off_nvpmodel(text: str, status: str) -> None:
+    assert judge_mode(text).status == status
 
 
 def test_a_weak_supply_and_fixed_clocks_are_seen(tmp_path: Path) -> None:
@@ -453,17 +453,17 @@ def test_who_may_write_is_read_off_the_mode(
 
 
 def test_packages_are_compared_with_what_is_asked_for() -> None:
-    def said(text: str, *extras: str) -> list[str]:
+    def compare(text: str, *extras: str) -> list[str]:
         return [f.found for f in judge_requirement(Requirement(text), {*extras})]
 
-    assert said("numpy>=2.0") == []
-    assert said("numpy>=99")[0].endswith("expected >=99")
-    assert said("no-such-package>=1") == [
+    assert compare("numpy>=2.0") == []
+    assert compare("numpy>=99")[0].endswith("expected >=99")
+    assert compare("no-such-package>=1") == [
         "no-such-package is not installed, expected >=1"
     ]
-    assert said("no-such-package>=1; extra == 'device'") == []
-    assert len(said("no-such-package>=1; extra == 'device'", "device")) == 1
-    assert said("no-such-package; python_version < '3'") == []
+    assert compare("no-such-package>=1; extra == 'device'") == []
+    assert len(compare("no-such-package>=1; extra == 'device'", "device")) == 1
+    assert compare("no-such-package; python_version < '3'") == []
 
 
 def test_a_certificate_warns_before_it_ends() -> None:

@@ -94,13 +94,13 @@ def test_a_killed_writer_loses_no_committed_row(tmp_path: Path) -> None:
     )
     assert writer.stdout is not None
     for _ in range(50):
-        said = int(writer.stdout.readline())
+        result = int(writer.stdout.readline())
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     writer.stdout.close()
 
     ledger = Ledger(tmp_path, "scope-01")
-    assert ledger.seq >= said
+    assert ledger.seq >= result
     ledger.close()
     assert first_broken(rows(tmp_path)) is None
 

@@ -62,21 +62,21 @@ def test_a_shift_of_four_is_amber_within_ten_seconds_and_red_within_thirty() -> 
     watch = DriftWatch(CALIBRATED)
     follow(watch, 60, lambda _: WHITE, noise=0.5)
 
-    said = follow(watch, 30, lambda _: shifted(4.2), start=60, noise=0.5)
+    result = follow(watch, 30, lambda _: shifted(4.2), start=60, noise=0.5)
 
-    assert "amber" in {d.status for d in said[:10]}
-    assert said[-1].status == "red"
-    assert said[-1].of == "background"
-    assert said[-1].advice == ADVICE["background"]
-    assert said[-1].background == pytest.approx(4.2, abs=0.5)
+    assert "amber" in {d.status for d in result[:10]}
+    assert result[-1].status == "red"
+    assert result[-1].of == "background"
+    assert result[-1].advice == ADVICE["background"]
+    assert result[-1].background == pytest.approx(4.2, abs=0.5)
 
 
 def test_a_slow_drift_of_the_lamp_is_noticed() -> None:
     watch = DriftWatch(CALIBRATED)
 
-    said = follow(watch, 600, lambda s: shifted(s / 100), noise=0.5)
+    result = follow(watch, 600, lambda s: shifted(s / 100), noise=0.5)
 
-    levels = [d.status for d in said]
+    levels = [d.status for d in result]
     assert levels.index("amber") < 300  # ΔE 2 is reached after 200 s
     assert levels.index("red") < 500
 
@@ -84,9 +84,9 @@ def test_a_slow_drift_of_the_lamp_is_noticed() -> None:
 def test_an_hour_without_drift_raises_nothing() -> None:
     watch = DriftWatch(CALIBRATED)
 
-    said = follow(watch, 3600, lambda s: shifted(np.sin(s / 40)), noise=1.0)
+    result = follow(watch, 3600, lambda s: shifted(np.sin(s / 40)), noise=1.0)
 
-    assert {d.status for d in said} == {"good"}
+    assert {d.status for d in result} == {"good"}
 
 
 def test_an_alarm_ends_when_the_cause_does_and_not_before() -> None:
@@ -105,10 +105,10 @@ def test_nothing_is_guessed_while_no_background_is_visible() -> None:
     watch = DriftWatch(CALIBRATED)
     follow(watch, 30, lambda _: WHITE)
 
-    said = follow(watch, 90, lambda _: None, start=30)
+    result = follow(watch, 90, lambda _: None, start=30)
 
-    assert said[30].status == "good"
-    assert said[-1].status == "held"
+    assert result[30].status == "good"
+    assert result[-1].status == "held"
     assert follow(watch, 2, lambda _: WHITE, start=120)[-1].status == "good"
 
 
@@ -126,35 +126,35 @@ def test_the_cells_of_the_first_field_are_not_taken_for_all() -> None:
     """White cells differ among themselves, and a camera is fast."""
     random = np.random.default_rng(3)
     watch = DriftWatch(Profile(ProfileRecord(), None, None))
-    said = []
+    result = []
     for frame in range(20 * 180):
         if frame % 160 == 0:  # every eight seconds another field
             nuclei = (90.0, 60.0, 130.0 if frame else 165.0)
             nuclei = tuple((np.array(nuclei) + random.normal(0, 3, 3)).tolist())
         seen = SeenColours(background=WHITE, red_cells=None, nuclei=nuclei)
-        said.append(watch.follow(seen, 1.0, frame * 10**9 // 20))
+        result.append(watch.follow(seen, 1.0, frame * 10**9 // 20))
 
-    assert {drift.status for drift in said} == {"uncalibrated"}
+    assert {drift.status for drift in result} == {"uncalibrated"}
 
 
 def test_another_stain_is_told_from_another_lamp() -> None:
     watch = DriftWatch(CALIBRATED)
     follow(watch, 40, lambda _: WHITE)
 
-    said = follow(watch, 60, lambda _: WHITE, start=40, red=(130.0, 90.0, 110.0))
+    result = follow(watch, 60, lambda _: WHITE, start=40, red=(130.0, 90.0, 110.0))
 
-    assert said[-1].of == "red_cells"
-    assert said[-1].advice == ADVICE["red_cells"]
+    assert result[-1].of == "red_cells"
+    assert result[-1].advice == ADVICE["red_cells"]
 
 
 def test_lost_focus_is_said_beside_the_runs_own() -> None:
     watch = DriftWatch(CALIBRATED)
     follow(watch, 40, lambda _: WHITE, focus=0.02)
 
-    said = follow(watch, 40, lambda _: WHITE, start=40, focus=0.004)
+    result = follow(watch, 40, lambda _: WHITE, start=40, focus=0.004)
 
-    assert said[-1].of == "focus"
-    assert said[-1].sharpness == pytest.approx(0.2, abs=0.02)
+    assert result[-1].of == "focus"
+    assert result[-1].sharpness == pytest.approx(0.2, abs=0.02)
 
 
 def test_a_slide_reference_promises_what_cells_look_like() -> None:

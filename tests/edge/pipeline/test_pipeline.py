@@ -32,24 +32,24 @@ def pipeline(parts: Parts) -> Iterator[Pipeline]:
 def test_a_simulated_field_is_read_rightly(
     pipeline: Pipeline, microscope: SimulatedMicroscope
 ) -> None:
-    said = pipeline.examine(exposure_of(microscope.render(0))).examination
+    result = pipeline.examine(exposure_of(microscope.render(0))).examination
 
     truth = microscope.truth(0, least_visible=0.6)
     right = 0
     for cell in truth:
-        near = [c for c in said.cells if _overlap(c.box, cell.box) > 0.5]
+        near = [c for c in result.cells if _overlap(c.box, cell.box) > 0.5]
         right += any(c.label == cell.label for c in near)
     assert len(truth) > 8
     assert right >= len(truth) - 1
-    assert said.status == "ok"
-    assert said.counts == {
-        label: sum(c.label == label for c in said.cells) for label in said.counts
+    assert result.status == "ok"
+    assert result.counts == {
+        label: sum(c.label == label for c in result.cells) for label in result.counts
     }
-    assert said.pixel_size_um == 0.07
-    assert said.pixel_size_origin == "source"
-    assert said.model == pipeline.classifier.id
-    assert said.calibration_id is None
-    assert set(said.timings_ms) == {
+    assert result.pixel_size_um == 0.07
+    assert result.pixel_size_origin == "source"
+    assert result.model == pipeline.classifier.id
+    assert result.calibration_id is None
+    assert set(result.timings_ms) == {
         "develop",
         "reduce",
         "correct",
@@ -71,9 +71,9 @@ def _overlap(a: tuple[int, ...], b: tuple[float, ...]) -> float:
 def test_what_is_said_of_a_cell_is_complete_and_consistent(
     pipeline: Pipeline, microscope: SimulatedMicroscope
 ) -> None:
-    said = pipeline.examine(exposure_of(microscope.render(0))).examination
+    result = pipeline.examine(exposure_of(microscope.render(0))).examination
 
-    for number, cell in enumerate(said.cells):
+    for number, cell in enumerate(result.cells):
         assert cell.id == number
         x0, y0, x1, y1 = cell.box
         assert 0 <= x0 < x1 <= 640
@@ -85,7 +85,7 @@ def test_what_is_said_of_a_cell_is_complete_and_consistent(
         else:
             assert cell.probabilities[cell.label] == cell.confidence
             assert cell.ontology == ONTOLOGY[cell.label]
-    assert decode(encode(said), FrameResult) == said
+    assert decode(encode(result), FrameResult) == result
 
 
 def test_the_same_frame_gives_the_same_answer(
@@ -111,22 +111,22 @@ def test_an_empty_field_is_a_result_without_cells(
         profile = Profile(ProfileRecord(white_point=white), flat, "0" * 64)
         pipeline = replace(pipeline, profile=profile)
 
-    said = pipeline.examine(exposure_of(empty)).examination
+    result = pipeline.examine(exposure_of(empty)).examination
 
-    assert said.status == "ok"
-    assert [c for c in said.cells if c.label != "Plasma"] == []
+    assert result.status == "ok"
+    assert [c for c in result.cells if c.label != "Plasma"] == []
 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_a_black_or_white_frame_is_examined_like_any_other(
     pipeline: Pipeline, level: int
 ) -> None:
-    said = pipeline.examine(
+    result = pipeline.examine(
         exposure_of(np.full((64, 64, 3), level, np.uint8))
     ).examination
 
-    assert said.quality is not None
-    assert said.quality.saturated == (level == 255)
+    assert result.quality is not None
+    assert result.quality.saturated == (level == 255)
 
 
 def test_without_a_locator_the_whole_field_is_one_region(
@@ -134,10 +134,10 @@ def test_without_a_locator_the_whole_field_is_one_region(
 ) -> None:
     whole = replace(parts, locator=None).open_pipeline()
 
-    said = whole.examine(exposure_of(microscope.render(0))).examination
+    result = whole.examine(exposure_of(microscope.render(0))).examination
 
-    assert [cell.box for cell in said.cells] == [(0, 0, 640, 480)]
-    assert said.locator is None
+    assert [cell.box for cell in result.cells] == [(0, 0, 640, 480)]
+    assert result.locator is None
 
 
 def test_sixteen_bit_frames_are_read_like_eight_bit_ones(
@@ -201,12 +201,12 @@ def test_more_cells_than_can_be_said_are_cut_loudly(
 ) -> None:
     monkeypatch.setattr("edge.pipeline.pipeline.MAX_CELLS", 5)
 
-    said = pipeline.examine(exposure_of(microscope.render(0))).examination
+    result = pipeline.examine(exposure_of(microscope.render(0))).examination
 
-    assert len(said.cells) == 5
-    assert said.status == "degraded"
-    assert said.reason is not None
-    assert "5 are said" in said.reason
+    assert len(result.cells) == 5
+    assert result.status == "degraded"
+    assert result.reason is not None
+    assert "5 are said" in result.reason
 
 
 def test_kinds_of_white_cells_are_given_to_white_cells_alone(

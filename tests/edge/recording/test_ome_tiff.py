@@ -49,7 +49,7 @@ def description(count: int, kind: str = "uint8") -> bytes:
         kind=kind,
         pixel_size_um=0.07,
         software="hemascope 0",
-        said={"calibration_id": "5f" * 32, "odd": "<&µ>"},
+        attributes={"calibration_id": "5f" * 32, "odd": "<&µ>"},
     )
     return ome_xml(image, [Plane(n * 0.5, 4.0) for n in range(count)])
 
@@ -115,8 +115,8 @@ def test_what_it_says_is_ome_xml_with_size_time_and_origin(tmp_path: Path) -> No
     planes = pixels.findall("o:Plane", name)
     assert [plane.get("DeltaT") for plane in planes] == ["0.0", "0.5", "1.0"]
     assert {plane.get("ExposureTime") for plane in planes} == {"4.0"}
-    said = {m.get("K"): m.text for m in root.iterfind(".//o:M", name)}
-    assert said == {"calibration_id": "5f" * 32, "odd": "<&µ>"}
+    attributes = {m.get("K"): m.text for m in root.iterfind(".//o:M", name)}
+    assert attributes == {"calibration_id": "5f" * 32, "odd": "<&µ>"}
     assert (axes, shape) == ("TYXS", (3, 21, 34, 3))
     assert resolution[0] / resolution[1] == pytest.approx(1e4 / 0.07)
 

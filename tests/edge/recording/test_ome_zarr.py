@@ -47,7 +47,7 @@ def image(kind: str = "uint8", um: float | None = 0.07) -> Image:
         kind=kind,
         pixel_size_um=um,
         software="hemascope 0",
-        said={"calibration_id": "5f" * 32, "odd": "<&µ>"},
+        attributes={"calibration_id": "5f" * 32, "odd": "<&µ>"},
     )
 
 
@@ -96,7 +96,7 @@ def test_what_it_says_is_ome_zarr_with_size_time_and_origin(tmp_path: Path) -> N
 
     group = zarr.open_group(tmp_path / NAME, mode="r")
     (shown,) = models.Image.from_zarr(group).ome_attributes.multiscales
-    said = group["0"].attrs["hemascope"]
+    attributes = group["0"].attrs["hemascope"]
 
     assert [(axis.name, axis.unit) for axis in shown.axes] == [
         ("t", None),
@@ -106,11 +106,11 @@ def test_what_it_says_is_ome_zarr_with_size_time_and_origin(tmp_path: Path) -> N
     ]
     (scale,) = shown.datasets[0].coordinateTransformations
     assert scale.scale == [1, 1, 0.07, 0.07]
-    assert [frame["delta_t_s"] for frame in said["frames"]] == [0.0, 0.5, 1.0]
-    assert {frame["exposure_ms"] for frame in said["frames"]} == {4.0}
-    assert [frame["frame"]["n"] for frame in said["frames"]] == [0, 1, 2]
-    assert (said["calibration_id"], said["odd"]) == ("5f" * 32, "<&µ>")
-    assert said["acquired"] == "2026-01-01T00:00:00Z"
+    assert [frame["delta_t_s"] for frame in attributes["frames"]] == [0.0, 0.5, 1.0]
+    assert {frame["exposure_ms"] for frame in attributes["frames"]} == {4.0}
+    assert [frame["frame"]["n"] for frame in attributes["frames"]] == [0, 1, 2]
+    assert (attributes["calibration_id"], attributes["odd"]) == ("5f" * 32, "<&µ>")
+    assert attributes["acquired"] == "2026-01-01T00:00:00Z"
 
 
 def test_a_pixel_size_that_is_known_later_is_said_then(tmp_path: Path) -> None:
@@ -395,10 +395,12 @@ def test_a_flipped_bit_is_no_frame(tmp_path: Path) -> None:
         json.dumps({"zarr_format": 3, "shape": [1, 3, 5, 5]}).encode(),
     ],
 )
-def test_what_is_no_recording_is_refused(tmp_path: Path, said: bytes | None) -> None:
+def test_what_is_no_recording_is_refused(
+    tmp_path: Path, attributes: bytes | None
+) -> None:
     (tmp_path / "0").mkdir()
-    if said is not None:
-        (tmp_path / "0" / "zarr.json").write_bytes(said)
+    if attributes is not None:
+        (tmp_path / "0" / "zarr.json").write_bytes(attributes)
 
     with pytest.raises(FrameFileDamaged, match=r"no whole frame"):
         read_pages(tmp_path)

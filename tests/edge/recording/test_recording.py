@@ -140,8 +140,8 @@ def test_everything_comes_back_in_order_and_as_it_was(tmp_path: Path) -> None:
     else:
         text = (path / "0" / "zarr.json").read_text()
         assert "0.08" in (path / "zarr.json").read_text()
-    for said in ("inception@1", "locator@2", "5f" * 32, RUN, "1 to 6"):
-        assert said in text
+    for attributes in ("inception@1", "locator@2", "5f" * 32, RUN, "1 to 6"):
+        assert attributes in text
 
 
 def test_another_file_begins_with_another_size_and_after_64_frames(
@@ -289,10 +289,10 @@ def test_a_full_disk_costs_the_oldest_frames_and_harms_no_file(
             except NoRoom:
                 reel.lack(_lacking(seq, "full"))
 
-    said = items(reel.recording)
+    attributes = items(reel.recording)
     covered = [
         seq
-        for item in said
+        for item in attributes
         for seq in range(item.seq, getattr(item, "last_seq", item.seq) + 1)
     ]
     assert covered == list(range(1, 31))
@@ -352,14 +352,14 @@ def test_what_another_version_said_of_frames_hinders_no_start(tmp_path: Path) ->
     with closing(start(tmp_path)) as reel:
         put(reel, 1)
     (path,) = reel.recording.files
-    said = path if path.is_file() else path / "0" / "zarr.json"
-    other = said.read_bytes().replace(b'"passed_over"', b'"passed_away"')
-    said.write_bytes(other)
+    attributes = path if path.is_file() else path / "0" / "zarr.json"
+    other = attributes.read_bytes().replace(b'"passed_over"', b'"passed_away"')
+    attributes.write_bytes(other)
 
     with closing(start(tmp_path)) as later:
         put(later, 2)
 
-    assert said.read_bytes() == other
+    assert attributes.read_bytes() == other
     assert frames_in(later.recording) == [2]
     (told,) = reel.recording.mend()
     assert "left alone" in told
@@ -375,10 +375,10 @@ def test_a_damaged_recording_is_named_and_others_are_listed(tmp_path: Path) -> N
     (path,) = damaged.files
     (path if path.is_file() else path / "0" / "zarr.json").write_bytes(b"")
 
-    said = CliRunner().invoke(record_command, ["list", str(tmp_path)])
+    attributes = CliRunner().invoke(record_command, ["list", str(tmp_path)])
 
-    assert said.exit_code == 0
-    first, second = said.output.splitlines()
+    assert attributes.exit_code == 0
+    first, second = attributes.output.splitlines()
     assert first.startswith(damaged.head.id)
     assert first.endswith("see `hemascope record repair`")
     assert second.startswith(f"{whole.head.id}  2 frames")
@@ -391,12 +391,12 @@ def test_what_is_being_recorded_is_not_repaired(tmp_path: Path) -> None:
         folder = reel.recording.folder
         draft = folder / "frames-00002.ome.new"
         draft.mkdir()
-        said = CliRunner().invoke(record_command, ["repair", str(folder)])
-        assert isinstance(said.exception, LedgerBusy)
+        attributes = CliRunner().invoke(record_command, ["repair", str(folder)])
+        assert isinstance(attributes.exception, LedgerBusy)
         assert draft.exists()
 
-    said = CliRunner().invoke(record_command, ["repair", str(folder)])
-    assert said.output == f"{reel.recording.head.id}: 1 frames can be read\n"
+    attributes = CliRunner().invoke(record_command, ["repair", str(folder)])
+    assert attributes.output == f"{reel.recording.head.id}: 1 frames can be read\n"
     assert not draft.exists()
 
 
@@ -431,10 +431,13 @@ def test_a_slow_disk_costs_frames_of_the_recording_and_no_time(tmp_path: Path) -
 
     assert spent_s < 0.2
     assert "too slow" in told["not-recorded"].text
-    said = items(reel.recording)
-    assert [item.seq for item in said] == [*range(1, len(said)), len(said)]
-    assert isinstance(said[-1], MissingFrames)
-    assert said[-1].last_seq == 30
+    attributes = items(reel.recording)
+    assert [item.seq for item in attributes] == [
+        *range(1, len(attributes)),
+        len(attributes),
+    ]
+    assert isinstance(attributes[-1], MissingFrames)
+    assert attributes[-1].last_seq == 30
     assert recorder.recorded + recorder.lost == 30
     assert recorder.recorded in (7, 8)
 
@@ -486,6 +489,8 @@ def test_a_disk_that_fails_ends_neither_the_recorder_nor_the_run(
 
 def _take(recorder: Recorder, seq: int, shown: Counts) -> None:
     taken = shot(seq)
-    said = examination(frame=FrameRange(first=seq, last=seq))
+    attributes = examination(frame=FrameRange(first=seq, last=seq))
     raw = RawFrame(taken, shown)
-    recorder.take(seq, Exposure(taken, lambda: raw), said, ExaminedFrame(raw, said))
+    recorder.take(
+        seq, Exposure(taken, lambda: raw), attributes, ExaminedFrame(raw, attributes)
+    )

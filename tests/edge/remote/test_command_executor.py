@@ -75,11 +75,11 @@ class Site:
         )
 
     def append(
-        self, said: Sequence[Entered], taken: InboxPosition | None = None
+        self, result: Sequence[Entered], taken: InboxPosition | None = None
     ) -> None:
         if self.kill_at == "before the row":
             raise Killed
-        self.ledger.append_all(said, taken)
+        self.ledger.append_all(result, taken)
         if self.kill_at == "after the row":
             raise Killed
 
@@ -114,8 +114,8 @@ def test_a_request_has_its_effect_and_a_row_that_says_so(site: Site) -> None:
 
     assert notes_in(site.folder) == ["note 1"]
     assert site.instrument.did == ["stop"]
-    said = [(a.name, a.outcome, a.by, a.client) for a in audits_in(site.folder)]
-    assert said == [
+    result = [(a.name, a.outcome, a.by, a.client) for a in audits_in(site.folder)]
+    assert result == [
         ("note", "done", "anna", "command-1"),
         ("stop", "done", "anna", "command-1"),
     ]

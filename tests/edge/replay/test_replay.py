@@ -139,16 +139,16 @@ def rows(ledger: Path) -> list[Result]:
 
 def test_a_replay_is_the_same_to_the_last_bit(lived: Lived, tmp_path: Path) -> None:
     folder, out = lived.recording.folder, tmp_path / "again"
-    said = CliRunner().invoke(
+    result = CliRunner().invoke(
         replay_command,
         [str(folder), "--out", str(out), "--compare", str(lived.ledger)],
         catch_exceptions=False,
     )
 
     now, was = rows(out), rows(lived.ledger)
-    assert said.exit_code == 0, said.output
-    assert f"{len(now)} rows are the same, 0 in what a frame tells" in said.output
-    assert len(now) == len(was) or "the recording ends before" in said.output
+    assert result.exit_code == 0, result.output
+    assert f"{len(now)} rows are the same, 0 in what a frame tells" in result.output
+    assert len(now) == len(was) or "the recording ends before" in result.output
     assert sum(row.status != "gap" for row in now) >= FRAMES
     assert any(row.status == "gap" for row in now)
     assert any(cell.track_id and cell.course for row in now for cell in row.cells)
@@ -351,9 +351,9 @@ def test_recordings_are_listed_pinned_and_repaired(lived: Lived) -> None:
     assert run is not None
 
     def say(*words: str) -> str:
-        said = CliRunner().invoke(record_command, words, catch_exceptions=False)
-        assert said.exit_code == 0
-        return said.output
+        result = CliRunner().invoke(record_command, words, catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.output
 
     assert say("pin", str(folder), run) == f"{name}: pinned\n"
     count = sum(r.page is not None for r in lived.recording.items())

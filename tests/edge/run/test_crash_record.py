@@ -73,9 +73,9 @@ def test_a_death_becomes_the_next_row_of_the_chain(tmp_path: Path) -> None:
     reader.close()
     assert row == rows[-1]
     assert first_broken(rows) is None
-    said = decode(rows[-1].data, Result)
-    assert (said.status, said.seq) == ("gap", 2)
-    assert "it hung" in (said.reason or "")
+    result = decode(rows[-1].data, Result)
+    assert (result.status, result.seq) == ("gap", 2)
+    assert "it hung" in (result.reason or "")
 
 
 def test_who_fails_at_every_start_says_so_once(tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ def bench() -> Iterator[Bench]:
 
 
 def test_jobs_are_done_one_by_one_in_the_thread_of_the_tool(bench: Bench) -> None:
-    said = [bench.aside.do(lambda tool, n=n: tool.note(n), 5.0) for n in range(9)]
+    result = [bench.aside.do(lambda tool, n=n: tool.note(n), 5.0) for n in range(9)]
     bench.end()
 
-    assert said == [10 * n for n in range(9)]
+    assert result == [10 * n for n in range(9)]
     assert bench.notes[0] == list(range(9))
     assert bench.notes[0].is_closed
 

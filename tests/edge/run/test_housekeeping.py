@@ -78,8 +78,8 @@ class Examining:
             raise ValueError("the engine is gone")
         events, self.events = self.events, ()
         since_ns = time.monotonic_ns() - 5_000_000
-        said = examination(3, monotonic_ns=since_ns, events=events)
-        return ExaminedFrame(exposure.develop(), said)
+        result = examination(3, monotonic_ns=since_ns, events=events)
+        return ExaminedFrame(exposure.develop(), result)
 
     def close(self) -> None:
         pass
@@ -151,10 +151,10 @@ class Run:
         return "proven"
 
     def ask(
-        self, name: CommandName, text: str | None = None, **said: str | None
+        self, name: CommandName, text: str | None = None, **result: str | None
     ) -> str:
         """Ask, and return the final outcome with its text."""
-        request = new_request(name, "anna", text, **said)
+        request = new_request(name, "anna", text, **result)
         where = topic(DEVICE, f"cmd/req/{name}")
         self.admission.take(name, Message(where, encode(request), False))
         found: list[str] = []
@@ -224,9 +224,9 @@ def test_snapshot_note_and_self_test_do_what_they_say(tmp_path: Path) -> None:
     until(lambda: newest_preview(tmp_path) is not None)  # the first; none is due now
     rows = []
     for _ in range(3):
-        said = run.ask("snapshot")
-        assert said.startswith("done: the picture of row ")
-        rows.append(int(said.split("row ")[1].split()[0]))
+        result = run.ask("snapshot")
+        assert result.startswith("done: the picture of row ")
+        rows.append(int(result.split("row ")[1].split()[0]))
     assert run.ask("note", "oil changed") == "done: noted"
     assert run.ask("self-test") == "done: proven"
     assert run.ask("self-test") == "failed: another output than at export"
@@ -247,9 +247,9 @@ def test_a_run_of_a_slide_is_asked_for_from_its_start_to_its_end(
 ) -> None:
     run = Run(tmp_path)
     until(lambda: len(run.results()) > 2)
-    said = run.ask("start", slide="S26-2", operator="op7", note="fresh oil")
-    assert said.startswith("done: run ")
-    second = said.split()[2]
+    result = run.ask("start", slide="S26-2", operator="op7", note="fresh oil")
+    assert result.startswith("done: run ")
+    second = result.split()[2]
     before = len(run.results())
     until(lambda: len(run.results()) > before + 5)
     assert run.ask("start") == "done: it was examining already"
@@ -293,10 +293,10 @@ def test_a_run_of_a_slide_is_asked_for_from_its_start_to_its_end(
     ],
 )
 def test_what_may_name_a_patient_is_refused_and_stands_in_no_row(
-    tmp_path: Path, said: dict[str, str | None], secret: str
+    tmp_path: Path, result: dict[str, str | None], secret: str
 ) -> None:
     run = Run(tmp_path)
-    assert run.ask("start", **said).startswith("refused: the ")  # type: ignore[arg-type]
+    assert run.ask("start", **result).startswith("refused: the ")  # type: ignore[arg-type]
     run.end()
 
     assert [m.phase for m in marks_in(tmp_path)] == ["start", "end"]

@@ -112,8 +112,8 @@ class Process:
             "monotonic_ns": time.monotonic_ns(),
             "utc": clock.utc_now(),
         }
-        said = examination(2, **(fields | changes))
-        self.ledger.append(self.runs.judge(said))
+        result = examination(2, **(fields | changes))
+        self.ledger.append(self.runs.judge(result))
 
     def die(self) -> None:
         self.ledger.close()
@@ -195,9 +195,9 @@ def test_the_cells_of_the_last_followed_frame_are_left(
         msgspec.structs.replace(cell, track_id=track)
         for cell, track in zip(examination(3).cells, (7, None, 9), strict=True)
     )
-    said = examination(3, following=Following(continuity="first", tracks=2))
-    said = msgspec.structs.replace(said, cells=cells, boot_id=clock.boot_id())
-    process.ledger.append(process.runs.judge(said))
+    result = examination(3, following=Following(continuity="first", tracks=2))
+    result = msgspec.structs.replace(result, cells=cells, boot_id=clock.boot_id())
+    process.ledger.append(process.runs.judge(result))
     process.write(status="rejected", reason="dark")
     process.die()
 

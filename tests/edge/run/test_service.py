@@ -73,8 +73,8 @@ class Examining:
         time.sleep(0.004 if number % 2 == 0 else 0.001)
         if number in self.failing:
             raise EngineFailed(f"frame {number} does not fit")
-        said = examination(self.cells, monotonic_ns=number)
-        return ExaminedFrame(raw, said)
+        result = examination(self.cells, monotonic_ns=number)
+        return ExaminedFrame(raw, result)
 
     def close(self) -> None:
         pass
@@ -403,7 +403,7 @@ class Counting(Examining):
     def examine(self, exposure: Exposure) -> ExaminedFrame:
         seen = super().examine(exposure)
         cell = seen.examination.cells[0]
-        said = msgspec.structs.replace(
+        result = msgspec.structs.replace(
             seen.examination,
             width_px=480,
             height_px=300,
@@ -411,7 +411,7 @@ class Counting(Examining):
             cells=(msgspec.structs.replace(cell, box=(240, 140, 270, 168)),),
         )
         assert self.ground is not None
-        return ExaminedFrame(seen.raw, said, self.ground.view(0, 0))
+        return ExaminedFrame(seen.raw, result, self.ground.view(0, 0))
 
 
 def count(
@@ -434,8 +434,8 @@ def count(
     reader = LedgerReader(folder)
     rows = [read_row(row.data) for row in reader.rows(0, 1000)]
     reader.close()
-    said = [row if isinstance(row, Result) else row.entry for row in rows]
-    return [one for one in said if isinstance(one, (Result, RunMark))]
+    result = [row if isinstance(row, Result) else row.entry for row in rows]
+    return [one for one in result if isinstance(one, (Result, RunMark))]
 
 
 def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
@@ -523,12 +523,12 @@ class Wandering(Examining):
         number = exposure.shot.sequence
         is_dark = number in self.dark
         brightness = 0.05 if is_dark else 0.8
-        said = msgspec.structs.replace(
+        result = msgspec.structs.replace(
             _cells(1000 + number if is_dark else 1, 2 * number),
             monotonic_ns=number * 1_000_000_000,
             quality=msgspec.structs.replace(GOOD, brightness=brightness),
         )
-        return ExaminedFrame(super().examine(exposure).raw, said)
+        return ExaminedFrame(super().examine(exposure).raw, result)
 
 
 def _cells(seed: int, shift: int) -> FrameResult:

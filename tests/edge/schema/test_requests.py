@@ -45,10 +45,10 @@ def test_a_fresh_request_that_is_allowed_is_not_refused() -> None:
 def test_a_request_is_refused_with_the_reason(
     asked: Request, allowed: tuple[str, ...], reason: str
 ) -> None:
-    said = judged(asked, allowed)
+    result = judged(asked, allowed)
 
-    assert said is not None
-    assert reason in said
+    assert result is not None
+    assert reason in result
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.edge.slide.slides import UM_PER_PX, Ground
 Field = NDArray[np.uint8]
 
 
-def said_of(field: Field, cells: int = 40) -> FrameResult:
+def result_of(field: Field, cells: int = 40) -> FrameResult:
     """What the pipeline would say of a frame, the cells apart."""
     reduced = reduce(field, 24 * UM_PER_PX / 7.5)
     return examination(cells, quality=measure_quality(reduced, reduced, None))
@@ -42,7 +42,7 @@ def fields(ground: Ground) -> list[Field]:
 def gate(fields: list[Field]) -> QualityGate:
     """A gate that has seen good frames."""
     gate = QualityGate()
-    judged = [gate.judge(said_of(field)) for field in fields]
+    judged = [gate.judge(result_of(field)) for field in fields]
     assert [one.status for one in judged] == ["ok"] * 30
     return gate
 
@@ -90,20 +90,20 @@ def test_bad_frames_are_results_with_their_reason_and_no_cells(
     cells = 0 if fault == "empty" else 40
     for judge in (gate, QualityGate()):  # with learned limits and at the very start
         for field in fields[:5]:
-            said = judge.judge(said_of(degrade(field), cells))
+            result = judge.judge(result_of(degrade(field), cells))
 
-            assert (said.status, said.fault) == ("rejected", fault)
-            assert said.reason is not None
-            assert advice in said.reason
-            assert said.cells == ()
-            assert said.counts == {}
-            assert said.quality is not None
+            assert (result.status, result.fault) == ("rejected", fault)
+            assert result.reason is not None
+            assert advice in result.reason
+            assert result.cells == ()
+            assert result.counts == {}
+            assert result.quality is not None
 
 
 def test_too_many_cells_are_turned_away(fields: list[Field], gate: QualityGate) -> None:
-    said = gate.judge(said_of(fields[0], cells=800))
+    result = gate.judge(result_of(fields[0], cells=800))
 
-    assert (said.status, said.fault) == ("rejected", "crowded")
+    assert (result.status, result.fault) == ("rejected", "crowded")
 
 
 def test_a_field_with_one_cell_is_not_empty(
@@ -112,7 +112,7 @@ def test_a_field_with_one_cell_is_not_empty(
     bare = emptied(fields[0])
     bare[140:170, 200:230] = 120
 
-    assert gate.judge(said_of(bare, cells=1)).fault != "empty"
+    assert gate.judge(result_of(bare, cells=1)).fault != "empty"
 
 
 def figures(**changes: float) -> FrameResult:
@@ -162,6 +162,6 @@ def test_a_run_that_is_bad_from_its_start_is_not_learned() -> None:
 
 
 def test_rows_without_figures_pass() -> None:
-    said = examination()
+    result = examination()
 
-    assert QualityGate().judge(said) is said
+    assert QualityGate().judge(result) is result

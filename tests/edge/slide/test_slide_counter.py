@@ -35,12 +35,12 @@ def new_run() -> SlideCounter:
     return SlideCounter(LABELS, 0.5, 0.1)
 
 
-def take(slide: RunState, said: FrameResult, view: Thumbnail | None) -> FrameResult:
+def take(slide: RunState, result: FrameResult, view: Thumbnail | None) -> FrameResult:
     """What becomes of a frame that nobody follows cells on."""
-    return slide.count(slide.judge(said), view)
+    return slide.count(slide.judge(result), view)
 
 
-def said(**changes: object) -> FrameResult:
+def good_result(**changes: object) -> FrameResult:
     size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
     return examination(4, **(size | changes))
 
@@ -140,7 +140,7 @@ def test_runs_may_be_started_from_many_threads() -> None:
 def test_without_a_run_nothing_is_counted(ground: Ground) -> None:
     slide = new_run()
 
-    taken = take(slide, said(), ground.view(0, 0))
+    taken = take(slide, good_result(), ground.view(0, 0))
 
     assert (taken.run, taken.differential) == (None, None)
 
@@ -149,22 +149,22 @@ def test_frames_are_of_the_run_whose_start_is_written(ground: Ground) -> None:
     slide = new_run()
     run = slide.start_run("S26-1")
 
-    assert take(slide, said(), ground.view(0, 0)).run is None
+    assert take(slide, good_result(), ground.view(0, 0)).run is None
     slide.marks()
-    assert take(slide, said(), ground.view(0, 0)).run == run
+    assert take(slide, good_result(), ground.view(0, 0)).run == run
 
 
 def test_another_slide_counts_from_nothing(ground: Ground) -> None:
     slide, totals = new_run(), []
     middle = tuple(
         msgspec.structs.replace(cell, box=(200 + 9 * n, 150, 208 + 9 * n, 158))
-        for n, cell in enumerate(said().cells)
+        for n, cell in enumerate(good_result().cells)
     )
     for _ in range(2):
         slide.start_run("S26-1")
         slide.marks()
         for _ in range(2):
-            one = msgspec.structs.replace(said(), cells=middle)
+            one = msgspec.structs.replace(good_result(), cells=middle)
             found = take(slide, one, ground.view(0, 0)).differential
             assert found is not None
             totals.append(found.total)
@@ -175,14 +175,14 @@ def test_another_slide_counts_from_nothing(ground: Ground) -> None:
 def test_a_run_that_goes_on_counts_since_its_first_frame(ground: Ground) -> None:
     slide, run = new_run(), "20260101T000000Z-000001"
     slide.adopt([RunMark(run=run, phase="resumed")])
-    later = said(utc=said().utc + timedelta(seconds=9))
+    later = good_result(utc=good_result().utc + timedelta(seconds=9))
 
-    counted = [take(slide, one, ground.view(0, 0)) for one in (said(), later)]
+    counted = [take(slide, one, ground.view(0, 0)) for one in (good_result(), later)]
     slide.adopt(slide.starting("S26-2"))
     fresh = take(slide, later, ground.view(0, 0))
 
     assert [c.differential and c.differential.since for c in counted] == [
-        said().utc
+        good_result().utc
     ] * 2
     assert fresh.differential is not None
     assert fresh.differential.since is None
@@ -195,7 +195,10 @@ def test_rejected_frames_and_frames_of_unknown_scale_are_not_counted(
     slide.start_run()
     slide.marks()
 
-    for one, view in ((said(), None), (said(status="rejected"), ground.view(0, 0))):
+    for one, view in (
+        (good_result(), None),
+        (good_result(status="rejected"), ground.view(0, 0)),
+    ):
         taken = take(slide, one, view)
         assert taken.differential is not None
         assert taken.differential.total == 0
@@ -213,7 +216,7 @@ def test_a_frame_with_cells_left_out_counts_nothing(ground: Ground) -> None:
     )
 
     crowded = take(run, full, ground.view(0, 0))
-    whole = take(run, said(following=followed), ground.view(0, 0))
+    whole = take(run, good_result(following=followed), ground.view(0, 0))
 
     assert crowded.differential is not None
     assert crowded.differential.patches == 0
@@ -282,7 +285,7 @@ def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
     )
     unsure = tuple(
         msgspec.structs.replace(cell, box=(200 + 9 * n, 150, 208 + 9 * n, 158))
-        for n, cell in enumerate(said().cells)
+        for n, cell in enumerate(good_result().cells)
     )
     view, found = np.zeros((100, 160), np.uint8), []
     for one in (parts, strict):
@@ -290,7 +293,7 @@ def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
         assert slide is not None
         slide.start_run()
         slide.marks()
-        one_frame = msgspec.structs.replace(said(), cells=unsure)
+        one_frame = msgspec.structs.replace(good_result(), cells=unsure)
         found.append(take(slide, one_frame, view).differential)
 
     assert [d and d.unidentified for d in found] == [0, 4]
@@ -307,9 +310,9 @@ def test_a_place_is_told_in_micrometres(ground: Ground) -> None:
     slide = new_run()
     slide.start_run()
     slide.marks()
-    take(slide, said(), ground.view(200, 100))
+    take(slide, good_result(), ground.view(200, 100))
 
-    there = take(slide, said(), ground.view(260, 70)).differential
+    there = take(slide, good_result(), ground.view(260, 70)).differential
 
     assert there is not None
     assert there.place_um is not None

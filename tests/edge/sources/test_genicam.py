@@ -178,20 +178,20 @@ def test_a_gige_camera_is_locked_and_read_back(tmp_path: Path) -> None:
 
 def test_a_frame_with_missing_packets_is_rejected_and_whole_ones_come() -> None:
     needs_aravis()
-    said: list[str] = []
+    text: list[str] = []
     numbers: list[int] = []
     with gige_camera("GV08", lost=0.004), closing(GenICamSource(GIGE)) as source:
-        while len(said) < 60 or (len(said) < 500 and "whole" not in said):
+        while len(text) < 60 or (len(text) < 500 and "whole" not in text):
             exposure = first_exposure(source)
             numbers.append(exposure.shot.sequence)
             try:
                 exposure.develop()
-                said.append("whole")
+                text.append("whole")
             except FrameRejected as error:
-                said.append(str(error))
+                text.append(str(error))
 
-    assert "whole" in said
-    assert any("incomplete: missing packets" in reason for reason in said)
+    assert "whole" in text
+    assert any("incomplete: missing packets" in reason for reason in text)
     assert numbers == sorted(set(numbers))
     assert numbers[-1] < 1000  # also where the packet with the id is missing
 

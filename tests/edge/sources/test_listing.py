@@ -42,10 +42,10 @@ def test_a_v4l2_camera_is_listed_by_its_id_with_what_it_can(
 def test_a_camera_that_may_not_be_opened_is_said(tmp_path: Path) -> None:
     (tmp_path / "video0").mkdir()
 
-    (said,) = v4l2_cameras(tmp_path, tmp_path)
+    (text,) = v4l2_cameras(tmp_path, tmp_path)
 
-    assert isinstance(said, str)
-    assert "join the group video" in said
+    assert isinstance(text, str)
+    assert "join the group video" in text
 
 
 def test_the_command_lists_the_cameras_of_a_configuration() -> None:
@@ -53,11 +53,11 @@ def test_the_command_lists_the_cameras_of_a_configuration() -> None:
     demo = demo_settings("8bit")
     arguments = ["--micromanager", str(demo.config), "--adapters", str(demo.adapters)]
 
-    said = CliRunner().invoke(cameras_command, arguments, catch_exceptions=False)
+    text = CliRunner().invoke(cameras_command, arguments, catch_exceptions=False)
 
-    assert said.exit_code == 0
-    assert 'kind = "micromanager", camera = "Camera"' in said.output
-    assert "DemoCamera/DCam V1.0" in said.output
-    assert "exposure_ms 10 ms (0 to 10000), gain 0 (-5 to 8)" in said.output
-    assert "PixelType" in said.output
-    assert v4l2.BY_ID.exists() or "V4L2: no camera answers" in said.output
+    assert text.exit_code == 0
+    assert 'kind = "micromanager", camera = "Camera"' in text.output
+    assert "DemoCamera/DCam V1.0" in text.output
+    assert "exposure_ms 10 ms (0 to 10000), gain 0 (-5 to 8)" in text.output
+    assert "PixelType" in text.output
+    assert v4l2.BY_ID.exists() or "V4L2: no camera answers" in text.output

@@ -207,11 +207,11 @@ print(logging.root.level, logging.getLogger("pymmcore-plus").handlers)
 def test_our_log_stays_as_it_was_and_nothing_is_written_at_home(tmp_path: Path) -> None:
     demo()
     place = {**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": ""}
-    said = subprocess.run(
+    text = subprocess.run(
         [sys.executable, "-c", _LOGS], env=place, capture_output=True, check=True
     )
 
-    assert said.stdout.decode().split() == [str(logging.INFO), "[]"]
+    assert text.stdout.decode().split() == [str(logging.INFO), "[]"]
     assert list(tmp_path.iterdir()) == []
 
 

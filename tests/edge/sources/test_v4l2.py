@@ -85,10 +85,10 @@ def test_numbers_and_layouts_are_those_of_the_kernels_headers(tmp_path: Path) ->
     subprocess.run(
         ["gcc", "check.c", "-o", "check"], cwd=tmp_path, check=True, timeout=60
     )
-    said = subprocess.run([tmp_path / "check"], capture_output=True, check=True).stdout
+    text = subprocess.run([tmp_path / "check"], capture_output=True, check=True).stdout
 
     flags = v4l2.QUERY.size - 8 - 4  # two reserved words follow
-    assert said.decode().split("\n")[:-1] == [
+    assert text.decode().split("\n")[:-1] == [
         f"{v4l2.CAPABILITY.size} {v4l2.QUERY.size} {v4l2.CONTROL.size}",
         f"40 {flags}",
         "88",

@@ -264,6 +264,6 @@ def test_a_session_has_one_scale_once_three_frames_agree() -> None:
 
 
 def test_of_a_single_image_its_own_estimate_is_good_enough() -> None:
-    said = Scale(None, agreeing=1).of(None, lambda: 0.07)
+    result = Scale(None, agreeing=1).of(None, lambda: 0.07)
 
-    assert said == PixelSize(0.07, "estimated")
+    assert result == PixelSize(0.07, "estimated")

@@ -74,8 +74,8 @@ def seen(
         "pixel_size_um": 0.3,
         "locator": "l",
     }
-    said = msgspec.structs.replace(examination(0), **(fields | changes))
-    return ExaminedFrame(RawFrame(shot(int(second)), PIXELS), said)
+    result = msgspec.structs.replace(examination(0), **(fields | changes))
+    return ExaminedFrame(RawFrame(shot(int(second)), PIXELS), result)
 
 
 def boxes(count: int = 12, shift: int = 0) -> list[tuple[int, int, int, int]]:
@@ -91,9 +91,9 @@ def follower(**pauses: float) -> Follower:
     )
 
 
-def note(said: FrameResult) -> Following:
-    assert said.following is not None
-    return said.following
+def note(result: FrameResult) -> Following:
+    assert result.following is not None
+    return result.following
 
 
 def test_cells_carry_the_numbers_of_their_tracks() -> None:
@@ -172,21 +172,23 @@ def test_no_more_cells_are_taken_up_than_may_be_followed_now() -> None:
         left=left([*range(1, 13)], seen(boxes(), 0)),
     )
 
-    said = [following.follow(seen(boxes(), second, run=RUN)) for second in (9, 10)]
+    result = [following.follow(seen(boxes(), second, run=RUN)) for second in (9, 10)]
     following.close()
 
-    tracks = [[c.track_id for c in one.cells if c.track_id is not None] for one in said]
+    tracks = [
+        [c.track_id for c in one.cells if c.track_id is not None] for one in result
+    ]
     assert tracks == [[1, 2, 3], [1, 2, 3]]
-    assert note(said[0]).not_followed == 9
+    assert note(result[0]).not_followed == 9
 
 
 def test_lost_frames_are_told_by_time_and_a_long_pause_begins_anew() -> None:
     following = follower()
     at = [0, 10, 20, 30, 60, 70, 80, 600, 610]
 
-    said = [note(following.follow(seen(boxes(), second))) for second in at]
+    result = [note(following.follow(seen(boxes(), second))) for second in at]
 
-    assert [s.continuity for s in said] == [
+    assert [s.continuity for s in result] == [
         "first",
         *["continuous"] * 3,
         "discontinuous",
@@ -194,8 +196,8 @@ def test_lost_frames_are_told_by_time_and_a_long_pause_begins_anew() -> None:
         "reset",
         "continuous",
     ]
-    assert said[7].pause_s == 520
-    assert said[7].ended == ()  # they are the same cells still
+    assert result[7].pause_s == 520
+    assert result[7].ended == ()  # they are the same cells still
 
 
 def test_a_planned_change_of_the_interval_is_no_loss_and_a_missed_point_is() -> None:
@@ -204,7 +206,7 @@ def test_a_planned_change_of_the_interval_is_no_loss_and_a_missed_point_is() -> 
     expected = [None, 10, 10, 10, 60, 60, 60, 60, 60]  # 270 was missed
     utc = shot().utc
 
-    said = [
+    result = [
         note(
             following.follow(
                 seen(
@@ -217,7 +219,7 @@ def test_a_planned_change_of_the_interval_is_no_loss_and_a_missed_point_is() -> 
         for n, (second, planned_s) in enumerate(zip(at, expected, strict=True))
     ]
 
-    assert [s.continuity for s in said] == [
+    assert [s.continuity for s in result] == [
         "first",
         *["continuous"] * 6,
         "discontinuous",
@@ -243,14 +245,14 @@ def test_another_run_ends_all_tracks_with_its_first_frame_that_is_followed() -> 
     first, second = "20260101T000000Z-000001", "20260101T000900Z-000002"
     runs = [None, first, first, None, second, second, second]
 
-    said = [
+    result = [
         following.follow(
             seen(boxes(), n, run=run, status="rejected" if n == 4 else "ok")
         )
         for n, run in enumerate(runs)
     ]
 
-    followed = [s for s in said if s.following is not None]
+    followed = [s for s in result if s.following is not None]
     assert [note(s).continuity for s in followed] == [
         "first",  # of no run, like one that was in hand when its run ended
         *["continuous"] * 3,
@@ -276,24 +278,24 @@ def test_a_rejected_frame_is_passed_over_and_makes_the_next_discontinuous() -> N
 
 
 def test_nothing_is_followed_before_the_scale_is_known() -> None:
-    said = follower().follow(seen(boxes(), 0, pixel_size_um=None))
+    result = follower().follow(seen(boxes(), 0, pixel_size_um=None))
 
-    assert said.following is None
-    assert said.cells[0].track_id is None
+    assert result.following is None
+    assert result.cells[0].track_id is None
 
 
 def test_a_scale_that_proves_to_be_another_is_taken_over() -> None:
     following = follower()
     scales = [0.6, 0.28, None, 0.3, 0.3]
 
-    said = [
+    result = [
         following.follow(seen(boxes(shift=4 * n), n, pixel_size_um=um))
         for n, um in enumerate(scales)
     ]
 
-    numbers = [[cell.track_id for cell in s.cells] for s in said]
-    assert numbers == [numbers[0]] * len(said)
-    assert note(said[-1]).shift_um == pytest.approx((1.2, 1.2))
+    numbers = [[cell.track_id for cell in s.cells] for s in result]
+    assert numbers == [numbers[0]] * len(result)
+    assert note(result[-1]).shift_um == pytest.approx((1.2, 1.2))
 
 
 def test_a_track_does_not_begin_on_plasma() -> None:
@@ -303,9 +305,9 @@ def test_a_track_does_not_begin_on_plasma() -> None:
         frame.examination, cells=(plasma, frame.examination.cells[1])
     )
 
-    said = follower().follow(ExaminedFrame(frame.raw, mixed))
+    result = follower().follow(ExaminedFrame(frame.raw, mixed))
 
-    assert [cell.track_id is None for cell in said.cells] == [True, False]
+    assert [cell.track_id is None for cell in result.cells] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +358,7 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
         classes=("steady", "swelling", "lysis", "activation"),
     )
 
-    said = msgspec.structs.replace(
+    result = msgspec.structs.replace(
         examination(0),
         cells=cells,
         differential=differential,
@@ -364,18 +366,18 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
         following=following,
     )
 
-    assert len(encode(said)) < MAX_ROW_BYTES
+    assert len(encode(result)) < MAX_ROW_BYTES
 
 
 def test_a_crowded_field_says_how_many_cells_are_left_out() -> None:
     many = [(x, y, x + 2, y + 2) for x in range(0, 390, 10) for y in range(0, 290, 10)]
 
-    said = follower().follow(seen(many, 0))
+    result = follower().follow(seen(many, 0))
 
-    assert len(said.cells) == MAX_FOLLOWED_CELLS
-    assert sum(said.counts.values()) == MAX_FOLLOWED_CELLS
-    assert said.status == "degraded"
-    assert f"{len(many)} cells" in (said.reason or "")
+    assert len(result.cells) == MAX_FOLLOWED_CELLS
+    assert sum(result.counts.values()) == MAX_FOLLOWED_CELLS
+    assert result.status == "degraded"
+    assert f"{len(many)} cells" in (result.reason or "")
 
 
 def test_a_still_image_carries_nothing_of_all_this() -> None:
@@ -404,11 +406,11 @@ class Slow:
         self._pipeline, self._failing = pipeline, failing
 
     def examine(self, exposure: object) -> ExaminedFrame:
-        said = self._pipeline.examine(exposure)  # type: ignore[arg-type]
-        if said.raw.shot.sequence == self._failing:
+        result = self._pipeline.examine(exposure)  # type: ignore[arg-type]
+        if result.raw.shot.sequence == self._failing:
             raise EngineFailed("this frame does not fit")
-        threading.Event().wait(0.05 * (said.raw.shot.sequence % 2 == 0))
-        return said
+        threading.Event().wait(0.05 * (result.raw.shot.sequence % 2 == 0))
+        return result
 
     def close(self) -> None:
         self._pipeline.close()

@@ -83,10 +83,10 @@ def test_the_same_cells_leave_their_states_in_the_engine(
 ) -> None:
     memory = StateStore(bundle, engine, 8, MOST_ROWS)
     for _ in range(5):
-        said = memory.step(tracks(3, 5), grey(1, 2))
+        result = memory.step(tracks(3, 5), grey(1, 2))
 
     np.testing.assert_allclose(engine.peek()[:, 0], [5, 10])
-    assert said.frames.tolist() == [5, 5]
+    assert result.frames.tolist() == [5, 5]
     assert memory._states.max() == 0  # never fetched
 
 
@@ -96,9 +96,9 @@ def test_a_forgotten_cell_begins_anew_and_leaves_room(
     memory = StateStore(bundle, engine, 2, MOST_ROWS)
     memory.step(tracks(1, 2), grey(7, 8))
     memory.forget([1, 99])
-    said = memory.step(tracks(2, 3), grey(1, 4))
+    result = memory.step(tracks(2, 3), grey(1, 4))
 
-    assert said.frames.tolist() == [2, 1]
+    assert result.frames.tolist() == [2, 1]
     assert (state_of(memory, 2), state_of(memory, 3)) == (9.0, 4.0)
 
 

@@ -184,7 +184,7 @@ def run(recurrent: Parts, source: SimulatedSettings, frames: int) -> list[FrameR
     follower = open_follower(
         recurrent, TrackingSettings(), PauseSettings(), EventSettings()
     )
-    said = []
+    result = []
     for number in range(frames):
         taken = replace(
             shot(number, source.pixel_size_um),
@@ -192,10 +192,10 @@ def run(recurrent: Parts, source: SimulatedSettings, frames: int) -> list[FrameR
         )
         raw = RawFrame(taken, camera.render(number))
         seen = pipeline.examine(Exposure(taken, lambda raw=raw: raw))  # type: ignore[misc]
-        said.append(follower.follow(seen))
+        result.append(follower.follow(seen))
     follower.close()
     pipeline.close()
-    return said
+    return result
 
 
 STILL = SimulatedSettings(
@@ -216,9 +216,9 @@ def test_cells_that_burst_are_told_with_their_onset(recurrent: Parts) -> None:
     )
     microscope = SimulatedMicroscope(source)
 
-    said = run(recurrent, source, 36)
+    result = run(recurrent, source, 36)
 
-    told = [e for s in said for e in s.events if e.phase == "confirmed"]
+    told = [e for s in result for e in s.events if e.phase == "confirmed"]
     whole = {c.id: c.box for c in microscope.truth(15) if is_inside(c.box, source)}
     bursts = [
         (whole[c.cell], int(np.ceil(c.onset_s / 10)))
@@ -251,11 +251,11 @@ def is_of(event: Event, box: tuple[float, float, float, float], frame: int) -> b
 def test_a_whole_field_is_one_track_and_keeps_its_memory() -> None:
     parts = read_parts(sequence=SequenceSettings(), finds_cells=False)
 
-    said = run(parts, STILL, 6)
+    result = run(parts, STILL, 6)
 
-    numbers = [cell.track_id for s in said for cell in s.cells]
+    numbers = [cell.track_id for s in result for cell in s.cells]
     assert numbers == [None, 1, 1, 1, 1, 1]  # a number once it was found twice
-    course = said[-1].cells[0].course
+    course = result[-1].cells[0].course
     assert course
     assert course.frames == 5  # type: ignore[union-attr]
 

@@ -60,10 +60,10 @@ def test_cells_tell_how_far_the_field_moved(shift: tuple[float, float]) -> None:
     now = wide + shift + random.normal(0, 0.2, wide.shape)
     now = now[((now > 60) & (now < (400, 315))).all(1) & (random.random(900) < 0.8)]
 
-    said = estimate_shift(before, now, 3.0, 60.0, np.zeros(2))
+    result = estimate_shift(before, now, 3.0, 60.0, np.zeros(2))
 
-    assert said is not None
-    np.testing.assert_allclose(said, shift, atol=0.15)
+    assert result is not None
+    np.testing.assert_allclose(result, shift, atol=0.15)
 
 
 def test_six_hundred_cells_keep_their_numbers_while_the_stage_drifts() -> None:
@@ -156,11 +156,11 @@ def test_the_shift_that_is_said_holds_what_speeds_foresaw() -> None:
     cells = np.vstack([few, strewn(2, 7)])
 
     follow(tracker, cells + 8 * step)
-    said = follow(tracker, cells + 9 * step).shift_um
+    result = follow(tracker, cells + 9 * step).shift_um
 
     assert alone.shift_um is None
-    assert said is not None
-    assert said.tolist() == pytest.approx(step.tolist(), abs=0.1)
+    assert result is not None
+    assert result.tolist() == pytest.approx(step.tolist(), abs=0.1)
 
 
 def test_who_knows_the_stage_says_so() -> None:

@@ -17,9 +17,9 @@ from training.fitting.classifier import (
     as_frames,
     balanced_by_domain,
     predict_clips,
+    predictions_of,
     some_of_each,
     stock_px,
-    verdicts,
 )
 from training.fitting.model_graphs import SequenceGraph, Standardise, TorchEngine
 from training.models.rnn import RecurrentCNN
@@ -88,8 +88,8 @@ def test_a_clip_of_one_class_has_one_verdict() -> None:
     logits[0, :, 0] = [4, -1, -1]  # the first frame is sure, the last is not
     logits[1, :, 1] = [1, 3, -9]  # what comes after the end does not count
 
-    at_last = verdicts(logits, of, has_memory=True)
-    mean = verdicts(logits, of, has_memory=False)
+    at_last = predictions_of(logits, of, has_memory=True)
+    mean = predictions_of(logits, of, has_memory=False)
 
     np.testing.assert_array_equal(at_last.logits, logits[[0, 1], [2, 1]])
     assert mean.logits.argmax(axis=1).tolist() == [0, 1]
@@ -99,10 +99,10 @@ def test_a_clip_of_one_class_has_one_verdict() -> None:
 def test_where_the_class_changes_every_frame_has_its_verdict() -> None:
     of = clips([[0, 0, 1], [0, ENDED, ENDED]])
 
-    said = verdicts(np.zeros((2, 3, 2), np.float32), of, has_memory=True)
+    predicted = predictions_of(np.zeros((2, 3, 2), np.float32), of, has_memory=True)
 
-    assert said.classes.tolist() == [0, 0, 1, 0]
-    assert said.clip.tolist() == [0, 0, 0, 1]
+    assert predicted.classes.tolist() == [0, 0, 1, 0]
+    assert predicted.clip.tolist() == [0, 0, 0, 1]
 
 
 def test_state_is_carried_through_a_clip_and_no_further() -> None:
@@ -124,10 +124,10 @@ def test_a_single_platelet_does_not_choose_the_epoch() -> None:
     of = clips([[0]] * 10 + [[1]], ["raabin"] * 11)
     logits = np.tile([[1.0, 0.0]], (11, 1)).astype(np.float32)[:, None]
 
-    said = verdicts(logits, of, has_memory=False)
+    predicted = predictions_of(logits, of, has_memory=False)
 
-    assert balanced_by_domain(said) == {"raabin": 1.0}
-    assert balanced_by_domain(said, fewest=1) == {"raabin": 0.5}
+    assert balanced_by_domain(predicted) == {"raabin": 1.0}
+    assert balanced_by_domain(predicted, fewest=1) == {"raabin": 0.5}
 
 
 def test_some_of_each_class_are_drawn_the_same_every_time() -> None:

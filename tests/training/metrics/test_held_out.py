@@ -24,7 +24,7 @@ from training.metrics.held_out import (
     NotJudgeable,
     Robustness,
     confusions,
-    said,
+    decisions_of,
     score,
 )
 from training.metrics.reliability import abstention, named_share, reliability
@@ -111,7 +111,7 @@ def test_the_calibration_error_is_that_of_calibration(judged: Evaluated) -> None
 
 
 def test_the_fast_interval_is_that_of_the_slow_way(judged: Evaluated) -> None:
-    names = said(judged).classes
+    names = decisions_of(judged).classes
     slow = with_interval(
         lambda rows: balanced_accuracy(names[rows], judged.classes[rows]),
         judged.groups.tolist(),
@@ -158,7 +158,9 @@ def test_a_class_that_is_never_said_has_precision_zero(judged: Evaluated) -> Non
 def test_excluded_labels_count_in_no_other_domain(judged: Evaluated) -> None:
     scores = score(judged, [("raabin", "Platelet")])
     kept = (judged.domains == "raabin") & (judged.classes != LABELS.index("Platelet"))
-    expected = balanced_accuracy(said(judged).classes[kept], judged.classes[kept])
+    expected = balanced_accuracy(
+        decisions_of(judged).classes[kept], judged.classes[kept]
+    )
 
     assert list(scores.spared) == ["raabin"]
     spared = scores.spared["raabin"]
@@ -212,6 +214,10 @@ def test_outputs_that_do_not_fit_the_labels_are_refused(
 
 
 def test_a_confusion_has_a_row_per_true_class() -> None:
-    true, said = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 0])
+    true, predicted = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 0])
 
-    assert count_confusion(true, said, 3).tolist() == [[2, 1, 0], [0] * 3, [1, 0, 0]]
+    assert count_confusion(true, predicted, 3).tolist() == [
+        [2, 1, 0],
+        [0] * 3,
+        [1, 0, 0],
+    ]

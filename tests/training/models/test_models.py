@@ -115,11 +115,11 @@ def test_with_group_normalisation_an_image_is_seen_alone(
     images = torch.randn(4, 3, kind.size_px, kind.size_px)
     state = (torch.zeros(4, network.state_size),) if kind.has_memory else ()
 
-    def said(count: int) -> Tensor:
+    def predicted(count: int) -> Tensor:
         out = network(images[:count], *(s[:count] for s in state))
         return (out[0] if kind.has_memory else out)[0].detach()
 
-    is_alone = torch.allclose(said(2), said(4), atol=1e-4)
+    is_alone = torch.allclose(predicted(2), predicted(4), atol=1e-4)
     assert is_alone == (norm == "group")
 
 
@@ -312,13 +312,15 @@ def test_a_deep_belief_network_knows_no_upper_side() -> None:
     network = DBN(4, size_px=8, width=0.05).eval()
     image = torch.randn(3, 3, 8, 8)
 
-    said = network(image)
+    predicted = network(image)
 
     for turns in range(4):
         turned = image.rot90(turns, (2, 3))
-        np.testing.assert_allclose(network(turned).detach(), said.detach(), atol=1e-5)
         np.testing.assert_allclose(
-            network(turned.flip(3)).detach(), said.detach(), atol=1e-5
+            network(turned).detach(), predicted.detach(), atol=1e-5
+        )
+        np.testing.assert_allclose(
+            network(turned.flip(3)).detach(), predicted.detach(), atol=1e-5
         )
 
 
@@ -327,13 +329,13 @@ def test_steps_on_the_device_are_what_training_unrolled(cell: str) -> None:
     network = RecurrentCNN(4, width=0.25, cell=cell, memory=16).eval()  # type: ignore[arg-type]
     clips, classes = torch.randn(2, 5, 3, 32, 32), torch.randint(0, 4, (2, 5))
 
-    state, said = torch.zeros(2, network.state_size), []
+    state, predicted = torch.zeros(2, network.state_size), []
     for frame in clips.unbind(1):
         logits, state = network(frame, state)
-        said.append(logits)
+        predicted.append(logits)
 
     assert network.state_size == (16 if cell == "gru" else 32)
-    stepped = cross_entropy(torch.stack(said, 1).flatten(0, 1), classes.flatten())
+    stepped = cross_entropy(torch.stack(predicted, 1).flatten(0, 1), classes.flatten())
     assert network.loss(clips, classes).item() == pytest.approx(
         stepped.item(), abs=1e-5
     )
