@@ -27,7 +27,7 @@ from edge.artifacts.profile import (
 )
 from edge.frames import RawFrame
 from edge.pipeline.classify_images import find_images
-from edge.settings import FolderSettings
+from edge.settings.sources import FolderSettings
 from edge.sources.image_files import read_image
 
 _FOUND = click.Path(path_type=Path, exists=True)

@@ -11,7 +11,8 @@ from calibration.field import FieldRefused
 from edge.errors import ConfigurationInvalid
 from edge.frames import Exposure, RawFrame, SourceEnded
 from edge.schema.codec import read_toml
-from edge.settings import DeviceFile, FolderSettings, SourceSettings
+from edge.settings.files import DeviceFile
+from edge.settings.sources import FolderSettings, SourceSettings
 from edge.sources.opening import open_source
 
 PATH = click.Path(path_type=Path)

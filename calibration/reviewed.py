@@ -102,7 +102,7 @@ def predictions_of(
             lost += [f"{result.path}: {result.error}"] * len(own)
             continue
         for cell in own:
-            found = _at(cell, result.seen.examination.cells)
+            found = _at(cell, result.seen.result.cells)
             if found is None:
                 lost.append(f"{cell.path.name}: no cell found at {cell.box}")
                 continue

@@ -26,7 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge.backoff import Backoff
 from edge.errors import ConfigurationInvalid, HemascopeError
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 log = logging.getLogger(__name__)
 

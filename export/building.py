@@ -29,7 +29,7 @@ from edge.engines.build_manifest import (
 )
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
-from edge.settings import PRECISIONS, EngineSettings, Precision
+from edge.settings.models import PRECISIONS, EngineSettings, Precision
 from export.engine import build_engine, run_in_thread
 
 

@@ -30,7 +30,8 @@ from edge.engines import BATCH, NEXT_STATE, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import self_test
 from edge.schema.codec import encode
-from edge.settings import Lowered, Precision, SimulatedSettings
+from edge.settings.models import Lowered, Precision
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.stages.crops import cut_crops, windows
 from edge.taxonomy import ONTOLOGY

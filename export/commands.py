@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from calibration.int8 import LEAST
-from edge.settings import PRECISIONS, Lowered
+from edge.settings.models import PRECISIONS, Lowered
 from export.bundling import LowerPrecisions, export_run
 from training.sessions.gathering import CellSource
 from training.sessions.run_folder import load_record

@@ -38,7 +38,7 @@ from edge.engines.cuda import Gpu
 from edge.engines.opening import open_plan, self_test
 from edge.engines.tensorrt import TensorRTEngine, flavour_of, load_tensorrt, new_log
 from edge.errors import ConfigurationInvalid, HemascopeError
-from edge.settings import EngineSettings
+from edge.settings.models import EngineSettings
 
 log = logging.getLogger(__name__)
 

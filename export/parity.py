@@ -7,7 +7,7 @@ import numpy as np
 from edge.artifacts.bundle import PrecisionRecord
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.errors import HemascopeError
-from edge.settings import Precision
+from edge.settings.models import Precision
 from training.data.clips import Clips
 from training.data.rows import digest
 from training.fitting.classifier import Predictions, predict_clips, predictions_of

@@ -44,9 +44,10 @@ from edge.run.crash_record import record_failure
 from edge.schema.codec import encode
 from edge.schema.entries import Alarm
 from edge.schema.messages import ArchiveState
-from edge.settings import BrokerSettings, SimulatedSettings
+from edge.settings.delivery import BrokerSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
-from tests.conftest import examination
+from tests.conftest import frame_result
 from tests.systemd.broker import PASSWORDS, SHIPPED, ShippedBroker
 
 DEVICE = "scope-01"
@@ -97,7 +98,7 @@ class Device:
     def write_rows(self, rows: int, **changes: Any) -> None:
         """Write and acknowledge so many rows; `changes` are of the results."""
         ledger = Ledger(self.folder / "ledger", DEVICE)
-        text = examination(**({"utc": clock.utc_now()} | changes))
+        text = frame_result(**({"utc": clock.utc_now()} | changes))
         written = [ledger.append(text) for _ in range(rows)]
         ledger.close()
         upto = Cursor(ledger.epoch, written[-1].seq, written[-1].sha256, 1)

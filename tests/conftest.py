@@ -21,7 +21,8 @@ from edge.mqtt import Link, Message
 from edge.pipeline.parts import Parts, read_parts
 from edge.pipeline.pixel_size import Scale
 from edge.schema.results import Cell, FrameRange, FrameResult
-from edge.settings import BrokerSettings, SimulatedSettings
+from edge.settings.delivery import BrokerSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 
 SMALL = SimulatedSettings(width_px=640, height_px=480, rate_hz=0, seed=3)
@@ -92,7 +93,7 @@ def exposure_of(
     return Exposure(taken, lambda: RawFrame(taken, pixels))
 
 
-def examination(cells: int = 3, **changes: object) -> FrameResult:
+def frame_result(cells: int = 3, **changes: object) -> FrameResult:
     """What a frame with so many red cells would say."""
     fields: dict[str, object] = {
         "status": "ok",

@@ -27,17 +27,14 @@ from edge.run.housekeeping import Housekeeping
 from edge.run.resume import resume_state_of
 from edge.run.run_controller import RunController
 from edge.run.service import RunCollaborators, Service
-from edge.settings import (
-    AlarmSettings,
-    CommandSettings,
-    RunSettings,
-    TrackingSettings,
-)
+from edge.settings.delivery import CommandSettings
+from edge.settings.run import AlarmSettings, RunSettings
+from edge.settings.timelapse import TrackingSettings
 from edge.slide.run_state import RunState
 from edge.timelapse.follower import Follower
 from edge.timelapse.frame_intervals import FrameIntervals
 from tests.asking import DEVICE
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 RATE_HZ = 50
 
@@ -63,10 +60,10 @@ class Examining:
     """A pipeline that always sees the same cells."""
 
     def examine(self, exposure: Exposure) -> ExaminedFrame:
-        cell = examination(1).cells[0]
+        cell = frame_result(1).cells[0]
         corners = np.random.default_rng(1).integers(20, (300, 200), (12, 2)).tolist()
         result = msgspec.structs.replace(
-            examination(0),
+            frame_result(0),
             cells=tuple(
                 msgspec.structs.replace(cell, id=n, box=(x, y, x + 70, y + 70))
                 for n, (x, y) in enumerate(corners)
@@ -91,7 +88,7 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
     plan = Plan([Phase(round(interval_s * 1e9), points)], frames_per_point)
     schedule = ScheduledSource(held, plan)
     conductor = RunController(ledger, runs, held, schedule, is_left_open=lambda: True)
-    left = resume_state_of(folder, ledger.standing.progress)
+    left = resume_state_of(folder, ledger.state.progress)
     attendant = Housekeeping(
         ledger,
         folder,

@@ -13,7 +13,7 @@ from edge.artifacts.bundle import Bundle
 from edge.engines.build_manifest import BuildOptions, EngineManifest, order_of, place_of
 from edge.engines.cuda import GpuFailed, load_driver
 from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
-from edge.settings import EngineSettings
+from edge.settings.models import EngineSettings
 from export.engine import build_engine, build_plan
 
 BATCH = (1, 4, 16)

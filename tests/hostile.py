@@ -43,17 +43,12 @@ from edge.schema.codec import encode, write_toml
 from edge.schema.entries import Alarm, Audit, read_row
 from edge.schema.messages import Ack, ArchiveState, DeviceState
 from edge.schema.requests import COMMANDS, Request
-from edge.settings import (
-    ArchiveFile,
-    ArchiveSettings,
-    BrokerSettings,
-    CommandSettings,
-    DeviceFile,
-    LedgerSettings,
-    SimulatedSettings,
-)
+from edge.settings.delivery import BrokerSettings, CommandSettings
+from edge.settings.files import ArchiveFile, ArchiveSettings, DeviceFile
+from edge.settings.run import LedgerSettings
+from edge.settings.sources import SimulatedSettings
 from tests.asking import Instrumented
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 DEVICE = "scope-01"
 _HUGE = 200_000
@@ -254,7 +249,7 @@ class Range:
         self.instrument = Instrumented()
         self.commander = CommandExecutor(
             self.folder / "ledger",
-            self.ledger.standing,
+            self.ledger.state,
             lambda text, taken=None: self._append(text, taken),
             self.instrument,
             CommandSettings(allow=COMMANDS),
@@ -302,7 +297,7 @@ class Range:
 
     def examine(self) -> None:
         """Write one more result, as the run process would, and take requests over."""
-        self.ledger.append(examination(cells=2))
+        self.ledger.append(frame_result(cells=2))
         self.rows += 1
         self.commander.step()
 

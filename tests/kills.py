@@ -24,14 +24,10 @@ from edge.demo.broker import Mosquitto, start_broker
 from edge.errors import HemascopeError
 from edge.remote.client import NoAnswer, ask, new_request
 from edge.schema.codec import write_toml
-from edge.settings import (
-    BrokerSettings,
-    CommandSettings,
-    DeviceFile,
-    LedgerSettings,
-    RunSettings,
-    SimulatedSettings,
-)
+from edge.settings.delivery import BrokerSettings, CommandSettings
+from edge.settings.files import DeviceFile
+from edge.settings.run import LedgerSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
 from tests.asking import DEVICE, audits_in, notes_in
 
 

@@ -34,13 +34,8 @@ from edge.recording.recorder import Recorder
 from edge.recording.writer import RecordingWriter
 from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import encode
-from edge.settings import (
-    Compression,
-    Format,
-    RecordingSettings,
-    RunSettings,
-    SimulatedSettings,
-)
+from edge.settings.run import Compression, Format, RecordingSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.sources.image_files import read_image
 from tests.edge.recording.test_recording import head

@@ -36,17 +36,11 @@ from edge.recording.format import SETTINGS, Recording, recorded_in, recordings_i
 from edge.replay.comparison import Comparison, compare, results_of
 from edge.replay.replay import replay
 from edge.schema.codec import read_toml, write_toml
-from edge.settings import (
-    DeviceFile,
-    Format,
-    LedgerSettings,
-    RecordingSettings,
-    ReplaySettings,
-    RunSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.files import DeviceFile, ReplaySettings
+from edge.settings.models import SequenceSettings
+from edge.settings.run import Format, LedgerSettings, RecordingSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import TrackingSettings
 from tests.readers import by_tensorstore, by_zarr
 
 _ROWS_SAID = 3  # of differences

@@ -28,16 +28,11 @@ from edge.ledger.rows import LedgerDamaged
 from edge.schema.codec import write_toml
 from edge.schema.entries import Entry, RunMark
 from edge.schema.results import Result
-from edge.settings import (
-    DeviceFile,
-    LedgerSettings,
-    PauseSettings,
-    RunSettings,
-    ScheduleSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.files import DeviceFile
+from edge.settings.models import SequenceSettings
+from edge.settings.run import LedgerSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import PauseSettings, ScheduleSettings, TrackingSettings
 from tests.asking import DEVICE, rows_in
 
 

@@ -14,7 +14,7 @@ from itertools import accumulate
 
 from edge.errors import ConfigurationInvalid
 from edge.schema.results import MissedPoints
-from edge.settings import ScheduleSettings
+from edge.settings.timelapse import ScheduleSettings
 
 MOST_POINTS = 10_000_000
 

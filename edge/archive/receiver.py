@@ -20,7 +20,7 @@ from edge.mqtt import (
 from edge.rate_limit import RateLimit
 from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.messages import Ack, ArchiveState, DeviceState
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 log = logging.getLogger(__name__)
 

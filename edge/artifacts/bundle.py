@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
 from edge.schema.codec import encode, read_json
-from edge.settings import Lowered, Precision
+from edge.settings.models import Lowered, Precision
 
 SHIPPED = Path(__file__).parents[1] / "bundles"
 CLASSIFIER, LOCATOR = SHIPPED / "inception-cells4", SHIPPED / "locator"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edge.settings import MicroManagerSettings
+from edge.settings.sources import MicroManagerSettings
 
 _PATH = click.Path(path_type=Path, exists=True)
 

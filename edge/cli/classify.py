@@ -96,7 +96,7 @@ def _show_table(results: Iterator[Classified], files: int, pictures: Path) -> in
             error = Text(str(result.error), "red")
             grid.add_row(_name(result), "", "", error, "")
             continue
-        said = result.seen.examination
+        said = result.seen.result
         counts = "  ".join(f"{name} {n}" for name, n in sorted(said.counts.items()))
         scale = "" if said.pixel_size_um is None else f"{said.pixel_size_um:.3f}"
         spent = f"{sum(said.timings_ms.values()):.0f}"

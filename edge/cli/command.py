@@ -12,7 +12,7 @@ from edge.errors import ConfigurationInvalid
 from edge.remote.client import LIVES_S, CommandRefused, ask, new_request
 from edge.schema.requests import COMMANDS, CommandName
 from edge.schema.results import Name
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 
 @click.command("command")

@@ -13,7 +13,7 @@ from edge.cli.options import CHECK, CONFIG
 from edge.cli.signals import service_notifier, until_signalled
 from edge.delivery.publisher import Publisher
 from edge.schema.codec import read_toml
-from edge.settings import ArchiveFile, DeviceFile
+from edge.settings.files import ArchiveFile, DeviceFile
 
 
 @click.command("publish")

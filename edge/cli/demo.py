@@ -18,7 +18,7 @@ from edge.archive.store import Store
 from edge.cli.signals import until_signalled
 from edge.dashboard.display import shown
 from edge.demo.launcher import ARCHIVE, demonstrate
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 
 _MOVING = SimulatedSettings(slide_frames=3.0, is_endless=False)
 

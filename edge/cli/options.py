@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edge.errors import ConfigurationInvalid
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 CONFIG = click.option(
     "--config",

@@ -32,7 +32,7 @@ from edge.recording.format import (
 )
 from edge.recording.retention import find, pin, unpin
 from edge.schema.codec import read_toml, write_toml
-from edge.settings import DeviceFile, ReplaySettings
+from edge.settings.files import DeviceFile, ReplaySettings
 
 if TYPE_CHECKING:
     from edge.ledger.writer import Ledger

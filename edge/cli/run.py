@@ -19,7 +19,8 @@ from edge.ledger.writer import Ledger
 from edge.monitoring.systemd import Notifier
 from edge.run.components import open_follower, open_slide
 from edge.schema.codec import read_toml
-from edge.settings import DeviceFile, RunSettings
+from edge.settings.files import DeviceFile
+from edge.settings.run import RunSettings
 
 if TYPE_CHECKING:
     from edge.acquisition.schedule import Plan
@@ -75,7 +76,7 @@ def run_command(
     with ExitStack() as opened:
         ledger = Ledger(settings.ledger.folder, settings.device)
         opened.callback(ledger.close)
-        left = resume_state_of(settings.ledger.folder, ledger.standing.progress)
+        left = resume_state_of(settings.ledger.folder, ledger.state.progress)
         previews = PreviewWriter(settings.ledger.folder, settings.run.preview_hz)
         held = PausableSource(open_source(settings.source))
         schedule = None if plan is None else ScheduledSource(held, plan)

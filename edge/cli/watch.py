@@ -11,7 +11,7 @@ from edge.cli.options import with_broker
 from edge.cli.signals import until_signalled
 from edge.dashboard.display import shown
 from edge.dashboard.terminal import watch
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 
 @click.command("watch")

@@ -21,7 +21,7 @@ from edge.schema.entries import Entry
 from edge.schema.messages import Ack, ArchiveState, DeviceState
 from edge.schema.requests import NoteRequest, Request, Response, StartRequest
 from edge.schema.results import Result
-from edge.settings import ArchiveFile, DeviceFile, ReplaySettings
+from edge.settings.files import ArchiveFile, DeviceFile, ReplaySettings
 
 ASYNCAPI = "asyncapi.json"
 PUBLISHED: dict[str, Any] = {

@@ -24,7 +24,7 @@ from edge.dashboard.observer import (
 from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
 from edge.rendering.plain_text import plain
 from edge.schema.messages import ActiveAlarm
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 _REFRESH_HZ = 4
 _DRIFT = {"good": "green", "amber": "yellow", "red": "red"}

@@ -36,7 +36,7 @@ class Announcer:
 
     def send(self, link: Link) -> None:
         """Send the entries that follow."""
-        for seq, data in self._ledger.standing.entries(self._sent, _AT_ONCE):
+        for seq, data in self._ledger.state.entries(self._sent, _AT_ONCE):
             message = self._announce(link, data)
             self._sent = seq
             if message is not None:

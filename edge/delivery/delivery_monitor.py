@@ -26,7 +26,7 @@ class DeliveryMonitor:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._ledger, self._monotonic = folder, ledger, monotonic
-        self._latch = Latch("publish", ledger.standing.alarms(), monotonic=monotonic)
+        self._latch = Latch("publish", ledger.state.alarms(), monotonic=monotonic)
         self._seen_s: dict[str, float] = {}
         self._unrecorded = 0
 
@@ -39,7 +39,7 @@ class DeliveryMonitor:
 
         What an earlier process handed over may become a row only now: it is ours too.
         """
-        self._latch.adopt(self._ledger.standing.alarms())
+        self._latch.adopt(self._ledger.state.alarms())
         found: dict[str, AlarmCondition] = {}
         if not archive_is_there:
             text = "no archive listens; rows are kept here"
@@ -56,13 +56,13 @@ class DeliveryMonitor:
                 found[code] = AlarmCondition("red", text)
         return self._latch.look(found)
 
-    def standing(self) -> tuple[bool, tuple[ActiveAlarm, ...]]:
+    def device_status(self) -> tuple[bool, tuple[ActiveAlarm, ...]]:
         """Whether examination is stopped, and the alarms that are not over.
 
         Alarms of our own count at once, before the run process has given them a row.
         """
-        standing = self._ledger.standing
-        alarms = {alarm.code: alarm for alarm in standing.alarms()}
+        state = self._ledger.state
+        alarms = {alarm.code: alarm for alarm in state.alarms()}
         for alarm in self._latch.active:
             young = ActiveAlarm(
                 severity=alarm.severity,
@@ -71,7 +71,7 @@ class DeliveryMonitor:
                 since=alarm.since,
             )
             alarms.setdefault(alarm.code, young)
-        return standing.is_paused, tuple(alarms[code] for code in sorted(alarms))
+        return state.is_paused, tuple(alarms[code] for code in sorted(alarms))
 
     def figures(self, acknowledged: int) -> Metrics:
         """Return the figures of this moment."""

@@ -49,7 +49,7 @@ from edge.remote.admission import Admission
 from edge.schema.codec import PayloadInvalid, decode_canonical, encode
 from edge.schema.messages import Ack, ActiveAlarm, ArchiveState, DeviceState
 from edge.schema.results import FIRST_PREVIOUS
-from edge.settings import BrokerSettings, CommandSettings, PublishSettings
+from edge.settings.delivery import BrokerSettings, CommandSettings, PublishSettings
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ class Publisher:
         self._folder, self._broker, self._settings = folder, broker, settings
         self._notifier = notifier or Notifier()
         self._ledger = LedgerReader(folder)
-        standing = self._ledger.standing
+        state = self._ledger.state
         try:
-            if not standing.exists:
+            if not state.exists:
                 raise LedgerDamaged(
                     f"{folder}: a ledger of an earlier version; start `hemascope run` "
                     "once, which brings it up to date"
@@ -102,7 +102,7 @@ class Publisher:
         is_ours = cursor is not None and cursor.epoch == self._ledger.epoch
         known = cursor.announced if cursor is not None and is_ours else None
         self._announcer = Announcer(self._ledger, known)
-        self._admission = Admission(folder, standing, commands)
+        self._admission = Admission(folder, state, commands)
         self._complaints = RateLimit(20, 0.2)
         self._lookout = DeliveryMonitor(folder, self._ledger)
         self._stated: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
@@ -299,7 +299,7 @@ class Publisher:
             log.warning("alarm=%s until=%s %s", alarm.code, alarm.until, alarm.text)
             self._admission.tell(alarm)
         self._admission.clear()
-        if self._stated != self._lookout.standing():
+        if self._stated != self._lookout.device_status():
             self._say(link, "online")
         metrics = self._lookout.figures(self._cursor.upto)
         link.publish(topic(self.device, "metrics"), encode(metrics), qos=0)
@@ -311,7 +311,7 @@ class Publisher:
 
     def _state(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         oldest, newest = self._ledger.span()
-        self._stated = is_paused, alarms = self._lookout.standing()
+        self._stated = is_paused, alarms = self._lookout.device_status()
         return encode(
             DeviceState(
                 state=state,

@@ -24,19 +24,12 @@ from edge.schema.codec import write_toml
 from edge.schema.entries import read_row
 from edge.schema.requests import COMMANDS
 from edge.schema.results import Differential, Result
-from edge.settings import (
-    ArchiveFile,
-    ArchiveSettings,
-    BrokerSettings,
-    CommandSettings,
-    DeviceFile,
-    LedgerSettings,
-    RunSettings,
-    ScheduleSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.delivery import BrokerSettings, CommandSettings
+from edge.settings.files import ArchiveFile, ArchiveSettings, DeviceFile
+from edge.settings.models import SequenceSettings
+from edge.settings.run import LedgerSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import ScheduleSettings, TrackingSettings
 
 DEVICE = "demo"
 ARCHIVE = "archive.sqlite"

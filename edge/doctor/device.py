@@ -12,17 +12,11 @@ import msgspec
 
 from edge.errors import ConfigurationInvalid
 from edge.schema.codec import read_good_parts, read_toml
-from edge.settings import (
-    AlarmSettings,
-    BrokerSettings,
-    DeviceFile,
-    LedgerSettings,
-    LocationSettings,
-    ModelSettings,
-    RunSettings,
-    SequenceSettings,
-    SourceSettings,
-)
+from edge.settings.delivery import BrokerSettings
+from edge.settings.files import DeviceFile
+from edge.settings.models import LocationSettings, ModelSettings, SequenceSettings
+from edge.settings.run import AlarmSettings, LedgerSettings, RunSettings
+from edge.settings.sources import SourceSettings
 
 USUAL = Path("/etc/hemascope/device.toml")  # where the units look
 T = TypeVar("T")

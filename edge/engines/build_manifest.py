@@ -26,7 +26,7 @@ from edge.engines.cuda import Gpu
 from edge.engines.tensorrt import Flavour, flavour_of
 from edge.errors import ConfigurationInvalid
 from edge.schema.codec import encode, read_json
-from edge.settings import EngineSettings, Precision
+from edge.settings.models import EngineSettings, Precision
 
 PLAN, PASSPORT = "engine.plan", "passport.json"
 _L4T = Path("/etc/nv_tegra_release")

@@ -26,7 +26,7 @@ class LedgerReader:
         self._path, self._file = path, path.stat().st_ino
         uri = f"{path.resolve().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=10)
-        self.standing = LedgerState(self._db)
+        self.state = LedgerState(self._db)
         try:
             meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
             self.device, self.epoch = meta["device"], meta["epoch"]

@@ -68,7 +68,7 @@ class Ledger:
         try:
             _reserve(folder / RESERVE_FILE)
             self._db = _connect(folder / LEDGER_FILE)
-            self.standing = LedgerState(self._db)
+            self.state = LedgerState(self._db)
             self._create()
         except (sqlite3.Error, OSError) as error:
             self._lock.close()
@@ -117,9 +117,9 @@ class Ledger:
                         "INSERT INTO rows VALUES (?, ?, ?)",
                         (row.seq, row.data, row.sha256),
                     )
-                    self.standing.record(row.seq, one)
+                    self.state.record(row.seq, one)
                 if taken is not None:
-                    self.standing.take(taken)
+                    self.state.take(taken)
         except sqlite3.Error as error:
             raise explain_sqlite_error(self._folder, error) from error
         self.seq, self._previous = seq, previous
@@ -170,7 +170,7 @@ class Ledger:
                     "(SELECT seq FROM rows WHERE seq <= ? ORDER BY seq LIMIT ?)",
                     (upto, _PRUNED_AT_ONCE),
                 ).rowcount
-                self.standing.forget_pruned()
+                self.state.forget_pruned()
                 return gone
         except sqlite3.Error as error:
             raise explain_sqlite_error(self._folder, error) from error
@@ -227,7 +227,7 @@ class Ledger:
                 "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, "
                 "value TEXT NOT NULL) STRICT"
             )
-            self.standing.create()
+            self.state.create()
             for key, value in (
                 ("schema", str(_SCHEMA_VERSION)),
                 ("device", self.device),

@@ -62,7 +62,7 @@ class Classified:
         """Return the JSON line of this file."""
         if self.seen is None:
             return ErrorLine(printable(self.path), str(self.error))
-        result = self.seen.examination
+        result = self.seen.result
         return ImageLine(
             path=printable(self.path),
             width=result.width_px,

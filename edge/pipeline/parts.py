@@ -35,13 +35,8 @@ from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.pixel_size import Scale
-from edge.settings import (
-    ON_CPU,
-    DeviceFile,
-    EngineSettings,
-    ReplaySettings,
-    SequenceSettings,
-)
+from edge.settings.files import DeviceFile, ReplaySettings
+from edge.settings.models import ON_CPU, EngineSettings, SequenceSettings
 from edge.stages.decision import Adaptation
 from edge.stages.detection import locator_spec
 from edge.taxonomy import TASKS

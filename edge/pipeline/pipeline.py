@@ -68,14 +68,14 @@ class Stopwatch:
 class ExaminedFrame:
     """A frame and what was found on it.
 
-    `view` is the small picture by which its place on the slide is found; None where the
-    scale is not settled or nobody looks for cells, so that it cannot be counted.
+    `thumbnail` is the small picture by which its place on the slide is found; None
+    where the scale is not settled or nobody looks for cells: it cannot be counted.
     `scale` is the pixel size that it was examined with.
     """
 
     raw: RawFrame
-    examination: FrameResult
-    view: Thumbnail | None = None
+    result: FrameResult
+    thumbnail: Thumbnail | None = None
     scale: PixelSize | None = None
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from edge.errors import FrameRejected, HemascopeError
 from edge.frames import Counts
-from edge.settings import Compression
+from edge.settings.run import Compression
 
 
 class FrameFileDamaged(HemascopeError):

@@ -13,7 +13,7 @@ from edge.recording import ome_tiff, ome_zarr
 from edge.recording.frame_encoding import EncodedFrame, StoredFrame
 from edge.recording.fsync import sync_folder
 from edge.recording.ome_xml import Image, Plane, ome_xml
-from edge.settings import Compression, Format
+from edge.settings.run import Compression, Format
 
 _SUFFIXES: dict[Format, str] = {"ome-tiff": ".ome.tif", "ome-zarr": ".ome.zarr"}
 _GONE = ".gone"

@@ -24,7 +24,7 @@ import numpy as np
 from edge.errors import FrameRejected
 from edge.frames import Counts
 from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, prove
-from edge.settings import Compression
+from edge.settings.run import Compression
 
 MOST_BYTES = 2**32 - 2**24  # of one file: offsets have 32 bits
 _HEADER = struct.Struct("<2sHL")

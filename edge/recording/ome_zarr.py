@@ -28,7 +28,7 @@ from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, prove
 from edge.recording.fsync import sync_folder
 from edge.recording.ome_xml import Image, Plane
 from edge.schema.codec import PayloadInvalid, decode
-from edge.settings import Compression
+from edge.settings.run import Compression
 
 _META, _DRAFT, _ARRAY = "zarr.json", "zarr.new", "0"
 _CHUNK = "c.{number}.0.0.0"  # as separator "." puts it: one folder, one sync

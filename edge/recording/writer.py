@@ -39,7 +39,7 @@ from edge.recording.fsync import sync_folder
 from edge.recording.ome_tiff import MOST_BYTES
 from edge.recording.retention import RetentionPolicy
 from edge.schema.codec import encode
-from edge.settings import RecordingSettings
+from edge.settings.run import RecordingSettings
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from edge.schema.requests import (
     type_of,
     why_refused,
 )
-from edge.settings import CommandSettings
+from edge.settings.delivery import CommandSettings
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ class Admission:
     def __init__(
         self,
         folder: Path,
-        standing: LedgerState,
+        state: LedgerState,
         settings: CommandSettings,
         *,
         utc: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`folder` and `standing`: of the ledger that the run process writes."""
-        self._folder, self._standing, self._settings = folder, standing, settings
+        """`folder` and `state`: of the ledger that the run process writes."""
+        self._folder, self._standing, self._settings = folder, state, settings
         self._utc = utc
         self._opened: Inbox | None = None
         self._requests = RateLimit(REQUESTS_AT_ONCE, REQUESTS_PER_S, monotonic)

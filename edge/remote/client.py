@@ -28,7 +28,7 @@ from edge.mqtt import (
 )
 from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.requests import CommandName, NoteRequest, Request, Response, type_of
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 LIVES_S = 30.0  # a request may be begun for so long
 _NOBODY = 0x10

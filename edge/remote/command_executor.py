@@ -44,7 +44,7 @@ from edge.schema.requests import (
     type_of,
     why_refused,
 )
-from edge.settings import CommandSettings
+from edge.settings.delivery import CommandSettings
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class CommandExecutor:
     def __init__(
         self,
         folder: Path,
-        standing: LedgerState,
+        state: LedgerState,
         append: Append,
         instrument: CommandTarget,
         settings: CommandSettings,
@@ -130,12 +130,12 @@ class CommandExecutor:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write down as failed what an earlier process left unfinished."""
-        self._folder, self._standing, self._append = folder, standing, append
+        self._folder, self._standing, self._append = folder, state, append
         self._instrument, self._settings = instrument, settings
         self._utc, self._monotonic = utc, monotonic
         self._begun: list[_RunningCommand] = []
         self._look_s = self._complained_s = -_COMPLAIN_S
-        for asked in standing.unfinished():
+        for asked in state.unfinished():
             text = f"the process ended before it was finished, see row {asked.row}"
             failed = Audit(
                 name=asked.name, request=asked.id, outcome="failed", text=text

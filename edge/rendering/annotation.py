@@ -22,7 +22,7 @@ _OTHER, _UNSURE = (204, 121, 167), (240, 190, 0)
 
 
 def draw(
-    pixels: Counts, examination: FrameResult, width_px: int | None = None
+    pixels: Counts, result: FrameResult, width_px: int | None = None
 ) -> NDArray[np.uint8]:
     """Return a picture with a box and a name for every cell.
 
@@ -49,7 +49,7 @@ def draw(
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     picture = np.array(pixels, np.uint8)
     line = max(1, round(picture.shape[1] / 800))
-    for cell in examination.cells:
+    for cell in result.cells:
         _draw_cell(picture, cell, scale, line)
     return picture
 

@@ -21,7 +21,8 @@ from edge.recording.format import Head, Item, MissingFrames, Recording, recordin
 from edge.run.empty_results import STOPPED
 from edge.schema.entries import read_row
 from edge.schema.results import Result
-from edge.settings import EngineSettings, ReplaySettings
+from edge.settings.files import ReplaySettings
+from edge.settings.models import EngineSettings
 
 _OF_THE_MOMENT = (
     *("timings_ms", "epoch", "seq", "prev"),

@@ -37,7 +37,7 @@ from edge.run.components import open_follower, open_slide
 from edge.run.service import RunCollaborators, Service
 from edge.schema.entries import RunMark
 from edge.schema.results import FrameResult
-from edge.settings import ReplaySettings
+from edge.settings.files import ReplaySettings
 from edge.slide.run_state import RunState
 from edge.slide.slide_counter import SlideCounter
 from edge.timelapse.follower import Follower

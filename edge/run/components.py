@@ -5,12 +5,8 @@ from __future__ import annotations
 from edge.engines.opening import open_engine
 from edge.pipeline.parts import Parts
 from edge.pipeline.pipeline import abstain_below
-from edge.settings import (
-    DifferentialSettings,
-    EventSettings,
-    PauseSettings,
-    TrackingSettings,
-)
+from edge.settings.run import DifferentialSettings
+from edge.settings.timelapse import EventSettings, PauseSettings, TrackingSettings
 from edge.slide.confusion_correction import Correction, read_confusion
 from edge.slide.run_state import RunState
 from edge.slide.slide_counter import SlideCounter

@@ -29,7 +29,8 @@ from edge.run.run_controller import RunController
 from edge.schema.entries import Alarm, Entered
 from edge.schema.requests import NoteRequest, Request, StartRequest
 from edge.schema.results import Drift, FrameResult
-from edge.settings import AlarmSettings, CommandSettings
+from edge.settings.delivery import CommandSettings
+from edge.settings.run import AlarmSettings
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Housekeeping:
         self._prove = self_test
         self._commands, self._alarms, self._look = commands, alarms, look
         self._meter = Meter()
-        active = tuple(ledger.standing.alarms())
+        active = tuple(ledger.state.alarms())
         self._latch = Latch("run", active)
         self._stirs = EventAlarms(alarms.event_quiet_s, active)
         self._wanted: Future[str] | None = None
@@ -73,7 +74,7 @@ class Housekeeping:
         self._reason = ""
         self._drift: Drift | None = None
         self._commander = CommandExecutor(
-            folder, ledger.standing, self.append, self, commands
+            folder, ledger.state, self.append, self, commands
         )
 
     # -- called by the service ---------------------------------------------------------

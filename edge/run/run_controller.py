@@ -79,7 +79,7 @@ class RunController:
         self._resume_within_s, self._is_left_open = resume_within_s, is_left_open
         self._waits_when_done = waits_when_done
         self._has_begun = False
-        if ledger.standing.is_paused:
+        if ledger.state.is_paused:
             source.pause()
             log.warning("held by command; `start` or `resume` lets it go on")
 
@@ -90,7 +90,7 @@ class RunController:
         if self._has_begun:
             return
         self._has_begun = True
-        left = self._ledger.standing.progress
+        left = self._ledger.state.progress
         marks: list[RunMark] = []
         if left is not None and left.is_open:
             why = self._why_not_resumed(left)

@@ -38,7 +38,7 @@ from edge.run.frame_queue import FrameQueue, QueuedFrame
 from edge.run.housekeeping import Housekeeping
 from edge.run.run_controller import RunController
 from edge.schema.results import FrameResult
-from edge.settings import RunSettings
+from edge.settings.run import RunSettings
 from edge.slide.run_state import RunState
 from edge.stages.thumbnail import Thumbnail
 from edge.timelapse.follower import Follower
@@ -62,18 +62,18 @@ class FrameOutcome:
 
     `digest` is of the frame's pixels, None without a frame. `failure` is set where the
     fault was ours and not the frame's. `preview` is a JPEG when one was due, `snapshot`
-    one in full size when it was asked for. `view` is the small picture that tells the
-    frame's place on the slide, `seen` the whole frame, only where cells are followed or
-    it is recorded.
+    one in full size when it was asked for. `thumbnail` tells the
+    frame's place on the slide; `seen` is the whole frame, only where cells are
+    followed or it is recorded.
     """
 
     number: int
-    examination: FrameResult
+    result: FrameResult
     digest: int | None = None
     failure: str | None = None
     preview: bytes | None = None
     snapshot: bytes | None = None
-    view: Thumbnail | None = None
+    thumbnail: Thumbnail | None = None
     seen: ExaminedFrame | None = None
 
 
@@ -247,13 +247,13 @@ class Service:
             log.exception("sequence=%d failed", item.shot.sequence)
             return self._rejected(ticket.number, str(error) or repr(error))
         frame = msgspec.structs.replace(
-            seen.examination.frame, passed_over=ticket.passed_over
+            seen.result.frame, passed_over=ticket.passed_over
         )
         result = msgspec.structs.replace(
-            seen.examination,
+            seen.result,
             frame=frame,
             point=None if item.planned is None else item.planned.what,
-            timings_ms={"wait": ticket.waited_ms, **seen.examination.timings_ms},
+            timings_ms={"wait": ticket.waited_ms, **seen.result.timings_ms},
         )
         pixels, preview, snapshot = seen.raw.pixels, None, None
         is_asked = self._attendant is not None and self._attendant.wants_snapshot
@@ -269,7 +269,7 @@ class Service:
             None,
             preview,
             snapshot,
-            seen.view,
+            seen.thumbnail,
             seen if is_kept else None,
         )
 
@@ -405,23 +405,23 @@ class Service:
         """Say what needs the frames before it: whether it is good, tracks, counts."""
         result = self._of_this_run(outcome.number, self._reject_frozen(outcome))
         result = self._tell(result, lambda runs: runs.judge(result))
-        outcome = self._follow(replace(outcome, examination=result))
-        followed, view = outcome.examination, outcome.view
-        counted = self._tell(followed, lambda runs: runs.count(followed, view))
-        return replace(outcome, examination=self._follow_drift(counted))
+        outcome = self._follow(replace(outcome, result=result))
+        followed, thumbnail = outcome.result, outcome.thumbnail
+        counted = self._tell(followed, lambda runs: runs.count(followed, thumbnail))
+        return replace(outcome, result=self._follow_drift(counted))
 
     def _follow(self, outcome: FrameOutcome) -> FrameOutcome:
         """Follow the cells of a frame; what fails here fails like an examination."""
-        result, seen = outcome.examination, outcome.seen
+        result, seen = outcome.result, outcome.seen
         if self._follower is None or seen is None:
             return outcome
-        judged = replace(seen, examination=result)
+        judged = replace(seen, result=result)
         left_s = self._settings.most_frame_s - (time.monotonic() - self._moved_s)
         try:
             followed = self._follower.do(
                 lambda follower: follower.follow(judged), max(left_s, _LEAST_S)
             )
-            return replace(outcome, examination=followed)
+            return replace(outcome, result=followed)
         except JobTimedOut:
             self._failed = self._hung()
             failed = self._rejected(outcome.number, f"given up: {self._failed}")
@@ -429,9 +429,9 @@ class Service:
             log.exception("sequence=%d failed", result.frame.first)
             failed = self._rejected(outcome.number, str(error) or repr(error))
         nothing = msgspec.structs.replace(
-            failed.examination, run=result.run, point=result.point
+            failed.result, run=result.run, point=result.point
         )
-        return replace(failed, examination=nothing)
+        return replace(failed, result=nothing)
 
     def _tell(
         self, result: FrameResult, tell: Callable[[RunState], FrameResult]
@@ -457,7 +457,7 @@ class Service:
         self._begin()
         self._write_marks()
         outcome = self._continue(outcome)
-        result = outcome.examination
+        result = outcome.result
         row = self._ledger.with_room(lambda: self._append(result))
         if outcome.preview is not None:
             self._previews.write(Preview(row.seq, outcome.preview))
@@ -525,7 +525,7 @@ class Service:
 
     def _reject_frozen(self, outcome: FrameOutcome) -> FrameResult:
         """Reject what cannot be live: a camera never sends the same noise twice."""
-        result = outcome.examination
+        result = outcome.result
         if outcome.digest is None or not (self._source.is_live or self._was_live):
             return result
         is_same = outcome.digest == self._last_digest

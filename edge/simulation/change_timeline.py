@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.cell_changes import Look, Stage, red_cell, spreading_cell
 from edge.simulation.cell_painting import STAINS, Density, Kind
 

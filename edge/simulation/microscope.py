@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.schema.results import Controls
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.cell_painting import STAINS, Kind
 from edge.simulation.change_timeline import ChangeTimeline, TrueChange
 from edge.simulation.smear import SimulatedSlide, TrueCell, render_slide

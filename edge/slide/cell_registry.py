@@ -59,13 +59,13 @@ class CellRegistry:
         """The rows: a view that the next frame changes."""
         return self._cells[: self._used]
 
-    def nominate(self, sights: Detections) -> list[MosaicPosition]:
+    def nominate(self, detections: Detections) -> list[MosaicPosition]:
         """Places where the constellation of these cells was seen before."""
-        cell_px = float(np.median(sights.widths)) if len(sights.widths) else 1.0
+        cell_px = float(np.median(detections.widths)) if len(detections.widths) else 1.0
         places = []
         for patch in np.unique(self.cells["patch"]).tolist():
-            known = self.cells["at"][self.cells["patch"] == patch]
-            for x_px, y_px in likely_shifts(sights.centres, known, cell_px):
+            candidates = self.cells["at"][self.cells["patch"] == patch]
+            for x_px, y_px in likely_shifts(detections.centres, candidates, cell_px):
                 places.append(MosaicPosition(patch, x_px, y_px))
         return places
 
@@ -74,7 +74,7 @@ class CellRegistry:
         place: MosaicPosition,
         size: tuple[int, int],
         margin_px: float,
-        sights: Detections,
+        detections: Detections,
     ) -> None:
         """Take in what a frame shows.
 
@@ -90,28 +90,36 @@ class CellRegistry:
             All whole cells of the frame.
         """
         self._frame += 1
-        inside = _within(sights.centres, size, margin_px)
+        inside = _within(detections.centres, size, margin_px)
         here = np.flatnonzero(self.cells["patch"] == place.patch)
         corner = np.array([place.x_px, place.y_px])
         near = _within(self.cells["at"][here] - corner, size, margin_px - 4 * _EDGE_PX)
         here = here[near]
-        known = self.cells[here]
+        candidates = self.cells[here]
         seen, found = pair(
-            sights.centres + corner, known["at"], sights.widths, known["width"]
+            detections.centres + corner,
+            candidates["at"],
+            detections.widths,
+            candidates["width"],
         )
         if len(seen) >= _ENOUGH_PAIRS:  # the stars correct the sextant
-            off = np.median(known["at"][found] - sights.centres[seen] - corner, axis=0)
+            off = np.median(
+                candidates["at"][found] - detections.centres[seen] - corner, axis=0
+            )
             corner = corner + off
             seen, found = pair(
-                sights.centres + corner, known["at"], sights.widths, known["width"]
+                detections.centres + corner,
+                candidates["at"],
+                detections.widths,
+                candidates["width"],
             )
-        expected = _within(known["at"] - corner, size, margin_px + _EDGE_PX)
+        expected = _within(candidates["at"] - corner, size, margin_px + _EDGE_PX)
         expected[found] = False  # they count as looked at below
         self.cells["looks"][here[expected]] += 1
-        self._see(here[found], sights, seen, corner)
+        self._see(here[found], detections, seen, corner)
         is_new = inside.copy()
         is_new[seen] = False
-        self._enter(place.patch, sights, np.flatnonzero(is_new), corner)
+        self._enter(place.patch, detections, np.flatnonzero(is_new), corner)
         if self._used > MAX_REGISTERED_CELLS:
             self._settle()
 
@@ -174,7 +182,7 @@ class CellRegistry:
     def _see(
         self,
         rows: NDArray[np.intp],
-        sights: Detections,
+        detections: Detections,
         seen: NDArray[np.intp],
         corner: NDArray[np.float64],
     ) -> None:
@@ -183,16 +191,16 @@ class CellRegistry:
         cells["looks"][rows] += 1
         cells["sights"][rows] += 1
         share = 1 / cells["sights"][rows]
-        at = sights.centres[seen] + corner
+        at = detections.centres[seen] + corner
         cells["at"][rows] += share[:, None] * (at - cells["at"][rows])
-        cells["width"][rows] += share * (sights.widths[seen] - cells["width"][rows])
-        cells["log_likely"][rows] += sights.log_likely[seen]
+        cells["width"][rows] += share * (detections.widths[seen] - cells["width"][rows])
+        cells["log_likely"][rows] += detections.log_likely[seen]
         cells["seen_at"][rows] = self._frame
 
     def _enter(
         self,
         patch: int,
-        sights: Detections,
+        detections: Detections,
         new: NDArray[np.intp],
         corner: NDArray[np.float64],
     ) -> None:
@@ -202,8 +210,11 @@ class CellRegistry:
             more[: self._used] = self.cells
             self._cells = more
         rows = self._cells[self._used : end]
-        rows["patch"], rows["at"] = patch, sights.centres[new] + corner
-        rows["width"], rows["log_likely"] = sights.widths[new], sights.log_likely[new]
+        rows["patch"], rows["at"] = patch, detections.centres[new] + corner
+        rows["width"], rows["log_likely"] = (
+            detections.widths[new],
+            detections.log_likely[new],
+        )
         rows["sights"] = rows["looks"] = 1
         rows["seen_at"] = self._frame
         self._used = end

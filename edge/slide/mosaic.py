@@ -81,7 +81,7 @@ class _KeyFrame:
 
     number: int
     place: MosaicPosition
-    view: Thumbnail
+    thumbnail: Thumbnail
     coarse: PreparedThumbnail
     met: int
 
@@ -103,9 +103,9 @@ class Mosaic:
     @property
     def keys(self) -> list[tuple[MosaicPosition, Thumbnail]]:
         """The places remembered and their pictures."""
-        return [(key.place, key.view) for key in self._keys]
+        return [(key.place, key.thumbnail) for key in self._keys]
 
-    def lay(self, view: Thumbnail, nominate: Nominate = tuple) -> Placement:
+    def lay(self, thumbnail: Thumbnail, nominate: Nominate = tuple) -> Placement:
         """Find the place of a view.
 
         Parameters
@@ -117,21 +117,24 @@ class Mosaic:
             constellation of its cells says that the view may lie.
         """
         self._frames += 1
-        seen = prepare_thumbnail(view)
+        seen = prepare_thumbnail(thumbnail)
         found = self._follow(seen)
         is_due = self._is_young()
         if found is not None:
-            landing = found
+            placement = found
             if self._covered(found.place) < _WELL_COVERED:
-                landing, is_due = self._settle(found, seen, view, nominate), False
+                placement, is_due = (
+                    self._settle(found, seen, thumbnail, nominate),
+                    False,
+                )
             if is_due:
-                known = self._recognise(seen, view, nominate, found.place)
-                landing = self._close(found, known)
+                candidates = self._recognise(seen, thumbnail, nominate, found.place)
+                placement = self._close(found, candidates)
         else:
-            known = self._recognise(seen, view, nominate, None)
-            landing = self._land(known, view)
-        self._last = (seen, landing.place)
-        return landing
+            candidates = self._recognise(seen, thumbnail, nominate, None)
+            placement = self._land(candidates, thumbnail)
+        self._last = (seen, placement.place)
+        return placement
 
     def _is_young(self) -> bool:
         """Whether a patch asks again where it is: at its 2nd, 4th, 8th … frame."""
@@ -161,7 +164,7 @@ class Mosaic:
         """Share that a view at `place` has in common with each key."""
         if not self._keys:
             return np.zeros(0)
-        height, width = self._keys[0].view.shape
+        height, width = self._keys[0].thumbnail.shape
         at = np.array([(k.place.patch, k.place.x_px, k.place.y_px) for k in self._keys])
         across = 1 - np.abs(at[:, 1] - place.x_px) / width
         down = 1 - np.abs(at[:, 2] - place.y_px) / height
@@ -175,28 +178,28 @@ class Mosaic:
         self,
         found: Placement,
         seen: PreparedThumbnail,
-        view: Thumbnail,
+        thumbnail: Thumbnail,
         nominate: Nominate,
     ) -> Placement:
-        """Keep a view of new ground, after asking whether it is new."""
-        known = self._recognise(seen, view, nominate, found.place)
-        landing = self._close(found, known)
-        if self._covered(landing.place) < _WELL_COVERED:
-            self._keep(landing.place, view)
-        return landing
+        """Keep a thumbnail of new ground, after asking whether it is new."""
+        candidates = self._recognise(seen, thumbnail, nominate, found.place)
+        placement = self._close(found, candidates)
+        if self._covered(placement.place) < _WELL_COVERED:
+            self._keep(placement.place, thumbnail)
+        return placement
 
     def _recognise(
         self,
         seen: PreparedThumbnail,
-        view: Thumbnail,
+        thumbnail: Thumbnail,
         nominate: Nominate,
         known: MosaicPosition | None,
     ) -> list[tuple[MosaicPosition, float]]:
-        """Places where a view lies for certain, the best of each patch, best first.
+        """Return where a thumbnail lies for certain, the best of each patch first.
 
-        Keys that a view at the `known` place overlaps anyway are not asked.
+        Keys that a thumbnail at the `known` place overlaps anyway are not asked.
         """
-        coarse = prepare_thumbnail(shrink(view, _COARSE_PX))
+        coarse = prepare_thumbnail(shrink(thumbnail, _COARSE_PX))
         keys = self._keys
         if known is not None:
             overlaps = self._overlaps(known)
@@ -221,31 +224,31 @@ class Mosaic:
         return [(place, correlation) for place, correlation, _ in ranked]
 
     def _land(
-        self, known: list[tuple[MosaicPosition, float]], view: Thumbnail
+        self, candidates: list[tuple[MosaicPosition, float]], thumbnail: Thumbnail
     ) -> Placement:
         """Go on at a place that was recognised, or begin a patch."""
-        if not known:
+        if not candidates:
             place = MosaicPosition(self._patches, 0.0, 0.0)
             self._patches += 1
             self._since_new = 0
-            self._keep(place, view)
+            self._keep(place, thumbnail)
             return Placement(place, 0.0)
-        landing = self._close(Placement(*known[0]), known[1:])
-        if self._covered(landing.place) < _WELL_COVERED:
-            self._keep(landing.place, view)
-        return landing
+        placement = self._close(Placement(*candidates[0]), candidates[1:])
+        if self._covered(placement.place) < _WELL_COVERED:
+            self._keep(placement.place, thumbnail)
+        return placement
 
     def _close(
-        self, found: Placement, known: list[tuple[MosaicPosition, float]]
+        self, found: Placement, candidates: list[tuple[MosaicPosition, float]]
     ) -> Placement:
         """Join patches on which one view lies, and mend a way that came round."""
         place, snap, joins = found.place, None, []
-        for other, _ in known:
+        for other, _ in candidates:
             if other.patch == place.patch:
                 off = (other.x_px - place.x_px, other.y_px - place.y_px)
                 if np.hypot(*off) > _SAME_PX:
                     snap, place = off, other
-        for other, _ in known:
+        for other, _ in candidates:
             if other.patch != place.patch:
                 older, newer = sorted((place, other), key=lambda p: p.patch)
                 x_px, y_px = older.x_px - newer.x_px, older.y_px - newer.y_px
@@ -260,10 +263,10 @@ class Mosaic:
                 moved = key.place.moved(join.x_px, join.y_px)
                 key.place = MosaicPosition(join.into, moved.x_px, moved.y_px)
 
-    def _keep(self, place: MosaicPosition, view: Thumbnail) -> None:
+    def _keep(self, place: MosaicPosition, thumbnail: Thumbnail) -> None:
         """Remember a place; of too many, forget the one longest unvisited."""
-        coarse = prepare_thumbnail(shrink(view, _COARSE_PX))
-        self._keys.append(_KeyFrame(self._made, place, view, coarse, self._frames))
+        coarse = prepare_thumbnail(shrink(thumbnail, _COARSE_PX))
+        self._keys.append(_KeyFrame(self._made, place, thumbnail, coarse, self._frames))
         self._made += 1
         if len(self._keys) > MOST_KEYS:
             oldest = min(self._keys, key=lambda key: key.met)
@@ -272,7 +275,7 @@ class Mosaic:
 
     def _prepared(self, key: _KeyFrame) -> PreparedThumbnail:
         """Return the transform of a key; the ones used last are at hand."""
-        ready = self._ready.pop(key.number, None) or prepare_thumbnail(key.view)
+        ready = self._ready.pop(key.number, None) or prepare_thumbnail(key.thumbnail)
         self._ready[key.number] = ready
         if len(self._ready) > _PREPARED:
             self._ready.popitem(last=False)

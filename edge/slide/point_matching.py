@@ -20,7 +20,7 @@ _MOST_SQUARES = 2048  # in x and in y; what lies further apart is counted with t
 
 def pair(
     seen: Points,
-    known: Points,
+    candidates: Points,
     seen_px: NDArray[np.float64],
     known_px: NDArray[np.float64],
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -37,11 +37,11 @@ def pair(
     Returns
     -------
     tuple
-        Two arrays (P,): rows of `seen` and the rows of `known` they are.
+        Two arrays (P,): rows of `seen` and the rows of `candidates` they are.
     """
-    if len(seen) == 0 or len(known) == 0:
+    if len(seen) == 0 or len(candidates) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    apart = np.hypot(*(seen[:, None] - known[None]).transpose(2, 0, 1))
+    apart = np.hypot(*(seen[:, None] - candidates[None]).transpose(2, 0, 1))
     smaller = np.minimum(seen_px[:, None], known_px[None])
     larger = np.maximum(seen_px[:, None], known_px[None])
     distance = apart / np.maximum(smaller, 1e-6)
@@ -60,7 +60,7 @@ def pair(
 
 
 def likely_shifts(
-    seen: Points, known: Points, cell_px: float
+    seen: Points, candidates: Points, cell_px: float
 ) -> list[tuple[float, float]]:
     """Find shifts under which many seen cells lie on known ones, most likely first.
 
@@ -72,14 +72,14 @@ def likely_shifts(
     Parameters
     ----------
     seen, known
-        (N, 2) and (M, 2) centres; the shift takes `seen` onto `known`.
+        (N, 2) and (M, 2) centres; the shift takes `seen` onto `candidates`.
     cell_px
         Width of a red cell.
     """
-    if len(seen) < _LEAST_CELLS or len(known) < _LEAST_CELLS:
+    if len(seen) < _LEAST_CELLS or len(candidates) < _LEAST_CELLS:
         return []
-    seen = seen[:: math.ceil(len(seen) * len(known) / _MOST_VOTES)]
-    differences = (known[None] - seen[:, None]).reshape(-1, 2)
+    seen = seen[:: math.ceil(len(seen) * len(candidates) / _MOST_VOTES)]
+    differences = (candidates[None] - seen[:, None]).reshape(-1, 2)
     square = np.floor(differences / (cell_px / 2)).astype(np.int64)
     square = (square - square.min(axis=0)) % _MOST_SQUARES
     high, wide = (square.max(axis=0) + 2).tolist()

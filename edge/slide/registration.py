@@ -53,13 +53,13 @@ class PreparedThumbnail:
     energy: NDArray[np.float32]
 
 
-def prepare_thumbnail(view: Thumbnail) -> PreparedThumbnail:
+def prepare_thumbnail(thumbnail: Thumbnail) -> PreparedThumbnail:
     """Even a view out and transform it; do so once for a view that is met often."""
-    height, width = view.shape
-    evened = view.astype(np.float32)
-    side = 2 * (round(max(view.shape) * _EVENED_SHARE) // 2) + 1
+    height, width = thumbnail.shape
+    evened = thumbnail.astype(np.float32)
+    side = 2 * (round(max(thumbnail.shape) * _EVENED_SHARE) // 2) + 1
     evened -= cv2.blur(evened, (side, side), borderType=cv2.BORDER_REFLECT)
-    padded = np.zeros(_padded(view.shape), np.float32)
+    padded = np.zeros(_padded(thumbnail.shape), np.float32)
     padded[:height, :width] = evened
     spectrum = cv2.dft(padded)
     energy = np.zeros((height + 1, width + 1), np.float32)

@@ -145,8 +145,8 @@ class RunState:
         """Say of which run a frame is, and whether it is any good."""
         return msgspec.structs.replace(result, run=self._written)
 
-    def count(self, result: FrameResult, view: Thumbnail | None) -> FrameResult:
-        """Count what is new on a frame that was judged; `view` tells its place."""
+    def count(self, result: FrameResult, thumbnail: Thumbnail | None) -> FrameResult:
+        """Count what is new on a frame that was judged; `thumbnail` tells its place."""
         return result
 
     def _begin(self) -> None:

@@ -30,7 +30,7 @@ _MOST_MARGIN = 0.15  # of the shorter side, where the field itself is small
 class SlideCounter(RunState):
     """The slide that is being counted.
 
-    What `judge` and `count` change (`gate`, `mosaic`, `census`) is of their thread.
+    What `judge` and `count` change (`gate`, `mosaic`, `registry`) is of their thread.
     """
 
     _since: datetime | None  # the first frame of a run that was resumed
@@ -53,34 +53,36 @@ class SlideCounter(RunState):
             self._since = result.utc
         return self.gate.judge(result)
 
-    def count(self, result: FrameResult, view: Thumbnail | None) -> FrameResult:
+    def count(self, result: FrameResult, thumbnail: Thumbnail | None) -> FrameResult:
         """See `RunState.count`; the differential goes into what is said."""
         if result.run is None:
             return result
         place = None
-        if view is not None and result.status in ("ok", "degraded"):
+        if thumbnail is not None and result.status in ("ok", "degraded"):
             if _is_cut_short(result):
                 reason = f"{result.reason}; nothing is counted on it"
                 result = msgspec.structs.replace(result, reason=reason)
             else:
-                place = self._count(result, view)
+                place = self._count(result, thumbnail)
         differential = self._differentiate()
-        if place is not None and view is not None:
+        if place is not None and thumbnail is not None:
             differential = msgspec.structs.replace(
-                differential, patch=place.patch, place_um=_in_um(place, result, view)
+                differential,
+                patch=place.patch,
+                place_um=_in_um(place, result, thumbnail),
             )
         return msgspec.structs.replace(result, differential=differential)
 
     def _begin(self) -> None:
         """Know nothing yet."""
         self.gate, self.mosaic = QualityGate(), Mosaic()
-        self.census = CellRegistry(self._labels, self._abstain_below)
+        self.registry = CellRegistry(self._labels, self._abstain_below)
         self._said: tuple[Counter[str], int, Differential] | None = None
         self._since = None
 
     def _differentiate(self) -> Differential:
         """Say what was counted so far; where nothing changed, that is said again."""
-        counts, patches = self.census.counts(), self.mosaic.patches
+        counts, patches = self.registry.counts(), self.mosaic.patches
         if self._said is None or self._said[:2] != (counts, patches):
             differential = differentiate(
                 counts, self._labels, self._wanted_width, patches, self._correction
@@ -89,17 +91,19 @@ class SlideCounter(RunState):
             self._said = counts, patches, differential
         return self._said[2]
 
-    def _count(self, result: FrameResult, view: Thumbnail) -> MosaicPosition:
-        size = (view.shape[1], view.shape[0])
-        sights = _sights(result, self._labels, size)
-        landing = self.mosaic.lay(view, lambda: self.census.nominate(sights))
-        for join in landing.joins:
-            self.census.join(join)
-        if landing.snap is not None:
-            self.census.snap(landing.place, size, landing.snap)
-        margin_px = counting_margin(size, _um_per_px(result, view))
-        self.census.look(landing.place, size, margin_px, sights)
-        return landing.place
+    def _count(self, result: FrameResult, thumbnail: Thumbnail) -> MosaicPosition:
+        size = (thumbnail.shape[1], thumbnail.shape[0])
+        detections = _sights(result, self._labels, size)
+        placement = self.mosaic.lay(
+            thumbnail, lambda: self.registry.nominate(detections)
+        )
+        for join in placement.joins:
+            self.registry.join(join)
+        if placement.snap is not None:
+            self.registry.snap(placement.place, size, placement.snap)
+        margin_px = counting_margin(size, _um_per_px(result, thumbnail))
+        self.registry.look(placement.place, size, margin_px, detections)
+        return placement.place
 
 
 def _is_cut_short(result: FrameResult) -> bool:
@@ -122,15 +126,15 @@ def _sights(
     return detections_of(boxes, likely, (result.width_px, result.height_px), view_px)
 
 
-def _um_per_px(result: FrameResult, view: Thumbnail) -> float:
+def _um_per_px(result: FrameResult, thumbnail: Thumbnail) -> float:
     """Micrometres per pixel of a view, which is only made where a pixel's are known."""
     if result.pixel_size_um is None:
         raise ValueError("a frame of unknown scale has a view")
-    return float(result.pixel_size_um * result.width_px / view.shape[1])
+    return float(result.pixel_size_um * result.width_px / thumbnail.shape[1])
 
 
 def _in_um(
-    place: MosaicPosition, result: FrameResult, view: Thumbnail
+    place: MosaicPosition, result: FrameResult, thumbnail: Thumbnail
 ) -> tuple[float, float]:
-    um = _um_per_px(result, view)
+    um = _um_per_px(result, thumbnail)
     return round(place.x_px * um, 2), round(place.y_px * um, 2)

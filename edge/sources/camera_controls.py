@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, get_args
 
 from edge.frames import SourceLost
 from edge.schema.results import BalanceName, ControlName, Controls
-from edge.settings import ControlSettings
+from edge.settings.sources import ControlSettings
 from edge.sources.control_values import NAMES, control_of, is_same, show, values_of
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.errors import HemascopeError
-from edge.settings import MicroManagerSettings
+from edge.settings.sources import MicroManagerSettings
 from edge.sources.camera_controls import (
     COLOURS,
     CONTROLS,

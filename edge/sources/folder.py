@@ -10,7 +10,7 @@ import numpy as np
 from edge.clock import utc_of
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
-from edge.settings import FolderSettings
+from edge.settings.sources import FolderSettings
 from edge.sources.bit_depth import over_16_bits
 from edge.sources.image_files import SUFFIXES, printable, read_image
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
-from edge.settings import AS_FOUND, OpenCVSettings
+from edge.settings.sources import AS_FOUND, OpenCVSettings
 from edge.sources.camera_controls import ControlRefused
 from edge.sources.frame_numbers import number_by_time
 from edge.sources.image_files import decode_image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge.frames import Source
-from edge.settings import (
+from edge.settings.sources import (
     FolderSettings,
     GenICamSettings,
     GStreamerSettings,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from edge.frames import SourceLost
 from edge.schema.results import ControlName, Controls
-from edge.settings import AS_FOUND, ControlSettings
+from edge.settings.sources import AS_FOUND, ControlSettings
 from edge.sources.camera_controls import (
     ControlNotApplied,
     ControlRange,

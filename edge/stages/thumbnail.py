@@ -29,10 +29,12 @@ def thumbnail_of(field: NDArray[np.uint8]) -> Thumbnail:
     return shrink(np.ascontiguousarray(field[..., 1]), THUMBNAIL_PX)
 
 
-def shrink(view: Thumbnail, longest_px: int) -> Thumbnail:
+def shrink(thumbnail: Thumbnail, longest_px: int) -> Thumbnail:
     """Return a view of at most that length."""
-    factor = longest_px / max(view.shape)
+    factor = longest_px / max(thumbnail.shape)
     if factor < 1:
-        size = [max(1, round(side * factor)) for side in view.shape[::-1]]
-        view = np.asarray(cv2.resize(view, size, interpolation=cv2.INTER_AREA))
-    return view
+        size = [max(1, round(side * factor)) for side in thumbnail.shape[::-1]]
+        thumbnail = np.asarray(
+            cv2.resize(thumbnail, size, interpolation=cv2.INTER_AREA)
+        )
+    return thumbnail

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edge.schema.entries import Severity
 from edge.schema.results import Box, Event
-from edge.settings import EventSettings
+from edge.settings.timelapse import EventSettings
 
 _USUAL_FRAMES = 16  # over which what is usual for a cell is averaged
 _SURE = 1e-4  # probabilities are not believed to be nearer to 0 or 1

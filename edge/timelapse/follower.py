@@ -28,7 +28,7 @@ from edge.schema.row_limits import (
     MAX_FILMSTRIPS,
     MAX_FOLLOWED_CELLS,
 )
-from edge.settings import TrackingSettings
+from edge.settings.timelapse import TrackingSettings
 from edge.stages.detection import widths
 from edge.taxonomy import NOT_A_CELL
 from edge.timelapse.frame_intervals import FrameGap, FrameIntervals, PlannedInterval
@@ -61,7 +61,7 @@ class Follower:
 
     def follow(
         self,
-        seen: ExaminedFrame,
+        examined: ExaminedFrame,
         *,
         shift_um: tuple[float, float] | None = None,
         is_new_field: bool = False,
@@ -83,10 +83,10 @@ class Follower:
         EngineFailed
             The sequence model failed; its states are new from the next frame on.
         """
-        um = self._scale_of(seen.examination)
-        if um is None or seen.examination.status in ("rejected", "gap"):
-            return seen.examination
-        result, stage = _shortened(seen.examination), Stopwatch()
+        um = self._scale_of(examined.result)
+        if um is None or examined.result.status in ("rejected", "gap"):
+            return examined.result
+        result, stage = _shortened(examined.result), Stopwatch()
         is_new_run = self._turn_to(result.run)
         pause = self._pace.take(result.monotonic_ns, _expected(result))
         pause = self._take_up(result, um) or pause
@@ -104,9 +104,9 @@ class Follower:
             with stage("remember"):
                 self._end(self._model, links, pause, is_new_run=is_new_run)
                 is_late = pause.continuity == "discontinuous"
-                view = FollowedFrame(seen.raw, um, result.locator is None, is_late)
+                frame = FollowedFrame(examined.raw, um, result.locator is None, is_late)
                 try:
-                    courses, events = self._model.show(view, boxes, links)
+                    courses, events = self._model.show(frame, boxes, links)
                 except EngineFailed:
                     reason = "states are new after a failure of the model"
                     self._untold.extend(self._model.begin_anew(reason))

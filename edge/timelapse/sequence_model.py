@@ -22,7 +22,7 @@ from edge.artifacts.profile import Profile
 from edge.engines import RecurrentEngine
 from edge.frames import RawFrame
 from edge.schema.results import Box, Event, TrackPrediction
-from edge.settings import EventSettings
+from edge.settings.timelapse import EventSettings
 from edge.stages.colour_correction import correct_crops, prepare
 from edge.stages.crops import cut_crops
 from edge.stages.detection import are_whole
@@ -98,7 +98,7 @@ class SequenceModel:
         self._steps = 0
 
     def show(
-        self, view: FollowedFrame, boxes: Boxes, links: Links
+        self, frame: FollowedFrame, boxes: Boxes, links: Links
     ) -> tuple[dict[int, TrackPrediction], list[Event]]:
         """Show every followed cell; return what is said of each, and what happened.
 
@@ -121,16 +121,16 @@ class SequenceModel:
             The engine failed; all states are new from the next frame on.
         """
         self._steps += 1
-        tracks, windows = self._windows(view, boxes, links)
+        tracks, windows = self._windows(frame, boxes, links)
         if len(tracks) == 0:
             return {}, []
-        width_px, height_px = view.frame_px
-        pixels = view.raw.pixels
+        width_px, height_px = frame.frame_px
+        pixels = frame.raw.pixels
         colours = prepare(self._profile, width_px, height_px, pixels.dtype)
         crops = cut_crops(pixels, windows, crop_size(self.bundle))
         crops = correct_crops(crops, windows, colours)
         predictions = self._remember(tracks, crops)
-        moment = FrameTime(view.raw.shot.sequence, view.raw.shot.utc)
+        moment = FrameTime(frame.raw.shot.sequence, frame.raw.shot.utc)
         self._albums.see(moment.sequence, tracks, crops)
         events = self._changes.take(
             moment,
@@ -141,7 +141,7 @@ class SequenceModel:
         )
         shares = predictions.probabilities.astype(float).round(4).tolist()
         courses = {
-            track: self._course(track, frames, share, view.is_late)
+            track: self._course(track, frames, share, frame.is_late)
             for track, frames, share in zip(
                 tracks.tolist(), predictions.frames.tolist(), shares, strict=True
             )
@@ -214,17 +214,17 @@ class SequenceModel:
         self._engine.close()
 
     def _windows(
-        self, view: FollowedFrame, boxes: Boxes, links: Links
+        self, frame: FollowedFrame, boxes: Boxes, links: Links
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Tracks (N,) in order, and the square window (N, 4) px of each."""
-        context = 1.0 if view.is_field else self.bundle.record.input.context
-        least = 0.0 if view.is_field else _LEAST_WINDOW_UM / view.um
+        context = 1.0 if frame.is_field else self.bundle.record.input.context
+        least = 0.0 if frame.is_field else _LEAST_WINDOW_UM / frame.um
         sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
         is_new = np.array([t not in self._sides for t in links.tracks.tolist()], bool)
         # The box of what the border cuts may end before it: it would be measured small.
         margin = np.maximum(_WHOLE_PX, _CLEAR * sizes * is_new)
-        is_whole = are_whole(boxes, view.frame_px, margin)
-        shown = (links.tracks != NO_TRACK) & (is_whole | view.is_field)
+        is_whole = are_whole(boxes, frame.frame_px, margin)
+        shown = (links.tracks != NO_TRACK) & (is_whole | frame.is_field)
         sides = np.maximum(sizes[shown] * context, max(least, 1.0))
         sides = np.rint(sides).astype(int)
         found = links.tracks[shown].tolist()
@@ -235,12 +235,12 @@ class SequenceModel:
         centres = np.concatenate(
             [
                 (boxes[shown, :2] + boxes[shown, 2:]) / 2,
-                links.coasting_um[known] / view.um,
+                links.coasting_um[known] / frame.um,
             ]
         )
         side = np.array([self._sides[t] for t in tracks.tolist()], float)[:, None]
         cell = np.hstack([centres, centres]) + side / context / 2 * [-1, -1, 1, 1]
-        kept = are_whole(cell.astype(np.float32), view.frame_px, _WHOLE_PX) | (
+        kept = are_whole(cell.astype(np.float32), frame.frame_px, _WHOLE_PX) | (
             np.arange(len(tracks)) < len(found)
         )
         order = np.flatnonzero(kept)[np.argsort(tracks[kept], kind="stable")]

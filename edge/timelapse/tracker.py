@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.settings import TrackingSettings
+from edge.settings.timelapse import TrackingSettings
 from edge.timelapse.assignment import Places, assign, estimate_shift, is_chance
 
 _WIDEST_GATE = 2.0  # of a track that is missing, times the gate of one that is not

@@ -16,12 +16,8 @@ from edge.frames import Exposure
 from edge.pipeline.parts import Parts
 from edge.run.components import open_follower
 from edge.schema.results import Event, FrameResult
-from edge.settings import (
-    EventSettings,
-    PauseSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import EventSettings, PauseSettings, TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
 
 _NEAR_UM = 4.0  # an event this close to a cell is that cell's

@@ -22,7 +22,7 @@ from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.classify_images import find_images
 from edge.pipeline.parts import Parts, read_parts
 from edge.rendering.annotation import draw, to_jpeg
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.sources.image_files import read_image
 from export.benchmark.delivery import measure_delivery
@@ -104,7 +104,7 @@ def bench_command(
             cores,
             frames=200,
         )
-    result = parts.open_pipeline().examine(_exposure(simulated[0])).examination
+    result = parts.open_pipeline().examine(_exposure(simulated[0])).result
     sections["delivery, loopback"] = measure_delivery(result, rows=200)
     sections["against a laboratory's own stack"] = _measure_peer(
         simulated, parts, rounds
@@ -164,7 +164,7 @@ def _measure_peer(frames: Sequence[Frame], parts: Parts, rounds: int) -> list[Fi
 
     def ours() -> None:
         seen = pipeline.examine(_exposure(frame))
-        to_jpeg(draw(frame, seen.examination, 960))
+        to_jpeg(draw(frame, seen.result, 960))
 
     normal = peer.normalise(frame)
     boxes = peer.locate(normal)

@@ -17,13 +17,13 @@ from edge.mqtt import Link, Message, topic
 from edge.schema.codec import decode
 from edge.schema.messages import Ack
 from edge.schema.results import FrameResult
-from edge.settings import BrokerSettings, PublishSettings
+from edge.settings.delivery import BrokerSettings, PublishSettings
 from export.benchmark.interleaved_timing import Figure, at_most, spread
 
 _DEVICE, _RATE_HZ = "bench", 20
 
 
-def measure_delivery(examination: FrameResult, rows: int) -> list[Figure]:
+def measure_delivery(frame_result: FrameResult, rows: int) -> list[Figure]:
     """Write results as a camera would and wait for each acknowledgement."""
     with tempfile.TemporaryDirectory() as name:
         folder, stop = Path(name), threading.Event()
@@ -38,7 +38,7 @@ def measure_delivery(examination: FrameResult, rows: int) -> list[Figure]:
             thread.start()
         listener = Link(address, "bench-listener", [topic(_DEVICE, "ack")])
         taken = [
-            _deliver(lambda: ledger.append(examination).seq, listener)
+            _deliver(lambda: ledger.append(frame_result).seq, listener)
             for _ in range(rows)
         ]
         stop.set()
@@ -48,7 +48,7 @@ def measure_delivery(examination: FrameResult, rows: int) -> list[Figure]:
         ledger.close()
         broker.close()
     this = spread(taken[rows // 10 :])
-    detail = f"{this} ms with {len(examination.cells)} cells; {broker.description}"
+    detail = f"{this} ms with {len(frame_result.cells)} cells; {broker.description}"
     return [
         at_most("result to acknowledged archive row, p50 ms", this.median, 50, detail)
     ]

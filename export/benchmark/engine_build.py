@@ -12,7 +12,7 @@ from typing import Any
 from edge.artifacts.bundle import Bundle
 from edge.engines import EngineFailed
 from edge.engines.build_manifest import order_of
-from edge.settings import Precision
+from edge.settings.models import Precision
 from export.engine import Built, build_plan
 
 _MODULE = "tensorrt_rtx_bindings"

@@ -22,7 +22,7 @@ from edge.pipeline.pipeline import ExaminedFrame
 from edge.run.components import open_follower
 from edge.schema.codec import encode
 from edge.schema.results import Cell, FrameRange, FrameResult
-from edge.settings import EventSettings, PauseSettings, TrackingSettings
+from edge.settings.timelapse import EventSettings, PauseSettings, TrackingSettings
 
 _UM, _FRAME_PX = 0.14, (960, 720)
 _EARLY, _SPAN = 100, 500  # the first frames that count, and how many make a figure

@@ -30,7 +30,7 @@ from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_plan
 from edge.engines.tensorrt import TensorRTEngine
 from edge.errors import HemascopeError
-from edge.settings import EngineSettings, Precision
+from edge.settings.models import EngineSettings, Precision
 from export.benchmark.interleaved_timing import Spread, in_turns, spread
 from export.engine import build_engine
 

@@ -190,7 +190,7 @@ def _sensed(
 def _examine(pipeline: Pipeline, field: Frame) -> FrameResult:
     now_ns = time.monotonic_ns()
     shot = Shot(0, now_ns, utc_of(now_ns), "field")
-    return pipeline.examine(Exposure(shot, lambda: RawFrame(shot, field))).examination
+    return pipeline.examine(Exposure(shot, lambda: RawFrame(shot, field))).result
 
 
 def _gated(

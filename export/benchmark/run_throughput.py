@@ -21,7 +21,7 @@ from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts
 from edge.run.service import Service
 from edge.schema.results import FrameResult
-from edge.settings import RunSettings
+from edge.settings.run import RunSettings
 from edge.sources.image_files import decode_image
 from export.benchmark.interleaved_timing import Figure, at_least, at_most, spread
 

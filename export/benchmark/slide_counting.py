@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge.pipeline.parts import Parts, read_parts
 from edge.rendering.annotation import legend
 from edge.schema.results import Differential
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from export.benchmark.interval_coverage import in_seeds, measure_covering
 from export.benchmark.quality_gate import GateScore, gate_laboratory, laboratories
 from export.benchmark.slide_scan import WALK, SlideScan, walk
@@ -141,8 +141,8 @@ def draw_mosaic(seen: SlideScan, scale: float = 1.5) -> NDArray[np.uint8]:
     picture = cv2.resize(canvas, None, fx=scale, fy=scale)
     picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB))
     colours = {n: tuple(bytes.fromhex(c[1:])) for n, c in legend()}
-    cells, indices = seen.run.census.cells, seen.run.census.label_indices()
-    labels = (*seen.run.census.labels, "unidentified")
+    cells, indices = seen.run.registry.cells, seen.run.registry.label_indices()
+    labels = (*seen.run.registry.labels, "unidentified")
     for cell, label in zip(
         cells[indices >= 0], indices[indices >= 0].tolist(), strict=True
     ):

@@ -16,7 +16,8 @@ from edge.pipeline.parts import Parts
 from edge.pipeline.pixel_size import Scale
 from edge.run.components import open_slide
 from edge.schema.results import Differential, FrameResult
-from edge.settings import DifferentialSettings, SimulatedSettings
+from edge.settings.run import DifferentialSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.slide.slide_counter import SlideCounter, counting_margin
 
@@ -87,7 +88,7 @@ def walk(
     for number in range(frames):
         seen = pipeline.examine(_exposure(bench, number))
         start = time.thread_time()
-        result = run.count(run.judge(seen.examination), seen.view)
+        result = run.count(run.judge(seen.result), seen.thumbnail)
         costs.append((time.thread_time() - start) * 1e3)
         done(number)
         if result.status == "rejected":
@@ -163,7 +164,7 @@ def _twice(
     offsets: list[tuple[int, float, float]],
 ) -> int:
     """Count the true cells that are nearest to, and lie under, two counted ones."""
-    cells, labels = run.census.cells, run.census.label_indices()
+    cells, labels = run.registry.cells, run.registry.label_indices()
     cells = cells[labels >= 0]
     view_px = max(run.mosaic.keys[0][1].shape)
     scale = bench.settings.width_px / view_px

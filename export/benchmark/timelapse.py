@@ -14,12 +14,9 @@ import numpy as np
 from edge.artifacts.bundle import load_bundle
 from edge.pipeline.parts import Parts, read_parts
 from edge.schema.results import FrameResult
-from edge.settings import (
-    EventSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.models import SequenceSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import EventSettings, TrackingSettings
 from export.benchmark.change_events import Score, run_simulated
 from export.benchmark.change_events import score as score_events
 from export.benchmark.filmstrips import TrackRow, draw_strips

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.parts import Parts
-from edge.settings import SimulatedSettings, TrackingSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.taxonomy import NOT_A_CELL
 from edge.timelapse.tracker import FoundCells, Tracker
@@ -103,7 +104,7 @@ def seen_scene(parts: Parts, source: SimulatedSettings, frames: int) -> Scene:
     for number in range(frames):
         shot = Shot(number, number, utc_of(0), "made", pixel_size_um=um)
         raw = RawFrame(shot, microscope.render(number))
-        cells = pipeline.examine(Exposure(shot, lambda raw=raw: raw)).examination.cells  # type: ignore[misc]
+        cells = pipeline.examine(Exposure(shot, lambda raw=raw: raw)).result.cells  # type: ignore[misc]
         shown = microscope.truth(number, least_visible=0.5)
         truth.append(np.array([c.id for c in shown], np.int64))
         true_um.append(_centres([c.box for c in shown], um))

@@ -11,7 +11,7 @@ import pytest
 from calibration.field import EmptyField, FieldRefused, measure_field
 from edge.frames import RawFrame
 from edge.schema.results import Controls
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from tests.conftest import shot
 

@@ -17,7 +17,7 @@ from calibration.reference import (
 from edge.artifacts.profile import Profile, ProfileRecord
 from edge.engines.opening import open_engine
 from edge.pipeline.parts import Parts
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.stages.colour_correction import correct, prepare
 

@@ -20,7 +20,7 @@ from edge.ledger.reader import LedgerReader
 from edge.pipeline.parts import read_parts
 from edge.schema.entries import read_row
 from edge.schema.results import Result as Row
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 
 SITE = SimulatedSettings(

@@ -22,7 +22,7 @@ from edge.mqtt import (
     keep_serving,
     topic,
 )
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 from tests.conftest import receive
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from edge.errors import ConfigurationInvalid
 from edge.schema.codec import read_toml
-from edge.settings import ArchiveFile, DeviceFile, SourceSettings, TrackingSettings
+from edge.settings.files import ArchiveFile, DeviceFile
+from edge.settings.sources import SourceSettings
+from edge.settings.timelapse import TrackingSettings
 
 ROOT = Path(__file__).parents[2]
 LEAST = 'device = "scope-01"\n[source]\nkind = "simulated"\n[ledger]\nfolder = "l"\n'

@@ -5,13 +5,14 @@ import pytest
 from click.testing import CliRunner
 
 from edge.schema.results import Event
-from edge.settings import SimulatedSettings, TrackingSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from export.benchmark.change_events import PassingClock, expected_changes
 from export.benchmark.change_events import score as score_events
 from export.benchmark.timelapse import _changed, timelapse_command
 from export.benchmark.tracking import follow, real_scene, score, strewn
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 SCENE = strewn(60, 12, 3, hand_um=0, missed=0.0)
 
@@ -78,7 +79,7 @@ def test_every_expected_change_counts_once_and_others_are_false_alarms() -> None
             change=change,
             phase="confirmed",
             onset=frame,
-            onset_utc=examination().utc,
+            onset_utc=frame_result().utc,
             frame=frame + 2,
             frames=3,
             confidence=0.9,
@@ -87,8 +88,8 @@ def test_every_expected_change_counts_once_and_others_are_false_alarms() -> None
 
     told = [event(n, e.change, e.frame + 1, e.x_um, e.y_um) for n, e in enumerate(must)]
     strays = [event(900, "lysis", 5, 1.0, 1.0), told[0]]
-    said = msgspec.structs.replace(examination(0), events=(*told, *strays))
-    result = score_events(microscope, [said, *[examination(0)] * 89])
+    said = msgspec.structs.replace(frame_result(0), events=(*told, *strays))
+    result = score_events(microscope, [said, *[frame_result(0)] * 89])
 
     assert len(must) >= 4
     assert sum(result.found.values()) == len(must)

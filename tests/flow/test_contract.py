@@ -21,17 +21,10 @@ from edge.mqtt import Link, Message, topic
 from edge.remote.client import NoAnswer, ask, new_request
 from edge.schema.codec import encode, write_toml
 from edge.schema.requests import CommandName, Request, Response
-from edge.settings import (
-    AlarmSettings,
-    ArchiveFile,
-    ArchiveSettings,
-    BrokerSettings,
-    CommandSettings,
-    DeviceFile,
-    LedgerSettings,
-    RunSettings,
-    SimulatedSettings,
-)
+from edge.settings.delivery import BrokerSettings, CommandSettings
+from edge.settings.files import ArchiveFile, ArchiveSettings, DeviceFile
+from edge.settings.run import AlarmSettings, LedgerSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
 from tests.contract import broken, channel_of
 
 DEVICE = "scope-01"

@@ -21,16 +21,11 @@ from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
 from edge.mqtt import BrokerUnreachable, Link, topic
 from edge.schema.codec import write_toml
-from edge.settings import (
-    ArchiveFile,
-    ArchiveSettings,
-    BrokerSettings,
-    DeviceFile,
-    LedgerSettings,
-    PublishSettings,
-    SimulatedSettings,
-)
-from tests.conftest import examination
+from edge.settings.delivery import BrokerSettings, PublishSettings
+from edge.settings.files import ArchiveFile, ArchiveSettings, DeviceFile
+from edge.settings.run import LedgerSettings
+from edge.settings.sources import SimulatedSettings
+from tests.conftest import frame_result
 
 DEVICE = "scope-01"
 ROWS = 400
@@ -72,7 +67,7 @@ class Site:
     def _write(self) -> None:
         ledger = Ledger(self.folder / "ledger", DEVICE)
         for _ in range(ROWS):
-            ledger.append(examination())
+            ledger.append(frame_result())
             time.sleep(1 / RATE_HZ)
         ledger.close()
 
@@ -262,7 +257,7 @@ def test_without_ledger_and_acknowledgement_the_same_fault_loses_results(
     fault.start()
     while time.monotonic() < stop_s:
         number += 1
-        row = ledger.append(examination())
+        row = ledger.append(frame_result())
         try:
             link = link or Link(BrokerSettings(port=site.port), DEVICE, [])
             link.publish(topic(DEVICE, "result"), row.data)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge.pipeline.classify_images import ImageLine, classify
 from edge.pipeline.parts import read_parts
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 
 DATA = Path(__file__).parents[1] / "data"

@@ -17,8 +17,8 @@ import pytest
 
 from edge.ledger.writer import Ledger
 from edge.remote.client import ask, new_request
-from edge.settings import BrokerSettings
-from tests.conftest import examination
+from edge.settings.delivery import BrokerSettings
+from tests.conftest import frame_result
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("HEMASCOPE_BOOTED") != "1",
@@ -129,7 +129,7 @@ def put_settings(text: str = DEVICE_TOML) -> None:
 def installed() -> None:
     """What README.md says, once; a ledger of another user is there already."""
     ledger = Ledger(LEDGER, "scope-01")
-    ledger.append(examination())
+    ledger.append(frame_result())
     ledger.close()
     (LEDGER / "ledger.sqlite").chmod(0o640)
     OPERATORS_PASSWORD.write_text("secret of operator")

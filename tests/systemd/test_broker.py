@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from edge.mqtt import MAX_PAYLOAD_BYTES, BrokerRefused, Link
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 from tests.conftest import receive
 from tests.systemd.access import (
     VICTIMS,

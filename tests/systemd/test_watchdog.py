@@ -21,14 +21,11 @@ from edge.ledger.writer import Ledger
 from edge.monitoring.systemd import Notifier
 from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import write_toml
-from edge.settings import (
-    BrokerSettings,
-    DeviceFile,
-    LedgerSettings,
-    RunSettings,
-    SimulatedSettings,
-)
-from tests.conftest import examination
+from edge.settings.delivery import BrokerSettings
+from edge.settings.files import DeviceFile
+from edge.settings.run import LedgerSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
+from tests.conftest import frame_result
 from tests.systemd.ear import Ear
 
 INTERVAL_S = 1.6  # fed every 0.4 s
@@ -126,7 +123,7 @@ def test_publish_is_ready_and_fed_without_a_broker(
     start: Start, ear: Ear, tmp_path: Path
 ) -> None:
     ledger = Ledger(tmp_path / "ledger", "scope-01")
-    ledger.append(examination())
+    ledger.append(frame_result())
     ledger.close()
     start("publish")
 

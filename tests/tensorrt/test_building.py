@@ -30,7 +30,7 @@ from edge.engines.opening import open_engine, stale_engine
 from edge.engines.tensorrt import load_tensorrt
 from edge.errors import ConfigurationInvalid
 from edge.pipeline.parts import EngineNotBuilt, read_parts
-from edge.settings import EngineSettings
+from edge.settings.models import EngineSettings
 from export.benchmark.command import bench_command
 from export.building import build_command
 from export.engine import BuildCancelled, BuildFailed, build_plan, run_in_thread

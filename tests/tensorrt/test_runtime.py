@@ -22,7 +22,7 @@ from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
 from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
 from edge.pipeline.parts import Parts
-from edge.settings import EngineSettings
+from edge.settings.models import EngineSettings
 from tests.engines import build, on_gpu, plan_of, recurrent_engine, recurrent_model
 
 Counts = Callable[[], dict[str, int]]

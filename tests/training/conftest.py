@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 
 COLUMNS = (

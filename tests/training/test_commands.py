@@ -21,7 +21,7 @@ from edge.cli.main import hemascope
 from edge.engines import BATCH, STATE
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
-from edge.settings import PRECISIONS, EngineSettings, Precision
+from edge.settings.models import PRECISIONS, EngineSettings, Precision
 from edge.slide.confusion_correction import read_confusion
 from edge.taxonomy import TASKS
 from export.benchmark.engine_build import build_without_gpu

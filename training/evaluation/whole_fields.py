@@ -45,7 +45,7 @@ def examine_fields(
     sure: list[tuple[float, bool]] = []
     for field in track(fields, "fields"):
         seen = _examine(field, pipeline, true_scale)
-        cells = [c for c in seen.examination.cells if c.label != NOT_A_CELL]
+        cells = [c for c in seen.result.cells if c.label != NOT_A_CELL]
         cells.sort(key=lambda c: -c.confidence)
         boxes = np.array([c.box for c in cells], np.float32).reshape(-1, 4)
         matched, _ = match(boxes, field.boxes)
@@ -67,13 +67,13 @@ def examine_fields(
             mine = [i for i, c in enumerate(cells) if c.label == name]
             _, tally = match(boxes[mine], field.boxes[true])
             named[key] = named.get(key, Tally()) + tally
-        told = seen.examination.pixel_size_um
+        told = seen.result.pixel_size_um
         if told is not None:
             error = told / (RED_CELL_UM / field.diameter_px)
             scale_errors.setdefault(field.domain, []).append(error)
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
-            picture = draw(field.pixels, seen.examination, 960)
+            picture = draw(field.pixels, seen.result, 960)
             path = pictures / f"{field.domain}-{field.path.stem}.jpg"
             path.write_bytes(to_jpeg(picture))
     grid = _fields_table(located, named, scale_errors)

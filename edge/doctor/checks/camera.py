@@ -23,7 +23,7 @@ from edge.doctor.processes import is_hidden, run_process, users_of
 from edge.errors import HemascopeError
 from edge.frames import Exposure, Gap, RawFrame, Source, SourceEnded
 from edge.monitoring.metrics import read_metrics
-from edge.settings import SimulatedSettings, SourceSettings
+from edge.settings.sources import SimulatedSettings, SourceSettings
 from edge.slide.quality_gate import QualityGate
 from edge.sources.opening import open_source
 from edge.stages.image_quality import brightness, saturation

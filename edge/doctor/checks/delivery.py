@@ -36,7 +36,7 @@ from edge.mqtt import (
 )
 from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.messages import ArchiveState
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 _TOUCH_S = 5.0
 _WATCHED_S = 2.5  # a publisher that is connected stores its cursor every second

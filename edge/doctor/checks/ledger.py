@@ -68,7 +68,7 @@ def check_alarms(subject: ExaminedDevice) -> Iterator[Finding]:
         return
     try:
         with closing(LedgerReader(folder)) as reader:
-            active = list(reader.standing.alarms())
+            active = list(reader.state.alarms())
     except (HemascopeError, sqlite3.Error) as error:
         yield unknown("alarms", str(error), "see to the finding on the ledger first")
         return
@@ -124,7 +124,7 @@ def _look_at(reader: LedgerReader, folder: Path, device: str) -> Iterator[Findin
             f"row {broken} does not follow from the row before, or was altered",
             "stop run, move the folder aside (do not delete it), start with a new one",
         )
-    if not reader.standing.exists:
+    if not reader.state.exists:
         yield warning(
             _NAME, "it is of an earlier version", "start `hemascope run` once"
         )

@@ -22,7 +22,7 @@ from edge.errors import HemascopeError
 from edge.ledger.reader import LedgerReader
 from edge.monitoring.alarms import KINDS
 from edge.monitoring.metrics import disk, temperature_c
-from edge.settings import AlarmSettings
+from edge.settings.run import AlarmSettings
 
 _BEHIND = timedelta(seconds=10)
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"}

@@ -17,7 +17,7 @@ from edge.engines.opening import open_engine, stale_engine
 from edge.engines.tensorrt import load_tensorrt
 from edge.errors import HemascopeError
 from edge.pipeline.parts import load_model, shipped_classifier
-from edge.settings import ON_CPU, EngineSettings
+from edge.settings.models import ON_CPU, EngineSettings
 from edge.stages.detection import locator_spec
 
 _ENGINE = "see docs/jetson.md, or set engine = 'onnxruntime' in [model]"

@@ -10,7 +10,7 @@ from typing import Any
 from edge.clock import utc_of
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
-from edge.settings import GenICamSettings
+from edge.settings.sources import GenICamSettings
 from edge.sources.camera_controls import ControlRefused, Readback, lock
 from edge.sources.frame_numbers import number_by_id
 from edge.sources.genicam.controls import GenICamControls

@@ -9,7 +9,7 @@ from typing import Any
 
 from edge.errors import ConfigurationInvalid
 from edge.frames import SourceLost
-from edge.settings import MicroManagerSettings
+from edge.settings.sources import MicroManagerSettings
 from edge.sources.camera_controls import ControlRefused
 
 SAYS_NO = (RuntimeError, ValueError, OSError, IndexError)  # what its core raises

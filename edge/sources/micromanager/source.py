@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.errors import FrameRejected
 from edge.frames import Counts, Exposure, Gap, RawFrame, Shot, SourceLost
-from edge.settings import MicroManagerSettings
+from edge.settings.sources import MicroManagerSettings
 from edge.sources.bit_depth import over_16_bits
 from edge.sources.camera_controls import ControlRefused, Readback, lock
 from edge.sources.micromanager.controls import MicroManagerControls, serial_of

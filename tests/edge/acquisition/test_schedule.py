@@ -8,7 +8,7 @@ import pytest
 from edge.acquisition.schedule import Phase, Plan, SchedulePosition, plan_of
 from edge.errors import ConfigurationInvalid
 from edge.schema.results import MissedPoints
-from edge.settings import ScheduleSettings
+from edge.settings.timelapse import ScheduleSettings
 
 useq = pytest.importorskip("useq", reason="useq-schema is not installed")
 

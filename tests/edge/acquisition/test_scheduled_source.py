@@ -16,11 +16,11 @@ from edge.backoff import Backoff
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceLost
 from edge.pipeline.pipeline import ExaminedFrame
 from edge.schema.results import Following, MissedPoints, Point
-from edge.settings import PauseSettings, TrackingSettings
+from edge.settings.timelapse import PauseSettings, TrackingSettings
 from edge.sources.reconnecting import ReconnectingSource
 from edge.timelapse.follower import Follower
 from edge.timelapse.frame_intervals import FrameIntervals
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 S = 1_000_000_000
 UTC = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -376,11 +376,11 @@ def test_a_camera_away_for_ten_minutes_costs_its_points_and_nothing_else() -> No
 
 
 def follow(follower: Follower, item: Exposure) -> Following:
-    template = examination(1).cells[0]
+    template = frame_result(1).cells[0]
     random = np.random.default_rng(1)
     corners = random.integers(20, (300, 200), (12, 2)).tolist()
     result = msgspec.structs.replace(
-        examination(0),
+        frame_result(0),
         cells=tuple(
             msgspec.structs.replace(template, id=n, box=(x, y, x + 70, y + 70))
             for n, (x, y) in enumerate(corners)

@@ -38,8 +38,9 @@ from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
 from edge.monitoring.alarms import KINDS
 from edge.mqtt import BrokerRefused, Link
-from edge.settings import BrokerSettings, LedgerSettings, PublishSettings
-from tests.conftest import examination
+from edge.settings.delivery import BrokerSettings, PublishSettings
+from edge.settings.run import LedgerSettings
+from tests.conftest import frame_result
 from tests.systemd.broker import PASSWORDS, SHIPPED, ShippedBroker
 
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
@@ -51,7 +52,7 @@ def fill(folder: Path, rows: int) -> str:
     """Append so many rows to the ledger in `folder`; return its epoch."""
     with closing(Ledger(folder, DEVICE)) as ledger:
         for _ in range(rows):
-            ledger.append(examination(utc=clock.utc_now()))
+            ledger.append(frame_result(utc=clock.utc_now()))
         return ledger.epoch
 
 
@@ -128,7 +129,7 @@ def test_a_ledger_is_copied_while_it_is_written_and_cp_would_lose_rows(
 ) -> None:
     ledger = Ledger(tmp_path / "ledger", DEVICE)
     for _ in range(20):
-        ledger.append(examination())
+        ledger.append(frame_result())
     stop = threading.Event()
 
     def copy() -> None:
@@ -140,11 +141,11 @@ def test_a_ledger_is_copied_while_it_is_written_and_cp_would_lose_rows(
     copying = threading.Thread(target=copy)
     copying.start()
     while not stop.is_set():
-        ledger.append(examination())
+        ledger.append(frame_result())
     copying.join()
     lost = 0  # as long as nothing was moved from the log into the file at that moment
     for _ in range(3):
-        ledger.append(examination())
+        ledger.append(frame_result())
         lost += ledger.seq - _rows_in_a_mere_copy(tmp_path)
     ledger.close()
 
@@ -316,7 +317,7 @@ def examining(folder: Path) -> Callable[[threading.Event], None]:
     def work(stop: threading.Event) -> None:
         with closing(Ledger(folder, DEVICE)) as ledger:
             while not stop.wait(0.02):
-                ledger.append(examination())
+                ledger.append(frame_result())
 
     return work
 

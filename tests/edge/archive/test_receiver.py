@@ -15,7 +15,7 @@ from edge.mqtt import Message
 from edge.schema.codec import decode
 from edge.schema.messages import DeviceState
 from edge.schema.results import FIRST_PREVIOUS, Result
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 DEVICE = "scope-01"
 
@@ -32,7 +32,7 @@ def rows(tmp_path: Path) -> list[LedgerRow]:
     """Ten rows of a real ledger."""
     ledger = Ledger(tmp_path / "ledger", DEVICE)
     for _ in range(10):
-        ledger.append(examination())
+        ledger.append(frame_result())
     ledger.close()
     reader = LedgerReader(tmp_path / "ledger")
     stored = reader.rows(0, 100)
@@ -217,7 +217,7 @@ def test_two_ledgers_of_one_device_are_kept_apart(
     store: Store, rows: list[LedgerRow], chain: Chain, tmp_path: Path
 ) -> None:
     other = Ledger(tmp_path / "new", DEVICE)
-    row = other.append(examination())
+    row = other.append(frame_result())
     other.close()
 
     give(store, rows[0].data, row.data, rows[1].data)

@@ -40,7 +40,7 @@ from edge.schema.results import (
 )
 from edge.slide.slide_counter import SlideCounter
 from edge.timelapse.filmstrips import SIDE_PX, Filmstrips
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 CLASSES = ("steady", "lysis")
 FRAMES, ONSET, GAP = 60, 40, range(20, 30)
@@ -60,7 +60,7 @@ def strip() -> Filmstrip:
 def frame(number: int, run: str | None) -> FrameResult:
     """One of an hour of frames, a minute apart; cell 5 bursts at its onset."""
     start, later_ns = utc_now(), number * 60 * 10**9
-    result = examination(
+    result = frame_result(
         2,
         utc=start + timedelta(minutes=number),
         monotonic_ns=time.monotonic_ns() + later_ns,

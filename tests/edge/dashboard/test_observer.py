@@ -27,7 +27,7 @@ from edge.schema.results import (
     Point,
     Result,
 )
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 DEVICE = "scope-01"
 JPEG = b"\xff\xd8\xff and so on"
@@ -38,7 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("ledger")
     ledger = Ledger(folder, DEVICE)
     for _ in range(8):
-        ledger.append(examination(cells=2))
+        ledger.append(frame_result(cells=2))
     ledger.close()
     reader = LedgerReader(folder)
     rows = [row.data for row in reader.rows(0, 100)]
@@ -221,7 +221,7 @@ def counted(seq: int, total: int, since: datetime | None = None) -> bytes:
         patches=1,
         since=since,
     )
-    one = examination(run=RUN, differential=text)
+    one = frame_result(run=RUN, differential=text)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
     place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
     return encode(Result(**fields, **place))
@@ -303,7 +303,7 @@ def test_silence_until_the_next_planned_point_is_not_stale() -> None:
     told(observer, "state", state(1, "online"))
     utc = datetime(2026, 1, 1, tzinfo=timezone.utc)
     point = Point(index=3, due=utc, late_ms=4.0, next_s=60.0)
-    one = examination(run=RUN, point=point)
+    one = frame_result(run=RUN, point=point)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
     place = {"device": DEVICE, "epoch": "e", "seq": 1, "prev": "0" * 64}
     told(observer, "result", encode(Result(**fields, **place)))
@@ -386,7 +386,7 @@ def test_a_gap_is_no_sign_of_life(tmp_path: Path) -> None:
     clock = Clock()
     observer = Observer(clock)
     ledger = Ledger(tmp_path, DEVICE)
-    rows = [ledger.append(examination()), ledger.append(examination(status="gap"))]
+    rows = [ledger.append(frame_result()), ledger.append(frame_result(status="gap"))]
     ledger.close()
     told(observer, "state", state(1, "online"))
     told(observer, "result", rows[0].data)
@@ -477,7 +477,7 @@ def gap(seq: int, missed: int | None) -> bytes:
 
 def row_with(seq: int, **changes: object) -> bytes:
     """A row in the chain of nobody."""
-    one = examination(**changes)  # type: ignore[arg-type]
+    one = frame_result(**changes)  # type: ignore[arg-type]
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
     place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
     return encode(Result(**fields, **place))

@@ -34,7 +34,7 @@ from edge.schema.results import (
     Limits,
     Result,
 )
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
@@ -45,7 +45,7 @@ def observer(tmp_path: Path) -> Observer:
     ledger = Ledger(tmp_path / "ledger", "scope-01")
     for _ in range(3):
         ledger.append(
-            examination(cells=4, reason="<b>not a tag</b>", status="degraded")
+            frame_result(cells=4, reason="<b>not a tag</b>", status="degraded")
         )
     ledger.close()
     reader = LedgerReader(tmp_path / "ledger")
@@ -236,7 +236,7 @@ def test_a_person_sees_the_differential_with_its_limits(
         patches=2,
     )
     dashboard.show(observer)
-    gap = examination(cells=0, status="gap", reason="2 frames skipped")
+    gap = frame_result(cells=0, status="gap", reason="2 frames skipped")
     observer.take(row_of(gap, 4))
 
     browser.get(dashboard.url)

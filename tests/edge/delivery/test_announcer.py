@@ -16,9 +16,9 @@ from edge.ledger.rows import LedgerDamaged
 from edge.ledger.writer import Ledger
 from edge.mqtt import Link, Message, Published, topic
 from edge.schema.entries import Alarm, Audit, Note
-from edge.settings import BrokerSettings, PublishSettings
+from edge.settings.delivery import BrokerSettings, PublishSettings
 from tests.asking import DEVICE, START
-from tests.conftest import examination, receive
+from tests.conftest import frame_result, receive
 
 ALARM = Alarm(severity="red", code="hot", text="x", advice="y", since=START)
 DONE = Audit(name="stop", request="request-00000001", outcome="done", text="stopped")
@@ -27,7 +27,7 @@ DONE = Audit(name="stop", request="request-00000001", outcome="done", text="stop
 def written(folder: Path) -> LedgerReader:
     ledger = Ledger(folder, DEVICE)
     unread = Audit(name="stop", outcome="refused", text="no request at all")
-    for result in (examination(), ALARM, Note(text="x", by="anna"), unread, DONE):
+    for result in (frame_result(), ALARM, Note(text="x", by="anna"), unread, DONE):
         ledger.append(result)
     ledger.close()
     return LedgerReader(folder)

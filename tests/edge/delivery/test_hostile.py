@@ -13,7 +13,7 @@ from edge.schema.codec import encode
 from edge.schema.messages import ArchiveState
 from edge.schema.requests import COMMANDS
 from tests.asking import DEVICE
-from tests.conftest import examination
+from tests.conftest import frame_result
 from tests.hostile import bombard, is_strict, mutated
 
 
@@ -28,7 +28,7 @@ def test_nothing_hostile_is_accepted_and_nothing_dies(tmp_path: Path) -> None:
 def test_the_judge_of_what_is_hostile_takes_what_is_valid(tmp_path: Path) -> None:
     """Else it would call everything hostile and prove nothing."""
     ledger = Ledger(tmp_path, DEVICE)
-    ledger.append(examination())
+    ledger.append(frame_result())
     reader = LedgerReader(tmp_path)
     row = reader.rows(0, 1)[0].data
     state = encode(ArchiveState(state="online"))

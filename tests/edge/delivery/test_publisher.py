@@ -14,9 +14,9 @@ from edge.ledger.writer import Ledger
 from edge.mqtt import Link, Message, topic
 from edge.schema.codec import decode, encode
 from edge.schema.messages import Ack, DeviceState
-from edge.settings import BrokerSettings, PublishSettings
+from edge.settings.delivery import BrokerSettings, PublishSettings
 from tests.asking import DEVICE
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 
 @pytest.mark.parametrize("upto", [2, 3])
@@ -26,7 +26,7 @@ def test_an_archive_that_holds_rows_we_do_not_is_an_alarm(
     """As after the ledger was restored from a copy: no row of it would be archived."""
     with closing(Ledger(tmp_path, DEVICE)) as ledger:
         for _ in range(2):
-            ledger.append(examination())
+            ledger.append(frame_result())
         ack = Ack(epoch=ledger.epoch, upto=upto, hash="f" * 64, resume=True)
     stop = threading.Event()
     publishing = threading.Thread(target=_publish, args=(tmp_path, address, stop))

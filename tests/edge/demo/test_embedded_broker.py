@@ -13,7 +13,7 @@ import pytest
 
 from edge.demo.broker import BrokerMissing, start_broker
 from edge.mqtt import Link, Published, Will
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 from tests.conftest import receive
 
 if TYPE_CHECKING:

@@ -45,7 +45,8 @@ from edge.ledger.cursor import WRITER_LOCK, holder, read_cursor
 from edge.ledger.writer import Ledger
 from edge.monitoring.metrics import Meter, write_metrics
 from edge.schema.results import Controls
-from edge.settings import AlarmSettings, GStreamerSettings
+from edge.settings.run import AlarmSettings
+from edge.settings.sources import GStreamerSettings
 from tests.broken import (
     BROKEN,
     PAGE,
@@ -57,7 +58,7 @@ from tests.broken import (
     start_shipped,
     without_place,
 )
-from tests.conftest import examination
+from tests.conftest import frame_result
 from tests.systemd.broker import ShippedBroker
 
 
@@ -138,14 +139,14 @@ def test_a_run_at_work_keeps_its_camera_and_its_ledger(device: Device) -> None:
     ledger, meter = Ledger(folder, "scope-01"), Meter()
     (before,) = device.look("camera")
     for _ in range(20):
-        text = examination(utc=clock.utc_now(), monotonic_ns=time.monotonic_ns())
+        text = frame_result(utc=clock.utc_now(), monotonic_ns=time.monotonic_ns())
         ledger.append(text)
         meter.count(text)
     write_metrics(folder, meter.read(folder, queue=0, is_paused=False))
 
     (camera,) = device.look("camera")
     kept = device.look("ledger")
-    ledger.append(examination())  # nobody holds it up
+    ledger.append(frame_result())  # nobody holds it up
     write_metrics(folder, meter.read(folder, queue=0, is_paused=True))
     (paused,) = device.look("camera")
     ledger.close()

@@ -15,7 +15,7 @@ from edge.engines import Engine, EngineFailed, RecurrentEngine
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
 from edge.pipeline.parts import Parts
-from edge.settings import EngineSettings
+from edge.settings.models import EngineSettings
 from tests import engines
 from tests.engines import recurrent_model
 

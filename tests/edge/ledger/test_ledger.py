@@ -27,7 +27,7 @@ from edge.ledger.writer import Ledger
 from edge.schema.codec import decode
 from edge.schema.results import FIRST_PREVIOUS, Result
 from edge.schema.row_limits import MAX_CELLS, MAX_ROW_BYTES
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def rows(folder: Path) -> list[LedgerRow]:
 
 def test_rows_form_a_chain_from_one_on(ledger: Ledger, tmp_path: Path) -> None:
     for _ in range(5):
-        ledger.append(examination())
+        ledger.append(frame_result())
 
     stored = rows(tmp_path)
     results = [decode(row.data, Result) for row in stored]
@@ -61,7 +61,7 @@ def test_rows_form_a_chain_from_one_on(ledger: Ledger, tmp_path: Path) -> None:
 def test_the_chain_goes_on_after_a_restart(tmp_path: Path) -> None:
     for _ in range(3):
         ledger = Ledger(tmp_path, "scope-01")
-        ledger.append(examination())
+        ledger.append(frame_result())
         ledger.close()
 
     stored = rows(tmp_path)
@@ -120,13 +120,13 @@ def test_the_ledger_of_another_device_is_refused(tmp_path: Path) -> None:
 def test_a_result_too_large_for_a_broker_is_refused_before_it_is_a_row(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    ledger.append(examination())
+    ledger.append(frame_result())
 
     with pytest.raises(RowRefused, match=str(MAX_ROW_BYTES)):
-        ledger.append(examination(cells=2000))
+        ledger.append(frame_result(cells=2000))
 
     assert len(rows(tmp_path)) == 1
-    assert ledger.append(examination()).seq == 2
+    assert ledger.append(frame_result()).seq == 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), -1.0])
@@ -134,7 +134,7 @@ def test_a_result_that_json_cannot_carry_is_refused(
     ledger: Ledger, tmp_path: Path, value: float
 ) -> None:
     with pytest.raises(RowRefused):
-        ledger.append(examination(timings_ms={"infer": value}))
+        ledger.append(frame_result(timings_ms={"infer": value}))
 
     assert rows(tmp_path) == []
 
@@ -150,7 +150,7 @@ def test_a_result_that_json_cannot_carry_is_refused(
 def test_an_altered_ledger_is_not_written_to(tmp_path: Path, statement: str) -> None:
     ledger = Ledger(tmp_path, "scope-01")
     for _ in range(5):
-        ledger.append(examination())
+        ledger.append(frame_result())
     ledger.close()
     with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
         db.execute(statement)
@@ -161,7 +161,7 @@ def test_an_altered_ledger_is_not_written_to(tmp_path: Path, statement: str) -> 
 
 
 def test_only_what_the_archive_has_is_pruned(ledger: Ledger, tmp_path: Path) -> None:
-    stored = [ledger.append(examination()) for _ in range(10)]
+    stored = [ledger.append(frame_result()) for _ in range(10)]
 
     assert ledger.prune(keep=2) == 0  # nothing acknowledged
     write_cursor(tmp_path, Cursor(ledger.epoch, 6, "f" * 64, 1))
@@ -173,7 +173,7 @@ def test_only_what_the_archive_has_is_pruned(ledger: Ledger, tmp_path: Path) -> 
     assert [row.seq for row in rows(tmp_path)] == [7, 8, 9, 10]
     write_cursor(tmp_path, Cursor(ledger.epoch, 10, stored[9].sha256, 1))
     assert ledger.prune(keep=2) == 2
-    assert ledger.append(examination()).seq == 11
+    assert ledger.append(frame_result()).seq == 11
 
 
 def test_a_full_disk_is_said_and_what_was_committed_stays(small_disk: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_full_disk_is_said_and_what_was_committed_stays(small_disk: Path) -> N
     last = ledger.seq
 
     assert ledger.make_room() == 0  # nothing is acknowledged: only the reserve goes
-    assert ledger.append(examination(cells=1)).seq == last + 1
+    assert ledger.append(frame_result(cells=1)).seq == last + 1
 
     ledger.close()
     stored = rows(small_disk)
@@ -193,7 +193,7 @@ def test_a_full_disk_is_said_and_what_was_committed_stays(small_disk: Path) -> N
 
 def test_on_a_full_disk_acknowledged_rows_make_room(small_disk: Path) -> None:
     ledger = Ledger(small_disk, "scope-01")
-    stored = [ledger.append(examination(cells=300)) for _ in range(20)]
+    stored = [ledger.append(frame_result(cells=300)) for _ in range(20)]
     cursor = Cursor(ledger.epoch, 15, stored[14].sha256, 1)
     write_cursor(small_disk, cursor)
     with pytest.raises(LedgerFull):
@@ -201,7 +201,7 @@ def test_on_a_full_disk_acknowledged_rows_make_room(small_disk: Path) -> None:
 
     assert ledger.make_room() == 15
     for _ in range(14):
-        ledger.append(examination(cells=300))
+        ledger.append(frame_result(cells=300))
 
     ledger.close()
     kept = rows(small_disk)
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(
 def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
     folder = tmp_path / "slide #7 100%?"
     ledger = Ledger(folder, "scope-01")
-    ledger.append(examination())
+    ledger.append(frame_result())
 
     assert len(rows(folder)) == 1
     ledger.close()
@@ -235,7 +235,7 @@ def test_a_row_that_is_no_row_is_where_the_chain_breaks() -> None:
 
 
 def test_as_many_cells_as_may_be_said_of_a_frame_fit_a_row(ledger: Ledger) -> None:
-    most = examination(cells=MAX_CELLS)
+    most = frame_result(cells=MAX_CELLS)
     shares = dict.fromkeys(("Neutrophil", "Lymphocyte", "Monocyte"), 0.1234)
     cells = tuple(
         msgspec.structs.replace(
@@ -253,7 +253,7 @@ def test_as_many_cells_as_may_be_said_of_a_frame_fit_a_row(ledger: Ledger) -> No
 
 def _append_for_ever(ledger: Ledger) -> None:
     while True:
-        ledger.append(examination(cells=300))
+        ledger.append(frame_result(cells=300))
 
 
 def test_a_ledger_does_not_start_on_a_full_disk(small_disk: Path) -> None:
@@ -268,7 +268,7 @@ def test_who_shares_the_folder_by_a_group_may_write_the_index(tmp_path: Path) ->
     before = os.umask(0o007)
     try:
         ledger = Ledger(tmp_path, "scope-01")
-        ledger.append(examination())
+        ledger.append(frame_result())
     finally:
         os.umask(before)
 

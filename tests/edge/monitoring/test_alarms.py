@@ -12,7 +12,7 @@ from edge.monitoring.alarms import ENDS_AFTER_S, KINDS, AlarmCondition, Latch
 from edge.monitoring.metrics import disk, temperature_c
 from edge.schema.messages import ActiveAlarm
 from tests.asking import START, Clock
-from tests.conftest import examination, exposure_of
+from tests.conftest import exposure_of, frame_result
 
 HOT = {"hot": AlarmCondition("amber", "86 °C")}
 HOTTER = {"hot": AlarmCondition("red", "96 °C")}
@@ -112,7 +112,7 @@ def test_the_disk_is_measured_as_df_does(small_disk: Path) -> None:
 def test_room_that_deleted_rows_left_in_the_ledger_is_free(small_disk: Path) -> None:
     """Else the alarm of a full disk would go on when the archive has all rows."""
     ledger = Ledger(small_disk, "scope-01")
-    rows = [ledger.append(examination(cells=300)) for _ in range(60)]
+    rows = [ledger.append(frame_result(cells=300)) for _ in range(60)]
     before, _ = disk(small_disk, ledger.spare_bytes)
     write_cursor(small_disk, Cursor(ledger.epoch, 60, rows[-1].sha256, 1))
 

@@ -32,7 +32,7 @@ def pipeline(parts: Parts) -> Iterator[Pipeline]:
 def test_a_simulated_field_is_read_rightly(
     pipeline: Pipeline, microscope: SimulatedMicroscope
 ) -> None:
-    result = pipeline.examine(exposure_of(microscope.render(0))).examination
+    result = pipeline.examine(exposure_of(microscope.render(0))).result
 
     truth = microscope.truth(0, least_visible=0.6)
     right = 0
@@ -71,7 +71,7 @@ def _overlap(a: tuple[int, ...], b: tuple[float, ...]) -> float:
 def test_what_is_said_of_a_cell_is_complete_and_consistent(
     pipeline: Pipeline, microscope: SimulatedMicroscope
 ) -> None:
-    result = pipeline.examine(exposure_of(microscope.render(0))).examination
+    result = pipeline.examine(exposure_of(microscope.render(0))).result
 
     for number, cell in enumerate(result.cells):
         assert cell.id == number
@@ -93,7 +93,7 @@ def test_the_same_frame_gives_the_same_answer(
 ) -> None:
     frame = microscope.render(0)
 
-    one, two = (pipeline.examine(exposure_of(frame)).examination for _ in range(2))
+    one, two = (pipeline.examine(exposure_of(frame)).result for _ in range(2))
 
     assert one.cells == two.cells
 
@@ -111,7 +111,7 @@ def test_an_empty_field_is_a_result_without_cells(
         profile = Profile(ProfileRecord(white_point=white), flat, "0" * 64)
         pipeline = replace(pipeline, profile=profile)
 
-    result = pipeline.examine(exposure_of(empty)).examination
+    result = pipeline.examine(exposure_of(empty)).result
 
     assert result.status == "ok"
     assert [c for c in result.cells if c.label != "Plasma"] == []
@@ -121,9 +121,7 @@ def test_an_empty_field_is_a_result_without_cells(
 def test_a_black_or_white_frame_is_examined_like_any_other(
     pipeline: Pipeline, level: int
 ) -> None:
-    result = pipeline.examine(
-        exposure_of(np.full((64, 64, 3), level, np.uint8))
-    ).examination
+    result = pipeline.examine(exposure_of(np.full((64, 64, 3), level, np.uint8))).result
 
     assert result.quality is not None
     assert result.quality.saturated == (level == 255)
@@ -134,7 +132,7 @@ def test_without_a_locator_the_whole_field_is_one_region(
 ) -> None:
     whole = replace(parts, locator=None).open_pipeline()
 
-    result = whole.examine(exposure_of(microscope.render(0))).examination
+    result = whole.examine(exposure_of(microscope.render(0))).result
 
     assert [cell.box for cell in result.cells] == [(0, 0, 640, 480)]
     assert result.locator is None
@@ -146,8 +144,8 @@ def test_sixteen_bit_frames_are_read_like_eight_bit_ones(
     frame = microscope.render(0)
     deep = frame.astype(np.uint16) * 257
 
-    eight = pipeline.examine(exposure_of(frame)).examination
-    sixteen = pipeline.examine(exposure_of(deep)).examination
+    eight = pipeline.examine(exposure_of(frame)).result
+    sixteen = pipeline.examine(exposure_of(deep)).result
 
     assert sixteen.counts == eight.counts
 
@@ -164,8 +162,8 @@ def test_a_profile_undoes_what_the_lamp_did(
         parts, profile=save_profile(tmp_path, ProfileRecord(white_point=white))
     )
 
-    plain = parts.open_pipeline().examine(exposure_of(frame)).examination
-    corrected = calibrated.open_pipeline().examine(exposure_of(lamp)).examination
+    plain = parts.open_pipeline().examine(exposure_of(frame)).result
+    corrected = calibrated.open_pipeline().examine(exposure_of(lamp)).result
 
     assert corrected.calibration_id is not None
     assert corrected.quality is not None
@@ -201,7 +199,7 @@ def test_more_cells_than_can_be_said_are_cut_loudly(
 ) -> None:
     monkeypatch.setattr("edge.pipeline.pipeline.MAX_CELLS", 5)
 
-    result = pipeline.examine(exposure_of(microscope.render(0))).examination
+    result = pipeline.examine(exposure_of(microscope.render(0))).result
 
     assert len(result.cells) == 5
     assert result.status == "degraded"
@@ -219,9 +217,9 @@ def test_kinds_of_white_cells_are_given_to_white_cells_alone(
     subtypes = replace(pipeline, classifier=replace(pipeline.classifier, record=record))
     frames = [exposure_of(microscope.render(90 * number)) for number in range(3)]
 
-    white = [subtypes.examine(one).examination.cells for one in frames]
+    white = [subtypes.examine(one).result.cells for one in frames]
 
-    everything = [pipeline.examine(one).examination.cells for one in frames]
+    everything = [pipeline.examine(one).result.cells for one in frames]
     assert 0 < sum(map(len, white)) < 0.4 * sum(map(len, everything))
     assert {c.box for cells in white for c in cells} <= {
         c.box for cells in everything for c in cells
@@ -250,7 +248,7 @@ def test_a_camera_set_otherwise_than_at_calibration_is_degraded(
     def examine(controls: Controls | None, doubt: str | None = None) -> FrameResult:
         set_so = replace(raw.shot, camera="A17", controls=controls, doubt=doubt)
         exposure = Exposure(set_so, lambda: replace(raw, shot=set_so))
-        return calibrated.examine(exposure).examination
+        return calibrated.examine(exposure).result
 
     good = examine(at_8_ms)
     assert (good.status, good.camera, good.controls) == ("ok", "A17", at_8_ms)

@@ -29,7 +29,7 @@ from edge.recording.ome_tiff import (
     read_pages,
 )
 from edge.recording.ome_xml import Image, Plane, ome_xml
-from edge.settings import Compression
+from edge.settings.run import Compression
 
 SECTOR = 512
 

@@ -26,7 +26,7 @@ from edge.recording.ome_zarr import (
     pack,
     read_pages,
 )
-from edge.settings import Compression
+from edge.settings.run import Compression
 from tests.readers import by_tensorstore, by_zarr
 
 NAME = "frames-00001.ome.zarr"

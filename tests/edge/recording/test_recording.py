@@ -42,8 +42,8 @@ from edge.recording.recorder import Recorder
 from edge.recording.retention import find, pin, unpin
 from edge.recording.writer import NoRoom, RecordingWriter
 from edge.schema.results import FrameRange
-from edge.settings import RecordingSettings
-from tests.conftest import examination, shot
+from edge.settings.run import RecordingSettings
+from tests.conftest import frame_result, shot
 from tests.readers import by_zarr
 
 FORMAT = "ome-tiff"
@@ -489,7 +489,7 @@ def test_a_disk_that_fails_ends_neither_the_recorder_nor_the_run(
 
 def _take(recorder: Recorder, seq: int, shown: Counts) -> None:
     taken = shot(seq)
-    attributes = examination(frame=FrameRange(first=seq, last=seq))
+    attributes = frame_result(frame=FrameRange(first=seq, last=seq))
     raw = RawFrame(taken, shown)
     recorder.take(
         seq, Exposure(taken, lambda: raw), attributes, ExaminedFrame(raw, attributes)

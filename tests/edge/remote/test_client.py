@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from edge.remote.client import NoAnswer, ask, in_turn, new_request
-from edge.settings import BrokerSettings
+from edge.settings.delivery import BrokerSettings
 
 
 def a_user() -> BrokerSettings:

@@ -22,7 +22,7 @@ from edge.remote.command_executor import LASTS_S, CommandExecutor
 from edge.remote.inbox import MOST_WAITING, Inbox, look_into
 from edge.schema.entries import Alarm, Audit, Entered
 from edge.schema.requests import COMMANDS, MAX_REQUEST_BYTES, CommandName, Request
-from edge.settings import CommandSettings
+from edge.settings.delivery import CommandSettings
 from tests.asking import (
     DEVICE,
     START,
@@ -56,7 +56,7 @@ class Site:
         self.ledger = Ledger(self.folder, DEVICE)
         self.commander = CommandExecutor(
             self.folder,
-            self.ledger.standing,
+            self.ledger.state,
             self.append,
             self.instrument,
             settings,
@@ -68,7 +68,7 @@ class Site:
         self.reader = LedgerReader(self.folder)
         self.admission = Admission(
             self.folder,
-            self.reader.standing,
+            self.reader.state,
             settings,
             utc=self.clock.utc,
             monotonic=self.clock.monotonic,
@@ -119,7 +119,7 @@ def test_a_request_has_its_effect_and_a_row_that_says_so(site: Site) -> None:
         ("note", "done", "anna", "command-1"),
         ("stop", "done", "anna", "command-1"),
     ]
-    assert site.reader.standing.is_paused
+    assert site.reader.state.is_paused
 
 
 def test_a_request_that_lasts_is_accepted_first_and_done_later(site: Site) -> None:
@@ -350,7 +350,7 @@ def test_a_process_that_dies_leaves_one_effect_or_a_row_that_says_none(
         assert notes_in(site.folder) == ["note 1"]
         assert outcomes == ["done"]
     elif name == "stop":
-        assert site.reader.standing.is_paused
+        assert site.reader.state.is_paused
         assert outcomes == ["done"]
     elif moment == "before the row":
         assert outcomes == ["accepted"]  # and it is at work in the new process
@@ -428,7 +428,7 @@ def test_the_publisher_cannot_claim_what_only_the_run_process_knows(
 
     audits = audits_in(site.folder)
     assert [a.outcome for a in audits] == ["refused"] * 3
-    assert not site.reader.standing.is_paused
+    assert not site.reader.state.is_paused
     inbox.close()
 
 
@@ -482,7 +482,7 @@ def test_an_alarm_of_the_publisher_becomes_a_row(site: Site) -> None:
     )
     site.step()
 
-    (alarm,) = site.reader.standing.alarms()
+    (alarm,) = site.reader.state.alarms()
     assert (alarm.code, alarm.row) == ("archive-away", 1)
 
 
@@ -497,7 +497,7 @@ def test_requests_without_a_disk_are_counted_and_kill_nothing(
 ) -> None:
     ledger = Ledger(small_disk, DEVICE)
     reader = LedgerReader(small_disk)
-    admission = Admission(small_disk, reader.standing, ALL, utc=site.clock.utc)
+    admission = Admission(small_disk, reader.state, ALL, utc=site.clock.utc)
     fill(small_disk)
 
     admission.take(*message_of("note", request_of(site.clock, "note", 1)))

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from edge.rendering.annotation import draw, legend, to_jpeg
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 
 def test_a_box_is_drawn_where_the_cell_is_and_the_frame_stays_as_it_was() -> None:
     frame = np.full((100, 200, 3), 240, np.uint8)
 
-    picture = draw(frame, examination(cells=1))
+    picture = draw(frame, frame_result(cells=1))
 
     assert (frame == 240).all()
     changed = (picture != 240).any(axis=2)
@@ -23,7 +23,7 @@ def test_a_box_is_drawn_where_the_cell_is_and_the_frame_stays_as_it_was() -> Non
 def test_the_picture_has_the_width_asked_for(width_px: int) -> None:
     frame = np.full((100, 200, 3), 240, np.uint8)
 
-    picture = draw(frame, examination(cells=1), width_px)
+    picture = draw(frame, frame_result(cells=1), width_px)
 
     assert picture.shape == (width_px // 2, width_px, 3)
 
@@ -31,7 +31,7 @@ def test_the_picture_has_the_width_asked_for(width_px: int) -> None:
 def test_deep_frames_are_shown_in_eight_bits() -> None:
     frame = np.full((20, 40, 3), 240 * 257, np.uint16)
 
-    assert (draw(frame, examination(cells=0)) == 240).all()
+    assert (draw(frame, frame_result(cells=0)) == 240).all()
 
 
 def test_every_class_has_a_colour_of_its_own() -> None:
@@ -53,7 +53,7 @@ def test_a_jpeg_keeps_red_red() -> None:
 def test_an_endless_picture_is_drawn_smaller() -> None:
     tall = np.zeros((3000, 8, 3), np.uint8)
 
-    picture = draw(tall, examination(cells=1), 960)
+    picture = draw(tall, frame_result(cells=1), 960)
 
     assert max(picture.shape) == 16_000
     assert to_jpeg(picture).startswith(b"\xff\xd8")

@@ -33,18 +33,16 @@ from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import encode, read_toml
 from edge.schema.requests import StartRequest
 from edge.schema.results import Following, Result
-from edge.settings import (
-    DeviceFile,
+from edge.settings.files import DeviceFile, ReplaySettings
+from edge.settings.models import SequenceSettings
+from edge.settings.run import (
     DifferentialSettings,
-    EventSettings,
     LedgerSettings,
     RecordingSettings,
-    ReplaySettings,
     RunSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
 )
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import EventSettings, TrackingSettings
 from edge.sources.opening import open_source
 from edge.timelapse.resume_state import ResumeState
 
@@ -115,7 +113,7 @@ class Device:
                 if len(written) >= rows:
                     stop.set()
 
-            left = resume_state_of(self.folder / "ledger", ledger.standing.progress)
+            left = resume_state_of(self.folder / "ledger", ledger.state.progress)
             recorder, _ = open_recorder(
                 self.settings, parts, ledger, left, is_live=True
             )

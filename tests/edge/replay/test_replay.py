@@ -47,19 +47,11 @@ from edge.replay.comparison import (
 from edge.replay.replay import RecordedRuns, RecordedScale, RecordedSource, replay
 from edge.schema.codec import decode, encode, read_toml, write_toml
 from edge.schema.results import Point, Result
-from edge.settings import (
-    DeviceFile,
-    Format,
-    LedgerSettings,
-    ModelSettings,
-    PauseSettings,
-    RecordingSettings,
-    ReplaySettings,
-    RunSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.files import DeviceFile, ReplaySettings
+from edge.settings.models import ModelSettings, SequenceSettings
+from edge.settings.run import Format, LedgerSettings, RecordingSettings, RunSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import PauseSettings, TrackingSettings
 from edge.slide.run_state import RunState
 from edge.timelapse.resume_state import ResumeState
 from tests.conftest import shot

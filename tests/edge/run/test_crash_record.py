@@ -12,16 +12,16 @@ from edge.run.crash_record import failure_of, record_failure
 from edge.run.empty_results import STOPPED
 from edge.schema.codec import decode
 from edge.schema.results import Result
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 HUNG = {"SERVICE_RESULT": "watchdog", "EXIT_CODE": "killed", "EXIT_STATUS": "ABRT"}
 
 
 def _ledger(folder: Path, **last: object) -> Path:
     ledger = Ledger(folder / "ledger", "scope-01")
-    ledger.append(examination())
+    ledger.append(frame_result())
     if last:
-        ledger.append(examination(**last))
+        ledger.append(frame_result(**last))
     ledger.close()
     return folder / "ledger"
 

@@ -28,7 +28,8 @@ from edge.schema.codec import encode
 from edge.schema.entries import Alarm, Note, RunMark, read_row
 from edge.schema.requests import COMMANDS, CommandName
 from edge.schema.results import Event, Result
-from edge.settings import AlarmSettings, CommandSettings, RunSettings
+from edge.settings.delivery import CommandSettings
+from edge.settings.run import AlarmSettings, RunSettings
 from edge.slide.run_state import RunState
 from tests.asking import (
     DEVICE,
@@ -39,7 +40,7 @@ from tests.asking import (
     notes_in,
     rows_in,
 )
-from tests.conftest import examination, shot
+from tests.conftest import frame_result, shot
 from tests.edge.run.test_event_alarms import LYSIS
 
 FRAME = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
@@ -78,7 +79,7 @@ class Examining:
             raise ValueError("the engine is gone")
         events, self.events = self.events, ()
         since_ns = time.monotonic_ns() - 5_000_000
-        result = examination(3, monotonic_ns=since_ns, events=events)
+        result = frame_result(3, monotonic_ns=since_ns, events=events)
         return ExaminedFrame(exposure.develop(), result)
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class Run:
         assert self.ready.wait(5)
         self.reader = LedgerReader(folder)
         self.admission = Admission(
-            folder, self.reader.standing, CommandSettings(allow=COMMANDS)
+            folder, self.reader.state, CommandSettings(allow=COMMANDS)
         )
 
     def _run(self) -> None:
@@ -198,7 +199,7 @@ def test_pause_holds_frames_back_and_resume_says_how_many(tmp_path: Path) -> Non
     number = run.camera.number
     until(lambda: run.camera.number > number + 20)
     assert len(run.results()) == before
-    assert run.reader.standing.is_paused
+    assert run.reader.state.is_paused
     run.end()
 
     again = Run(tmp_path)  # also after a restart
@@ -309,7 +310,7 @@ def test_a_silent_camera_is_an_alarm(tmp_path: Path) -> None:
     run.camera.is_there = False
 
     def active() -> set[str]:
-        return {a.code for a in run.reader.standing.alarms()}
+        return {a.code for a in run.reader.state.alarms()}
 
     until(lambda: "no-frames" in active())
     run.end()
@@ -323,7 +324,7 @@ def test_what_happens_to_a_cell_is_a_result_and_an_alarm(tmp_path: Path) -> None
     run = Run(tmp_path)
     until(lambda: len(run.results()) > 2)
     run.pipeline.events = (LYSIS,)
-    until(lambda: "event-lysis" in {a.code for a in run.reader.standing.alarms()})
+    until(lambda: "event-lysis" in {a.code for a in run.reader.state.alarms()})
     run.end()
 
     assert [e for row in run_results(tmp_path) for e in row.events] == [LYSIS]
@@ -347,9 +348,7 @@ def test_a_run_that_must_end_says_so_with_an_alarm(tmp_path: Path) -> None:
     run.thread.join(20)
 
     assert isinstance(run.error, RunFailed)
-    (alarm,) = [
-        a for a in run.reader.standing.alarms() if a.code == "acquisition-stopped"
-    ]
+    (alarm,) = [a for a in run.reader.state.alarms() if a.code == "acquisition-stopped"]
     assert "30 frames in a row failed" in alarm.text
     run.end()
 

@@ -39,7 +39,7 @@ from edge.schema.results import (
 from edge.slide.run_state import RunState
 from edge.timelapse.resume_state import ResumeState
 from tests.asking import DEVICE, marks_in
-from tests.conftest import examination
+from tests.conftest import frame_result
 from tests.edge.run.test_housekeeping import Camera
 from tests.schedule_kills import verdict
 
@@ -112,7 +112,7 @@ class Process:
             "monotonic_ns": time.monotonic_ns(),
             "utc": clock.utc_now(),
         }
-        result = examination(2, **(fields | changes))
+        result = frame_result(2, **(fields | changes))
         self.ledger.append(self.runs.judge(result))
 
     def die(self) -> None:
@@ -190,19 +190,19 @@ def test_the_cells_of_the_last_followed_frame_are_left(
 ) -> None:
     process = Process(folder)
     process.conductor.begin()
-    assert resume_state_of(folder, process.ledger.standing.progress).cells is None
+    assert resume_state_of(folder, process.ledger.state.progress).cells is None
     cells = tuple(
         msgspec.structs.replace(cell, track_id=track)
-        for cell, track in zip(examination(3).cells, (7, None, 9), strict=True)
+        for cell, track in zip(frame_result(3).cells, (7, None, 9), strict=True)
     )
-    result = examination(3, following=Following(continuity="first", tracks=2))
+    result = frame_result(3, following=Following(continuity="first", tracks=2))
     result = msgspec.structs.replace(result, cells=cells, boot_id=clock.boot_id())
     process.ledger.append(process.runs.judge(result))
     process.write(status="rejected", reason="dark")
     process.die()
 
     with closing(Ledger(folder, DEVICE)) as ledger:
-        progress = ledger.standing.progress
+        progress = ledger.state.progress
     left = resume_state_of(folder, progress)
     assert left.cells is not None
     assert (left.run, left.cells.tracks) == (process.runs.run, (7, 9))
@@ -227,7 +227,7 @@ def test_a_row_of_another_version_costs_the_tracks_and_not_the_run(
 ) -> None:
     leave(folder)
     with closing(Ledger(folder, DEVICE)) as ledger:
-        progress = ledger.standing.progress
+        progress = ledger.state.progress
     assert progress is not None
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as db, db:
         db.execute("""UPDATE rows SET data = CAST('{"x":1}' AS BLOB) WHERE seq = 2""")
@@ -455,7 +455,7 @@ def test_a_run_that_is_asked_for_begins_its_schedule_anew(folder: Path) -> None:
     assert first.plan is not None
     assert begun.plan.zero_ns > first.plan.zero_ns
     assert process.schedule._next.index == 0
-    progress = process.ledger.standing.progress
+    progress = process.ledger.state.progress
     assert progress is not None
     assert (progress.run, progress.index) == (begun.run, 0)
     process.die()
@@ -470,11 +470,11 @@ def test_numbers_given_to_a_frame_in_hand_when_its_run_ended_are_not_given_again
     done = process.conductor.stop(new_request("stop", "anna"))
     process.ledger.append_all(done.rows)
     done.then()
-    last_row = process.ledger.standing.progress.row  # type: ignore[union-attr]
+    last_row = process.ledger.state.progress.row  # type: ignore[union-attr]
 
     process.write(following=Following(continuity="continuous", tracks=2, next_track=7))
 
-    left = process.ledger.standing.progress
+    left = process.ledger.state.progress
     process.die()
     assert left is not None
     assert (left.next_track, left.row, left.is_open) == (7, last_row, False)
@@ -502,7 +502,7 @@ def test_a_paused_run_stays_paused_and_open(folder: Path) -> None:
 
 def test_a_ledger_of_an_earlier_version_begins_a_run(folder: Path) -> None:
     ledger = Ledger(folder, DEVICE)
-    ledger.append(examination(1))
+    ledger.append(frame_result(1))
     ledger.close()
 
     take_up(folder)
@@ -515,11 +515,11 @@ def test_progress_costs_a_row_little(folder: Path) -> None:
     process.conductor.begin()
     start_s = time.process_time()
     for index in range(100):
-        process.ledger.standing.record(
-            index + 2, process.runs.judge(examination(1, point=point(index)))
+        process.ledger.state.record(
+            index + 2, process.runs.judge(frame_result(1, point=point(index)))
         )
     spent_ms = (time.process_time() - start_s) * 1e3 / 100
-    progress = process.ledger.standing.progress
+    progress = process.ledger.state.progress
     process.die()
 
     assert progress is not None

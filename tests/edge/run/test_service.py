@@ -23,11 +23,12 @@ from edge.run.service import RunCollaborators, RunFailed, Service
 from edge.schema.codec import decode
 from edge.schema.entries import Entry, RunMark, read_row
 from edge.schema.results import FrameResult, Quality, Result
-from edge.settings import RunSettings, TrackingSettings
+from edge.settings.run import RunSettings
+from edge.settings.timelapse import TrackingSettings
 from edge.slide.slide_counter import SlideCounter
 from edge.timelapse.follower import Follower
 from edge.timelapse.frame_intervals import FrameIntervals
-from tests.conftest import examination, shot
+from tests.conftest import frame_result, shot
 from tests.edge.slide.slides import Ground
 
 FRAME = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
@@ -73,7 +74,7 @@ class Examining:
         time.sleep(0.004 if number % 2 == 0 else 0.001)
         if number in self.failing:
             raise EngineFailed(f"frame {number} does not fit")
-        result = examination(self.cells, monotonic_ns=number)
+        result = frame_result(self.cells, monotonic_ns=number)
         return ExaminedFrame(raw, result)
 
     def close(self) -> None:
@@ -335,7 +336,7 @@ def test_a_source_whose_name_is_no_text_costs_no_result(folder: Path) -> None:
     class Odd(Examining):
         def examine(self, exposure: Exposure) -> ExaminedFrame:
             seen = super().examine(exposure)
-            odd = msgspec.structs.replace(seen.examination, source="\udcff")
+            odd = msgspec.structs.replace(seen.result, source="\udcff")
             return ExaminedFrame(seen.raw, odd)
 
     rows = run(folder, Recording([different(0)]), Odd())
@@ -402,9 +403,9 @@ class Counting(Examining):
 
     def examine(self, exposure: Exposure) -> ExaminedFrame:
         seen = super().examine(exposure)
-        cell = seen.examination.cells[0]
+        cell = seen.result.cells[0]
         result = msgspec.structs.replace(
-            seen.examination,
+            seen.result,
             width_px=480,
             height_px=300,
             pixel_size_um=0.28,
@@ -533,10 +534,10 @@ class Wandering(Examining):
 
 def _cells(seed: int, shift: int) -> FrameResult:
     """Twelve red cells in a frame of 400 by 300 pixels."""
-    cell = examination(1).cells[0]
+    cell = frame_result(1).cells[0]
     corners = np.random.default_rng(seed).integers(20, (300, 200), (12, 2)) + shift
     return msgspec.structs.replace(
-        examination(12),
+        frame_result(12),
         cells=tuple(
             msgspec.structs.replace(cell, id=n, box=(x, y, x + 40, y + 40))
             for n, (x, y) in enumerate(corners.tolist())
@@ -603,7 +604,7 @@ def test_a_frame_that_cannot_be_followed_is_a_row_and_the_next_one_goes_on(
 ) -> None:
     class Failing(Follower):
         def follow(self, seen: ExaminedFrame, **told: object) -> FrameResult:
-            if seen.examination.monotonic_ns == 2_000_000_000:
+            if seen.result.monotonic_ns == 2_000_000_000:
                 raise EngineFailed("the states are lost")
             return super().follow(seen)
 
@@ -642,7 +643,7 @@ def test_a_follower_that_hangs_ends_the_run_with_the_reason(folder: Path) -> Non
 
     class Hanging(Follower):
         def follow(self, seen: ExaminedFrame, **told: object) -> FrameResult:
-            if seen.examination.monotonic_ns == 3_000_000_000:
+            if seen.result.monotonic_ns == 3_000_000_000:
                 released.wait(30)
             return super().follow(seen)
 

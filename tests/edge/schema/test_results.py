@@ -12,7 +12,7 @@ from edge.ledger.writer import Ledger
 from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.messages import Ack
 from edge.schema.results import FIRST_PREVIOUS, Result
-from tests.conftest import examination
+from tests.conftest import frame_result
 
 FOLDER = Path(__file__).parents[3] / "docs" / "schema"
 
@@ -31,7 +31,7 @@ def test_every_schema_is_one(name: str) -> None:
 @pytest.fixture
 def row(tmp_path: Path) -> bytes:
     ledger = Ledger(tmp_path, "scope-01")
-    ledger.append(examination())
+    ledger.append(frame_result())
     ledger.close()
     reader = LedgerReader(tmp_path)
     (stored,) = reader.rows(0, 10)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge.frames import Exposure
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.cell_painting import LEUKOCYTES, STAINS
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.simulation.smear import render_slide

@@ -12,7 +12,7 @@ from edge.schema.results import FrameResult, Quality
 from edge.slide.quality_gate import QualityGate
 from edge.stages.detection import reduce
 from edge.stages.image_quality import measure_quality
-from tests.conftest import examination
+from tests.conftest import frame_result
 from tests.edge.slide.slides import UM_PER_PX, Ground
 
 Field = NDArray[np.uint8]
@@ -21,7 +21,7 @@ Field = NDArray[np.uint8]
 def result_of(field: Field, cells: int = 40) -> FrameResult:
     """What the pipeline would say of a frame, the cells apart."""
     reduced = reduce(field, 24 * UM_PER_PX / 7.5)
-    return examination(cells, quality=measure_quality(reduced, reduced, None))
+    return frame_result(cells, quality=measure_quality(reduced, reduced, None))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def figures(**changes: float) -> FrameResult:
         texture=0.04,
         covered=0.4,
     )
-    return examination(quality=msgspec.structs.replace(usual, **changes))
+    return frame_result(quality=msgspec.structs.replace(usual, **changes))
 
 
 def test_limits_are_learned_from_the_runs_own_good_frames() -> None:
@@ -162,6 +162,6 @@ def test_a_run_that_is_bad_from_its_start_is_not_learned() -> None:
 
 
 def test_rows_without_figures_pass() -> None:
-    result = examination()
+    result = frame_result()
 
     assert QualityGate().judge(result) is result

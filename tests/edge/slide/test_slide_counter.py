@@ -19,13 +19,14 @@ from edge.schema.codec import encode
 from edge.schema.entries import RunMark
 from edge.schema.results import Following, FrameResult
 from edge.schema.row_limits import MAX_FOLLOWED_CELLS
-from edge.settings import DifferentialSettings, SimulatedSettings
+from edge.settings.run import DifferentialSettings
+from edge.settings.sources import SimulatedSettings
 from edge.slide.confusion_correction import ConfusionFile
 from edge.slide.run_state import RunState
 from edge.slide.slide_counter import SlideCounter
 from edge.stages.thumbnail import Thumbnail
 from export.benchmark.slide_scan import walk
-from tests.conftest import examination
+from tests.conftest import frame_result
 from tests.edge.slide.slides import Ground
 
 LABELS = ("RBC", "WBC", "Platelet", "Plasma")
@@ -42,7 +43,7 @@ def take(slide: RunState, result: FrameResult, view: Thumbnail | None) -> FrameR
 
 def good_result(**changes: object) -> FrameResult:
     size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
-    return examination(4, **(size | changes))
+    return frame_result(4, **(size | changes))
 
 
 @pytest.mark.parametrize("slide", ["S26-00123", "7", "HEM.0012_A", "B2-2026-4"])
@@ -211,7 +212,7 @@ def test_a_frame_with_cells_left_out_counts_nothing(ground: Ground) -> None:
     run.marks()
     followed = Following(continuity="continuous", tracks=0)
     size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
-    full = examination(
+    full = frame_result(
         MAX_FOLLOWED_CELLS, following=followed, reason="800 cells", **size
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.settings import MicroManagerSettings
+from edge.settings.sources import MicroManagerSettings
 
 
 def demo_settings(pixel_type: str) -> MicroManagerSettings:

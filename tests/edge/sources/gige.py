@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.settings import GenICamSettings
+from edge.settings.sources import GenICamSettings
 
 ADDRESS = "127.0.0.1"
 FAKE = GenICamSettings(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edge.demo.broker import free_port
 from edge.errors import HemascopeError
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
-from edge.settings import (
+from edge.settings.sources import (
     ControlSettings,
     FolderSettings,
     GStreamerSettings,

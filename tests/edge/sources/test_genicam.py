@@ -13,7 +13,7 @@ import pytest
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, Source, SourceLost
 from edge.schema.results import Controls
-from edge.settings import ControlSettings, GenICamSettings
+from edge.settings.sources import ControlSettings, GenICamSettings
 from edge.sources.camera_controls import ControlRefused
 from edge.sources.discovery import FoundCamera, genicam_cameras
 from edge.sources.frame_numbers import number_by_id

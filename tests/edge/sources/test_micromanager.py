@@ -17,7 +17,7 @@ import pytest
 
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, Source, SourceLost
-from edge.settings import AS_FOUND, ControlSettings, MicroManagerSettings
+from edge.settings.sources import AS_FOUND, ControlSettings, MicroManagerSettings
 from edge.sources.bit_depth import over_16_bits
 from edge.sources.camera_controls import ControlRefused, lock
 from edge.sources.micromanager.controls import MicroManagerControls, serial_of

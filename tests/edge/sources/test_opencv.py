@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.errors import FrameRejected
 from edge.frames import Exposure, SourceLost
-from edge.settings import OpenCVSettings
+from edge.settings.sources import OpenCVSettings
 from edge.sources.opencv import OpenCVSource
 
 PIXELS = np.zeros((48, 64, 3), np.uint8)

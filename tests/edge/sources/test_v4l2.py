@@ -15,7 +15,7 @@ import pytest
 from edge.errors import HemascopeError
 from edge.frames import Exposure, SourceLost
 from edge.schema.results import Controls
-from edge.settings import (
+from edge.settings.sources import (
     AS_FOUND,
     ControlSettings,
     GStreamerSettings,

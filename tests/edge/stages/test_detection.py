@@ -9,7 +9,7 @@ from edge.engines import Engine, Outputs
 from edge.engines.opening import open_engine
 from edge.pipeline.parts import Parts
 from edge.pipeline.pixel_size import PixelSize, Scale, estimate_pixel_size
-from edge.settings import SimulatedSettings
+from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.stages.detection import (
     RED_CELL_UM,

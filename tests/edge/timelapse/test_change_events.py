@@ -9,7 +9,7 @@ import pytest
 
 from edge.errors import ConfigurationInvalid
 from edge.schema.results import Event
-from edge.settings import EventSettings
+from edge.settings.timelapse import EventSettings
 from edge.taxonomy import TASKS
 from edge.timelapse.change_events import ChangeDetector, FrameTime, alarm_of
 

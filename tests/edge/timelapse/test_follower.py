@@ -37,22 +37,18 @@ from edge.schema.row_limits import (
     MAX_FOLLOWED_CELLS,
     MAX_ROW_BYTES,
 )
-from edge.settings import (
-    DeviceFile,
-    EventSettings,
-    PauseSettings,
-    RunSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.files import DeviceFile
+from edge.settings.models import SequenceSettings
+from edge.settings.run import RunSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import EventSettings, PauseSettings, TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.slide.differential import differentiate
 from edge.taxonomy import TASKS
 from edge.timelapse.follower import Follower
 from edge.timelapse.frame_intervals import FrameIntervals
 from edge.timelapse.resume_state import ResumeCells, ResumeState
-from tests.conftest import examination, shot
+from tests.conftest import frame_result, shot
 
 TRACKING = TrackingSettings(confirm_after=1)
 PIXELS = np.zeros((300, 400, 3), np.uint8)
@@ -62,7 +58,7 @@ def seen(
     boxes: list[tuple[int, int, int, int]], second: float, **changes: object
 ) -> ExaminedFrame:
     """A frame with cells in these boxes, 0.3 µm per pixel."""
-    template = examination(1).cells[0]
+    template = frame_result(1).cells[0]
     cells = tuple(
         msgspec.structs.replace(template, id=n, box=box) for n, box in enumerate(boxes)
     )
@@ -74,7 +70,7 @@ def seen(
         "pixel_size_um": 0.3,
         "locator": "l",
     }
-    result = msgspec.structs.replace(examination(0), **(fields | changes))
+    result = msgspec.structs.replace(frame_result(0), **(fields | changes))
     return ExaminedFrame(RawFrame(shot(int(second)), PIXELS), result)
 
 
@@ -117,9 +113,9 @@ def left(
     told = [n for n in tracks if n is not None]
     cells = ResumeCells(
         tracks=tuple(told),
-        boxes=tuple(cell.box for cell in frame.examination.cells),
-        utc=frame.examination.utc,
-        monotonic_ns=frame.examination.monotonic_ns,
+        boxes=tuple(cell.box for cell in frame.result.cells),
+        utc=frame.result.utc,
+        monotonic_ns=frame.result.monotonic_ns,
     )
     fields: dict[str, object] = {"run": RUN, "next_track": 13, "cells": cells}
     return ResumeState(**(fields | changes))  # type: ignore[arg-type]
@@ -300,10 +296,8 @@ def test_a_scale_that_proves_to_be_another_is_taken_over() -> None:
 
 def test_a_track_does_not_begin_on_plasma() -> None:
     frame = seen(boxes(2), 0)
-    plasma = msgspec.structs.replace(frame.examination.cells[0], label="Plasma")
-    mixed = msgspec.structs.replace(
-        frame.examination, cells=(plasma, frame.examination.cells[1])
-    )
+    plasma = msgspec.structs.replace(frame.result.cells[0], label="Plasma")
+    mixed = msgspec.structs.replace(frame.result, cells=(plasma, frame.result.cells[1]))
 
     result = follower().follow(ExaminedFrame(frame.raw, mixed))
 
@@ -338,7 +332,7 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
         change="activation",
         phase="ended",
         onset=1_000_000,
-        onset_utc=examination().utc,
+        onset_utc=frame_result().utc,
         frame=1_000_000,
         frames=1000,
         confidence=0.1234,
@@ -359,7 +353,7 @@ def test_the_fullest_row_fits_what_brokers_take(count: int, strips: int) -> None
     )
 
     result = msgspec.structs.replace(
-        examination(0),
+        frame_result(0),
         cells=cells,
         differential=differential,
         events=(shown,) * strips + (event,) * (MAX_EVENTS - strips),
@@ -381,8 +375,8 @@ def test_a_crowded_field_says_how_many_cells_are_left_out() -> None:
 
 
 def test_a_still_image_carries_nothing_of_all_this() -> None:
-    assert b"course" not in encode(examination(1))
-    assert decode(encode(seen(boxes(1), 0).examination), FrameResult).following is None
+    assert b"course" not in encode(frame_result(1))
+    assert decode(encode(seen(boxes(1), 0).result), FrameResult).following is None
 
 
 def test_the_sequence_needs_tracking_and_a_recurrent_model(

@@ -14,13 +14,9 @@ from edge.frames import Exposure, RawFrame
 from edge.pipeline.parts import Parts, read_parts
 from edge.run.components import open_follower
 from edge.schema.results import Event, FrameResult
-from edge.settings import (
-    EventSettings,
-    PauseSettings,
-    SequenceSettings,
-    SimulatedSettings,
-    TrackingSettings,
-)
+from edge.settings.models import SequenceSettings
+from edge.settings.sources import SimulatedSettings
+from edge.settings.timelapse import EventSettings, PauseSettings, TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.timelapse.change_events import FrameTime
 from edge.timelapse.follower import Follower

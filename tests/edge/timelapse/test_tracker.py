@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from edge.settings import TrackingSettings
+from edge.settings.timelapse import TrackingSettings
 from edge.timelapse.assignment import assign, estimate_shift
 from edge.timelapse.tracker import NO_TRACK, FoundCells, Links, Tracker
 

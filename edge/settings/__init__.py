@@ -1,0 +1,1 @@
+"""Settings of the programs: strict TOML, no unknown keys, one class per table."""
