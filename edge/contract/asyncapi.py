@@ -6,6 +6,7 @@ service, retained or not. `tests/flow/test_contract.py` holds live traffic again
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from edge.delivery.announcer import ANSWER_LIVES_S
 from edge.ledger.preview_file import MAX_PREVIEW_BYTES
 from edge.monitoring.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, REQUESTS, RESPONSES, topic
+from edge.schema.codec import normalise_schema
 from edge.schema.entries import Entry
 from edge.schema.messages import Ack, ArchiveState, DeviceState
 from edge.schema.requests import (
@@ -130,9 +132,10 @@ def asyncapi_text() -> str:
 def document() -> dict[str, Any]:
     """Return the AsyncAPI 3.0 document."""
     kinds = list(dict.fromkeys(k for c in CHANNELS for k in c.messages))
-    _, schemas = msgspec.json.schema_components(
+    _, components = msgspec.json.schema_components(
         kinds, ref_template="#/components/schemas/{name}"
     )
+    schemas = normalise_schema(components)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -222,7 +225,7 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
     name = kind.__name__
     described: dict[str, Any] = {
         "name": name,
-        "summary": (kind.__doc__ or "").split("\n\n")[0],
+        "summary": (inspect.getdoc(kind) or "").split("\n\n")[0],
         "payload": {"$ref": f"#/components/schemas/{name}"},
     }
     if issubclass(kind, (Request, Response)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -169,8 +170,30 @@ def schema_of(kind: type[Any]) -> dict[str, Any]:
     """JSON Schema (2020-12) of `kind`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **msgspec.json.schema(kind, schema_hook=_schema_of_path),
+        **normalise_schema(msgspec.json.schema(kind, schema_hook=_schema_of_path)),
     }
+
+
+def normalise_schema(schema: Any) -> Any:
+    """Return a schema that msgspec made, the same for every release of msgspec.
+
+    Releases differ in three things. Before 0.23, descriptions keep the indentation of
+    the docstrings that they come from. Since 0.23, `propertyNames` lists the keys of a
+    dict of literals. Before 0.22, null is the first of several choices, not the last.
+    """
+    if isinstance(schema, list):
+        return [normalise_schema(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: normalise_schema(value) for key, value in schema.items()}
+    # Fields may have these names too: what stands there is then the schema of a field.
+    if isinstance(plain.get("description"), str):
+        plain["description"] = inspect.cleandoc(plain["description"])
+    if list(plain.get("propertyNames", ())) == ["enum"]:
+        del plain["propertyNames"]
+    if isinstance(plain.get("anyOf"), list):
+        plain["anyOf"].sort(key=lambda choice: choice == {"type": "null"})
+    return plain
 
 
 def _schema_of_path(kind: type[Any]) -> dict[str, Any]:

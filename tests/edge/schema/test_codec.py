@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -15,7 +15,9 @@ from edge.schema.codec import (
     decode,
     decode_canonical,
     encode,
+    normalise_schema,
     read_toml,
+    schema_of,
     write_toml,
 )
 from edge.schema.messages import Ack
@@ -125,3 +127,58 @@ def test_settings_survive_writing_and_paths_are_meant_from_the_file(
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationInvalid, match="cannot be read"):
         read_toml(tmp_path / "none.toml", Outer)
+
+
+NULL, NUMBER = {"type": "null"}, {"type": "integer"}
+# One type, as msgspec 0.19 to 0.21, 0.22, and 0.23 describe it.
+SCHEMAS = [
+    {
+        "description": "One row.\n\n    `seq` counts\n    from 1.",
+        "properties": {"seq": {"anyOf": [NULL, NUMBER]}, "size": {"type": "object"}},
+    },
+    {
+        "description": "One row.\n\n    `seq` counts\n    from 1.",
+        "properties": {"seq": {"anyOf": [NUMBER, NULL]}, "size": {"type": "object"}},
+    },
+    {
+        "description": "One row.\n\n`seq` counts\nfrom 1.",
+        "properties": {
+            "seq": {"anyOf": [NUMBER, NULL]},
+            "size": {"type": "object", "propertyNames": {"enum": ["a", "b"]}},
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_a_schema_is_the_same_for_every_msgspec(schema: dict[str, Any]) -> None:
+    assert normalise_schema({"$defs": {"Row": schema}}) == {
+        "$defs": {
+            "Row": {
+                "description": "One row.\n\n`seq` counts\nfrom 1.",
+                "properties": {
+                    "seq": {"anyOf": [NUMBER, NULL]},
+                    "size": {"type": "object"},
+                },
+            }
+        }
+    }
+
+
+class Described(msgspec.Struct):
+    """A row.
+
+    Of two lines
+    with indentation.
+    """
+
+    description: str | None
+    names: dict[Annotated[str, Meta(max_length=3)], int]
+
+
+def test_a_schema_has_no_indentation_and_keeps_its_fields() -> None:
+    schema = schema_of(Described)["$defs"]["Described"]
+
+    assert schema["description"] == "A row.\n\nOf two lines\nwith indentation."
+    assert schema["properties"]["description"]["anyOf"][-1] == NULL
+    assert schema["properties"]["names"]["propertyNames"] == {"maxLength": 3}
