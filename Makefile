@@ -3,12 +3,19 @@
 # make check  format, lint, types, architecture
 # make gpu-check  on a machine with an NVIDIA GPU: all that needs one
 # make boot-test  as root: the systemd units in a booted container, 3 to 6 minutes
+# make lock   refresh requirements.lock: the newest that pyproject.toml allows
+# make test-newest, make test-oldest  the tests with the newest, with the lowest direct
+#             versions that pyproject.toml allows, each in a folder of its own
 # make bench  measure speed; HEMASCOPE_REAL_FIELDS=folder adds real 640x480 fields
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# The versions that setup and tests take. Users get the ranges of pyproject.toml.
+LOCK ?= requirements.lock
+# Of isolated builds too. For this, pip must itself be of the lock.
+PIP_LOCKED = $(PIP) --constraint $(LOCK) --build-constraint $(LOCK)
 # The Pythons of JetPack 6 and 7, for the device part.
 DEVICE_PYTHONS ?= python3.10 python3.12
 # Without CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cpu make setup
@@ -22,42 +29,57 @@ APT := python3-venv python3-dev gcc pkg-config mosquitto openssl systemd libgl1 
 	gir1.2-aravis-0.8 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
 
-.PHONY: run setup test device-test boot-test check bench gpu-check clean
+.PHONY: run setup test test-newest test-oldest lock device-test boot-test check bench gpu-check clean
 
 run: setup
 	$(BIN)/hemascope demo
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt setup-system.sh Makefile
+$(VENV)/.ready: pyproject.toml $(LOCK) setup-system.sh Makefile
 	./setup-system.sh $(APT)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip
+	$(PIP) --constraint $(LOCK) --upgrade pip
 	@echo "setup: installing Python packages into $(VENV), this takes a few minutes"
-	$(PIP) --constraint constraints.txt \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	$(PIP_LOCKED) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 		--editable ".[demo,workstation,bench,dev]"
-	$(PIP) --editable ".[gstreamer]" || \
+	$(PIP_LOCKED) --editable ".[gstreamer]" || \
 		echo "setup: PyGObject could not be built; GStreamer sources are left out" >&2
 	touch $@
 
 # For the tests of the TensorRT runtime, which need no GPU but pycuda.
 $(VENV)/.pycuda: $(VENV)/.ready install-pycuda.sh
-	./install-pycuda.sh $(VENV)
+	./install-pycuda.sh $(VENV) $(LOCK)
 	touch $@
 
 test: $(VENV)/.pycuda
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
-	./device-test.sh $(DEVICE_PYTHONS)
+	LOCK=$(LOCK) ./device-test.sh $(DEVICE_PYTHONS)
 
 device-test:
-	./device-test.sh $(DEVICE_PYTHONS)
+	LOCK=$(LOCK) ./device-test.sh $(DEVICE_PYTHONS)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# uv has a folder of its own, so that a broken lock can be mended. It is not told of
+# other indexes: what it writes is versions, and holds for whatever serves them.
+UV := .venv-uv/bin/uv
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --all-extras \
+	--upgrade --no-annotate --no-header pyproject.toml
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet --disable-pip-version-check \
+		--constraint requirements.lock uv
+
+lock: $(UV)
+	$(COMPILE) --group lock --output-file .venv-uv/new.lock
+	{ sed '/^#/!d' requirements.lock; cat .venv-uv/new.lock; } >.venv-uv/headed.lock
+	mv .venv-uv/headed.lock requirements.lock
 
 boot-test: setup
 	./setup-system.sh debootstrap systemd-container
@@ -70,4 +92,4 @@ bench: setup
 	$(BIN)/hemascope bench
 
 clean:
-	rm -rf $(VENV) .venv-device-* build *.egg-info
+	rm -rf $(VENV) .venv-* build *.egg-info

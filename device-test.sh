@@ -1,7 +1,10 @@
 #!/bin/sh
 # Prove the device part alone, without torch, on the Pythons of JetPack 6 and 7.
 # usage: device-test.sh PYTHON…   those that are not installed are left out, loudly
+#
+# The versions are those of requirements.lock, or of the file that LOCK names.
 set -eu
+lock=${LOCK:-requirements.lock}
 
 # Print a working interpreter of that name: from the PATH, or one that pyenv keeps.
 find_python() {
@@ -22,8 +25,9 @@ for name in "$@"; do
     fi
     venv=".venv-device-$name"
     [ -x "$venv/bin/pytest" ] || "$python" -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        --editable ".[demo,device-test]"
+    pip="$venv/bin/pip install --quiet --disable-pip-version-check --constraint $lock"
+    $pip --upgrade pip
+    $pip --build-constraint "$lock" --editable ".[demo,device-test]"
     if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
         echo "device-test: torch is installed in $venv, it should not be" >&2
         exit 1
