@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.ledger.reader import LedgerReader
 from edge.mqtt import Message, topic
-from edge.remote.command_executor import CommandFailed, Done
+from edge.remote.command_executor import CommandFailed, Done, Handler
 from edge.schema.codec import encode
 from edge.schema.entries import Audit, Entry, Note, RunMark, read_row
 from edge.schema.requests import CommandName, NoteRequest, Request, type_of
@@ -62,12 +62,21 @@ def message_of(
     return name, Message(**(fields | changes))  # type: ignore[arg-type]
 
 
-class Instrumented:
-    """An instrument that notes what it was made to do."""
+class NotingHandlers:
+    """Handlers of every command that note what they were made to do."""
 
     def __init__(self) -> None:
         self.did: list[str] = []
         self.lasting: dict[str, Future[str]] = {}
+        self.table: dict[CommandName, Handler] = {
+            "start": self.start,
+            "pause": self.pause,
+            "resume": self.resume,
+            "stop": self.stop,
+            "note": self.note,
+            "snapshot": self.snapshot,
+            "self-test": self.self_test,
+        }
 
     def start(self, request: Request) -> Done:
         return Done("started", then=lambda: self.did.append("start"))

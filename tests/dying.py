@@ -23,8 +23,7 @@ from edge.frames import Exposure, Gap, RawFrame, Shot
 from edge.ledger.preview_file import PreviewWriter
 from edge.ledger.writer import Ledger
 from edge.pipeline.pipeline import ExaminedFrame
-from edge.run.housekeeping import Housekeeping
-from edge.run.resume import resume_state_of
+from edge.run.composition import open_housekeeping
 from edge.run.run_controller import RunController
 from edge.run.service import RunCollaborators, Service
 from edge.settings.delivery import CommandSettings
@@ -33,6 +32,7 @@ from edge.settings.timelapse import TrackingSettings
 from edge.slide.run_state import RunState
 from edge.timelapse.follower import Follower
 from edge.timelapse.frame_intervals import FrameIntervals
+from edge.timelapse.resume_state import resume_state_of
 from tests.asking import DEVICE
 from tests.conftest import frame_result
 
@@ -87,14 +87,14 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
     held, runs = PausableSource(Camera()), RunState()
     plan = Plan([Phase(round(interval_s * 1e9), points)], frames_per_point)
     schedule = ScheduledSource(held, plan)
-    conductor = RunController(ledger, runs, held, schedule, is_left_open=lambda: True)
+    controller = RunController(ledger, runs, held, schedule, is_left_open=lambda: True)
     left = resume_state_of(folder, ledger.state.progress)
-    attendant = Housekeeping(
+    housekeeping = open_housekeeping(
         ledger,
         folder,
         held,
         lambda: "",
-        conductor=conductor,
+        controller=controller,
         commands=CommandSettings(),
         alarms=AlarmSettings(),
     )
@@ -105,10 +105,10 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
         PreviewWriter(folder, 0.0),
         RunSettings(workers=2),
         keep_rows=1000,
-        company=RunCollaborators(
-            attendant=attendant,
-            runs=runs,
-            conductor=conductor,
+        collaborators=RunCollaborators(
+            housekeeping=housekeeping,
+            timeline=runs,
+            controller=controller,
             open_follower=lambda: Follower(
                 TrackingSettings(),
                 FrameIntervals(1.8, 60.0),

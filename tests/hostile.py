@@ -47,7 +47,7 @@ from edge.settings.delivery import BrokerSettings, CommandSettings
 from edge.settings.files import ArchiveFile, ArchiveSettings, DeviceFile
 from edge.settings.run import LedgerSettings
 from edge.settings.sources import SimulatedSettings
-from tests.asking import Instrumented
+from tests.asking import NotingHandlers
 from tests.conftest import frame_result
 
 DEVICE = "scope-01"
@@ -246,12 +246,12 @@ class Range:
         address = BrokerSettings(port=broker.port)
         self.address = address
         self.ledger = Ledger(self.folder / "ledger", DEVICE)
-        self.instrument = Instrumented()
-        self.commander = CommandExecutor(
+        self.handlers = NotingHandlers()
+        self.executor = CommandExecutor(
             self.folder / "ledger",
             self.ledger.state,
             lambda text, taken=None: self._append(text, taken),
-            self.instrument,
+            self.handlers.table,
             CommandSettings(allow=COMMANDS),
         )
         write_toml(
@@ -299,14 +299,14 @@ class Range:
         """Write one more result, as the run process would, and take requests over."""
         self.ledger.append(frame_result(cells=2))
         self.rows += 1
-        self.commander.step()
+        self.executor.step()
 
     def until(self, holds: Callable[[], object], within_s: float = 60.0) -> None:
         """Go on examining until something holds."""
         deadline = time.monotonic() + within_s
         while not holds():
             assert time.monotonic() < deadline, f"it does not happen: {holds}"
-            self.commander.step()
+            self.executor.step()
             for name, process in self.running.items():
                 assert process.poll() is None, f"{name} has ended"
             time.sleep(0.02)
@@ -324,7 +324,7 @@ class Range:
                 self.enemy.publish(shot.topic, b"", is_retained=True)
             if number % 20 == 0:
                 self.enemy.poll(0.001)
-                self.commander.step()
+                self.executor.step()
             if number % 500 == 0:
                 self.examine()
         self.sent += len(shots)
@@ -419,7 +419,7 @@ def _bombard(place: Range, payloads: int, rng: random.Random) -> dict[str, Any]:
     place.until(lambda: place.page_says().get("devices"))
     good = new_request("stop", "anna")
     _ask(place, good)
-    place.until(lambda: place.instrument.did == ["stop"])
+    place.until(lambda: place.handlers.did == ["stop"])
     reader = LedgerReader(place.folder / "ledger")
     arsenal = Arsenal(rng, samples(place.ledger.epoch, reader.rows(0, 1)[0].data), good)
     names = [*arsenal.samples, "preview"]
@@ -455,7 +455,7 @@ def _verdict(place: Range, reader: LedgerReader) -> dict[str, Any]:
         time.sleep(11)  # then one refusal more has a row of its own
     _ask(place, new_request("stop", "anna", lives_s=900))  # refused: too long
     _ask(place, last)
-    place.until(lambda: len(place.instrument.did) == 2)
+    place.until(lambda: len(place.handlers.did) == 2)
     place.until(lambda: len(place.archived()) == place.rows)
     written = [row.data for row in reader.rows(0, 10**6)]
     assert place.archived() == written

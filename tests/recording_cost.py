@@ -149,7 +149,7 @@ def _run(
             PreviewWriter(folder / "ledger", 0),
             RunSettings(),
             keep_rows=1000,
-            company=RunCollaborators(recorder=recorder),
+            collaborators=RunCollaborators(recorder=recorder),
         )
         service.run(stop, on_row=count)
     recorded, lost = (recorder.recorded, recorder.lost) if recorder else (0, 0)

@@ -3,122 +3,35 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 from rich.progress import Progress
 
-from edge import __version__, clock
 from edge.cli.signals import until_signalled
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.ledger.cursor import hold
-from edge.monitoring.alarms import AlarmCondition
 from edge.recording.format import (
     LOCK,
-    PROFILE,
     SETTINGS,
-    Head,
     open_recording,
     recordings_in,
 )
 from edge.recording.retention import find, pin, unpin
-from edge.schema.codec import read_toml, write_toml
+from edge.schema.codec import read_toml
 from edge.settings.files import DeviceFile, ReplaySettings
 
 if TYPE_CHECKING:
-    from edge.ledger.writer import Ledger
-    from edge.pipeline.parts import Parts
-    from edge.recording.recorder import Recorder
     from edge.replay.comparison import Comparison
-    from edge.timelapse.resume_state import ResumeState
 
 log = logging.getLogger(__name__)
 
 _MOST_TOLD = 20
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-
-
-def open_recorder(
-    settings: DeviceFile,
-    parts: Parts,
-    ledger: Ledger,
-    left: ResumeState,
-    *,
-    is_live: bool,
-) -> tuple[Recorder | None, Callable[[], dict[str, AlarmCondition]]]:
-    """Begin to record, where the settings want it; also return what says its faults.
-
-    A disk that is not there or full costs the recording, not the results.
-    """
-    wanted = settings.recording
-    if wanted is None:
-        return None, dict
-    from edge.recording.recorder import Recorder
-    from edge.recording.writer import RecordingWriter
-
-    def head(name: str) -> Head:
-        return Head(
-            id=name,
-            device=settings.device,
-            epoch=ledger.epoch,
-            first_row=ledger.seq + 1,
-            left=left,
-            began=clock.utc_now(),
-            began_ns=time.monotonic_ns(),
-            boot_id=clock.boot_id(),
-            was_live=is_live,
-            every=wanted.every,
-            model=parts.classifier.id,
-            locator=None if parts.locator is None else parts.locator.id,
-            sequence=None if parts.sequence is None else parts.sequence.id,
-            calibration_id=parts.profile.calibration_id,
-            software=__version__,
-        )
-
-    try:
-        reel = RecordingWriter(wanted, head, partial(_prepare, settings))
-    except OSError as error:
-        text = f"nothing is recorded: {wanted.folder}: {error.strerror}"
-        log.error("%s", text)
-        return None, lambda: {"not-recorded": AlarmCondition("amber", text)}
-    recorder = Recorder(reel, every=wanted.every)
-    return recorder, recorder.findings
-
-
-def _prepare(settings: DeviceFile, folder: Path) -> None:
-    """Put profile and settings into a recording, so that it can be replayed alone."""
-    needed = ReplaySettings.of(settings)
-    if settings.profile is not None:
-        shutil.copytree(settings.profile, folder / PROFILE)
-        needed = msgspec.structs.replace(needed, profile=Path(PROFILE))
-    write_toml(folder / SETTINGS, _anchored(needed))
-
-
-def _anchored(settings: ReplaySettings) -> ReplaySettings:
-    """Name bundles by absolute paths: they are not copied."""
-
-    def anchor(table: msgspec.Struct | None, key: str) -> msgspec.Struct | None:
-        path = None if table is None else getattr(table, key)
-        if table is None or path is None:
-            return table
-        return msgspec.structs.replace(table, **{key: path.resolve()})
-
-    return msgspec.structs.replace(
-        settings,
-        model=anchor(anchor(settings.model, "bundle"), "engines"),
-        location=anchor(settings.location, "bundle"),
-        sequence=anchor(anchor(settings.sequence, "bundle"), "engines"),
-        differential=anchor(settings.differential, "confusion"),
-    )
 
 
 @click.group("record")

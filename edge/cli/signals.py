@@ -22,9 +22,9 @@ class StopEvent(threading.Event):
 
 
 @contextmanager
-def until_signalled() -> Iterator[StopEvent]:
+def until_signalled(stop: StopEvent | None = None) -> Iterator[StopEvent]:
     """Give an event that the ending signals set; one more, later, interrupts."""
-    stop = StopEvent()
+    stop = StopEvent() if stop is None else stop
     since_s = time.monotonic()
 
     def set_stop(number: int, _frame: Any) -> None:

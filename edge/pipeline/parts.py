@@ -34,7 +34,7 @@ from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.pipeline.pipeline import Pipeline
-from edge.pipeline.pixel_size import Scale
+from edge.pipeline.pixel_size import FrameScale, Scale
 from edge.settings.files import DeviceFile, ReplaySettings
 from edge.settings.models import ON_CPU, EngineSettings, SequenceSettings
 from edge.stages.decision import Adaptation
@@ -51,7 +51,7 @@ class Parts:
     profile: Profile
     classifier: Bundle
     locator: Bundle | None
-    scale: Scale
+    scale: FrameScale
     engine: EngineSettings = ON_CPU
     sequence: Bundle | None = None
     sequence_engine: EngineSettings = ON_CPU

@@ -20,7 +20,7 @@ from edge.artifacts.bundle import Bundle, crop_size, first_state
 from edge.artifacts.profile import Profile
 from edge.engines import Engine
 from edge.frames import Counts, Exposure, RawFrame, Shot
-from edge.pipeline.pixel_size import PixelSize, Scale, estimate_pixel_size
+from edge.pipeline.pixel_size import FrameScale, PixelSize, estimate_pixel_size
 from edge.schema.results import (
     Cell,
     Colour,
@@ -91,7 +91,7 @@ class Pipeline:
     classifier_engine: Engine
     locator: Bundle | None
     locator_engine: Engine | None
-    scale: Scale
+    scale: FrameScale
     adaptation: Adaptation | None = None
 
     def examine(self, exposure: Exposure) -> ExaminedFrame:

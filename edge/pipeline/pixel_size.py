@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,31 @@ class PixelSize:
     doubt: str | None = None
 
 
+class FrameScale(Protocol):
+    """Tells how large a pixel is, frame by frame. Shared between workers."""
+
+    def of(
+        self,
+        source_um: float | None,
+        estimate: Callable[[], float | None],
+        sequence: int | None = None,
+    ) -> PixelSize:
+        """Return the pixel size of a frame.
+
+        Parameters
+        ----------
+        source_um
+            What the source says of this frame; None if it does not know.
+        estimate
+            Reads the pixel size (µm) off the frame's cells; asked only where nobody
+            else knows it.
+        sequence
+            The frame's number; a scale that was recorded knows frames by it.
+        """
+
+
 class Scale:
-    """The pixel size of a session. Shared between workers.
+    """The pixel size of a session: told, or settled by frames that agree.
 
     Where neither profile nor source knows it, each frame is estimated by itself until
     `agreeing` frames in a row agree; their median is then the session's.
@@ -72,17 +95,7 @@ class Scale:
         estimate: Callable[[], float | None],
         sequence: int | None = None,
     ) -> PixelSize:
-        """Return the pixel size of a frame.
-
-        Parameters
-        ----------
-        source_um
-            What the source says of this frame; the profile's word goes before it.
-        estimate
-            Asked where nobody knows, until the session's scale is settled.
-        sequence
-            The frame's number; says nothing here, but to a scale that was recorded.
-        """
+        """See `FrameScale.of`; what the profile says goes before the source."""
         with self._lock:
             settled = self._settled
             if settled is not None and settled.origin == "profile":

@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -36,11 +36,9 @@ from edge.schema.entries import Alarm, Audit, Entered, Note, RunMark
 from edge.schema.requests import (
     COMMANDS,
     CommandName,
-    NoteRequest,
     Outcome,
     Person,
     Request,
-    StartRequest,
     type_of,
     why_refused,
 )
@@ -67,34 +65,12 @@ class Done:
     then: Callable[[], None] = field(default=lambda: None)
 
 
-class CommandTarget(Protocol):
-    """What may be asked. Called from the run's main thread, between two rows.
-
-    A method returns at once: `Done`, or a future of the text that ends the matter. It
-    raises `CommandFailed` where it cannot be done, and `RunRefused` where what is said
-    of a run may name a patient.
-    """
-
-    def start(self, request: StartRequest) -> Done:
-        """Begin a run and examine."""
-
-    def pause(self, request: Request) -> Done:
-        """Examine nothing until told to resume, also after a restart."""
-
-    def resume(self, request: Request) -> Done:
-        """Examine again, in the same run."""
-
-    def stop(self, request: Request) -> Done:
-        """End the run; examine nothing until told to start, also after a restart."""
-
-    def note(self, request: NoteRequest) -> Done:
-        """Write a note among the results."""
-
-    def snapshot(self, request: Request) -> Future[str]:
-        """Keep the annotated picture of the next frame."""
-
-    def self_test(self, request: Request) -> Future[str]:
-        """Prove the models again by their golden inputs."""
+# What a command does. It is called in the run's main thread, between two rows, with a
+# request of the type that `type_of` names for the command, and returns at once: `Done`,
+# or a future of the text that ends the matter. It raises `CommandFailed` where the
+# command cannot be done, and `RunRefused` where the request may name a patient.
+Handler = Callable[[Any], "Done | Future[str]"]
+Handlers = Mapping[CommandName, Handler]
 
 
 class Append(Protocol):
@@ -116,14 +92,28 @@ class _RunningCommand:
 
 
 class CommandExecutor:
-    """Takes requests over. Used from the run's main thread."""
+    """Takes requests over. Used from the run's main thread.
+
+    Parameters
+    ----------
+    folder
+        The ledger's; the inbox lies in it.
+    state
+        What the ledger's entries add up to: which requests were carried out before.
+    append
+        Writes rows, and how far the inbox was taken over.
+    handlers
+        What each command does, one for every name of `COMMANDS`.
+    settings
+        Which commands are allowed, and how old a request may be.
+    """
 
     def __init__(
         self,
         folder: Path,
         state: LedgerState,
         append: Append,
-        instrument: CommandTarget,
+        handlers: Handlers,
         settings: CommandSettings,
         *,
         utc: Callable[[], datetime] = utc_now,
@@ -131,7 +121,7 @@ class CommandExecutor:
     ) -> None:
         """Write down as failed what an earlier process left unfinished."""
         self._folder, self._standing, self._append = folder, state, append
-        self._instrument, self._settings = instrument, settings
+        self._handlers, self._settings = handlers, settings
         self._utc, self._monotonic = utc, monotonic
         self._begun: list[_RunningCommand] = []
         self._look_s = self._complained_s = -_COMPLAIN_S
@@ -223,9 +213,8 @@ class CommandExecutor:
     def _carry_out(
         self, name: CommandName, request: Request, audit: Audit, taken: InboxPosition
     ) -> None:
-        act = getattr(self._instrument, name.replace("-", "_"))
         try:
-            answer: Done | Future[str] = act(request)
+            answer = self._handlers[name](request)
         except RunRefused as error:  # the value may be a name, and rows are for ever
             self._append([_ended(audit, "refused", error.discreet)], taken)
             return

@@ -16,9 +16,9 @@ import msgspec
 
 from edge.errors import ConfigurationInvalid
 from edge.ledger.reader import LedgerReader
+from edge.pipeline.empty_results import STOPPED
 from edge.pipeline.parts import Parts
 from edge.recording.format import Head, Item, MissingFrames, Recording, recordings_in
-from edge.run.empty_results import STOPPED
 from edge.schema.entries import read_row
 from edge.schema.results import Result
 from edge.settings.files import ReplaySettings

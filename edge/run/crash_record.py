@@ -10,7 +10,7 @@ import msgspec
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
-from edge.run.empty_results import STOPPED, empty_result
+from edge.pipeline.empty_results import STOPPED, empty_result
 from edge.schema.codec import decode
 
 _MEANING = {

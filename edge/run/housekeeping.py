@@ -1,107 +1,94 @@
-"""What the run process does beside the frames: commands, alarms, figures, snapshots.
+"""What the run process does beside the frames: commands, alarms, figures.
 
-Everything happens in the main thread, between two rows; only a self-test has a thread
-of its own. Nothing here may cost a result: what fails is logged.
+Everything happens in the main thread, between two rows. Nothing here may cost a result:
+what fails is logged.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 from edge import clock
 from edge.acquisition.pausable_source import PausableSource
 from edge.errors import HemascopeError
-from edge.frames import Counts
 from edge.ledger.ledger_state import InboxPosition
 from edge.ledger.rows import LedgerFull, LedgerRow
 from edge.ledger.writer import Ledger
 from edge.monitoring.alarms import AlarmCondition, Latch
 from edge.monitoring.metrics import Meter, RunMetrics, write_metrics
-from edge.remote.command_executor import CommandExecutor, CommandFailed, Done
-from edge.rendering.annotation import draw, to_jpeg
-from edge.run.event_alarms import EventAlarms
+from edge.remote.command_executor import CommandExecutor
+from edge.run.lasting_commands import Snapshots
 from edge.run.run_controller import RunController
 from edge.schema.entries import Alarm, Entered
-from edge.schema.requests import NoteRequest, Request, StartRequest
 from edge.schema.results import Drift, FrameResult
-from edge.settings.delivery import CommandSettings
 from edge.settings.run import AlarmSettings
+from edge.timelapse.event_alarms import EventAlarms
 
 log = logging.getLogger(__name__)
 
-SNAPSHOTS = "snapshots"
 _PERIOD_S = 1.0
-_REJECTED_IN_A_ROW = 20
-_SNAPSHOT_BYTES = 4 << 20
+_MAX_REJECTED_IN_A_ROW = 20
 
 
 class Housekeeping:
-    """Attends one run; also the `CommandTarget` that commands are asked of."""
+    """Everything that is due beside the frames of one run. Used by the main thread.
+
+    Parameters
+    ----------
+    ledger, folder
+        The ledger, and the folder that it lies in.
+    source
+        Tells whether frames are to be expected now.
+    executor, snapshots
+        Carries out commands; keeps the pictures that a command asked for.
+    controller
+        Tells since when a planned frame is missing.
+    alarms
+        Limits beyond which something is an alarm.
+    conditions
+        Returns what else is wrong now, by the code of its alarm.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         folder: Path,
         source: PausableSource,
-        self_test: Callable[[], str],
         *,
-        conductor: RunController,
-        commands: CommandSettings,
+        executor: CommandExecutor,
+        snapshots: Snapshots,
+        controller: RunController,
         alarms: AlarmSettings,
-        look: Callable[[], dict[str, AlarmCondition]] = dict,
+        conditions: Callable[[], dict[str, AlarmCondition]] = dict,
     ) -> None:
-        """`folder`: the ledger's; `self_test` proves the models, in any thread.
-
-        `look` says what else is wrong.
-        """
-        self._conductor = conductor
         self._ledger, self._folder, self._source = ledger, folder, source
-        self._prove = self_test
-        self._commands, self._alarms, self._look = commands, alarms, look
+        self._executor, self.snapshots = executor, snapshots
+        self._controller, self._alarms = controller, alarms
+        self._conditions = conditions
         self._meter = Meter()
         active = tuple(ledger.state.alarms())
         self._latch = Latch("run", active)
-        self._stirs = EventAlarms(alarms.event_quiet_s, active)
-        self._wanted: Future[str] | None = None
-        self._test: Future[str] | None = None
+        self._event_alarms = EventAlarms(alarms.event_quiet_s, active)
         self._looked_s = 0.0
         self._frame_s = time.monotonic()
         self._reason = ""
         self._drift: Drift | None = None
-        self._commander = CommandExecutor(
-            folder, ledger.state, self.append, self, commands
-        )
 
-    # -- called by the service ---------------------------------------------------------
-
-    @property
-    def wants_snapshot(self) -> bool:
-        """Whether the frame in hand shall be kept as a picture; from any thread."""
-        return self._wanted is not None and not self._wanted.cancelled()
-
-    def draw(self, pixels: Counts, result: FrameResult) -> bytes | None:
-        """Draw a snapshot in full size; from any thread, never raises."""
-        try:
-            return to_jpeg(draw(pixels, result), _SNAPSHOT_BYTES)
-        except Exception:
-            log.exception("sequence=%d snapshot not drawn", result.frame.first)
-            return None
-
-    def wrote(self, row: LedgerRow, result: FrameResult, picture: bytes | None) -> None:
+    def note_row(
+        self, row: LedgerRow, result: FrameResult, picture: bytes | None
+    ) -> None:
         """Take note of a row that was written, and of the snapshot that shows it."""
         self._meter.count(result)
-        self._stirs.take(result.events)
+        self._event_alarms.take(result.events)
         if result.status != "gap":
             self._frame_s = time.monotonic()
             self._reason = result.reason or ""
             self._drift = result.drift or self._drift
-        if picture is not None and self._wanted is not None:
-            self._keep(row, picture)
+        if picture is not None:
+            self.snapshots.keep(row, picture)
 
     def step(self, queue: int) -> None:
         """Do what is due; called between rows, `queue` frames are in work.
@@ -112,7 +99,7 @@ class Housekeeping:
             The disk is full.
         """
         try:
-            self._commander.step()
+            self._executor.step()
             now_s = time.monotonic()
             if now_s - self._looked_s >= _PERIOD_S:
                 self._looked_s = now_s
@@ -120,82 +107,14 @@ class Housekeeping:
         except LedgerFull:
             raise
         except Exception:
-            log.exception("attending failed")
+            log.exception("housekeeping failed")
 
     def close(self, error: HemascopeError | None) -> None:
-        """End the commands in work; `error` is why the run ends, if it must."""
+        """End the commands at work; `error` is why the run ends, if it must."""
         if error is not None:
-            stopped = {"acquisition-stopped": AlarmCondition("red", str(error)[:1000])}
-            self._tell(self._latch.look(stopped))
-        self._commander.close()
-
-    def append(
-        self, entries: Sequence[Entered], taken: InboxPosition | None = None
-    ) -> None:
-        """Write entries; on a full disk make room once."""
-        self._ledger.with_room(lambda: self._ledger.append_all(entries, taken))
-
-    # -- what may be asked -------------------------------------------------------------
-
-    def start(self, request: StartRequest) -> Done:
-        """Begin a run; where one is under way and nothing is said, go on with it."""
-        return self._conductor.start(request)
-
-    def pause(self, request: Request) -> Done:
-        """Examine nothing until told to resume; the run stays open."""
-        return self._conductor.pause(request)
-
-    def resume(self, request: Request) -> Done:
-        """Examine again, in the run that is under way."""
-        return self._conductor.resume(request)
-
-    def stop(self, request: Request) -> Done:
-        """End the run, and examine nothing until told to start."""
-        return self._conductor.stop(request)
-
-    def note(self, request: NoteRequest) -> Done:
-        """Write a note to the run, or, where none is under way, among the results."""
-        return self._conductor.note(request)
-
-    def snapshot(self, request: Request) -> Future[str]:
-        """Keep the annotated picture of the next frame that is examined."""
-        if self._source.is_paused:
-            raise CommandFailed("nothing is examined now, there is no next frame")
-        if self._wanted is None or self._wanted.done():
-            self._wanted = Future()
-        return self._wanted
-
-    def self_test(self, request: Request) -> Future[str]:
-        """Read the models again and compare what they say of their golden inputs."""
-        if self._test is not None and not self._test.done():
-            raise CommandFailed("a self-test is at work already")
-        self._test = Future()
-        threading.Thread(
-            target=_run_into, args=(self._test, self._prove), name="test", daemon=True
-        ).start()
-        return self._test
-
-    # -- its own work ------------------------------------------------------------------
-
-    def _keep(self, row: LedgerRow, picture: bytes) -> None:
-        """Keep a snapshot, the newest of so many."""
-        wanted, self._wanted = self._wanted, None
-        if wanted is None or not wanted.set_running_or_notify_cancel():
-            return
-        folder = self._folder / SNAPSHOTS
-        try:
-            folder.mkdir(exist_ok=True)
-            (folder / f"row-{row.seq:012d}.jpg").write_bytes(picture)
-            kept = sorted(folder.glob("row-*.jpg"))
-            for path in kept[: -self._commands.keep_snapshots]:
-                path.unlink()
-        except OSError as error:
-            wanted.set_exception(CommandFailed(f"the picture is not kept: {error}"))
-            return
-        wanted.set_result(
-            f"the picture of row {row.seq} is kept, {len(picture)} bytes, "
-            f"{SNAPSHOTS}/row-{row.seq:012d}.jpg beside the ledger"
-        )
+            condition = AlarmCondition("red", str(error)[:1000])
+            self._record(self._latch.look({"acquisition-stopped": condition}))
+        self._executor.close()
 
     def _look_around(self, queue: int) -> None:
         """Once per second: figures, and what they mean."""
@@ -205,7 +124,7 @@ class Housekeeping:
             is_paused=self._source.is_paused,
             spare_bytes=self._ledger.spare_bytes,
         )
-        self._tell(self._latch.look(self._findings(figures)))
+        self._record(self._latch.look(self._conditions_of(figures)))
         try:
             write_metrics(self._folder, figures)
         except OSError as error:
@@ -217,31 +136,45 @@ class Housekeeping:
         if self._source.is_paused or not self._source.is_live:
             self._frame_s = now_s
         silent_s = now_s - self._frame_s
-        of_camera_s = self._conductor.silent_s  # between two points no frame is due
+        of_camera_s = self._controller.silent_s  # between two points no frame is due
         return silent_s if of_camera_s is None else min(silent_s, of_camera_s)
 
-    def _tell(self, alarms: Sequence[Alarm]) -> None:
+    def _record(self, alarms: Sequence[Alarm]) -> None:
+        """Write alarms that begin or end into the log and the ledger."""
         for alarm in alarms:
             what = alarm.severity if alarm.until is None else "over"
             log.warning("alarm=%s %s: %s", alarm.code, what, alarm.text)
-            self.append([alarm])
+            append_entries(self._ledger, [alarm])
 
-    def _findings(self, figures: RunMetrics) -> dict[str, AlarmCondition]:
-        """Say what is wrong now."""
-        found = {**self._stirs.findings(), **self._look()}
+    def _conditions_of(self, figures: RunMetrics) -> dict[str, AlarmCondition]:
+        """Return what is wrong now, by the code of its alarm."""
+        found = {**self._event_alarms.findings(), **self._conditions()}
+        found |= self._frame_conditions() | self._machine_conditions(figures)
+        if not clock.is_synchronised():
+            found["clock-unsynchronised"] = AlarmCondition(
+                "amber", "no time server is followed; times may be wrong"
+            )
+        return found
+
+    def _frame_conditions(self) -> dict[str, AlarmCondition]:
+        """Return what is wrong with the frames."""
+        found: dict[str, AlarmCondition] = {}
         silent_s = self._silent_s()
         if silent_s > self._alarms.no_frame_s:
             found["no-frames"] = AlarmCondition("red", f"no frame for {silent_s:.0f} s")
-        if self._meter.rejected_in_a_row >= _REJECTED_IN_A_ROW:
-            found["frames-rejected"] = AlarmCondition(
-                "amber",
-                f"the last {self._meter.rejected_in_a_row} frames were rejected: "
-                f"{self._reason}"[:1000],
-            )
+        rejected = self._meter.rejected_in_a_row
+        if rejected >= _MAX_REJECTED_IN_A_ROW:
+            text = f"the last {rejected} frames were rejected: {self._reason}"
+            found["frames-rejected"] = AlarmCondition("amber", text[:1000])
         drift = self._drift
         if drift is not None and (drift.status == "amber" or drift.status == "red"):
             text = f"{drift.of} left the calibration: {drift.advice}"
             found["drifted"] = AlarmCondition(drift.status, text)
+        return found
+
+    def _machine_conditions(self, figures: RunMetrics) -> dict[str, AlarmCondition]:
+        """Return what is wrong with the disk and the temperature."""
+        found: dict[str, AlarmCondition] = {}
         amber, red = self._alarms.disk_share
         if figures.disk_used >= amber:
             found["disk-filling"] = AlarmCondition(
@@ -256,19 +189,17 @@ class Housekeeping:
                 "red" if heat_c >= red else "amber",
                 f"the hottest part has {heat_c:.0f} °C",
             )
-        if not clock.is_synchronised():
-            found["clock-unsynchronised"] = AlarmCondition(
-                "amber", "no time server is followed; times may be wrong"
-            )
         return found
 
 
-def _run_into(future: Future[str], work: Callable[[], str]) -> None:
-    """Run `work` into its future, also when it fails or nobody waits any more."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(work())
-    except Exception as error:
-        log.exception("a self-test failed")
-        future.set_exception(error)
+def append_entries(
+    ledger: Ledger, entries: Sequence[Entered], taken: InboxPosition | None = None
+) -> None:
+    """Write entries, and how far the inbox was taken over; make room on a full disk.
+
+    Raises
+    ------
+    LedgerFull
+        The disk is full, and nothing on it may go.
+    """
+    ledger.with_room(lambda: ledger.append_all(entries, taken))

@@ -1,7 +1,7 @@
-"""Begin a run, go on with one that was left, hold it, and end it.
+"""Start a run, resume one that an earlier process left open, pause it, and end it.
 
-What is under way is written before it has its effect, so that the ledger always knows
-what a later process must go on with. Used from the run's main thread.
+The mark of a run is written before it takes effect, so that the ledger always knows
+what a later process must go on with. Used by the main thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SET_NS = 1_000_000_000  # a clock that is further off was set
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What was said of a run where the process was started."""
+    """The run that was asked for on the command line."""
 
     slide: str | None = None
     operator: str | None = None
@@ -41,21 +41,22 @@ class RunRequest:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether nothing was said."""
+        """Whether nothing was asked for."""
         return not (self.slide or self.operator or self.note)
 
 
 class RunController:
-    """Conducts the runs of one process.
+    """Starts, resumes, pauses and ends the runs of one process.
 
     Parameters
     ----------
-    ledger, runs, source, schedule
-        Where rows go, which run is under way, what may be held, and what is planned.
-    wish
-        What was said of a run where the process was started.
+    ledger, state, source, schedule
+        Where marks are written, which run is under way, the camera that may be paused,
+        and the points that are planned.
+    request
+        The run that was asked for on the command line.
     resume_within_s
-        A run without a schedule that rests longer is ended and not resumed.
+        A run without a schedule that was interrupted for longer is ended instead.
     is_left_open
         Whether a run that is interrupted now is left for the next process.
     waits_when_done
@@ -65,48 +66,50 @@ class RunController:
     def __init__(
         self,
         ledger: Ledger,
-        runs: RunState,
+        state: RunState,
         source: PausableSource,
         schedule: ScheduledSource | None = None,
         *,
-        wish: RunRequest = RunRequest(),
+        request: RunRequest = RunRequest(),
         resume_within_s: float = 900.0,
         is_left_open: Callable[[], bool] = lambda: False,
         waits_when_done: bool = False,
     ) -> None:
-        self._ledger, self._runs, self._source = ledger, runs, source
-        self._schedule, self._wish = schedule, wish
+        self._ledger, self._state, self._source = ledger, state, source
+        self._schedule, self._request = schedule, request
         self._resume_within_s, self._is_left_open = resume_within_s, is_left_open
         self._waits_when_done = waits_when_done
         self._has_begun = False
         if ledger.state.is_paused:
             source.pause()
-            log.warning("held by command; `start` or `resume` lets it go on")
+            log.warning("paused by command; `start` or `resume` ends the pause")
 
     # -- called by the service ---------------------------------------------------------
 
     def begin(self) -> None:
-        """Go on with the run that was left, or start one; once, when all is ready."""
+        """Resume the run that was left open, or start one; once, when all is ready."""
         if self._has_begun:
             return
         self._has_begun = True
-        left = self._ledger.state.progress
+        progress = self._ledger.state.progress
         marks: list[RunMark] = []
-        if left is not None and left.is_open:
-            why = self._why_not_resumed(left)
+        if progress is not None and progress.is_open:
+            why = self._why_not_resumed(progress)
             if why is None:
-                marks = self._resumed(left)
+                marks = self._resumed(progress)
             else:
-                marks = [RunMark(run=left.run, phase="end", text=why)]
+                marks = [RunMark(run=progress.run, phase="end", text=why)]
         goes_on = any(mark.phase == "resumed" for mark in marks)
-        if not goes_on and (not self._source.is_paused or not self._wish.says_nothing):
-            marks += self._starting(self._wish.slide, self._wish.operator)
+        if not goes_on and (
+            not self._source.is_paused or not self._request.says_nothing
+        ):
+            marks += self._starting(self._request.slide, self._request.operator)
         self._append(marks)
-        self._adopt(marks, left)
+        self._adopt(marks, progress)
 
     def end_plan(self) -> bool:
         """End the run, its last point is over; return whether the process ends too."""
-        if self._runs.run is None:
+        if self._state.run is None:
             return False
         waits = self._waits_when_done
         self._end("the schedule is over", is_waiting=waits)
@@ -119,29 +122,31 @@ class RunController:
         """Whether nothing more is planned in the run under way."""
         return (
             self._schedule is not None
-            and self._runs.run is not None
+            and self._state.run is not None
             and self._schedule.is_over
         )
 
     def finish(self, *, is_over: bool) -> None:
         """End the run with the process, unless it is interrupted and left for later."""
-        if self._runs.run is None:
+        if self._state.run is None:
             return
         if is_over or not self._is_left_open():
             self._end(None)
         else:
-            log.info("run=%s is left open, the next process resumes it", self._runs.run)
+            log.info(
+                "run=%s is left open, the next process resumes it", self._state.run
+            )
 
     @property
     def silent_s(self) -> float | None:
         """Seconds without any frame; None where every frame is looked at."""
         return None if self._schedule is None else self._schedule.silent_s
 
-    # -- what may be asked -------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------
 
     def start(self, request: StartRequest) -> Done:
-        """Begin a run; where one is under way and nothing is said, go on with it."""
-        if request.says_nothing and self._runs.run is not None:
+        """Start a run; without any detail, resume the one that is under way."""
+        if request.says_nothing and self._state.run is not None:
             return self.resume(request)
         marks = self._starting(
             request.slide, request.operator, request.note or "", by=request.by
@@ -151,7 +156,7 @@ class RunController:
 
     def pause(self, request: Request) -> Done:
         """Examine nothing until told to resume; the run stays open."""
-        if self._runs.run is None:
+        if self._state.run is None:
             raise CommandFailed("no run is under way; `start` begins one")
         if self._source.is_paused:
             return Done("it was paused already")
@@ -159,7 +164,7 @@ class RunController:
 
     def resume(self, request: Request) -> Done:
         """Examine again, in the run that is under way."""
-        if self._runs.run is None:
+        if self._state.run is None:
             raise CommandFailed("no run is under way; `start` begins one")
         if not self._source.is_paused:
             return Done("it was examining already")
@@ -167,21 +172,21 @@ class RunController:
 
     def stop(self, request: Request) -> Done:
         """End the run, and examine nothing until told to start."""
-        if self._runs.run is None:
+        if self._state.run is None:
             if self._source.is_paused:
                 return Done("it was stopped already")
             return Done("stopped; `start` begins a run", then=self._source.pause)
-        mark = self._runs.ending(by=request.by)
+        mark = self._state.ending(by=request.by)
         text = f"run {mark.run} is ended; `start` begins another"
         return Done(text, (mark,), partial(self._stop, mark))
 
     def note(self, request: NoteRequest) -> Done:
         """Write a note to the run, or, where none is under way, among the results."""
-        if self._runs.run is None:
+        if self._state.run is None:
             return Done("noted", (Note(text=request.text, by=request.by),))
-        return Done("noted", (self._runs.noting(request.text, by=request.by),))
+        return Done("noted", (self._state.noting(request.text, by=request.by),))
 
-    # -- its own work ------------------------------------------------------------------
+    # -- marks -------------------------------------------------------------------------
 
     def _starting(
         self,
@@ -191,12 +196,14 @@ class RunController:
         by: str | None = None,
     ) -> list[RunMark]:
         plan = None if self._schedule is None else self._schedule.noted()
-        text = self._wish.note if note is None else note
-        return self._runs.starting(slide, operator, text, by=by, plan=plan)
+        text = self._request.note if note is None else note
+        return self._state.starting(slide, operator, text, by=by, plan=plan)
 
-    def _adopt(self, marks: Sequence[RunMark], left: Progress | None = None) -> None:
+    def _adopt(
+        self, marks: Sequence[RunMark], progress: Progress | None = None
+    ) -> None:
         """Let marks that are rows have their effect."""
-        self._runs.adopt(marks)
+        self._state.adopt(marks)
         for mark in marks:
             if mark.phase == "start":
                 self._source.resume()
@@ -206,28 +213,28 @@ class RunController:
                 self._schedule.end()
             elif mark.plan is not None:
                 lost = None if mark.lost is None else mark.lost.points
-                self._schedule.begin(mark.run, mark.plan, _place(mark, left), lost)
+                self._schedule.begin(mark.run, mark.plan, _place(mark, progress), lost)
 
     def _stop(self, mark: RunMark) -> None:
         self._adopt([mark])
         self._source.pause()
 
     def _end(self, text: str | None, *, is_waiting: bool = False) -> None:
-        mark = self._runs.ending(text=text, is_waiting=is_waiting)
+        mark = self._state.ending(text=text, is_waiting=is_waiting)
         self._append([mark])
         self._adopt([mark])
 
     def _append(self, marks: Sequence[RunMark]) -> None:
         self._ledger.with_room(lambda: self._ledger.append_all(marks))
 
-    def _why_not_resumed(self, left: Progress) -> str | None:
-        """Say why a run that was left is not the one to go on with; None if it is."""
+    def _why_not_resumed(self, progress: Progress) -> str | None:
+        """Return why an open run is not resumed; None if it is."""
         plan = None if self._schedule is None else self._schedule.plan.sha256
-        if self._wish.slide is not None and self._wish.slide != left.slide:
+        if self._request.slide is not None and self._request.slide != progress.slide:
             return "another slide is started"
-        if plan != (None if left.plan is None else left.plan.sha256):
+        if plan != (None if progress.plan is None else progress.plan.sha256):
             return "not resumed: the schedule in the settings is another one"
-        away_s = _away_s(left)
+        away_s = _away_s(progress)
         if plan is None and (away_s is None or away_s > self._resume_within_s):
             away = "an unknown time" if away_s is None else f"{away_s:.0f} s"
             return (
@@ -236,11 +243,11 @@ class RunController:
             )
         return None
 
-    def _resumed(self, left: Progress) -> list[RunMark]:
-        """Say that a run goes on, and exactly what it lost."""
-        note, place = left.plan, SchedulePosition(left.index, left.frame)
+    def _resumed(self, progress: Progress) -> list[RunMark]:
+        """Return the marks of a run that is resumed; they say exactly what it lost."""
+        note, place = progress.plan, SchedulePosition(progress.index, progress.frame)
         if note is not None and note.boot_id != clock.boot_id():
-            note = self._by_wall_time(note, left)
+            note = self._by_wall_time(note, progress)
         missed = None
         if note is not None and self._schedule is not None:
             plan = self._schedule.plan
@@ -251,36 +258,36 @@ class RunController:
             if now > place.index:
                 missed = plan.missed(place, now)
         lost = Lost(
-            row=left.row,
-            away_s=_away_s(left),
+            row=progress.row,
+            away_s=_away_s(progress),
             points=missed,
-            counted=left.counted,
-            next_track=left.next_track,
-            next_event=left.next_event,
-            is_rebooted=left.boot_id != clock.boot_id(),
+            counted=progress.counted,
+            next_track=progress.next_track,
+            next_event=progress.next_event,
+            is_rebooted=progress.boot_id != clock.boot_id(),
         )
         mark = RunMark(
-            run=left.run,
+            run=progress.run,
             phase="resumed",
-            slide=left.slide,
-            operator=self._wish.operator or left.operator,
+            slide=progress.slide,
+            operator=self._request.operator or progress.operator,
             text=_told(lost, has_plan=note is not None),
             plan=note,
             lost=lost,
         )
-        if not self._wish.note:
+        if not self._request.note:
             return [mark]
-        return [mark, RunMark(run=left.run, phase="note", text=self._wish.note)]
+        return [mark, RunMark(run=progress.run, phase="note", text=self._request.note)]
 
-    def _by_wall_time(self, note: PlanNote, left: Progress) -> PlanNote:
+    def _by_wall_time(self, note: PlanNote, progress: Progress) -> PlanNote:
         """Place the beginning of a plan on the clock of another boot.
 
         A clock that is behind the last row is not believed: the plan then goes on as
         if no time had passed since.
         """
         now_ns = 0 if self._schedule is None else self._schedule.now_ns()
-        utc = max(clock.utc_now(), left.utc)
-        since_ns = self._reached_ns(note, left) + _between_ns(left.utc, utc)
+        utc = max(clock.utc_now(), progress.utc)
+        since_ns = self._reached_ns(note, progress) + _between_ns(progress.utc, utc)
         return msgspec.structs.replace(
             note,
             zero_ns=now_ns - since_ns,
@@ -288,18 +295,18 @@ class RunController:
             boot_id=clock.boot_id(),
         )
 
-    def _reached_ns(self, note: PlanNote, left: Progress) -> int:
+    def _reached_ns(self, note: PlanNote, progress: Progress) -> int:
         """Return how far the plan was at the last row, whose boot is over.
 
         By wall time, but where points tell that it was set since the plan began, by the
         monotonic clock, which knows nothing of suspended time.
         """
-        by_wall_ns = _between_ns(note.zero_utc, left.utc)
-        if self._schedule is None or left.boot_id != note.boot_id:
+        by_wall_ns = _between_ns(note.zero_utc, progress.utc)
+        if self._schedule is None or progress.boot_id != note.boot_id:
             return by_wall_ns
-        running_ns = max(left.monotonic_ns - note.zero_ns, 0)
+        running_ns = max(progress.monotonic_ns - note.zero_ns, 0)
         index = self._schedule.plan.index_at(by_wall_ns)
-        agrees = index in (left.index - 1, left.index)
+        agrees = index in (progress.index - 1, progress.index)
         if agrees or abs(by_wall_ns - running_ns) < _SET_NS:
             return by_wall_ns
         return running_ns
@@ -309,23 +316,23 @@ def _between_ns(first: datetime, last: datetime) -> int:
     return int((last - first).total_seconds() * 1e9)
 
 
-def _place(mark: RunMark, left: Progress | None) -> SchedulePosition:
+def _place(mark: RunMark, progress: Progress | None) -> SchedulePosition:
     """Return where the plan of a run begins, or was left."""
-    if mark.phase != "resumed" or left is None:
+    if mark.phase != "resumed" or progress is None:
         return SchedulePosition(0)
-    return SchedulePosition(left.index, left.frame)
+    return SchedulePosition(progress.index, progress.frame)
 
 
-def _away_s(left: Progress, now: datetime | None = None) -> float | None:
+def _away_s(progress: Progress, now: datetime | None = None) -> float | None:
     """Seconds since the last frame of a run; None where the clocks cannot tell."""
-    if left.boot_id == clock.boot_id():
-        return round(max(time.monotonic_ns() - left.monotonic_ns, 0) * 1e-9, 3)
-    away_s = ((now or clock.utc_now()) - left.utc).total_seconds()
+    if progress.boot_id == clock.boot_id():
+        return round(max(time.monotonic_ns() - progress.monotonic_ns, 0) * 1e-9, 3)
+    away_s = ((now or clock.utc_now()) - progress.utc).total_seconds()
     return None if away_s < 0 else round(away_s, 3)
 
 
 def _told(lost: Lost, *, has_plan: bool) -> str:
-    """Say in a line what was lost."""
+    """Return in one line what was lost."""
     parts = [
         "the time away is unknown, the clock is behind the last row"
         if lost.away_s is None

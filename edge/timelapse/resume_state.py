@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 
 from msgspec import Struct
 
-from edge.schema.results import Box, Count, RunId
+from edge import clock
+from edge.ledger.reader import LedgerReader
+from edge.ledger.run_progress import Progress
+from edge.schema.codec import PayloadInvalid
+from edge.schema.entries import read_row
+from edge.schema.results import Box, Count, Result, RunId
+
+log = logging.getLogger(__name__)
 
 
 class ResumeCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,3 +45,40 @@ class ResumeState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 NOTHING_TO_RESUME = ResumeState()
+
+
+def resume_state_of(folder: Path, progress: Progress | None) -> ResumeState:
+    """Return what the ledger in `folder` says that was left, as far as `progress`."""
+    if progress is None:
+        return NOTHING_TO_RESUME
+    return ResumeState(
+        run=progress.run if progress.is_open else None,
+        next_track=progress.next_track,
+        next_event=progress.next_event,
+        cells=_cells_in(folder, progress) if progress.is_open else None,
+    )
+
+
+def _cells_in(folder: Path, progress: Progress) -> ResumeCells | None:
+    """Read the last frame on which cells were followed; None if that cannot be."""
+    if progress.followed_row is None:
+        return None
+    with closing(LedgerReader(folder)) as reader:
+        rows = reader.rows(progress.followed_row - 1, 1)
+    try:
+        result = read_row(rows[0].data) if rows else None
+    except PayloadInvalid as error:  # of another version, perhaps
+        log.warning("row=%d no track goes on: %s", progress.followed_row, error)
+        return None
+    if not isinstance(result, Result) or result.run != progress.run:
+        return None
+    found = {c.track_id: c.box for c in result.cells if c.track_id is not None}
+    if not found:
+        return None
+    is_same_boot = result.boot_id == clock.boot_id()
+    return ResumeCells(
+        tracks=tuple(found),
+        boxes=tuple(found.values()),
+        utc=result.utc,
+        monotonic_ns=result.monotonic_ns if is_same_boot else None,
+    )

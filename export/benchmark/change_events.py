@@ -14,7 +14,7 @@ import numpy as np
 
 from edge.frames import Exposure
 from edge.pipeline.parts import Parts
-from edge.run.components import open_follower
+from edge.run.composition import open_follower
 from edge.schema.results import Event, FrameResult
 from edge.settings.sources import SimulatedSettings
 from edge.settings.timelapse import EventSettings, PauseSettings, TrackingSettings

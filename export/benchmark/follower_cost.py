@@ -19,7 +19,7 @@ from edge.clock import utc_of
 from edge.frames import RawFrame, Shot
 from edge.pipeline.parts import Parts
 from edge.pipeline.pipeline import ExaminedFrame
-from edge.run.components import open_follower
+from edge.run.composition import open_follower
 from edge.schema.codec import encode
 from edge.schema.results import Cell, FrameRange, FrameResult
 from edge.settings.timelapse import EventSettings, PauseSettings, TrackingSettings

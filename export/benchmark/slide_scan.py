@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +15,12 @@ from edge.clock import utc_of
 from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.parts import Parts
 from edge.pipeline.pixel_size import Scale
-from edge.run.components import open_slide
+from edge.run.composition import open_slide_counter
 from edge.schema.results import Differential, FrameResult
 from edge.settings.run import DifferentialSettings
 from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
+from edge.slide.run_state import CurrentRun
 from edge.slide.slide_counter import SlideCounter, counting_margin
 
 # A field of 134 by 84 µm as everywhere, in fewer pixels: it is rendered faster.
@@ -34,6 +36,9 @@ WALK = SimulatedSettings(
 )
 
 _CENTRE_UM = 0.7
+
+
+_RUN = CurrentRun("20260101T000000Z-000001")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,11 +77,9 @@ def walk(
 ) -> SlideScan:
     """Examine `frames` frames of a simulated slide and count its cells."""
     bench = SimulatedMicroscope(settings)
-    run = open_slide(parts, DifferentialSettings())
-    if not isinstance(run, SlideCounter):
+    run = open_slide_counter(parts, DifferentialSettings())
+    if run is None:
         raise ValueError("the parts have no locator: nothing can be counted")
-    run.start_run()
-    run.marks()
     size = (settings.width_px, settings.height_px)
     margin_px = counting_margin(size, settings.pixel_size_um)
     centre_px = _CENTRE_UM / settings.pixel_size_um
@@ -88,7 +91,8 @@ def walk(
     for number in range(frames):
         seen = pipeline.examine(_exposure(bench, number))
         start = time.thread_time()
-        result = run.count(run.judge(seen.result), seen.thumbnail)
+        result = msgspec.structs.replace(seen.result, run=_RUN.id)
+        result = run.count(run.judge(result, _RUN), seen.thumbnail)
         costs.append((time.thread_time() - start) * 1e3)
         done(number)
         if result.status == "rejected":

@@ -168,7 +168,7 @@ def test_a_camera_that_hangs_starves_the_watchdog_and_a_paused_one_does_not(
         PreviewWriter(tmp_path / "ledger", 0),
         RunSettings(workers=1),
         keep_rows=10,
-        company=RunCollaborators(notifier=Notifier(ear.address, 0.4)),
+        collaborators=RunCollaborators(notifier=Notifier(ear.address, 0.4)),
     )
 
     def script() -> None:

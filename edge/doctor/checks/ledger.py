@@ -20,7 +20,7 @@ from edge.ledger.cursor import read_cursor
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow, first_broken
 from edge.monitoring.alarms import KINDS
-from edge.run.empty_results import STOPPED
+from edge.pipeline.empty_results import STOPPED
 from edge.schema.codec import PayloadInvalid, decode
 
 _VERIFIED = 1000  # of the newest rows

@@ -38,7 +38,7 @@ from edge.schema.results import (
     FrameResult,
     TrackPrediction,
 )
-from edge.slide.slide_counter import SlideCounter
+from edge.slide.run_state import RunState
 from edge.timelapse.filmstrips import SIDE_PX, Filmstrips
 from tests.conftest import frame_result
 
@@ -101,20 +101,20 @@ def frame(number: int, run: str | None) -> FrameResult:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of two runs: one ended with a note, one cut off."""
     folder = tmp_path_factory.mktemp("archive")
-    slide = SlideCounter(("RBC", "Plasma"), 0.5, 0.1)
+    runs = RunState()
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
 
         def write(*result: FrameResult | Entered) -> None:
-            ledger.append_all([*slide.marks(), *result])
+            ledger.append_all([*runs.take_marks(), *result])
 
-        run = slide.start_run("S26-00123", "op7")
+        run = runs.start_run("S26-00123", "op7")
         write()
         for number in range(FRAMES):
             write(frame(number, run))
         write(Note(text="oil renewed <b>", by="op7"))
-        slide.end_run()
+        runs.end_run()
         write()
-        second = slide.start_run("S26-00124")
+        second = runs.start_run("S26-00124")
         write(frame(0, second))
     return archived(folder)
 
@@ -130,10 +130,10 @@ def archived(folder: Path) -> Path:
 
 def told_by(folder: Path, result: Iterable[FrameResult | Entered]) -> RunHistory:
     """Read a run back in which all this was said."""
-    slide = SlideCounter(("RBC",), 0.5, 0.1)
-    slide.start_run()
+    runs = RunState()
+    runs.start_run()
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
-        ledger.append_all([*slide.marks(), *result])
+        ledger.append_all([*runs.take_marks(), *result])
     with closing(Store(archived(folder))) as store:
         return tell(store, list_runs(store)[0])
 
@@ -216,10 +216,10 @@ def test_a_page_shows_the_cell_over_time(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_run_without_frames_has_a_page(tmp_path: Path) -> None:
-    slide = SlideCounter(("RBC",), 0.5, 0.1)
-    slide.start_run()
+    runs = RunState()
+    runs.start_run()
     with closing(Ledger(tmp_path / "ledger", "scope-1")) as ledger:
-        ledger.append_all(slide.marks())
+        ledger.append_all(runs.take_marks())
     [row] = LedgerReader(tmp_path / "ledger").rows(0, 10)
     with closing(Store(tmp_path / "archive.sqlite")) as store:
         store.take([Message("cells/v1/scope-1/result", row.data, False)])

@@ -27,7 +27,7 @@ from tests.asking import (
     DEVICE,
     START,
     Clock,
-    Instrumented,
+    NotingHandlers,
     audits_in,
     entries_in,
     message_of,
@@ -47,18 +47,18 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, Clock()
-        self.instrument = Instrumented()
+        self.handlers = NotingHandlers()
         self.kill_at: str | None = None
         self.begin_run()
         self.begin_publish()
 
     def begin_run(self, settings: CommandSettings = ALL) -> None:
         self.ledger = Ledger(self.folder, DEVICE)
-        self.commander = CommandExecutor(
+        self.executor = CommandExecutor(
             self.folder,
             self.ledger.state,
             self.append,
-            self.instrument,
+            self.handlers.table,
             settings,
             utc=self.clock.utc,
             monotonic=self.clock.monotonic,
@@ -89,7 +89,7 @@ class Site:
     def step(self, steps: int = 1) -> None:
         for _ in range(steps):
             self.clock.move(0.3)
-            self.commander.step()
+            self.executor.step()
 
     def end_run(self) -> None:
         self.ledger.close()
@@ -113,7 +113,7 @@ def test_a_request_has_its_effect_and_a_row_that_says_so(site: Site) -> None:
     site.step()
 
     assert notes_in(site.folder) == ["note 1"]
-    assert site.instrument.did == ["stop"]
+    assert site.handlers.did == ["stop"]
     result = [(a.name, a.outcome, a.by, a.client) for a in audits_in(site.folder)]
     assert result == [
         ("note", "done", "anna", "command-1"),
@@ -128,7 +128,7 @@ def test_a_request_that_lasts_is_accepted_first_and_done_later(site: Site) -> No
     site.step()
     assert [a.outcome for a in audits_in(site.folder)] == ["accepted"]
 
-    site.instrument.lasting[request.id].set_result("kept")
+    site.handlers.lasting[request.id].set_result("kept")
     site.step()
 
     assert [a.outcome for a in audits_in(site.folder)] == ["accepted", "done"]
@@ -159,7 +159,7 @@ def refused(site: Site) -> Audit:
     (audit,) = audits_in(site.folder)
     assert audit.outcome == "refused"
     assert notes_in(site.folder) == []
-    assert site.instrument.did == []
+    assert site.handlers.did == []
     return audit
 
 
@@ -457,7 +457,7 @@ def test_of_two_who_wait_for_one_picture_that_never_comes_both_are_told(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture: Future[str] = Future()  # the next frame's, for all who ask
-    monkeypatch.setattr(site.instrument, "snapshot", lambda request: picture)
+    monkeypatch.setitem(site.handlers.table, "snapshot", lambda request: picture)
     for number in (1, 2):
         site.ask("snapshot", request_of(site.clock, "snapshot", number))
         site.step()

@@ -15,7 +15,6 @@ import pytest
 from edge.acquisition.pausable_source import PausableSource
 from edge.acquisition.schedule import Phase, Plan
 from edge.acquisition.scheduled_source import ScheduledSource
-from edge.cli.recordings import open_recorder
 from edge.ledger.preview_file import PreviewWriter
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
@@ -23,11 +22,11 @@ from edge.pipeline.calibration_drift import DriftWatch
 from edge.pipeline.parts import Parts, read_parts
 from edge.pipeline.pixel_size import Scale
 from edge.recording.format import HEAD, SETTINGS, Frame, Recording, recordings_in
+from edge.recording.opening import open_recorder
 from edge.remote.client import new_request
 from edge.replay.comparison import Comparison, compare, results_of
 from edge.replay.replay import replay
-from edge.run.components import open_follower, open_slide
-from edge.run.resume import resume_state_of
+from edge.run.composition import follower_opener, open_slide_counter
 from edge.run.run_controller import RunController
 from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import encode, read_toml
@@ -43,8 +42,9 @@ from edge.settings.run import (
 )
 from edge.settings.sources import SimulatedSettings
 from edge.settings.timelapse import EventSettings, TrackingSettings
+from edge.slide.run_state import RunState
 from edge.sources.opening import open_source
-from edge.timelapse.resume_state import ResumeState
+from edge.timelapse.resume_state import ResumeState, resume_state_of
 
 # Whatever a cell is, that is an event as soon as it is seen.
 LOUD = EventSettings(
@@ -100,29 +100,29 @@ class Device:
         stop, written = threading.Event(), []
         with closing(Ledger(self.folder / "ledger", "scope-01")) as ledger:
             parts = fresh(self.parts)
-            runs = open_slide(parts, self.settings.differential)
+            runs = RunState()
+            counter = open_slide_counter(parts, self.settings.differential)
             held = PausableSource(open_source(self.settings.source))
             plan = None if self.plan is None else ScheduledSource(held, self.plan)
-            conductor = RunController(
+            controller = RunController(
                 ledger, runs, held, plan, is_left_open=lambda: True
             )
 
             def wrote(*row: object) -> None:
                 written.append(row)
-                on_row(len(written), conductor, ledger)
+                on_row(len(written), controller, ledger)
                 if len(written) >= rows:
                     stop.set()
 
             left = resume_state_of(self.folder / "ledger", ledger.state.progress)
-            recorder, _ = open_recorder(
-                self.settings, parts, ledger, left, is_live=True
-            )
-            company = RunCollaborators(
-                DriftWatch(parts.profile),
-                open_follower=self.follower(parts, left),
-                runs=runs,
-                conductor=conductor,
-                recorder=recorder,
+            recording = open_recorder(self.settings, parts, ledger, left, is_live=True)
+            collaborators = RunCollaborators(
+                timeline=runs,
+                counter=counter,
+                controller=controller,
+                open_follower=follower_opener(parts, self.settings, left),
+                drift=DriftWatch(parts.profile),
+                recorder=recording.recorder,
             )
             service = Service(
                 plan or held,
@@ -131,21 +131,10 @@ class Device:
                 PreviewWriter(self.folder / "ledger", 0),
                 self.settings.run,
                 keep_rows=1000,
-                company=company,
+                collaborators=collaborators,
             )
             service.run(stop, on_row=wrote)
         return Lived(self.folder)
-
-    def follower(self, parts: Parts, left: ResumeState) -> Callable[[], object]:
-        tracking = self.settings.tracking
-        assert tracking is not None
-        return lambda: open_follower(
-            parts,
-            tracking,
-            self.settings.pauses,
-            self.settings.events,
-            left=left,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +170,13 @@ def device(folder: Path, parts: Parts, *, is_counting: bool = True) -> Device:
     return Device(folder, parts, settings)
 
 
-def start_another(row: int, conductor: RunController, ledger: Ledger) -> None:
+def start_another(row: int, controller: RunController, ledger: Ledger) -> None:
     """As the command does, between the sixth row and the next."""
     if row != 6:
         return
     request = new_request("start", "anna", slide="S26-2")
     assert isinstance(request, StartRequest)
-    done = conductor.start(request)
+    done = controller.start(request)
     ledger.append_all(done.rows)
     done.then()
 

@@ -17,13 +17,13 @@ import pytest
 from click.testing import CliRunner
 
 from edge.artifacts.profile import ProfileRecord, load_profile, save_profile
-from edge.cli.recordings import open_recorder, record_command, replay_command
+from edge.cli.recordings import record_command, replay_command
 from edge.errors import FrameRejected
 from edge.frames import Counts, Exposure, Gap, Planned, SourceEnded
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts, read_parts
-from edge.pipeline.pixel_size import PixelSize
+from edge.pipeline.pixel_size import PixelSize, Scale
 from edge.recording.format import (
     SETTINGS,
     FailedFrame,
@@ -34,6 +34,7 @@ from edge.recording.format import (
     recordings_in,
 )
 from edge.recording.ome_tiff import TiffFrame
+from edge.recording.opening import open_recorder
 from edge.recording.writer import lacking_of
 from edge.replay.comparison import (
     Comparison,
@@ -44,7 +45,8 @@ from edge.replay.comparison import (
     first_difference,
     results_of,
 )
-from edge.replay.replay import RecordedRuns, RecordedScale, RecordedSource, replay
+from edge.replay.recorded import RecordedScale, RecordedSource, RecordedTimeline
+from edge.replay.replay import replay
 from edge.schema.codec import decode, encode, read_toml, write_toml
 from edge.schema.results import Point, Result
 from edge.settings.files import DeviceFile, ReplaySettings
@@ -306,7 +308,7 @@ def test_a_frame_of_a_plan_is_the_same_frame_of_it_again() -> None:
     again = [source.read(0), source.read(0)]
 
     assert [getattr(exposure, "planned", None) for exposure in again] == [planned] * 2
-    assert RecordedRuns().is_under_way(planned.run)
+    assert RecordedTimeline(None, []).is_under_way(planned.run)
     assert not RunState().is_under_way(planned.run)
 
 
@@ -318,7 +320,7 @@ def test_a_scale_that_was_read_off_the_cells_is_not_read_again() -> None:
         RecordedItem(Frame(seq=n + 1, shot=shot(n), scale=size))
         for n, size in enumerate([doubted, settled, told])
     ]
-    scale = RecordedScale(None, frames)
+    scale = RecordedScale(Scale(None), frames)
 
     assert scale.of(None, lambda: 9.0, 1) == settled
     assert scale.of(None, lambda: 9.0, 0) == doubted
@@ -373,12 +375,12 @@ def test_a_disk_that_is_not_there_costs_the_recording_and_not_the_results(
     (tmp_path / "recordings").write_text("no folder")
 
     with closing(Ledger(tmp_path / "ledger", "scope-01")) as ledger:
-        recorder, look = open_recorder(
+        opened = open_recorder(
             _device(tmp_path), parts, ledger, ResumeState(), is_live=True
         )
 
-    assert recorder is None
-    assert "nothing is recorded" in look()["not-recorded"].text
+    assert opened.recorder is None
+    assert "nothing is recorded" in opened.conditions()["not-recorded"].text
 
 
 def test_a_recording_brings_its_profile_and_names_bundles_from_anywhere(
@@ -398,9 +400,9 @@ def test_a_recording_brings_its_profile_and_names_bundles_from_anywhere(
     bare = read_parts(profile=Path("profile"))
 
     with closing(Ledger(tmp_path / "ledger", "scope-01")) as ledger:
-        recorder, _ = open_recorder(device, bare, ledger, ResumeState(), is_live=True)
-    assert recorder is not None
-    recorder.close()
+        opened = open_recorder(device, bare, ledger, ResumeState(), is_live=True)
+    assert opened.recorder is not None
+    opened.recorder.close()
     shutil.rmtree(tmp_path / "profile")
 
     (recording,) = recordings_in(tmp_path / "recordings")

@@ -8,8 +8,8 @@ from edge.ledger.cursor import LedgerBusy
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerDamaged, first_broken
 from edge.ledger.writer import Ledger
+from edge.pipeline.empty_results import STOPPED
 from edge.run.crash_record import failure_of, record_failure
-from edge.run.empty_results import STOPPED
 from edge.schema.codec import decode
 from edge.schema.results import Result
 from tests.conftest import frame_result

@@ -21,9 +21,11 @@ from edge.mqtt import Message, topic
 from edge.pipeline.pipeline import ExaminedFrame
 from edge.remote.admission import Admission
 from edge.remote.client import new_request
-from edge.run.housekeeping import SNAPSHOTS, Housekeeping
+from edge.run.composition import open_housekeeping
+from edge.run.frame_worker import RunFailed
+from edge.run.lasting_commands import SNAPSHOTS
 from edge.run.run_controller import RunController, RunRequest
-from edge.run.service import RunCollaborators, RunFailed, Service
+from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import encode
 from edge.schema.entries import Alarm, Note, RunMark, read_row
 from edge.schema.requests import COMMANDS, CommandName
@@ -41,7 +43,7 @@ from tests.asking import (
     rows_in,
 )
 from tests.conftest import frame_result, shot
-from tests.edge.run.test_event_alarms import LYSIS
+from tests.edge.timelapse.test_event_alarms import LYSIS
 
 FRAME = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
 
@@ -110,19 +112,19 @@ class Run:
         ledger = Ledger(self.folder, DEVICE)
         source = PausableSource(self.camera)
         previews = PreviewWriter(self.folder, self.preview_hz)
-        conductor = RunController(
+        controller = RunController(
             ledger,
             self.runs,
             source,
-            wish=RunRequest("S26-1"),
+            request=RunRequest("S26-1"),
             is_left_open=lambda: self.is_interrupted,
         )
-        attendant = Housekeeping(
+        housekeeping = open_housekeeping(
             ledger,
             self.folder,
             source,
             self._test,
-            conductor=conductor,
+            controller=controller,
             commands=CommandSettings(allow=COMMANDS, keep_snapshots=2),
             alarms=AlarmSettings(no_frame_s=0.3, disk_share=(1.0, 1.0)),
         )
@@ -133,8 +135,8 @@ class Run:
             previews,
             RunSettings(workers=1, most_failures=30),
             keep_rows=1000,
-            company=RunCollaborators(
-                attendant=attendant, runs=self.runs, conductor=conductor
+            collaborators=RunCollaborators(
+                housekeeping=housekeeping, timeline=self.runs, controller=controller
             ),
         )
         self.ready.set()
@@ -286,7 +288,7 @@ def test_a_run_of_a_slide_is_asked_for_from_its_start_to_its_end(
 
 
 @pytest.mark.parametrize(
-    ("said", "secret"),
+    ("result", "secret"),
     [
         ({"slide": "Maria Garcia"}, "Garcia"),
         ({"operator": "Dr. Miller"}, "Miller"),

@@ -24,7 +24,6 @@ from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerDamaged
 from edge.ledger.writer import Ledger
 from edge.remote.client import new_request
-from edge.run.resume import resume_state_of
 from edge.run.run_controller import RunController, RunRequest
 from edge.schema.entries import Audit, RunMark
 from edge.schema.requests import StartRequest
@@ -32,12 +31,13 @@ from edge.schema.results import (
     ClassShare,
     Differential,
     Following,
+    FrameResult,
     Limits,
     MissedPoints,
     Point,
 )
 from edge.slide.run_state import RunState
-from edge.timelapse.resume_state import ResumeState
+from edge.timelapse.resume_state import ResumeState, resume_state_of
 from tests.asking import DEVICE, marks_in
 from tests.conftest import frame_result
 from tests.edge.run.test_housekeeping import Camera
@@ -99,7 +99,7 @@ class Process:
         self.ledger, self.runs = Ledger(folder, DEVICE), RunState()
         self.held = PausableSource(Camera())
         self.schedule = None if plan is None else ScheduledSource(self.held, plan)
-        self.conductor = RunController(
+        self.controller = RunController(
             self.ledger,
             self.runs,
             self.held,
@@ -113,7 +113,13 @@ class Process:
             "utc": clock.utc_now(),
         }
         result = frame_result(2, **(fields | changes))
-        self.ledger.append(self.runs.judge(result))
+        self.append(result)
+
+    def append(self, result: FrameResult) -> None:
+        self.ledger.append(self.of_run(result))
+
+    def of_run(self, result: FrameResult) -> FrameResult:
+        return msgspec.structs.replace(result, run=self.runs.run_of(result).id)
 
     def die(self) -> None:
         self.ledger.close()
@@ -136,7 +142,7 @@ def leave(
 ) -> RunMark:
     """Leave a run that has seen a frame; return its start."""
     process = Process(folder, plan, **options)
-    process.conductor.begin()
+    process.controller.begin()
     limits = Limits(share=0.5, low=0.1, high=0.9)
     counted = ClassShare(label="RBC", count=120, exact=limits, more=3)
     process.write(
@@ -157,7 +163,7 @@ def leave(
 
 def take_up(folder: Path, plan: Plan | None = None, **options: object) -> Process:
     process = Process(folder, plan, **options)
-    process.conductor.begin()
+    process.controller.begin()
     process.die()
     return process
 
@@ -168,7 +174,7 @@ def resumed(folder: Path) -> RunMark:
 
 
 def test_a_run_goes_on_with_its_id_slide_and_numbers(folder: Path) -> None:
-    begun = leave(folder, wish=RunRequest("S26-1", "op7"))
+    begun = leave(folder, request=RunRequest("S26-1", "op7"))
 
     process = take_up(folder)
 
@@ -189,7 +195,7 @@ def test_the_cells_of_the_last_followed_frame_are_left(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = Process(folder)
-    process.conductor.begin()
+    process.controller.begin()
     assert resume_state_of(folder, process.ledger.state.progress).cells is None
     cells = tuple(
         msgspec.structs.replace(cell, track_id=track)
@@ -197,7 +203,7 @@ def test_the_cells_of_the_last_followed_frame_are_left(
     )
     result = frame_result(3, following=Following(continuity="first", tracks=2))
     result = msgspec.structs.replace(result, cells=cells, boot_id=clock.boot_id())
-    process.ledger.append(process.runs.judge(result))
+    process.append(result)
     process.write(status="rejected", reason="dark")
     process.die()
 
@@ -259,7 +265,7 @@ def test_a_schedule_keeps_its_zero_and_names_the_points_it_missed(
     process = Process(folder, PLAN)
     assert process.schedule is not None
     process.schedule._monotonic_ns = lambda: later_ns
-    process.conductor.begin()
+    process.controller.begin()
     gap = process.schedule.read(0.01)
     process.die()
 
@@ -323,7 +329,7 @@ def test_a_clock_that_was_set_within_the_run_moves_no_point_after_a_new_boot(
     folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     process = Process(folder, PLAN)
-    process.conductor.begin()
+    process.controller.begin()
     last = clock.utc_now() + timedelta(hours=hours)
     process.write(point=point(0), utc=last, boot_id=clock.boot_id())
     process.die()
@@ -349,16 +355,16 @@ def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
     process = Process(folder, PLAN)
     assert process.schedule is not None
     process.schedule._monotonic_ns = lambda: later_ns
-    process.conductor.begin()
+    process.controller.begin()
 
     assert resumed(folder).lost.points == MissedPoints(  # type: ignore[union-attr]
         first=8, last=99, frames=92
     )
     assert isinstance(process.schedule.read(0.01), Gap)
-    assert not process.conductor.is_plan_over  # it is not a row yet
+    assert not process.controller.is_plan_over  # it is not a row yet
     assert process.schedule.read(0.01) is None
-    assert process.conductor.is_plan_over
-    assert process.conductor.end_plan()
+    assert process.controller.is_plan_over
+    assert process.controller.end_plan()
     process.die()
     assert marks_in(folder)[-1].phase == "end"
 
@@ -366,7 +372,7 @@ def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "plan", "why"),
     [
-        ({"wish": RunRequest("S26-2")}, PLAN, "another slide"),
+        ({"request": RunRequest("S26-2")}, PLAN, "another slide"),
         ({}, Plan([Phase(11 * S, 100)]), "the schedule in the settings is another"),
         ({}, None, "the schedule in the settings is another"),
     ],
@@ -374,7 +380,7 @@ def test_a_plan_that_was_over_meanwhile_ends(folder: Path) -> None:
 def test_another_slide_or_schedule_is_a_new_run(
     folder: Path, options: dict[str, object], plan: Plan | None, why: str
 ) -> None:
-    begun = leave(folder, PLAN, wish=RunRequest("S26-1"))
+    begun = leave(folder, PLAN, request=RunRequest("S26-1"))
 
     take_up(folder, plan, **options)
 
@@ -396,8 +402,8 @@ def test_a_run_without_a_schedule_is_not_resumed_after_long(folder: Path) -> Non
 
 def test_a_run_that_was_ended_is_not_resumed(folder: Path) -> None:
     process = Process(folder)
-    process.conductor.begin()
-    process.conductor.finish(is_over=True)
+    process.controller.begin()
+    process.controller.finish(is_over=True)
     process.die()
 
     take_up(folder)
@@ -410,8 +416,8 @@ def test_an_interrupted_run_is_left_open_and_one_ended_by_hand_is_not(
 ) -> None:
     for is_left in (True, False):
         process = Process(folder, is_left_open=lambda is_left=is_left: is_left)
-        process.conductor.begin()
-        process.conductor.finish(is_over=False)
+        process.controller.begin()
+        process.controller.finish(is_over=False)
         process.die()
 
     assert [m.phase for m in marks_in(folder)] == ["start", "resumed", "end"]
@@ -421,8 +427,8 @@ def test_a_schedule_that_is_over_waits_for_a_start_also_after_a_restart(
     folder: Path,
 ) -> None:
     process = Process(folder, PLAN, waits_when_done=True)
-    process.conductor.begin()
-    assert not process.conductor.end_plan()
+    process.controller.begin()
+    assert not process.controller.end_plan()
     assert process.held.is_paused
     process.die()
 
@@ -430,21 +436,21 @@ def test_a_schedule_that_is_over_waits_for_a_start_also_after_a_restart(
     assert again.held.is_paused
     assert again.runs.run is None
     assert marks_in(folder)[-1].is_waiting
-    at_hand = take_up(folder, PLAN, wish=RunRequest("S26-9"))
+    at_hand = take_up(folder, PLAN, request=RunRequest("S26-9"))
     assert not at_hand.held.is_paused
     assert marks_in(folder)[-1].slide == "S26-9"
 
 
 def test_a_run_that_is_asked_for_begins_its_schedule_anew(folder: Path) -> None:
     process = Process(folder, PLAN)
-    process.conductor.begin()
+    process.controller.begin()
     assert process.schedule is not None
     first = marks_in(folder)[0]
     process.write(point=point(3))
     request = new_request("start", "anna", slide="S26-2")
     assert isinstance(request, StartRequest)
 
-    done = process.conductor.start(request)
+    done = process.controller.start(request)
     process.ledger.append_all(done.rows)
     done.then()
 
@@ -465,9 +471,9 @@ def test_numbers_given_to_a_frame_in_hand_when_its_run_ended_are_not_given_again
     folder: Path,
 ) -> None:
     process = Process(folder)
-    process.conductor.begin()
+    process.controller.begin()
     process.write()
-    done = process.conductor.stop(new_request("stop", "anna"))
+    done = process.controller.stop(new_request("stop", "anna"))
     process.ledger.append_all(done.rows)
     done.then()
     last_row = process.ledger.state.progress.row  # type: ignore[union-attr]
@@ -482,9 +488,9 @@ def test_numbers_given_to_a_frame_in_hand_when_its_run_ended_are_not_given_again
 
 def test_a_paused_run_stays_paused_and_open(folder: Path) -> None:
     process = Process(folder, PLAN)
-    process.conductor.begin()
+    process.controller.begin()
     asked = new_request("pause", "anna")
-    done = process.conductor.pause(asked)
+    done = process.controller.pause(asked)
     audit = Audit(name="pause", request=asked.id, outcome="done", text=done.text)
     process.ledger.append_all([*done.rows, audit])
     done.then()
@@ -512,11 +518,11 @@ def test_a_ledger_of_an_earlier_version_begins_a_run(folder: Path) -> None:
 
 def test_progress_costs_a_row_little(folder: Path) -> None:
     process = Process(folder, PLAN)
-    process.conductor.begin()
+    process.controller.begin()
     start_s = time.process_time()
     for index in range(100):
         process.ledger.state.record(
-            index + 2, process.runs.judge(frame_result(1, point=point(index)))
+            index + 2, process.of_run(frame_result(1, point=point(index)))
         )
     spent_ms = (time.process_time() - start_s) * 1e3 / 100
     progress = process.ledger.state.progress

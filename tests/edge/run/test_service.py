@@ -19,18 +19,21 @@ from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerFull
 from edge.ledger.writer import Ledger
 from edge.pipeline.pipeline import ExaminedFrame
-from edge.run.service import RunCollaborators, RunFailed, Service
+from edge.run.frame_worker import RunFailed
+from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import decode
 from edge.schema.entries import Entry, RunMark, read_row
 from edge.schema.results import FrameResult, Quality, Result
 from edge.settings.run import RunSettings
 from edge.settings.timelapse import TrackingSettings
+from edge.slide.run_state import RunState
 from edge.slide.slide_counter import SlideCounter
 from edge.timelapse.follower import Follower
 from edge.timelapse.frame_intervals import FrameIntervals
 from tests.conftest import frame_result, shot
 from tests.edge.slide.slides import Ground
 
+LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 FRAME = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
 
 
@@ -416,9 +419,14 @@ class Counting(Examining):
 
 
 def count(
-    folder: Path, source: Recording, ground: Ground, slide: SlideCounter
+    folder: Path,
+    source: Recording,
+    ground: Ground,
+    runs: RunState,
+    counter: SlideCounter | None = None,
 ) -> list[Result | RunMark]:
     ledger = Ledger(folder, "scope-01")
+    counter = counter or SlideCounter(LABELS, 0.5, 0.1)
     service = Service(
         source,
         lambda: Counting(ground=ground),  # type: ignore[arg-type,return-value]
@@ -426,7 +434,7 @@ def count(
         PreviewWriter(folder, 0.0),
         RunSettings(workers=2),
         keep_rows=1000,
-        company=RunCollaborators(runs=slide),
+        collaborators=RunCollaborators(timeline=runs, counter=counter),
     )
     try:
         service.run(threading.Event())
@@ -442,10 +450,10 @@ def count(
 def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
     folder: Path, ground: Ground
 ) -> None:
-    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
-    run = slide.start_run("S26-1", "op7", "fresh oil")
+    runs = RunState()
+    run = runs.start_run("S26-1", "op7", "fresh oil")
 
-    rows = count(folder, Recording([different(n) for n in range(9)]), ground, slide)
+    rows = count(folder, Recording([different(n) for n in range(9)]), ground, runs)
 
     assert rows[0] == RunMark(
         run=run, phase="start", slide="S26-1", operator="op7", text="fresh oil"
@@ -460,16 +468,16 @@ def test_a_run_stands_in_the_ledger_from_its_start_to_its_end(
 def test_commands_from_another_thread_become_rows_among_frames(
     folder: Path, ground: Ground
 ) -> None:
-    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
-    first, second = slide.start_run("S26-1"), []
+    runs = RunState()
+    first, second = runs.start_run("S26-1"), []
 
     def change() -> NDArray[np.uint8]:
-        slide.add_note("half way")
-        second.append(slide.start_run("S26-2"))
+        runs.add_note("half way")
+        second.append(runs.start_run("S26-2"))
         return different(5)()
 
     frames = [different(n) for n in range(10)]
-    rows = count(folder, Recording([*frames[:5], change, *frames[6:]]), ground, slide)
+    rows = count(folder, Recording([*frames[:5], change, *frames[6:]]), ground, runs)
 
     marks = [(row.run, row.phase) for row in rows if isinstance(row, RunMark)]
     assert marks == [
@@ -490,10 +498,11 @@ def test_commands_from_another_thread_become_rows_among_frames(
 def test_what_cannot_be_counted_is_said_and_costs_no_result(
     folder: Path, ground: Ground
 ) -> None:
-    slide = SlideCounter(("a class", "that nobody names"), 0.5, 0.1)
-    slide.start_run()
+    odd = SlideCounter(("a class", "that nobody names"), 0.5, 0.1)
+    runs = RunState()
+    runs.start_run()
 
-    rows = count(folder, Recording([different(0)]), ground, slide)
+    rows = count(folder, Recording([different(0)]), ground, runs, odd)
 
     (row,) = (row for row in rows if isinstance(row, Result))
     assert row.status == "degraded"
@@ -556,11 +565,12 @@ def follow(
     open_follower: Callable[[], Follower] = lambda: Follower(
         TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0)
     ),
-    slide: SlideCounter | None = None,
+    runs: RunState | None = None,
     **settings: object,
 ) -> list[Result]:
     """Let cells be followed, and counted if there is a slide."""
     ledger = Ledger(folder, "scope-01")
+    counter = None if runs is None else SlideCounter(LABELS, 0.5, 0.1)
     service = Service(
         Recording([different(n) for n in range(frames)]),
         lambda: pipeline,  # type: ignore[arg-type,return-value]
@@ -568,7 +578,9 @@ def follow(
         PreviewWriter(folder, 0.0),
         RunSettings(**({"workers": 2} | settings)),  # type: ignore[arg-type]
         keep_rows=1000,
-        company=RunCollaborators(open_follower=open_follower, runs=slide),
+        collaborators=RunCollaborators(
+            open_follower=open_follower, timeline=runs, counter=counter
+        ),
     )
     try:
         service.run(threading.Event())
@@ -585,10 +597,10 @@ def all_rows(folder: Path) -> list[Result | Entry]:
 
 
 def test_what_the_gate_turns_away_ends_no_track(folder: Path) -> None:
-    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
-    slide.start_run("S26-1")
+    runs = RunState()
+    runs.start_run("S26-1")
 
-    rows = follow(folder, Wandering(dark={4, 5}), 8, slide=slide)
+    rows = follow(folder, Wandering(dark={4, 5}), 8, runs=runs)
 
     tracks = [{cell.track_id for cell in row.cells} for row in rows]
     notes = [row.following for row in rows]
@@ -611,9 +623,9 @@ def test_a_frame_that_cannot_be_followed_is_a_row_and_the_next_one_goes_on(
     def opened() -> Follower:
         return Failing(TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0))
 
-    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
-    run = slide.start_run("S26-1")
-    rows = follow(folder, Wandering(), 5, opened, slide)
+    runs = RunState()
+    run = runs.start_run("S26-1")
+    rows = follow(folder, Wandering(), 5, opened, runs)
 
     assert [row.status for row in rows] == ["ok"] * 2 + ["rejected"] + ["ok"] * 2
     assert rows[2].reason == "the states are lost"
@@ -622,16 +634,16 @@ def test_a_frame_that_cannot_be_followed_is_a_row_and_the_next_one_goes_on(
 
 
 def test_while_a_follower_is_opened_everything_else_goes_on(folder: Path) -> None:
-    slide = SlideCounter(("RBC", "WBC", "Platelet", "Plasma"), 0.5, 0.1)
-    slide.start_run("S26-1")
+    runs = RunState()
+    runs.start_run("S26-1")
 
     def opened() -> Follower:
         time.sleep(0.3)
-        slide.add_note("oil is fresh")
+        runs.add_note("oil is fresh")
         time.sleep(0.3)
         return Follower(TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0))
 
-    rows = follow(folder, Wandering(), 5, opened, slide)
+    rows = follow(folder, Wandering(), 5, opened, runs)
 
     assert all(row.following is not None for row in rows)
     first = [isinstance(row, Entry) for row in all_rows(folder)[:3]]

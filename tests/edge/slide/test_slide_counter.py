@@ -14,7 +14,7 @@ from edge.artifacts.profile import ConfidenceRecord, Profile
 from edge.errors import ConfigurationInvalid
 from edge.pipeline.parts import Parts
 from edge.privacy import RunRefused, checked_note, checked_operator, checked_slide
-from edge.run.components import open_slide
+from edge.run.composition import open_slide_counter
 from edge.schema.codec import encode
 from edge.schema.entries import RunMark
 from edge.schema.results import Following, FrameResult
@@ -32,13 +32,23 @@ from tests.edge.slide.slides import Ground
 LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 
 
-def new_run() -> SlideCounter:
-    return SlideCounter(LABELS, 0.5, 0.1)
+@dataclasses.dataclass
+class Slide:
+    """A run and what counts its cells, as the run process uses them."""
+
+    counter: SlideCounter
+    runs: RunState = dataclasses.field(default_factory=RunState)
 
 
-def take(slide: RunState, result: FrameResult, view: Thumbnail | None) -> FrameResult:
-    """What becomes of a frame that nobody follows cells on."""
-    return slide.count(slide.judge(result), view)
+def new_run() -> Slide:
+    return Slide(SlideCounter(LABELS, 0.5, 0.1))
+
+
+def take(slide: Slide, result: FrameResult, view: Thumbnail | None) -> FrameResult:
+    """What becomes of a frame on which no cells are followed."""
+    run = slide.runs.run_of(result)
+    result = msgspec.structs.replace(result, run=run.id)
+    return slide.counter.count(slide.counter.judge(result, run), view)
 
 
 def good_result(**changes: object) -> FrameResult:
@@ -91,12 +101,12 @@ def test_notes_are_short_plain_and_without_dates(note: str) -> None:
 
 def test_a_run_is_started_noted_on_and_ended_in_order() -> None:
     slide = new_run()
-    first = slide.start_run("S26-1", "op7", "oil is fresh")
-    slide.add_note("thick here")
-    second = slide.start_run("S26-2")
-    slide.end_run()
+    first = slide.runs.start_run("S26-1", "op7", "oil is fresh")
+    slide.runs.add_note("thick here")
+    second = slide.runs.start_run("S26-2")
+    slide.runs.end_run()
 
-    marks = [(m.run, m.phase, m.slide, m.text) for m in slide.marks()]
+    marks = [(m.run, m.phase, m.slide, m.text) for m in slide.runs.take_marks()]
 
     assert marks == [
         (first, "start", "S26-1", "oil is fresh"),
@@ -105,27 +115,27 @@ def test_a_run_is_started_noted_on_and_ended_in_order() -> None:
         (second, "start", "S26-2", None),
         (second, "end", None, None),
     ]
-    assert slide.run is None
-    for command in (slide.end_run, lambda: slide.add_note("late")):
+    assert slide.runs.run is None
+    for command in (slide.runs.end_run, lambda: slide.runs.add_note("late")):
         with pytest.raises(RunRefused, match="no run is under way"):
             command()
 
 
 def test_a_refused_start_leaves_the_run_as_it_is() -> None:
     slide = new_run()
-    run = slide.start_run("S26-1")
+    run = slide.runs.start_run("S26-1")
 
     with pytest.raises(RunRefused):
-        slide.start_run("Maria Garcia")
+        slide.runs.start_run("Maria Garcia")
 
-    assert slide.run == run
-    assert len(slide.marks()) == 1
+    assert slide.runs.run == run
+    assert len(slide.runs.take_marks()) == 1
 
 
 def test_runs_may_be_started_from_many_threads() -> None:
     slide = new_run()
     threads = [
-        threading.Thread(target=lambda: [slide.start_run("S1") for _ in range(50)])
+        threading.Thread(target=lambda: [slide.runs.start_run("S1") for _ in range(50)])
         for _ in range(4)
     ]
     for thread in threads:
@@ -133,7 +143,7 @@ def test_runs_may_be_started_from_many_threads() -> None:
     for thread in threads:
         thread.join()
 
-    kinds = [mark.phase for mark in slide.marks()]
+    kinds = [mark.phase for mark in slide.runs.take_marks()]
 
     assert kinds == ["start", *["end", "start"] * 199]
 
@@ -148,10 +158,10 @@ def test_without_a_run_nothing_is_counted(ground: Ground) -> None:
 
 def test_frames_are_of_the_run_whose_start_is_written(ground: Ground) -> None:
     slide = new_run()
-    run = slide.start_run("S26-1")
+    run = slide.runs.start_run("S26-1")
 
     assert take(slide, good_result(), ground.view(0, 0)).run is None
-    slide.marks()
+    slide.runs.take_marks()
     assert take(slide, good_result(), ground.view(0, 0)).run == run
 
 
@@ -162,8 +172,8 @@ def test_another_slide_counts_from_nothing(ground: Ground) -> None:
         for n, cell in enumerate(good_result().cells)
     )
     for _ in range(2):
-        slide.start_run("S26-1")
-        slide.marks()
+        slide.runs.start_run("S26-1")
+        slide.runs.take_marks()
         for _ in range(2):
             one = msgspec.structs.replace(good_result(), cells=middle)
             found = take(slide, one, ground.view(0, 0)).differential
@@ -175,11 +185,11 @@ def test_another_slide_counts_from_nothing(ground: Ground) -> None:
 
 def test_a_run_that_goes_on_counts_since_its_first_frame(ground: Ground) -> None:
     slide, run = new_run(), "20260101T000000Z-000001"
-    slide.adopt([RunMark(run=run, phase="resumed")])
+    slide.runs.adopt([RunMark(run=run, phase="resumed")])
     later = good_result(utc=good_result().utc + timedelta(seconds=9))
 
     counted = [take(slide, one, ground.view(0, 0)) for one in (good_result(), later)]
-    slide.adopt(slide.starting("S26-2"))
+    slide.runs.adopt(slide.runs.starting("S26-2"))
     fresh = take(slide, later, ground.view(0, 0))
 
     assert [c.differential and c.differential.since for c in counted] == [
@@ -193,8 +203,8 @@ def test_rejected_frames_and_frames_of_unknown_scale_are_not_counted(
     ground: Ground,
 ) -> None:
     slide = new_run()
-    slide.start_run()
-    slide.marks()
+    slide.runs.start_run()
+    slide.runs.take_marks()
 
     for one, view in (
         (good_result(), None),
@@ -208,8 +218,8 @@ def test_rejected_frames_and_frames_of_unknown_scale_are_not_counted(
 
 def test_a_frame_with_cells_left_out_counts_nothing(ground: Ground) -> None:
     run = new_run()
-    run.start_run()
-    run.marks()
+    run.runs.start_run()
+    run.runs.take_marks()
     followed = Following(continuity="continuous", tracks=0)
     size: dict[str, object] = {"width_px": 480, "height_px": 300, "pixel_size_um": 0.28}
     full = frame_result(
@@ -259,11 +269,11 @@ def test_a_confusion_file_must_be_of_the_model_that_counts(
     path = tmp_path / "confusion.json"
     good = ConfusionFile(LABELS[:3], ((97, 2, 1), (1, 98, 1), (3, 1, 96)))
     path.write_bytes(encode(good))
-    assert type(open_slide(parts, DifferentialSettings(confusion=path))) is SlideCounter
+    assert open_slide_counter(parts, DifferentialSettings(confusion=path)) is not None
 
     path.write_bytes(encode(ConfusionFile(("a", "b"), ((9, 1), (1, 9)))))
     with pytest.raises(ConfigurationInvalid, match="Platelet"):
-        open_slide(parts, DifferentialSettings(confusion=path))
+        open_slide_counter(parts, DifferentialSettings(confusion=path))
 
 
 def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
@@ -290,10 +300,11 @@ def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
     )
     view, found = np.zeros((100, 160), np.uint8), []
     for one in (parts, strict):
-        slide = open_slide(one, DifferentialSettings())
-        assert slide is not None
-        slide.start_run()
-        slide.marks()
+        counter = open_slide_counter(one, DifferentialSettings())
+        assert counter is not None
+        slide = Slide(counter)
+        slide.runs.start_run()
+        slide.runs.take_marks()
         one_frame = msgspec.structs.replace(good_result(), cells=unsure)
         found.append(take(slide, one_frame, view).differential)
 
@@ -303,14 +314,14 @@ def test_cells_are_counted_as_unidentified_by_the_rule_of_the_site(
 def test_where_no_cells_are_looked_for_nothing_is_counted(parts: Parts) -> None:
     whole = dataclasses.replace(parts, locator=None)
 
-    assert type(open_slide(whole, DifferentialSettings())) is RunState
-    assert type(open_slide(parts, DifferentialSettings(is_on=False))) is RunState
+    assert open_slide_counter(whole, DifferentialSettings()) is None
+    assert open_slide_counter(parts, DifferentialSettings(is_on=False)) is None
 
 
 def test_a_place_is_told_in_micrometres(ground: Ground) -> None:
     slide = new_run()
-    slide.start_run()
-    slide.marks()
+    slide.runs.start_run()
+    slide.runs.take_marks()
     take(slide, good_result(), ground.view(200, 100))
 
     there = take(slide, good_result(), ground.view(260, 70)).differential

@@ -18,7 +18,7 @@ from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts, read_parts
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
-from edge.run.components import open_follower
+from edge.run.composition import open_follower
 from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import decode, encode, read_toml
 from edge.schema.results import (
@@ -165,7 +165,7 @@ def test_no_more_cells_are_taken_up_than_may_be_followed_now() -> None:
         fewer,
         PauseSettings(),
         EventSettings(),
-        left=left([*range(1, 13)], seen(boxes(), 0)),
+        resume=left([*range(1, 13)], seen(boxes(), 0)),
     )
 
     result = [following.follow(seen(boxes(), second, run=RUN)) for second in (9, 10)]
@@ -430,7 +430,7 @@ def run(
         PreviewWriter(folder, 0),
         RunSettings(workers=2),
         keep_rows=1000,
-        company=RunCollaborators(open_follower=open_follower),
+        collaborators=RunCollaborators(open_follower=open_follower),
     )
     try:
         service.run(threading.Event(), frames=10)

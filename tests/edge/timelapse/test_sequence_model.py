@@ -12,7 +12,7 @@ from edge.engines import EngineFailed, RecurrentEngine
 from edge.engines.opening import open_engine
 from edge.frames import Exposure, RawFrame
 from edge.pipeline.parts import Parts, read_parts
-from edge.run.components import open_follower
+from edge.run.composition import open_follower
 from edge.schema.results import Event, FrameResult
 from edge.settings.models import SequenceSettings
 from edge.settings.sources import SimulatedSettings

@@ -3,10 +3,10 @@ from __future__ import annotations
 import msgspec
 
 from edge.monitoring.alarms import ENDS_AFTER_S, Latch
-from edge.run.event_alarms import MOST_KINDS, EventAlarms, code_of
 from edge.schema.entries import Alarm
 from edge.schema.messages import ActiveAlarm
 from edge.schema.results import Event
+from edge.timelapse.event_alarms import MOST_KINDS, EventAlarms, code_of
 from tests.asking import START, Clock
 
 LYSIS = Event(

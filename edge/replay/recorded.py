@@ -1,0 +1,145 @@
+"""What a recording says in place of a camera: frames, runs and pixel sizes.
+
+Each of these stands where a live one stands in a run: `RecordedSource` for a camera,
+`RecordedTimeline` for commands that start and end runs, `RecordedScale` for the pixel
+size that workers read off the first frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from edge.errors import FrameRejected
+from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded
+from edge.pipeline.pixel_size import PixelSize, Scale
+from edge.recording.format import (
+    FailedFrame,
+    Frame,
+    GapLine,
+    MissingFrames,
+    RecordedItem,
+)
+from edge.recording.frame_encoding import StoredFrame
+from edge.schema.entries import RunMark
+from edge.schema.results import FrameResult
+from edge.slide.run_state import CurrentRun
+
+_Moment = tuple[int, int]  # number and monotonic time: unique within a recording
+
+
+class RecordedSource:
+    """A recording that behaves like a camera, and waits for its reader."""
+
+    def __init__(self, recorded: Sequence[RecordedItem], name: str) -> None:
+        self._recorded, self._name = iter(recorded), name
+
+    @property
+    def is_live(self) -> bool:
+        """A recording waits."""
+        return False
+
+    def read(self, timeout_s: float) -> Exposure | Gap | None:
+        """Return what comes next; see `Source.read`."""
+        recorded = next(self._recorded, None)
+        if recorded is None:
+            raise SourceEnded(f"recording {self._name} is over")
+        item = recorded.item
+        if isinstance(item, GapLine):
+            return item.gap
+        if isinstance(item, MissingFrames):
+            reason = f"not recorded: {item.reason}"
+            return Gap(item.first, item.count, reason, item.monotonic_ns, item.utc)
+        if isinstance(item, FailedFrame) or recorded.page is None:
+            reason = item.reason if isinstance(item, FailedFrame) else "has no picture"
+            return Exposure(item.shot, partial(_reject, reason), item.planned)
+        develop = partial(_develop, item.shot, recorded.page)
+        return Exposure(item.shot, develop, item.planned)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class RecordedScale:
+    """The pixel sizes that frames were examined with where nobody told them.
+
+    Parameters
+    ----------
+    otherwise
+        Asked of frames whose pixel size the profile or the source told.
+    recorded
+        What the recording holds.
+    """
+
+    def __init__(self, otherwise: Scale, recorded: Sequence[RecordedItem]) -> None:
+        self._otherwise = otherwise
+        self._known = {
+            r.item.shot.sequence: r.item.scale
+            for r in recorded
+            if isinstance(r.item, Frame)
+            and r.item.scale is not None
+            and r.item.scale.origin not in ("profile", "source")
+        }
+
+    def of(
+        self,
+        source_um: float | None,
+        estimate: Callable[[], float | None],
+        sequence: int | None = None,
+    ) -> PixelSize:
+        """Return what was recorded of this frame; see `FrameScale.of`."""
+        if sequence in self._known:
+            return self._known[sequence]
+        return self._otherwise.of(source_um, estimate, sequence)
+
+
+class RecordedTimeline:
+    """Runs begin and end with the frames that they began and ended with.
+
+    Their marks stand in the ledger of the recording; a replay makes none.
+
+    Parameters
+    ----------
+    resumed
+        The run that an earlier process left open when the recording began.
+    recorded
+        What the recording holds; each item knows its run.
+    """
+
+    def __init__(self, resumed: str | None, recorded: Sequence[RecordedItem]) -> None:
+        self._resumed = resumed
+        items = [r.item for r in recorded if not isinstance(r.item, MissingFrames)]
+        self._runs: Mapping[_Moment, str | None] = {_moment(i): i.run for i in items}
+        self._current: str | None = None
+
+    def run_of(self, result: FrameResult) -> CurrentRun:
+        """See `RunTimeline.run_of`; a frame that is not recorded goes on in the run."""
+        moment = result.frame.first, result.monotonic_ns
+        self._current = self._runs.get(moment, self._current)
+        is_resumed = self._current is not None and self._current == self._resumed
+        return CurrentRun(self._current, is_resumed)
+
+    def is_under_way(self, run: str) -> bool:
+        """Believe it: what was recorded of a plan was said in its run."""
+        return True
+
+    def take_marks(self) -> list[RunMark]:
+        """Nothing is started, noted or ended now."""
+        return []
+
+    def end_if_open(self) -> None:
+        """Do nothing: the end of the run stands in the ledger of the recording."""
+
+
+def _moment(item: Frame | GapLine | FailedFrame) -> _Moment:
+    if isinstance(item, GapLine):
+        return item.gap.first, item.gap.monotonic_ns
+    return item.shot.sequence, item.shot.monotonic_ns
+
+
+def _reject(reason: str) -> RawFrame:
+    raise FrameRejected(reason)
+
+
+def _develop(shot: Shot, page: StoredFrame) -> RawFrame:
+    return RawFrame(shot, page.read())
