@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from calibration.commands import calibrate_command
+from calibration.commands.calibrate import calibrate_command
 from calibration.field import PLASMA_DENSITY
 from edge.artifacts.profile import load_profile
 from edge.frames import RawFrame

@@ -8,10 +8,10 @@ from edge.schema.results import Event
 from edge.settings.sources import SimulatedSettings
 from edge.settings.timelapse import TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
-from export.benchmark.change_events import PassingClock, expected_changes
-from export.benchmark.change_events import score as score_events
-from export.benchmark.timelapse import _changed, timelapse_command
-from export.benchmark.tracking import follow, real_scene, score, strewn
+from export.benchmark.timelapse.change_events import PassingClock, expected_changes
+from export.benchmark.timelapse.change_events import score as score_events
+from export.benchmark.timelapse.command import _changed, timelapse_command
+from export.benchmark.timelapse.tracking import follow, real_scene, score, strewn
 from tests.conftest import frame_result
 
 SCENE = strewn(60, 12, 3, hand_um=0, missed=0.0)

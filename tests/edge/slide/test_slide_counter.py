@@ -25,7 +25,7 @@ from edge.slide.confusion_correction import ConfusionFile
 from edge.slide.run_state import RunState
 from edge.slide.slide_counter import SlideCounter
 from edge.stages.thumbnail import Thumbnail
-from export.benchmark.slide_scan import walk
+from export.benchmark.slide.scan import walk
 from tests.conftest import frame_result
 from tests.edge.slide.slides import Ground
 

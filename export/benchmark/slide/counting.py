@@ -1,6 +1,6 @@
 """Measure the differential and the quality gate; the figures of docs/differential.md.
 
-`python -m export.benchmark.slide_counting COMMAND`, where COMMAND is `walk`, `limits`,
+`python -m export.benchmark.slide.counting COMMAND`, where COMMAND is `walk`, `limits`,
 `slides`, `gate` or `picture`.
 """
 
@@ -19,9 +19,9 @@ from edge.pipeline.parts import Parts, read_parts
 from edge.rendering.annotation import legend
 from edge.schema.results import Differential
 from edge.settings.sources import SimulatedSettings
-from export.benchmark.interval_coverage import in_seeds, measure_covering
-from export.benchmark.quality_gate import GateScore, gate_laboratory, laboratories
-from export.benchmark.slide_scan import WALK, SlideScan, walk
+from export.benchmark.slide.interval_coverage import in_seeds, measure_covering
+from export.benchmark.slide.quality_gate import GateScore, gate_laboratory, laboratories
+from export.benchmark.slide.scan import WALK, SlideScan, walk
 
 # A coarser picture of a smaller slide: a hundred of them are rendered.
 _SMALL = msgspec.structs.replace(

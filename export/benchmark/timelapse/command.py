@@ -17,12 +17,12 @@ from edge.schema.results import FrameResult
 from edge.settings.models import SequenceSettings
 from edge.settings.sources import SimulatedSettings
 from edge.settings.timelapse import EventSettings, TrackingSettings
-from export.benchmark.change_events import Score, run_simulated
-from export.benchmark.change_events import score as score_events
-from export.benchmark.filmstrips import TrackRow, draw_strips
-from export.benchmark.follower_cost import measure_cost
-from export.benchmark.memory_gain import measure_gain
-from export.benchmark.tracking import (
+from export.benchmark.timelapse.change_events import Score, run_simulated
+from export.benchmark.timelapse.change_events import score as score_events
+from export.benchmark.timelapse.filmstrips import TrackRow, draw_strips
+from export.benchmark.timelapse.follower_cost import measure_cost
+from export.benchmark.timelapse.memory_gain import measure_gain
+from export.benchmark.timelapse.tracking import (
     Scene,
     follow,
     follow_by_trackpy,

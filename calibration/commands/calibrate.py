@@ -8,15 +8,15 @@ import click
 import msgspec
 from msgspec import UNSET
 
-from calibration.confidence_command import confidence_command
+from calibration.commands.confidence import confidence_command
+from calibration.commands.normalise import normalise_command
+from calibration.commands.slide import slide_command
 from calibration.crowded import measure_crowded_field
 from calibration.field import LEAST_FRAMES, PLASMA_DENSITY, EmptyField, measure_field
-from calibration.field_page import write_field_page
 from calibration.frames import FOLDER, PATH, read_frames, source_of
-from calibration.normalise_command import normalise_command
+from calibration.pages.field_page import write_field_page
+from calibration.pages.scale_page import write_scale_page
 from calibration.scale import measure_cells, measure_rulings
-from calibration.scale_page import write_scale_page
-from calibration.slide_command import slide_command
 from calibration.versions import current, replace_profile, restore, versions
 from edge.artifacts.profile import (
     IDENTITY_PROFILE,

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from calibration.frames import FOLDER, PATH, read_frames, source_of
+from calibration.pages.slide_page import write_slide_page
 from calibration.reference import fit_reference, measure_slide, with_reference
-from calibration.slide_page import write_slide_page
 from calibration.versions import replace_profile
 from edge.artifacts.bundle import LOCATOR, load_bundle
 from edge.artifacts.profile import load_profile

@@ -1,0 +1,1 @@
+"""How exactly a whole slide is counted."""

@@ -1,0 +1,1 @@
+"""What following cells over time brings and costs."""
