@@ -57,21 +57,47 @@ from training.sessions.run_folder import (
     load_weights,
 )
 
+Graph = ClassifierGraph | LocatorGraph
 _GOLDEN_CROPS = 6
 _GOLDEN_FIELD_PX = (192, 256)
 
 
 @dataclass(frozen=True, slots=True)
 class LowerPrecisions:
-    """Lower precisions to export: which, on whose cells, and from how many crops.
+    """Lower precisions to export: which ones, compared on which cells.
 
-    `is_forced`: also where too few cells are named alike.
+    `crops` counts the crops that the ranges of int8 are measured on. `is_forced` also
+    accepts a precision that names too many cells differently from float32.
     """
 
     precisions: tuple[Lowered, ...]
     source: CellSource
     crops: int = 256
     is_forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Confidence:
+    """Temperature and abstention threshold of a model, and its metrics."""
+
+    temperature: float
+    abstain_below: float
+    metrics: dict[str, Metric]
+
+
+@dataclass(slots=True)
+class _BundleFiles:
+    """What a bundle holds besides its record; each precision adds to it.
+
+    `golden` are the arrays of the self-test: (N, S, S, 3) uint8 images, the outputs
+    float32. `costs` says what each lower precision changes; `int8_crops` which crops
+    the ranges of int8 come from.
+    """
+
+    models: dict[Precision, bytes]
+    golden: dict[str, NDArray[np.generic]]
+    costs: dict[Lowered, PrecisionRecord]
+    int8_crops: Int8Crops | None = None
 
 
 def export_run(
@@ -81,29 +107,30 @@ def export_run(
     created_at: datetime,
     *,
     error_rate: float,
-    most_abstained: float,
-    lower: LowerPrecisions | None = None,
+    max_abstained: float,
+    lower_precisions: LowerPrecisions | None = None,
 ) -> Bundle:
     """Export a run: calibrate confidence, write ONNX, golden data and `bundle.json`.
 
-    The golden input comes from the simulated microscope, so that no image of anybody
-    travels with a model.
+    The golden input comes from the simulated microscope, so that no image of a real
+    person travels with a model.
 
     Parameters
     ----------
     run, out
-        Folders.
+        Folders of the training run and of the bundle.
     name, created_at
         Of the bundle.
-    error_rate, most_abstained
+    error_rate, max_abstained
         See `calibration.confidence.abstention_threshold`.
-    lower
+    lower_precisions
         Lower precisions, if any.
 
     Raises
     ------
     ParityRefused, CropsRefused
-        A lower precision says something else; there are no crops to measure it by.
+        A lower precision differs too much from float32; there are no crops to measure
+        its ranges on.
     ExportFailed
         The file is not what the device takes.
     BundleRefused
@@ -113,78 +140,150 @@ def export_run(
     graph = graph_of(record)
     load_weights(run, graph)
     graph.eval()
-    temperature, abstain_below, metrics = 1.0, 0.0, dict(record.metrics)
-    held = load_held(run)
-    if isinstance(graph, ClassifierGraph) and held is not None:
-        temperature, abstain_below, measured = _confidence(
-            held, error_rate, most_abstained
-        )
-        metrics |= measured
-        graph.temperature.fill_(temperature)
-    golden = _golden(graph, _golden_image(record))
-    example = [torch.from_numpy(golden[n]) for n in (BATCH, STATE) if n in golden]
-    free = ("height", "width") if record.family == LOCATOR else ("batch",)
-    models: dict[Precision, bytes] = {"fp32": to_onnx(graph, tuple(example), free)}
-    costs: dict[Lowered, PrecisionRecord] = {}
-    chosen = None
-    if lower is not None:
-        if not isinstance(graph, ClassifierGraph):
-            raise ExportFailed(
-                "a locator is exported in fp32 alone: its boxes move in others; leave "
-                "--precision out"
-            )
-        cells = _cut(record, lower.source)
-        for precision in lower.precisions:
-            if precision == "fp16":
-                model = to_onnx(halve(graph), tuple(example), free)
-            else:
-                places, chosen = _choose(cells.train, lower.crops)
-                model = quantise(models["fp32"], cells.train.pixels[places, 0])
-            costs[precision] = measure_parity(
-                models["fp32"],
-                model,
-                precision,
-                cells.test,
-                graph.state_size if isinstance(graph, SequenceGraph) else None,
-                split="test",
-                is_forced=lower.is_forced,
-            )
-            models[precision] = model
-            golden |= _golden_of(model, precision, golden)
+    confidence = _calibrate(graph, record, load_held(run), error_rate, max_abstained)
+    files = _export_float32(graph, record)
+    if lower_precisions is not None:
+        _add_lower_precisions(files, graph, record, lower_precisions)
     bundle = save_bundle(
         out,
-        BundleRecord(
-            name=name,
-            family=record.family,
-            task=record.task,
-            created_at=created_at,
-            files={},
-            classes=tuple(
-                CellClass(name=c, ontology=ONTOLOGY[c]) for c in record.classes
-            ),
-            input=record.input,
-            outputs=graph.names,
-            state_size=graph.state_size if isinstance(graph, SequenceGraph) else None,
-            size=record.size,
-            precisions=costs,
-            temperature=temperature,
-            abstain_below=round(abstain_below, 4),
-            location=record.location,
-            training=record.training,
-            metrics=metrics,
-        ),
-        models,
-        golden,
-        None if chosen is None else msgspec.json.format(encode(chosen)) + b"\n",
+        _bundle_record(name, created_at, record, graph, confidence, files.costs),
+        files.models,
+        files.golden,
+        _crops_json(files.int8_crops),
     )
-    for each, file in models.items():
-        self_test(OnnxRuntimeEngine(file), bundle, each)
+    for precision, model in files.models.items():
+        self_test(OnnxRuntimeEngine(model), bundle, precision)
     return bundle
+
+
+def _calibrate(
+    graph: Graph,
+    record: RunRecord,
+    held: HeldOut | None,
+    error_rate: float,
+    max_abstained: float,
+) -> _Confidence:
+    """Fit confidence to the cells of `val`, and put the temperature into the graph.
+
+    A locator has no confidence to calibrate, and a run without `val` no cells for it.
+    """
+    if held is None or not isinstance(graph, ClassifierGraph):
+        return _Confidence(1.0, 0.0, dict(record.metrics))
+    temperature = round(fit_temperature(held.logits, held.classes), 4)
+    threshold = abstention_threshold(
+        held.logits, held.classes, temperature, error_rate, max_abstained
+    )
+    gap = with_interval(
+        lambda rows: expected_calibration_error(
+            held.logits[rows], held.classes[rows], temperature
+        ),
+        held.groups.tolist(),
+        draws=200,
+    )
+    graph.temperature.fill_(temperature)
+    metrics = {**record.metrics, "val calibration error": gap}
+    return _Confidence(temperature, threshold, metrics)
+
+
+def _export_float32(graph: Graph, record: RunRecord) -> _BundleFiles:
+    """Write the float32 file and compute the golden outputs with torch."""
+    golden = _golden(graph, _golden_image(record))
+    model = to_onnx(graph, _example(golden), _free_axes(record))
+    return _BundleFiles({"fp32": model}, golden, {})
+
+
+def _example(golden: Mapping[str, NDArray[np.generic]]) -> tuple[torch.Tensor, ...]:
+    """Return the golden image batch, and the golden state where there is one."""
+    return tuple(torch.from_numpy(golden[n]) for n in (BATCH, STATE) if n in golden)
+
+
+def _free_axes(record: RunRecord) -> tuple[str, ...]:
+    """Name the axes of the image that vary at run time."""
+    return ("height", "width") if record.family == LOCATOR else ("batch",)
+
+
+def _add_lower_precisions(
+    files: _BundleFiles, graph: Graph, record: RunRecord, wanted: LowerPrecisions
+) -> None:
+    """Export each lower precision and measure what it costs on the cells of `test`."""
+    if not isinstance(graph, ClassifierGraph):
+        raise ExportFailed(
+            "a locator is exported in fp32 alone: its boxes move in others; leave "
+            "--precision out"
+        )
+    cells = _cut(record, wanted.source)
+    for precision in wanted.precisions:
+        model = _lower(files, graph, record, precision, cells.train, wanted.crops)
+        files.costs[precision] = measure_parity(
+            files.models["fp32"],
+            model,
+            precision,
+            cells.test,
+            _state_size(graph),
+            split="test",
+            is_forced=wanted.is_forced,
+        )
+        files.models[precision] = model
+        files.golden |= _golden_of(model, precision, files.golden)
+
+
+def _lower(
+    files: _BundleFiles,
+    graph: ClassifierGraph,
+    record: RunRecord,
+    precision: Lowered,
+    train: Clips,
+    crops: int,
+) -> bytes:
+    """Return the ONNX file of a lower precision; int8 is measured on `train`."""
+    if precision == "fp16":
+        return to_onnx(halve(graph), _example(files.golden), _free_axes(record))
+    chosen, files.int8_crops = _choose(train, crops)
+    return quantise(files.models["fp32"], train.pixels[chosen, 0])
+
+
+def _bundle_record(
+    name: str,
+    created_at: datetime,
+    record: RunRecord,
+    graph: Graph,
+    confidence: _Confidence,
+    costs: dict[Lowered, PrecisionRecord],
+) -> BundleRecord:
+    """Say everything that a device must know of the model."""
+    return BundleRecord(
+        name=name,
+        family=record.family,
+        task=record.task,
+        created_at=created_at,
+        files={},  # `save_bundle` writes them and their sha256
+        classes=tuple(CellClass(name=c, ontology=ONTOLOGY[c]) for c in record.classes),
+        input=record.input,
+        outputs=graph.names,
+        state_size=_state_size(graph),
+        size=record.size,
+        precisions=costs,
+        temperature=confidence.temperature,
+        abstain_below=round(confidence.abstain_below, 4),
+        location=record.location,
+        training=record.training,
+        metrics=confidence.metrics,
+    )
+
+
+def _state_size(graph: Graph) -> int | None:
+    """Numbers that a recurrent model carries per cell; None for any other model."""
+    return graph.state_size if isinstance(graph, SequenceGraph) else None
+
+
+def _crops_json(crops: Int8Crops | None) -> bytes | None:
+    """Return the file that names the crops of int8, or None without int8."""
+    return None if crops is None else msgspec.json.format(encode(crops)) + b"\n"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cells:
-    """Those that int8 is measured on, and those that precisions are compared on."""
+    """Cells: `train` for the ranges of int8, `test` to compare precisions on."""
 
     train: Clips
     test: Clips
@@ -209,6 +308,10 @@ def _cut(record: RunRecord, source: CellSource) -> _Cells:
 
 
 def _choose(train: Clips, count: int) -> tuple[NDArray[np.intp], Int8Crops]:
+    """Choose the crops of int8: their indices (count,), and the record of the choice.
+
+    The first frame of a clip stands for it.
+    """
     classes = train.classes[:, 0]
     return choose_crops(
         train.pixels[:, 0],
@@ -222,7 +325,10 @@ def _choose(train: Clips, count: int) -> tuple[NDArray[np.intp], Int8Crops]:
 def _golden_of(
     model: bytes, precision: Precision, golden: Mapping[str, NDArray[np.generic]]
 ) -> dict[str, NDArray[np.generic]]:
-    """Return what the file of a lower precision says of the golden input."""
+    """Run the file of a lower precision on the golden input.
+
+    Returns its outputs, float32, each named after the precision and the tensor.
+    """
     state = golden.get(STATE)
     outputs = OnnxRuntimeEngine(model).infer(
         np.asarray(golden[BATCH], np.uint8),
@@ -234,30 +340,11 @@ def _golden_of(
     return {f"{precision}.{name}": values for name, values in named.items()}
 
 
-def _confidence(
-    held: HeldOut, error_rate: float, most_abstained: float
-) -> tuple[float, float, dict[str, Metric]]:
-    """Temperature, abstention threshold, and how good they are on `val`."""
-    temperature = round(fit_temperature(held.logits, held.classes), 4)
-    threshold = abstention_threshold(
-        held.logits, held.classes, temperature, error_rate, most_abstained
-    )
-    gap = with_interval(
-        lambda i: expected_calibration_error(
-            held.logits[i], held.classes[i], temperature
-        ),
-        held.groups.tolist(),
-        draws=200,
-    )
-    return temperature, threshold, {"val calibration error": gap}
+def _golden(graph: Graph, image: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
+    """Return the input of the self-test and the outputs of torch; see `Bundle`.
 
-
-def _golden(
-    graph: ClassifierGraph | LocatorGraph, image: NDArray[np.uint8]
-) -> dict[str, NDArray[np.generic]]:
-    """Return what the self-test shows the graph, and what it says; see `Bundle`.
-
-    A recurrent model has seen the same cells once before.
+    `image` is (N, S, S, 3) uint8, or (1, H, W, 3) for a locator. A recurrent model
+    starts with the state after it has seen the same cells once.
     """
     engine = TorchEngine(graph)
     golden: dict[str, NDArray[np.generic]] = {BATCH: image}
@@ -272,7 +359,10 @@ def _golden(
 
 
 def _golden_image(record: RunRecord) -> NDArray[np.uint8]:
-    """Return what the self-test shows the model: simulated cells or a field."""
+    """Return the image batch of the self-test: simulated cells, or one field.
+
+    (N, S, S, 3) uint8 RGB crops for a classifier, (1, H, W, 3) for a locator.
+    """
     microscope = SimulatedMicroscope(
         SimulatedSettings(width_px=1024, height_px=768, rate_hz=0, seed=7)
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from calibration.int8 import LEAST
+from calibration.int8 import MIN_CROPS
+from edge.artifacts.bundle import Bundle
 from edge.settings.models import PRECISIONS, Lowered
 from export.bundling import LowerPrecisions, export_run
 from training.sessions.gathering import CellSource
@@ -47,7 +48,7 @@ from training.sessions.run_folder import load_record
     "--crops",
     default=256,
     show_default=True,
-    type=click.IntRange(LEAST),
+    type=click.IntRange(MIN_CROPS),
     help="Cells of train that the ranges of int8 are measured on.",
 )
 @click.option("--any-licence", is_flag=True, help="As for `train`.")
@@ -57,29 +58,46 @@ from training.sessions.run_folder import load_record
     help="Also a precision that names too many cells otherwise.",
 )
 def export_command(
-    run: Path, out: Path, name: str | None, precisions: tuple[Lowered, ...], **told: Any
+    run: Path,
+    out: Path,
+    name: str | None,
+    precisions: tuple[Lowered, ...],
+    **options: Any,
 ) -> None:
     """Export the training run RUN as a bundle to the folder OUT."""
-    lower = None
-    if precisions:
-        task = load_record(run).task
-        if told["data"] is None and task != "change":
-            raise click.UsageError(
-                "--precision needs --data: what it costs is measured on labelled cells"
-            )
-        source = CellSource(told["data"], task, told["any_licence"])
-        lower = LowerPrecisions(
-            tuple(dict.fromkeys(precisions)), source, told["crops"], told["force"]
-        )
     bundle = export_run(
         run,
         out,
         name or out.name,
         datetime.now(timezone.utc).replace(microsecond=0),
-        error_rate=told["error_rate"],
-        most_abstained=told["most_abstained"],
-        lower=lower,
+        error_rate=options["error_rate"],
+        max_abstained=options["most_abstained"],
+        lower_precisions=_lower_precisions(run, precisions, **options),
     )
+    _report(bundle, out)
+
+
+def _lower_precisions(
+    run: Path, precisions: tuple[Lowered, ...], **options: Any
+) -> LowerPrecisions | None:
+    """Read the options that concern lower precisions; None if none is asked for."""
+    if not precisions:
+        return None
+    task = load_record(run).task
+    if options["data"] is None and task != "change":
+        raise click.UsageError(
+            "--precision needs --data: what it costs is measured on labelled cells"
+        )
+    return LowerPrecisions(
+        tuple(dict.fromkeys(precisions)),
+        CellSource(options["data"], task, options["any_licence"]),
+        options["crops"],
+        options["force"],
+    )
+
+
+def _report(bundle: Bundle, out: Path) -> None:
+    """Show the size of a bundle, its confidence, and how good it is."""
     size = sum(path.stat().st_size for path in out.iterdir())
     click.echo(f"{bundle.id}: {size / 1e6:.2f} MB in {out}")
     record = bundle.record

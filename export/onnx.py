@@ -1,4 +1,4 @@
-"""Write a fitted graph as one ONNX file that every runtime of ours takes."""
+"""Write a fitted graph as one ONNX file that all our runtimes can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import nn
 from edge.engines import BATCH, STATE
 from edge.errors import HemascopeError
 
-OPSET = 18  # TensorRT 10.3 reads up to 20; asked for less, the exporter may give more
+OPSET = (
+    18  # TensorRT 10.3 reads up to 20; the exporter may write a newer one than asked
+)
 
 
 class ExportFailed(HemascopeError):
@@ -39,20 +41,20 @@ def to_onnx(
     Raises
     ------
     ExportFailed
-        The opset or the first operation is not what was asked for.
+        The opset or the first operation is not the expected one.
     """
-    places = {"batch": 0, "height": 1, "width": 2}
-    # A factor keeps sizes that the strides divide: the network halves three times.
+    axes = {"batch": 0, "height": 1, "width": 2}
+    # A multiple of 16: the network halves the frame three times, and more is safe.
     sizes = {
         "batch": torch.export.Dim("batch", min=1, max=4096),
         "height": 16 * torch.export.Dim("height_16", min=1, max=256),
         "width": 16 * torch.export.Dim("width_16", min=1, max=256),
     }
-    shapes = {BATCH: {places[name]: sizes[name] for name in free_axes}}
+    shapes = {BATCH: {axes[name]: sizes[name] for name in free_axes}}
     if len(example) > 1:
         shapes[STATE] = {0: sizes["batch"]}
-    for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for noisy in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter
         path = Path(folder) / "model.onnx"
@@ -75,7 +77,7 @@ def to_onnx(
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes for its own debugging: paths of this machine."""
+    """Remove the exporter's debugging notes: they hold paths of this machine."""
     del (
         model.metadata_props[:],
         model.graph.metadata_props[:],
@@ -94,7 +96,7 @@ def check_model(model: onnx.ModelProto) -> None:
     Raises
     ------
     ExportFailed
-        The opset or the first operation is not what was asked for.
+        The opset or the first operation is not the expected one.
     """
     onnx.checker.check_model(model, full_check=True)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))

@@ -1,10 +1,11 @@
-"""The same graph in half precision and in eight bits, as ONNX alone.
+"""Write the same graph in half precision and in eight bits, both as ONNX files.
 
 Precision lives in the ONNX file: TensorRT's networks are strongly typed, and ONNX
-Runtime runs the same file. Half precision goes between float32 edges: standardisation,
-recurrent state, routing of capsules, softmax stay in float32. Eight bits are Q/DQ nodes
-around convolutions alone (around matrix products where a network has no convolution),
-with the ranges of real crops.
+Runtime runs the same file. Half precision lies between float32 inputs and
+outputs: standardisation, recurrent state, routing of capsules and softmax stay in
+float32. Eight bits are pairs of nodes that quantise and dequantise (Q/DQ) around
+convolutions alone, or around matrix products where a network has no convolution. Their
+ranges are those of real crops.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from torch import Tensor, nn
 from edge.engines import BATCH, NEXT_STATE, STATE
 from export.onnx import check_model
 
-_AT_ONCE = 32
-_FRAMES = 3  # of a still crop, for the ranges of a recurrent model
+_BATCH_SIZE = 32
+_FRAMES = 3  # how often a recurrent model sees a crop while ranges are measured
 
 
 class HalfPrecision(nn.Module):
-    """A module in half precision between float32 edges."""
+    """A module in half precision; its input and output stay float32."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -46,27 +47,27 @@ class HalfPrecision(nn.Module):
 def halve(graph: nn.Module) -> nn.Module:
     """Return a copy of a classifier's graph that computes in half precision.
 
-    A network whose attribute `half_parts` names submodules keeps all else in float32.
+    Where the network's attribute `half_parts` names submodules, only those change.
     """
-    halved = copy.deepcopy(graph)
-    network: Any = halved.network
+    result = copy.deepcopy(graph)
+    network: Any = result.network
     parts = getattr(network, "half_parts", ())
     for name in parts:
         setattr(network, name, HalfPrecision(getattr(network, name)))
     if not parts:
-        halved.network = HalfPrecision(network)
-    return halved
+        result.network = HalfPrecision(network)
+    return result
 
 
 def quantise(model: bytes, crops: NDArray[np.uint8]) -> bytes:
-    """Return `model` with Q/DQ nodes around its convolutions.
+    """Return `model` with quantise and dequantise nodes (Q/DQ).
 
     Parameters
     ----------
     model
         A classifier's ONNX file in float32.
     crops
-        (N, S, S, 3) uint8: see `calibration.int8`.
+        (N, S, S, 3) uint8 RGB, to measure ranges on; see `calibration.int8`.
 
     Notes
     -----
@@ -75,7 +76,7 @@ def quantise(model: bytes, crops: NDArray[np.uint8]) -> bytes:
     """
     logging.getLogger().addFilter(_no_advice)
     kinds = {node.op_type for node in onnx.load_from_string(model).graph.node}
-    wanted = ["Conv"] if "Conv" in kinds else ["Gemm", "MatMul"]
+    operations = ["Conv"] if "Conv" in kinds else ["Gemm", "MatMul"]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(model)
@@ -84,7 +85,7 @@ def quantise(model: bytes, crops: NDArray[np.uint8]) -> bytes:
                 source,
                 target,
                 _Reader(model, crops),
-                op_types_to_quantize=wanted,
+                op_types_to_quantize=operations,
                 per_channel=True,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
@@ -104,12 +105,12 @@ def quantise(model: bytes, crops: NDArray[np.uint8]) -> bytes:
 
 
 def _no_advice(record: logging.LogRecord) -> bool:
-    """Drop advice to preprocess: shapes are inferred, and nothing is to be fused."""
+    """Drop the advice to preprocess: shapes are known, and nothing shall be fused."""
     return "pre-process" not in record.getMessage()
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds crops; a recurrent model sees each of them some times, with its state."""
+    """Feeds crops (N, S, S, 3) uint8; a recurrent model sees each one several times."""
 
     def __init__(self, model: bytes, crops: NDArray[np.uint8]) -> None:
         session = onnxruntime.InferenceSession(
@@ -117,8 +118,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         )
         states = [i.shape[-1] for i in session.get_inputs() if i.name == STATE]
         self._feeds: list[dict[str, NDArray[np.generic]]] = []
-        for start in range(0, len(crops), _AT_ONCE):
-            batch = crops[start : start + _AT_ONCE]
+        for start in range(0, len(crops), _BATCH_SIZE):
+            batch = crops[start : start + _BATCH_SIZE]
             if not states:
                 self._feeds.append({BATCH: batch})
                 continue

@@ -14,7 +14,8 @@ from edge.engines.build_manifest import BuildOptions, EngineManifest, order_of, 
 from edge.engines.cuda import GpuFailed, load_driver
 from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
 from edge.settings.models import EngineSettings
-from export.engine import build_engine, build_plan
+from export.engine import build_engine
+from export.engine_plan import build_plan
 
 BATCH = (1, 4, 16)
 BUILT_AT = datetime(2026, 1, 1, tzinfo=timezone.utc)

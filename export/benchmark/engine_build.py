@@ -13,7 +13,7 @@ from edge.artifacts.bundle import Bundle
 from edge.engines import EngineFailed
 from edge.engines.build_manifest import order_of
 from edge.settings.models import Precision
-from export.engine import Built, build_plan
+from export.engine_plan import Built, build_plan
 
 _MODULE = "tensorrt_rtx_bindings"
 _BATCH = (1, 64, 128)

@@ -33,7 +33,8 @@ from edge.pipeline.parts import EngineNotBuilt, read_parts
 from edge.settings.models import EngineSettings
 from export.benchmark.command import bench_command
 from export.building import build_command
-from export.engine import BuildCancelled, BuildFailed, build_plan, run_in_thread
+from export.engine import run_in_thread
+from export.engine_plan import BuildCancelled, BuildFailed, build_plan
 from tests.engines import build, on_gpu
 
 
@@ -218,7 +219,8 @@ def test_control_c_cancels_and_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import signal, threading, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored\n"
-        "from export.engine import BuildCancelled, run_in_thread\n"
+        "from export.engine import run_in_thread\n"
+        "from export.engine_plan import BuildCancelled\n"
         "cancel = threading.Event()\n"
         "def work():\n"
         "    time.sleep(0.5); print('working', flush=True)\n"

@@ -18,6 +18,7 @@ FILES = [
     "edge/engines/tensorrt.py",
     "edge/engines/build_manifest.py",
     "export/engine.py",
+    "export/engine_plan.py",
 ]
 EVERYWHERE = {
     "Builder", "BuilderFlag", "DataType", "ILogger", "IProgressMonitor",
