@@ -22,14 +22,14 @@ from training.evaluation.compare_bundles import BundleComparison, compare
 from training.evaluation.emptied_fields import shifts
 from training.evaluation.studies import leave_out, thin_labels
 from training.evaluation.whole_fields import examine_crops, examine_fields, show
-from training.fitting.device import find_place
+from training.fitting.device import open_device
 from training.fitting.families import (
     CLASSIFIERS,
     LOCATOR,
     LOCATOR_PLANS,
     PRESETS,
-    changed,
-    plan_changed,
+    override_network,
+    override_plan,
 )
 from training.fitting.imagenet_weights import fetch_weights
 from training.fitting.locator import CLASSES
@@ -111,20 +111,20 @@ def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
         told["seed"],
     )
     presets = LOCATOR_PLANS if family == LOCATOR else CLASSIFIERS[family].plans
-    plan = plan_changed(replace(presets[preset], seed=told["seed"]), told["plans"])
-    with find_place() as place:
-        say = click.echo if place.rank == 0 else _silent
+    plan = override_plan(replace(presets[preset], seed=told["seed"]), told["plans"])
+    with open_device() as device:
+        say = click.echo if device.rank == 0 else _silent
         if family == LOCATOR:
-            record, locator = train_locator_from(source, plan, place, out)
+            record, locator = train_locator_from(source, plan, device, out)
             written: Written = (record, locator, None)
         else:
             weights = told["weights"]
             if weights == _FETCH:
                 weights = fetch_weights(family, out.parent)
-            wish = TrainingRequest(
+            request = TrainingRequest(
                 family,
                 plan,
-                changed(family, told["networks"]),
+                override_network(family, told["networks"]),
                 weights,
                 told["label_share"],
                 told["colour"],
@@ -133,9 +133,9 @@ def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
             gathered = gather(source)
             for note in gathered.notes:
                 say(note)
-            outcome = train(wish, gathered, say=say, place=place, folder=out)
+            outcome = train(request, gathered, say=say, device=device, folder=out)
             written = outcome.record, outcome.graph, outcome.held
-        if place.rank == 0:
+        if device.rank == 0:
             save_run(out, *written)
         for name, metric in written[0].metrics.items():
             say(f"{name}: {metric}")
@@ -262,11 +262,13 @@ def left_out_command(
     gathered = gather(CellSource(data, "cells4", seed=seed))
     for family in families or CLASSIFIERS:
         plan = replace(CLASSIFIERS[family].plans[told["preset"]], seed=seed)
-        plan = plan_changed(plan, told["plans"])
-        wish = TrainingRequest(family, plan, changed(family, told["networks"]))
+        plan = override_plan(plan, told["plans"])
+        request = TrainingRequest(
+            family, plan, override_network(family, told["networks"])
+        )
         leave_out(
             gathered,
-            wish,
+            request,
             told["domains"],
             out,
             click.echo,
@@ -328,6 +330,6 @@ def labels_command(
 ) -> None:
     """Show what learning without labels brings a deep belief network."""
     cv2.setNumThreads(1)
-    plan = plan_changed(replace(CLASSIFIERS["dbn"].plans[preset], seed=seed), plans)
+    plan = override_plan(replace(CLASSIFIERS["dbn"].plans[preset], seed=seed), plans)
     gathered = gather(CellSource(data, task, seed=seed))
     thin_labels(gathered, plan, shares or (0.01, 0.05, 0.1, 1.0), out, click.echo)

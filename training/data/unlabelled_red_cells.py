@@ -28,9 +28,9 @@ from edge.taxonomy import TASKS
 from training.data.rows import Row, developed
 from training.metrics.box_matching import intersection_over_union
 
-_LEAST_SCORE = 0.5
+_MIN_SCORE = 0.5
 _SIZES = (0.7, 1.4)  # times the median red cell: fragments and clumps are left out
-_MOST_OVERLAP = 0.05
+_MAX_OVERLAP = 0.05
 
 
 def find_red_cells(rows: Iterable[Row], locator: Bundle, engine: Engine) -> list[Row]:
@@ -67,11 +67,11 @@ def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row
     boxes = regions.boxes
     diameter_px = RED_CELL_UM / pixel_size_um
     size = widths(boxes) / diameter_px
-    good = (regions.kinds == 0) & (regions.scores > _LEAST_SCORE)
+    good = (regions.kinds == 0) & (regions.scores > _MIN_SCORE)
     good &= (size > _SIZES[0]) & (size < _SIZES[1])
     good &= are_whole(boxes, (width, height), margin_px=1)
     white = np.array([row.box or _middle(width, height) for row in members], np.float32)
-    good &= intersection_over_union(boxes, white).max(axis=1) < _MOST_OVERLAP
+    good &= intersection_over_union(boxes, white).max(axis=1) < _MAX_OVERLAP
     return [
         replace(members[0], label="RBC", task="cells4", box=tuple(box))
         for box in boxes[good].tolist()

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _BLUR_TAPS = 9
-_LEAST_BLUR_PX = 0.05  # changes nothing
+_MIN_BLUR_PX = 0.05  # changes nothing
 _BLURRED, _GRAINY, _UNEVEN, _COMPRESSED = 0.4, 0.4, 0.3, 0.2  # shares of images
 _QUALITY = (30.0, 95.0)  # of JPEG
 
@@ -106,7 +106,7 @@ def jitter_colour(images: Tensor, jitter: Jitter, frames: int = 1) -> Tensor:
     sigma = (
         jitter.blur_px * torch.rand_like(light[:, 0, 0, :1]) * some(_BLURRED)[:, 0, 0]
     )
-    sigma = sigma.clamp(min=_LEAST_BLUR_PX).expand(-1, 2)
+    sigma = sigma.clamp(min=_MIN_BLUR_PX).expand(-1, 2)
     light = gaussian_blur2d(light, (_BLUR_TAPS, _BLUR_TAPS), sigma, separable=True)
     grain = jitter.noise * torch.rand_like(light[:, :1, :1, :1]) * some(_GRAINY)
     light = (light + grain * torch.randn_like(light)).clamp(0, 255)

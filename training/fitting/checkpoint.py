@@ -1,4 +1,4 @@
-"""Where fitting stood when it was last written down (safetensors), to go on from."""
+"""Checkpoints: how far fitting has come, written to disk, so that it can go on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edge.errors import HemascopeError
 
 FILE = "checkpoint.safetensors"
-_OPTIMISER, _STAND = "optimiser", "stand"
+_OPTIMISER, _STATE = "optimiser", "stand"  # names inside the file
 
 
 class CheckpointRefused(HemascopeError):
@@ -37,35 +37,38 @@ class FittingState:
         return patience is not None and self.epoch - self.best_epoch >= patience
 
 
-def save_stand(
+def save_checkpoint(
     path: Path,
     models: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
-    stand: FittingState,
+    state: FittingState,
 ) -> None:
-    """Write models, optimiser and stand; a kill leaves the old file or the new one."""
+    """Write models, optimiser and state as safetensors.
+
+    A process that is killed meanwhile leaves the old file or the new one, whole.
+    """
     tensors = {
         f"{part}.{name}": value.cpu().contiguous()
         for part, model in models.items()
         for name, value in model.state_dict().items()
     }
-    for index, state in optimiser.state_dict()["state"].items():
-        for name, value in state.items():
+    for index, own in optimiser.state_dict()["state"].items():
+        for name, value in own.items():
             kept = torch.as_tensor(value).cpu().contiguous()
             tensors[f"{_OPTIMISER}.{index}.{name}"] = kept
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
-    save_file(tensors, draft, metadata={_STAND: json.dumps(asdict(stand))})
+    save_file(tensors, draft, metadata={_STATE: json.dumps(asdict(state))})
     draft.replace(path)
 
 
-def load_stand(
+def load_checkpoint(
     path: Path,
     models: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
     purpose: str,
 ) -> FittingState:
-    """Put a checkpoint into models and optimiser and return where it stood.
+    """Put a checkpoint into models and optimiser, and return how far it had come.
 
     Raises
     ------
@@ -74,28 +77,30 @@ def load_stand(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            stand = FittingState(**json.loads((file.metadata() or {})[_STAND]))
+            state = FittingState(**json.loads((file.metadata() or {})[_STATE]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointRefused(
-            f"{path}: no checkpoint that can be read ({error}); delete it to start anew"
+            f"{path}: is no checkpoint that can be read ({error}); "
+            "delete it to start anew"
         ) from error
-    if stand.purpose != purpose:
+    if state.purpose != purpose:
         raise CheckpointRefused(
-            f"{path}: is of another run ({stand.purpose}), expected {purpose}; delete "
-            "it or choose another folder"
+            f"{path}: belongs to another run ({state.purpose}), expected {purpose}; "
+            "delete it or choose another folder"
         )
     for part, model in models.items():
         model.load_state_dict(_under(part, tensors))
     fresh = optimiser.state_dict()
-    state: dict[int, dict[str, Tensor]] = {}
+    parameters: dict[int, dict[str, Tensor]] = {}
     for name, value in _under(_OPTIMISER, tensors).items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({**fresh, "state": state})
-    return stand
+        parameters.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({**fresh, "state": parameters})
+    return state
 
 
 def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of one part, by their names inside it."""
     start = f"{part}."
     return {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}

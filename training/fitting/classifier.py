@@ -1,4 +1,4 @@
-"""Train a classifier of cells, whatever its family.
+"""Train a classifier of cells, whatever its family, and predict with it.
 
 Everything is a clip here: a crop is a clip of one frame.
 """
@@ -25,7 +25,7 @@ from training.fitting.augmentation import (
     draw_views,
     jitter_colour,
 )
-from training.fitting.device import ALONE, TrainingDevice
+from training.fitting.device import SINGLE_CPU, TrainingDevice
 from training.fitting.loop import FitPlan, Fitted, fit
 from training.fitting.model_graphs import (
     ClassifierGraph,
@@ -35,15 +35,18 @@ from training.fitting.model_graphs import (
 )
 from training.metrics.bootstrap import balanced_accuracy
 
-_SPARE = 1.1  # pixels of the stock over those needed at the device's context
-_FEWEST = 5  # cells of a class in a domain, to count in the choice of an epoch
-_SAMPLE = 2000
+_STOCK_DETAIL = 1.1  # pixels of stock crops over those of the crops they become
+_MIN_CELLS = 5  # of a class in a domain, for it to count in the choice of an epoch
+_SAMPLE = 2000  # crops that the standardisation is measured on
 _BATCH = 256
 
 
 def stock_px(size_px: int, context: float) -> int:
-    """Side of the stock crops from which crops of `size_px` and `context` are drawn."""
-    return round(_SPARE * size_px * STOCK_CONTEXT / context)
+    """Side in pixels of stock crops, from which crops of `size_px` are drawn.
+
+    `context` is what those show: the side of their window over that of the cell's box.
+    """
+    return round(_STOCK_DETAIL * size_px * STOCK_CONTEXT / context)
 
 
 def as_clips(crops: Crops) -> Clips:
@@ -70,9 +73,10 @@ def as_frames(clips: Clips) -> Clips:
 class BatchSampling:
     """What batches are drawn from and how.
 
-    `frames` is how many a recurrent model is shown of a crop that does not move; such
-    a crop is seen anew, at another moment, that many times. Of longer clips a window of
-    `window` frames is shown, from anywhere: more clips fit into a batch.
+    A recurrent model is shown `frames` frames of a crop that does not move: the same
+    crop, each time with the blur, noise and light of another moment. Of a longer clip
+    it is shown `window` frames, from anywhere in it, so that more clips fit into a
+    batch.
     """
 
     stock: Clips
@@ -83,11 +87,12 @@ class BatchSampling:
     window: int | None = None
 
     def batches(
-        self, size: int, place: TrainingDevice = ALONE
+        self, size: int, device: TrainingDevice = SINGLE_CPU
     ) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """Return what draws clips of `size` images in all, and the class of each.
+        """Return a function that draws clips of `size` images in all, with classes.
 
-        float32 (N, T, 3, S, S) 0 to 255 and (N, T); where T is 1 it is left out.
+        Images (N, T, 3, S, S) float32, 0 to 255, and classes (N, T) int64; where T is
+        1 that axis is left out. Rare classes are drawn more often, see `_weights`.
         """
         longest = self.stock.pixels.shape[1]
         frames = max(self.frames, min(longest, self.window or longest))
@@ -97,42 +102,47 @@ class BatchSampling:
         classes = torch.from_numpy(self.stock.classes)
         lengths = torch.from_numpy(self.stock.lengths)
 
-        def draw(_chance: int) -> tuple[Tensor, Tensor]:
-            drawn = torch.multinomial(weights, clips, replacement=True)
-            spare = (lengths[drawn] - frames + 1).clamp(min=1)
-            start = (torch.rand(clips) * spare).long()
+        def draw(_seed: int) -> tuple[Tensor, Tensor]:
+            chosen = torch.multinomial(weights, clips, replacement=True)
+            starts = (lengths[chosen] - frames + 1).clamp(min=1)
+            start = (torch.rand(clips) * starts).long()
             shown = start[:, None] + torch.arange(min(frames, longest))
-            seen = images[drawn[:, None], shown]
-            seen = seen.to(place.device).movedim(-1, 2).float()
-            named = classes[drawn[:, None], shown]
-            is_still = seen.shape[1] < frames
-            if is_still:
-                seen = seen.expand(-1, frames, -1, -1, -1)
-                named = named.expand(-1, frames)
-            flat = draw_views(
-                seen.flatten(0, 1),
-                self.view,
-                self.size_px,
-                frames,
-                is_shaken=is_still,
-            )
-            flat = jitter_colour(flat, self.jitter, frames)
-            if is_still:
-                flat = jitter_colour(flat, MOMENT)
-            if frames == 1:
-                return flat, named[:, 0]
-            return flat.reshape(clips, frames, *flat.shape[1:]), named
+            crops = images[chosen[:, None], shown]
+            crops = crops.to(device.torch_device).movedim(-1, 2).float()
+            return self._changed(crops, classes[chosen[:, None], shown], frames)
 
         return draw
+
+    def _changed(
+        self, crops: Tensor, classes: Tensor, frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """Change view and colour of clips (N, T, 3, P, P) with classes (N, T).
+
+        Where T is less than `frames` the cell does not move; it is shown that often,
+        each time at another moment.
+        """
+        is_still = crops.shape[1] < frames
+        if is_still:
+            crops = crops.expand(-1, frames, -1, -1, -1)
+            classes = classes.expand(-1, frames)
+        images = draw_views(
+            crops.flatten(0, 1), self.view, self.size_px, frames, is_shaken=is_still
+        )
+        images = jitter_colour(images, self.jitter, frames)
+        if is_still:
+            images = jitter_colour(images, MOMENT)
+        if frames == 1:
+            return images, classes[:, 0]
+        return images.reshape(len(crops), frames, *images.shape[1:]), classes
 
 
 def train_classifier(
     graph: ClassifierGraph,
-    drawing: BatchSampling,
-    held: Clips,
+    sampling: BatchSampling,
+    val: Clips,
     plan: FitPlan,
     *,
-    place: TrainingDevice = ALONE,
+    device: TrainingDevice = SINGLE_CPU,
     folder: Path | None = None,
     purpose: str = "",
 ) -> Fitted[ClassifierGraph]:
@@ -142,11 +152,16 @@ def train_classifier(
     ----------
     graph
         Its network has `loss(x, classes)`.
-    drawing
+    sampling
         What it is shown.
-    held
-        Cells of `val`, cut as the device cuts them, to choose the best epoch by.
-    plan, place, folder, purpose
+    val
+        Cells of `val`, cut as the device cuts them; they choose the best epoch.
+    plan, device, folder, purpose
+        See `training.fitting.loop.fit`.
+
+    Raises
+    ------
+    FitDiverged, CheckpointRefused
         See `training.fitting.loop.fit`.
     """
 
@@ -157,26 +172,29 @@ def train_classifier(
         return value
 
     def score(graph: ClassifierGraph) -> tuple[float, str]:
-        return summarise(judge(graph, held))
+        return summarise(evaluate(graph, val))
 
-    draw = drawing.batches(plan.batch // place.world, place)
+    draw = sampling.batches(plan.batch // device.world, device)
     return fit(
-        graph, draw, loss, score, plan, place=place, folder=folder, purpose=purpose
+        graph, draw, loss, score, plan, device=device, folder=folder, purpose=purpose
     )
 
 
 def standardise(clips: Clips) -> Standardise:
-    """Standardisation by the channel means and deviations of these clips."""
+    """Return the standardisation by the channel means and deviations of clips."""
     sample = clips.pixels[:: max(1, len(clips.pixels) // _SAMPLE), 0]
     values = sample.reshape(-1, 3) / 255
     return Standardise(tuple(values.mean(0).tolist()), tuple(values.std(0).tolist()))
 
 
 def some_of_each(clips: Clips, number: Callable[[int], int], seed: int = 0) -> Clips:
-    """Draw clips of each class; `number` says how many of so many."""
+    """Draw clips of each class at random, in the order they came.
+
+    `number` is given how many clips a class has and returns how many are drawn.
+    """
     random, classes = np.random.default_rng(seed), clips.classes.max(axis=1)
-    own = [np.flatnonzero(classes == k) for k in np.unique(classes)]
-    kept = [random.permutation(places)[: number(len(places))] for places in own]
+    by_class = [np.flatnonzero(classes == k) for k in np.unique(classes)]
+    kept = [random.permutation(own)[: number(len(own))] for own in by_class]
     return clips.pick(np.sort(np.concatenate(kept)))
 
 
@@ -209,9 +227,10 @@ def predict_clips(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What was said of clips, or of their frames where the truth changes.
+    """Predictions for clips, or for their frames where the true class changes.
 
-    `logits` (M, K), `classes` (M,); `clip` (M,) the clip of each; `clips` all of them.
+    `logits` (M, K) float32 and the true `classes` (M,) int64; `clip` (M,) int64 is the
+    index of each in `clips`.
     """
 
     logits: NDArray[np.float32]
@@ -220,13 +239,13 @@ class Predictions:
     clips: Clips
 
     def of_rows(self, attribute: str) -> NDArray[np.str_]:
-        """Return an attribute of the row behind each verdict, such as its domain."""
+        """Return an attribute of each prediction's row (M,), such as its domain."""
         values = np.array([str(getattr(r, attribute)) for r in self.clips.rows])
         return values[self.clip]
 
 
-def judge(graph: ClassifierGraph, clips: Clips) -> Predictions:
-    """Let a graph say what is on clips."""
+def evaluate(graph: ClassifierGraph, clips: Clips) -> Predictions:
+    """Predict the class of clips, or of their frames, with a graph."""
     state_size = graph.state_size if isinstance(graph, SequenceGraph) else None
     return predictions_of(
         predict_clips(TorchEngine(graph), clips.pixels, state_size),
@@ -238,11 +257,11 @@ def judge(graph: ClassifierGraph, clips: Clips) -> Predictions:
 def predictions_of(
     logits: NDArray[np.float32], clips: Clips, *, has_memory: bool
 ) -> Predictions:
-    """Turn what was said of each frame (N, T, K) into verdicts.
+    """Turn the logits of every frame (N, T, K) into predictions.
 
-    Where the class of a clip changes, each frame has its verdict. Else each clip has
-    one: a model with a memory is asked at the last frame, one without a memory says
-    the mean of its log-probabilities over all frames.
+    Where the class of a clip changes, each frame has its own prediction. Else each clip
+    has one: for a model with a memory the logits of the last frame, for one without the
+    mean of its log-probabilities over all frames.
     """
     valid = clips.classes != ENDED
     if (valid & (clips.classes != clips.classes[:, :1])).any():
@@ -260,7 +279,7 @@ def predictions_of(
 
 
 def summarise(predicted: Predictions) -> tuple[float, str]:
-    """Balanced accuracy, averaged over domains, and a line that shows each domain.
+    """Return the balanced accuracy, averaged over domains, and a line that shows each.
 
     Classes of which a domain holds fewer than five cells are left out there.
     """
@@ -270,26 +289,30 @@ def summarise(predicted: Predictions) -> tuple[float, str]:
 
 
 def balanced_by_domain(
-    predicted: Predictions, fewest: int = _FEWEST
+    predicted: Predictions, min_cells: int = _MIN_CELLS
 ) -> Mapping[str, float]:
-    """Balanced accuracy in each domain, of classes with at least `fewest` cells."""
+    """Balanced accuracy in each domain, of classes with at least `min_cells`."""
     domains, named = predicted.of_rows("domain"), predicted.logits.argmax(axis=1)
     balanced = {}
     for domain in sorted(set(domains.tolist())):
         here = domains == domain
         kinds, counts = np.unique(predicted.classes[here], return_counts=True)
         many = here & np.isin(
-            predicted.classes, kinds[counts >= min(fewest, counts.max())]
+            predicted.classes, kinds[counts >= min(min_cells, counts.max())]
         )
         balanced[domain] = balanced_accuracy(named[many], predicted.classes[many])
     return balanced
 
 
 def _weights(clips: Clips) -> NDArray[np.float64]:
-    """Draw rare pairs of class and domain more often, by the square root of rarity."""
+    """Weights (N,) by which clips are drawn.
+
+    A clip weighs 1 / sqrt(n) where n clips have its class and domain, so rare pairs are
+    drawn more often, but less often than as if all pairs were equally frequent.
+    """
     pairs = [
         (int(k), row.domain)
         for k, row in zip(clips.classes.max(axis=1), clips.rows, strict=True)
     ]
-    number = {pair: pairs.count(pair) for pair in set(pairs)}
-    return np.array([number[pair] ** -0.5 for pair in pairs])
+    counts = {pair: pairs.count(pair) for pair in set(pairs)}
+    return np.array([counts[pair] ** -0.5 for pair in pairs])

@@ -1,4 +1,4 @@
-"""Where fitting happens: one process or many, on a GPU where there is one.
+"""What fitting runs on: one process or many, each on a GPU where there is one.
 
 Several processes are started by torch's own launcher, on one machine or more:
 
@@ -19,9 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True, slots=True)
 class TrainingDevice:
-    """One process of `world`; `rank` 0 judges and writes."""
+    """The device of a process. Of `world` processes, `rank` 0 evaluates and writes."""
 
-    device: torch.device
+    torch_device: torch.device
     rank: int = 0
     world: int = 1
 
@@ -32,33 +32,33 @@ class TrainingDevice:
         return DistributedDataParallel(module, find_unused_parameters=True)
 
     def agree(self, value: bool) -> bool:
-        """Return what rank 0 says."""
+        """Return the value that process 0 holds; every process calls this."""
         if self.world == 1:
             return value
-        agreed = torch.tensor(int(value), device=self.device)
+        agreed = torch.tensor(int(value), device=self.torch_device)
         distributed.broadcast(agreed, 0)
         return bool(agreed.item())
 
     def put(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Move a batch to the device."""
-        return tuple(part.to(self.device, non_blocking=True) for part in batch)
+        """Move the parts of a batch to the device."""
+        return tuple(part.to(self.torch_device, non_blocking=True) for part in batch)
 
 
-ALONE = TrainingDevice(torch.device("cpu"))
+SINGLE_CPU = TrainingDevice(torch.device("cpu"))
 
 
 @contextmanager
-def find_place() -> Iterator[TrainingDevice]:
+def open_device() -> Iterator[TrainingDevice]:
     """Join the other processes, if `torchrun` started some, and take a device."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     has_gpu = torch.cuda.is_available()
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if has_gpu else torch.device("cpu")
+    own = torch.device("cuda", local) if has_gpu else torch.device("cpu")
     if world == 1:
-        yield TrainingDevice(device)
+        yield TrainingDevice(own)
         return
     distributed.init_process_group("nccl" if has_gpu else "gloo")
     try:
-        yield TrainingDevice(device, distributed.get_rank(), world)
+        yield TrainingDevice(own, distributed.get_rank(), world)
     finally:
         distributed.destroy_process_group()

@@ -11,12 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from edge.errors import HemascopeError
+from training.fitting.families import CLASSIFIERS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_URLS = {
-    "vgg16": "https://download.pytorch.org/models/vgg16_bn-6c64b313.pth",
-    "inception": "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
-}
 _HEADS = ("classifier.", "fc.", "AuxLogits.fc.")
 
 
@@ -32,20 +29,20 @@ def fetch_weights(family: str, folder: Path) -> Path:
     WeightsRefused
         There are none, or they could not be downloaded.
     """
-    if family not in _URLS:
-        raise WeightsRefused(
-            f"there are no ImageNet weights of {family}, only of {[*_URLS]}"
-        )
-    path = folder / Path(_URLS[family]).name
+    url = CLASSIFIERS[family].weights_url
+    if url is None:
+        known = [name for name, kind in CLASSIFIERS.items() if kind.weights_url]
+        raise WeightsRefused(f"there are no ImageNet weights of {family}, only {known}")
+    path = folder / Path(url).name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(
-                _URLS[family], str(path), hash_prefix=path.stem.split("-")[-1]
+                url, str(path), hash_prefix=path.stem.split("-")[-1]
             )
         except (OSError, RuntimeError) as error:
             raise WeightsRefused(
-                f"{_URLS[family]}: {error}; download it elsewhere and name the file "
+                f"{url}: {error}; download it elsewhere and name the file "
                 "with --weights"
             ) from error
     return path
@@ -54,12 +51,12 @@ def fetch_weights(family: str, folder: Path) -> Path:
 def load_weights_file(network: nn.Module, path: Path) -> list[str]:
     """Put the weights of a file (safetensors, or torch's without code) into `network`.
 
-    Heads of another number of classes are left as they are; everything else must fit.
+    Heads of another number of classes stay untrained; everything else must fit.
 
     Returns
     -------
     list[str]
-        What was left as it was.
+        Names of the weights that were left as they were.
 
     Raises
     ------
@@ -74,24 +71,25 @@ def load_weights_file(network: nn.Module, path: Path) -> list[str]:
         and (name not in found or found[name].shape != value.shape)
     ]
     counters = [n for n in own if n.endswith("num_batches_tracked") and n not in found]
-    wanted = {n: v.shape for n, v in own.items() if n not in {*kept, *counters}}
-    missing = [n for n in wanted if n not in found]
+    expected = {n: v.shape for n, v in own.items() if n not in {*kept, *counters}}
+    missing = [n for n in expected if n not in found]
     differing = [
         f"{n} {tuple(found[n].shape)} for {tuple(shape)}"
-        for n, shape in wanted.items()
+        for n, shape in expected.items()
         if n in found and found[n].shape != shape
     ]
     if missing or differing:
         raise WeightsRefused(
-            f"{path}: {len(missing)} of {len(wanted)} weights are missing "
+            f"{path}: {len(missing)} of {len(expected)} weights are missing "
             f"{missing[:3]}, {len(differing)} have another shape {differing[:3]}; "
             "ImageNet weights fit at width=1 and with the norm they were fitted with"
         )
-    network.load_state_dict({**own, **{name: found[name] for name in wanted}})
+    network.load_state_dict({**own, **{name: found[name] for name in expected}})
     return kept
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a weight file by name; no code in it is run."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

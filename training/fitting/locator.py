@@ -14,7 +14,7 @@ from edge.artifacts.bundle import LocationSpec, Metric
 from edge.stages.detection import find_regions, reduce
 from training.data.rows import Field
 from training.fitting.augmentation import Jitter, jitter_colour
-from training.fitting.device import ALONE, TrainingDevice
+from training.fitting.device import SINGLE_CPU, TrainingDevice
 from training.fitting.locator_targets import FILL, MEAN, draw_batch
 from training.fitting.loop import FitPlan, Fitted, fit
 from training.fitting.model_graphs import LocatorGraph, Standardise, TorchEngine
@@ -44,7 +44,7 @@ def train_locator(
     val: Sequence[Field],
     plan: FitPlan,
     *,
-    place: TrainingDevice = ALONE,
+    device: TrainingDevice = SINGLE_CPU,
     folder: Path | None = None,
     purpose: str = "",
 ) -> Fitted[LocatorGraph]:
@@ -54,26 +54,31 @@ def train_locator(
     ----------
     fields, val
         Fields to fit to, and to choose the best epoch by.
-    plan, place, folder, purpose
+    plan, device, folder, purpose
+        See `training.fitting.loop.fit`.
+
+    Raises
+    ------
+    FitDiverged, CheckpointRefused
         See `training.fitting.loop.fit`.
     """
     torch.manual_seed(plan.seed)
 
-    def draw(chance: int) -> tuple[Tensor, ...]:
-        random = np.random.default_rng(chance)
-        size = plan.batch // place.world
-        part = draw_batch(fields, len(CLASSES), SPEC.diameter_px, size, random)
-        seen = jitter_colour(part.images.to(place.device), Jitter())
-        return seen, part.heat, part.weight, part.sides, part.near
+    def draw(seed: int) -> tuple[Tensor, ...]:
+        random = np.random.default_rng(seed)
+        size = plan.batch // device.world
+        batch = draw_batch(fields, len(CLASSES), SPEC.diameter_px, size, random)
+        images = jitter_colour(batch.images.to(device.torch_device), Jitter())
+        return images, batch.heat, batch.weight, batch.sides, batch.near
 
-    def loss(graph: LocatorGraph, seen: Tensor, *truth: Tensor) -> Tensor:
+    def loss(graph: LocatorGraph, images: Tensor, *truth: Tensor) -> Tensor:
         heat, weight, true_sides, near = truth
-        centres, sides = graph.network(graph.standardise.planes(seen))
-        found = centre_loss(centres, heat, weight)
-        return found + 2 * side_loss(sides, true_sides, near)
+        centres, sides = graph.network(graph.standardise.planes(images))
+        centre_error = centre_loss(centres, heat, weight)
+        return centre_error + 2 * side_loss(sides, true_sides, near)
 
     def score(graph: LocatorGraph) -> tuple[float, str]:
-        return summarise(judge(graph, val))
+        return summarise(evaluate(graph, val))
 
     return fit(
         new_graph(),
@@ -81,16 +86,16 @@ def train_locator(
         loss,
         score,
         plan,
-        place=place,
+        device=device,
         folder=folder,
         purpose=purpose,
     )
 
 
-def judge(
+def evaluate(
     graph: LocatorGraph, fields: Sequence[Field], spec: LocationSpec = SPEC
 ) -> dict[tuple[str, str], Tally]:
-    """Count what the device would find, per domain and class, at the true scale.
+    """Count cells that the device would find, per domain and class, at the true scale.
 
     Red cells of fields that are not completely labelled are left out.
     """
@@ -112,7 +117,7 @@ def judge(
 
 
 def summarise(tallies: dict[tuple[str, str], Tally]) -> tuple[float, str]:
-    """One figure to choose an epoch by, white cells first, and a line that shows it."""
+    """Return the score of an epoch, in which white cells weigh most, and a line."""
     f1 = {
         name: np.nanmean([t.f1 for (_, of), t in tallies.items() if of == name])
         for name in CLASSES
@@ -125,7 +130,7 @@ def summarise(tallies: dict[tuple[str, str], Tally]) -> tuple[float, str]:
 
 def metrics_of(graph: LocatorGraph, fields: Sequence[Field]) -> dict[str, Metric]:
     """F1 per class and recall of white cells on fields never seen, with intervals."""
-    single = [judge(graph, [field]) for field in fields]
+    single = [evaluate(graph, [field]) for field in fields]
     groups = [str(field.path) for field in fields]
 
     def total(chosen: NDArray[np.intp], name: str) -> Tally:

@@ -21,7 +21,7 @@ FILL = (
     round(255 * MEAN[1]),
     round(255 * MEAN[2]),
 )  # standardised, it is zero: what convolutions pad with
-LEAST_VISIBLE = 0.15  # share of a box that a patch must show for it to count
+MIN_VISIBLE = 0.15  # share of a box that a patch must show for it to count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +90,7 @@ def _patch(
     whole = np.prod(moved[:, 2:] - moved[:, :2], axis=1)
     shown = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     large = (boxes[:, 2:] - boxes[:, :2] > 2).all(axis=1)
-    kept = (shown > LEAST_VISIBLE * whole) & large
+    kept = (shown > MIN_VISIBLE * whole) & large
     return patch, boxes[kept].astype(np.float32), field.classes[kept]
 
 

@@ -20,8 +20,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from edge.errors import HemascopeError
 from training.fitting import checkpoint
-from training.fitting.checkpoint import FittingState, load_stand, save_stand
-from training.fitting.device import ALONE, TrainingDevice
+from training.fitting.checkpoint import (
+    FittingState,
+    load_checkpoint,
+    save_checkpoint,
+)
+from training.fitting.device import SINGLE_CPU, TrainingDevice
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = tuple[Tensor, ...]
@@ -31,20 +35,21 @@ Precision = Literal["float32", "bfloat16", "float16"]
 OPTIMISERS: tuple[Optimiser, ...] = ("adamw", "adam", "rmsprop")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
 _WARM_UP = 0.1  # share of all steps in which the rate rises
-_LONGEST_GRADIENT = 5.0
-_MOST_MEMORY = 0.995  # of the moving average of the weights, per step
-_OLDER, _OLDEST = 1, 10  # the average follows faster while it is young
+_MAX_GRADIENT_NORM = 5.0
+_MAX_DECAY = 0.995  # share of the moving average that a step keeps
+_DECAY_START = 1, 10  # it keeps (1 + step) / (10 + step) while that is less
 
 
 class FitDiverged(HemascopeError):
-    """The loss is no number any more."""
+    """The loss became infinite or not a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitPlan:
-    """How long and how fast. The rate rises, then falls to nothing along a cosine.
+    """How long and how fast a model is fitted.
 
-    `batch` counts images, those of all processes together; `weight_decay` is L2 for
+    The learning rate rises, then falls to zero along a cosine. `batch` counts images,
+    those of all processes together; `weight_decay` is L2 for
     Adam and RMSprop, decoupled for AdamW; after `patience` epochs without a better
     score on `val` fitting stops.
     """
@@ -78,29 +83,29 @@ def fit(
     score: Callable[[Model], tuple[float, str]],
     plan: FitPlan,
     *,
-    place: TrainingDevice = ALONE,
+    device: TrainingDevice = SINGLE_CPU,
     folder: Path | None = None,
     purpose: str = "",
 ) -> Fitted[Model]:
     """Fit `model` and keep the best moving average of its weights.
 
-    The chance of a step depends on seed, process and step alone, so a run that was
-    killed goes on as if nothing had happened.
+    The random numbers of a step depend on the plan's seed, the process and the step
+    alone. So a run that was killed goes on as if nothing had happened.
 
     Parameters
     ----------
     model
         Changed in place; the result holds a copy, on the CPU.
     draw
-        Draws a batch; gets a seed for chance that is not torch's.
+        Draws a batch; gets a seed for random numbers that are not torch's.
     loss
         Of the model and the parts of a batch, which were moved to the device.
     score
         Higher is better, with a line to show; computed on `val` after each epoch.
     plan
         Epochs, steps, rates, seed.
-    place
-        Device and fellow processes.
+    device
+        The device of this process, and the other processes.
     folder
         Of the checkpoint and the TensorBoard log; None keeps neither.
     purpose
@@ -111,47 +116,91 @@ def fit(
     FitDiverged
         The loss is not finite.
     CheckpointRefused
-        The folder holds a checkpoint of another run.
+        The folder holds a checkpoint of another run, or a damaged one.
     """
-    model.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval()
-    best = copy.deepcopy(average)
-    parts = {"model": model, "average": average, "best": best}
-    stepper = _Stepper(model, average, loss, plan, place)
-    stand = FittingState(f"{purpose} {plan}")
+    copies = _Copies(model, average, copy.deepcopy(average))
+    stepper = _Stepper(model, average, loss, plan, device)
     file = None if folder is None else folder / checkpoint.FILE
-    if file is not None and file.exists():
-        stand = load_stand(file, parts, stepper.optimiser, stand.purpose)
-    start = time.monotonic() - stand.seconds
-    is_first = place.rank == 0
-    with _shown(plan, stand, is_first) as progress, _log(folder, is_first) as log:
-        over = stand.is_over(plan.patience)
-        while stand.epoch < plan.epochs and not over:
-            model.train()
-            for step in range(plan.steps_per_epoch):
-                value = stepper.step(draw, stand.epoch * plan.steps_per_epoch + step)
-                text = f"epoch {stand.epoch + 1}/{plan.epochs} loss {value:.3f}"
-                progress.update(progress.task_ids[0], advance=1, description=text)
-            stand = replace(stand, epoch=stand.epoch + 1)
+    state = _begin_or_resume(file, copies, stepper, f"{purpose} {plan}")
+    start = time.monotonic() - state.seconds
+    is_first = device.rank == 0
+    with _bar(plan, state, is_first) as bar, _log(folder, is_first) as log:
+        is_over = state.is_over(plan.patience)
+        while state.epoch < plan.epochs and not is_over:
+            value = _run_epoch(stepper, draw, state.epoch, bar)
+            state = replace(state, epoch=state.epoch + 1)
             if is_first:
-                reached, line = score(average)
-                progress.print(f"epoch {stand.epoch:3d}  {line}")
-                if reached > stand.best_score:
-                    best.load_state_dict(average.state_dict())
-                    stand = replace(stand, best_score=reached, best_epoch=stand.epoch)
-                stand = replace(stand, seconds=time.monotonic() - start)
-                log("loss", value, stand.epoch)
-                log("score on val", reached, stand.epoch)
-                log("learning rate", stepper.rate, stand.epoch)
+                state, reached = _keep_if_best(copies, score, state, bar)
+                state = replace(state, seconds=time.monotonic() - start)
+                log("loss", value, state.epoch)
+                log("score on val", reached, state.epoch)
+                log("learning rate", stepper.rate, state.epoch)
                 if file is not None:
-                    save_stand(file, parts, stepper.optimiser, stand)
-            over = place.agree(stand.is_over(plan.patience))
+                    save_checkpoint(file, copies.named(), stepper.optimiser, state)
+            is_over = device.agree(state.is_over(plan.patience))
+    return _result(copies.best, state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Copies(Generic[Model]):
+    """A model as it is fitted, the moving average of its weights, and the best one."""
+
+    model: Model
+    average: Model
+    best: Model
+
+    def named(self) -> dict[str, nn.Module]:
+        """Return the copies by the names that a checkpoint gives them."""
+        return {"model": self.model, "average": self.average, "best": self.best}
+
+
+def _begin_or_resume(
+    file: Path | None, copies: _Copies[Model], stepper: _Stepper, purpose: str
+) -> FittingState:
+    """Go on from a checkpoint where there is one."""
+    if file is None or not file.exists():
+        return FittingState(purpose)
+    return load_checkpoint(file, copies.named(), stepper.optimiser, purpose)
+
+
+def _run_epoch(
+    stepper: _Stepper, draw: Callable[[int], Batch], epoch: int, bar: Progress
+) -> float:
+    """Do the steps of an epoch and return the loss of the last one."""
+    plan = stepper.plan
+    stepper.model.train()
+    for step in range(plan.steps_per_epoch):
+        value = stepper.step(draw, epoch * plan.steps_per_epoch + step)
+        text = f"epoch {epoch + 1}/{plan.epochs} loss {value:.3f}"
+        bar.update(bar.task_ids[0], advance=1, description=text)
+    return value
+
+
+def _keep_if_best(
+    copies: _Copies[Model],
+    score: Callable[[Model], tuple[float, str]],
+    state: FittingState,
+    bar: Progress,
+) -> tuple[FittingState, float]:
+    """Score the average on `val` and keep it if it is the best so far."""
+    reached, line = score(copies.average)
+    bar.print(f"epoch {state.epoch:3d}  {line}")
+    if reached > state.best_score:
+        copies.best.load_state_dict(copies.average.state_dict())
+        state = replace(state, best_score=reached, best_epoch=state.epoch)
+    return state, reached
+
+
+def _result(best: Model, state: FittingState) -> Fitted[Model]:
+    """Return the best model, on the CPU."""
     best.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return Fitted(best, stand.best_score, stand.best_epoch, stand.epoch, stand.seconds)
+    return Fitted(best, state.best_score, state.best_epoch, state.epoch, state.seconds)
 
 
 class _Stepper:
-    """One step after the other: draw, loss, gradient, rate, average."""
+    """Does one step: batch, loss, gradient, new weights, new average."""
 
     def __init__(
         self,
@@ -159,51 +208,52 @@ class _Stepper:
         average: nn.Module,
         loss: Callable[..., Tensor],
         plan: FitPlan,
-        place: TrainingDevice,
+        device: TrainingDevice,
     ) -> None:
-        self.model, self.average, self.plan, self.place = model, average, plan, place
+        self.model, self.average, self.plan, self.device = model, average, plan, device
         self.optimiser = _optimiser(model, plan)
-        self.shared = place.share(_Loss(model, loss))
+        self.shared = device.share(_LossModule(model, loss))
         self.scaler = torch.amp.GradScaler(
-            place.device.type, enabled=plan.precision == "float16"
+            device.torch_device.type, enabled=plan.precision == "float16"
         )
         self.rate = 0.0
 
     def step(self, draw: Callable[[int], Batch], number: int) -> float:
         """Do step `number` and return its loss."""
-        plan, place = self.plan, self.place
-        seeds = np.random.SeedSequence((plan.seed, place.rank, number))
-        chance = int(seeds.generate_state(1)[0])
-        torch.manual_seed(chance)
+        plan, device = self.plan, self.device
+        seeds = np.random.SeedSequence((plan.seed, device.rank, number))
+        seed = int(seeds.generate_state(1)[0])
+        torch.manual_seed(seed)
         total = plan.epochs * plan.steps_per_epoch
         self.rate = plan.learning_rate * share_of_rate(number / total)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
         self.optimiser.zero_grad(set_to_none=True)
-        batch = place.put(draw(chance))
+        batch = device.put(draw(seed))
         is_mixed = plan.precision != "float32"
         with torch.autocast(
-            place.device.type, getattr(torch, plan.precision), enabled=is_mixed
+            device.torch_device.type, getattr(torch, plan.precision), enabled=is_mixed
         ):
-            value = self.shared(*batch)
-        self.scaler.scale(value).backward()
+            loss = self.shared(*batch)
+        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self.model.parameters(), _LONGEST_GRADIENT)
+        nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        memory = min(_MOST_MEMORY, (number + _OLDER) / (number + _OLDEST))
-        _follow(self.average, self.model, memory)
-        told = float(value.detach())
-        if not math.isfinite(told):
+        above, below = _DECAY_START
+        decay = min(_MAX_DECAY, (number + above) / (number + below))
+        _update_average(self.average, self.model, decay)
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise FitDiverged(
-                f"the loss is {told} at step {number} of {total}, expected a number; "
+                f"the loss is {value} at step {number} of {total}, expected a number; "
                 f"lower the learning rate, {plan.learning_rate}"
             )
-        return told
+        return value
 
 
-class _Loss(nn.Module):
-    """A model and its loss as one module, which is what can be shared out."""
+class _LossModule(nn.Module):
+    """A model and its loss as one module: only a module can run in many processes."""
 
     def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -214,7 +264,7 @@ class _Loss(nn.Module):
 
 
 def share_of_rate(done: float) -> float:
-    """Share of the greatest learning rate after a share `done` of all steps."""
+    """Learning rate over its maximum, after a share `done` (0 to 1) of all steps."""
     if done < _WARM_UP:
         return (done + 1e-3) / (_WARM_UP + 1e-3)
     return 0.5 + 0.5 * math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP))
@@ -233,29 +283,29 @@ def _optimiser(model: nn.Module, plan: FitPlan) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, memory: float) -> None:
+def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights and statistics towards the present ones."""
     for old, new in zip(
         average.state_dict().values(), model.state_dict().values(), strict=True
     ):
         if old.dtype.is_floating_point:
-            old.lerp_(new, 1 - memory)
+            old.lerp_(new, 1 - decay)
         else:
             old.copy_(new)
 
 
 @contextmanager
-def _shown(plan: FitPlan, stand: FittingState, is_first: bool) -> Iterator[Progress]:
+def _bar(plan: FitPlan, state: FittingState, is_first: bool) -> Iterator[Progress]:
     """Show how much is done and how long the rest will take."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, disable=not is_first) as progress:
         progress.add_task(
             "fitting",
             total=plan.epochs * plan.steps_per_epoch,
-            completed=stand.epoch * plan.steps_per_epoch,
+            completed=state.epoch * plan.steps_per_epoch,
         )
-        if stand.epoch:
-            progress.print(f"going on after epoch {stand.epoch}")
+        if state.epoch:
+            progress.print(f"going on after epoch {state.epoch}")
         yield progress
 
 
@@ -263,7 +313,7 @@ def _shown(plan: FitPlan, stand: FittingState, is_first: bool) -> Iterator[Progr
 def _log(
     folder: Path | None, is_first: bool
 ) -> Iterator[Callable[[str, float, int], None]]:
-    """Yield what writes a figure to the TensorBoard log, or does nothing."""
+    """Yield a function that writes a figure to the TensorBoard log, or does nothing."""
     if folder is None or not is_first:
         yield lambda _name, _value, _epoch: None
         return

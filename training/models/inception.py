@@ -18,7 +18,7 @@ from torch.nn import functional
 from training.models.layers import Norm, cross_entropy, replace_norms, scaled
 
 Width = Callable[[int], int]  # from the paper's channels to ours
-LEAST_PX = 75  # the input below which the last grid would vanish
+MIN_PX = 75  # the input below which the last grid would vanish
 _POOLED_GRID = 8  # a grid as fine as this is pooled before the auxiliary classifier
 _AUXILIARY_WEIGHT = 0.3
 

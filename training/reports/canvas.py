@@ -16,18 +16,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from edge.artifacts.bundle import Metric
+from training.fitting.families import CLASSIFIERS, OTHER_COLOUR
 from training.metrics.held_out import Evaluated
 
-# Okabe and Ito's colours: told apart also by colour-blind eyes.
-COLOURS = {
-    "vgg16": "#0072B2",
-    "inception": "#D55E00",
-    "capsnet": "#009E73",
-    "dbn": "#CC79A7",
-    "rnn": "#E69F00",
-}
-_OTHER = "#56B4E9"
-INK, _GRID = "#1c2430", "#ddd6cc"
+INK, _GRID, _OUTLINE = "#1c2430", "#ddd6cc", "#D55E00"
 LINES, MARKERS, _HATCHES = ("-", "--", ":", "-."), "osD^", ("", "///", "...", "xxx")
 _WIDTH, _DPI = 9.6, 120  # inches; 1152 px
 
@@ -42,12 +34,17 @@ class Look(NamedTuple):
     hatch: str
 
 
+def family_colour(family: str) -> str:
+    """Return the colour of a family, or that of families that are not ours."""
+    return CLASSIFIERS[family].colour if family in CLASSIFIERS else OTHER_COLOUR
+
+
 def looks(judged: Sequence[Evaluated]) -> list[Look]:
     """Give the second model of a family another line, marker and hatch."""
     found = []
     for index, model in enumerate(judged):
         n = sum(j.family == model.family for j in judged[:index]) % len(LINES)
-        colour = COLOURS.get(model.family, _OTHER)
+        colour = family_colour(model.family)
         name = literal(model.name)
         found.append(Look(name, colour, LINES[n], MARKERS[n], _HATCHES[n]))
     return found
@@ -135,7 +132,7 @@ def heat(
         style["weight"] = "bold" if is_marked else "normal"
         axes.text(x, y, words[y][x], **style)
         if is_marked:
-            edge = to_rgba(COLOURS["inception"])
+            edge = to_rgba(_OUTLINE)
             corner = x - 0.46, y - 0.44
             axes.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, ec=edge, lw=2))
     axes.set_xticks(range(len(columns)), [literal(c) for c in columns])

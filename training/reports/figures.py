@@ -221,7 +221,7 @@ def label_efficiency(
         value, low, high = np.array([(m.value, m.low, m.high) for m in line]).T
         beside = np.array(shares) * 1.03**index  # so that whiskers do not hide another
         form = f"{canvas.MARKERS[index]}{canvas.LINES[index]}"
-        colour = (canvas.COLOURS["dbn"], canvas.INK)[index % 2]
+        colour = (canvas.family_colour("dbn"), canvas.INK)[index % 2]
         axes.plot(beside, value, form, color=colour, ms=5, label=name)
         axes.vlines(beside, low, high, color=colour, lw=1.2)
     axes.set_xscale("log")

@@ -9,17 +9,16 @@ import numpy as np
 
 from edge.artifacts.bundle import Metric
 from edge.rendering.report_blocks import Block, Grid, Heading, Picture, Words
+from training.fitting.families import CLASSIFIERS
 from training.metrics.held_out import ClassScores, Evaluated, Scores
 from training.metrics.reliability import named_share
 from training.reports import figures
 
 # Accuracy, precision and recall that the paper reports, on its own data.
-PAPER = {
-    "rnn": (0.852, 0.843, 0.839),
-    "vgg16": (0.917, 0.921, 0.915),
-    "inception": (0.935, 0.942, 0.938),
-    "capsnet": (0.894, 0.901, 0.887),
-    "dbn": (0.876, 0.869, 0.872),
+PUBLISHED = {
+    name: family.published
+    for name, family in CLASSIFIERS.items()
+    if family.published is not None
 }
 
 
@@ -40,7 +39,7 @@ def _summary(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[
     head += ["recall = balanced accuracy", "paper", "F1", "calibration error"]
     rows = []
     for model, each in zip(judged, scores, strict=True):
-        paper = [f"{v:.3f}" for v in PAPER.get(model.family, ())] or ["none"] * 3
+        paper = [f"{v:.3f}" for v in PUBLISHED.get(model.family, ())] or ["none"] * 3
         ours = map(
             interval_text, (each.accuracy, each.precision, each.balanced_accuracy)
         )
@@ -56,7 +55,7 @@ def _summary(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[
     )
     yield Picture(
         "performance",
-        figures.performance(judged, scores, PAPER),
+        figures.performance(judged, scores, PUBLISHED),
         "Accuracy, precision and recall of each model and of the paper",
         "Filled: ours, the whisker is the 95 % interval. Hollow: the paper's, on its "
         "own data. The bars do not start at 0; the axis says where.",

@@ -1,4 +1,4 @@
-"""What a bundle says of its making: data, command, software, size."""
+"""What a bundle says about how it was made: data, command, software, size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.fitting.model_graphs import ClassifierGraph, SequenceGraph
 def summary(
     rows: Sequence[Row], added: dict[str, int], seed: int, epochs: int, seconds: float
 ) -> TrainingSummary:
-    """Say what a model was fitted to, and how."""
+    """Summarise what a model was fitted to, and how."""
     return TrainingSummary(
         rows=len(rows),
         licences=count(row.licence for row in rows),
@@ -48,13 +48,16 @@ def _command() -> str:
 
 
 def measure_size(graph: ClassifierGraph, size_px: int) -> ModelSize:
-    """Count the weights that speak on the device, and operations for one crop."""
+    """Count the weights that the device uses, and the operations for one crop.
+
+    The image is (1, S, S, 3) uint8. A weight counts if the logits depend on it.
+    """
     image = torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8)
-    given = [image]
+    inputs = [image]
     if isinstance(graph, SequenceGraph):
-        given.append(torch.zeros(1, graph.state_size))
+        inputs.append(torch.zeros(1, graph.state_size))
     with FlopCounterMode(display=False) as counter:
-        logits = graph.eval()(*given)[0]
+        logits = graph.eval()(*inputs)[0]
     logits.sum().backward()  # auxiliary classifier and decoder get no gradient
     weights = sum(p.numel() for p in graph.parameters() if p.grad is not None)
     graph.zero_grad(set_to_none=True)

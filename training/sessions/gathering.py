@@ -31,8 +31,8 @@ from training.fitting.families import Family
 from training.synthetic.smears import simulated_crops
 from training.synthetic.timelapse_clips import simulated_timelapse
 
-_MOST_UNUSABLE = 0.05  # share of rows with a problem above which nothing is trusted
-_FRAMES, _WINDOW = 20, 8  # of a clip: kept, and shown at a time in training
+_MAX_UNUSABLE = 0.05  # share of rows with a problem above which nothing is trusted
+_FRAMES, _WINDOW = 20, 8  # frames of a clip: kept, and shown at once in training
 SLIDES = 60  # simulated, added to the real cells of task cells4
 _SIMULATED = {"train": 6000, "val": 320, "test": 480}  # clips of task `change`
 Labelled = list[tuple[Row, int]]
@@ -58,7 +58,10 @@ class CellSource:
 
 @dataclass(frozen=True, slots=True)
 class GatheredRows:
-    """Rows of a task by split, with their class; `notes` say what was left out."""
+    """Rows of a task by split, each with its class index.
+
+    `notes` say what was left out; `examined` is None for simulated cells.
+    """
 
     task: str
     parts: Mapping[str, Labelled]
@@ -67,7 +70,7 @@ class GatheredRows:
 
     @property
     def moves(self) -> bool:
-        """Whether the cells are seen more than once."""
+        """Whether the cells are seen in more than one frame."""
         return self.task == "change" or any(
             row.frames > 1 for part in self.parts.values() for row, _ in part
         )
@@ -81,8 +84,8 @@ def gather(source: CellSource) -> GatheredRows:
     Raises
     ------
     DataInvalid
-        There is nothing to fit to or to judge by; a class has no cell in `train`; more
-        than one row in twenty has a problem.
+        There is nothing to fit to or to evaluate on; a class has no cell in `train`;
+        more than one row in twenty has a problem.
     """
     gathered = read_usable(source)
     if source.path is None:
@@ -100,11 +103,7 @@ def read_usable(source: CellSource) -> GatheredRows:
         There are no data, or more than one row in twenty has a problem.
     """
     if source.path is None:
-        if source.task != "change":
-            raise DataInvalid(
-                f"task {source.task!r} needs data, only 'change' is simulated; name "
-                "some with --data"
-            )
+        _refuse_unsimulated(source.task)
         return GatheredRows(source.task, {}, None, ())
     rows = read_rows(
         source.path,
@@ -113,20 +112,12 @@ def read_usable(source: CellSource) -> GatheredRows:
         group=source.group,
         seed=source.seed,
     )
-    notes = []
-    ours = {id(row) for row, _ in rows_of_task(rows, source.task)}
-    rows = [row for row in rows if id(row) in ours and row.domain not in source.without]
-    if source.path.suffix == ".csv" and not source.is_any_licence:
-        free = free_rows(rows)
-        if len(free) < len(rows):
-            notes.append(
-                f"{len(rows) - len(free)} of {len(rows)} rows are left out: their "
-                "licence does not let weights be shipped (--any-licence takes them)"
-            )
-        rows = free
+    fitting = {id(row) for row, _ in rows_of_task(rows, source.task)}
+    rows = [r for r in rows if id(r) in fitting and r.domain not in source.without]
+    rows, notes = _leave_out_unfree(rows, source)
     rows, mended = mend_cut_groups(rows)
     examined = examine_rows(rows)
-    if len(examined.problems) > _MOST_UNUSABLE * len(rows):
+    if len(examined.problems) > _MAX_UNUSABLE * len(rows):
         refuse_problems(examined.problems)
     usable = rows_of_task(examined.usable, source.task)
     parts = {s: [p for p in usable if p[0].split == s] for s in SPLITS}
@@ -134,8 +125,45 @@ def read_usable(source: CellSource) -> GatheredRows:
     return GatheredRows(source.task, parts, examined, tuple(notes))
 
 
+def _refuse_unsimulated(task: str) -> None:
+    """Refuse a task without data, unless its cells can be simulated.
+
+    Raises
+    ------
+    DataInvalid
+        It is not `change`.
+    """
+    if task != "change":
+        raise DataInvalid(
+            f"task {task!r} needs data, only 'change' is simulated; name some with "
+            "--data"
+        )
+
+
+def _leave_out_unfree(
+    rows: list[Row], source: CellSource
+) -> tuple[list[Row], list[str]]:
+    """Leave out rows of a manifest whose weights may not be shipped, with a note."""
+    if source.is_any_licence or source.path is None or source.path.suffix != ".csv":
+        return rows, []
+    free = free_rows(rows)
+    if len(free) == len(rows):
+        return free, []
+    note = (
+        f"{len(rows) - len(free)} of {len(rows)} rows are left out: their licence does "
+        "not let weights be shipped (--any-licence takes them)"
+    )
+    return free, [note]
+
+
 def _refuse_gaps(parts: Mapping[str, Labelled], task: str) -> list[str]:
-    """Say which classes are missing in which split; in `train` none may be."""
+    """Note which classes are missing in which split.
+
+    Raises
+    ------
+    DataInvalid
+        `train` or `val` has no rows, or a class is missing in `train`.
+    """
     notes = []
     for split in SPLITS:
         seen = {index for _, index in parts[split]}
@@ -161,11 +189,11 @@ def _refuse_gaps(parts: Mapping[str, Labelled], task: str) -> list[str]:
 class Cells:
     """The cells of a task, cut for one family.
 
-    `drawing` is what is fitted to; `val` and `test` are as the device will see them;
-    `added` counts what nobody labelled.
+    `sampling` draws what is fitted to; `val` and `test` are cut as the device cuts
+    them; `added` counts the cells that nobody labelled.
     """
 
-    drawing: BatchSampling
+    sampling: BatchSampling
     val: Clips
     test: Clips
     added: dict[str, int]
@@ -194,6 +222,11 @@ def cut_cells(
     is_enriched
         Whether still cells of `cells4` are joined by simulated ones, and by red cells
         that the shipped locator finds where only white ones are labelled.
+
+    Raises
+    ------
+    DataInvalid
+        An image cannot be read, or a box reaches outside it.
     """
     if gathered.moves:
         return _cut_clips(gathered, family)
@@ -203,29 +236,33 @@ def cut_cells(
         for s in ("val", "test")
     )
     labelled = [row for row, _ in gathered.parts["train"]]
-    found: list[Row] = []
-    added = {}
     is_enriched = is_enriched and gathered.task == "cells4"
-    if is_enriched:
-        locator = load_bundle(LOCATOR, task="location")
-        found = find_red_cells(labelled, locator, open_engine(locator))
-        say(f"{len(found)} red cells found by {locator.id} where nobody labelled them")
-        added = {"found red cells": len(found), "simulated slides": SLIDES}
+    found = _find_unlabelled(labelled, say) if is_enriched else []
+    added = {"found red cells": len(found), "simulated slides": SLIDES}
     is_boxed = any(row.box is not None for row in labelled)
     side = stock_px(size_px, context)
-    wanted = rows_of_task([*labelled, *found], gathered.task)
-    wide = STOCK_CONTEXT if is_boxed else 1.0
-    crops = cut_task_crops(wanted, side, wide, profiles)
+    rows = rows_of_task([*labelled, *found], gathered.task)
+    stock_context = STOCK_CONTEXT if is_boxed else 1.0
+    crops = cut_task_crops(rows, side, stock_context, profiles)
     if is_enriched:
         crops = join(crops, simulated_crops(SLIDES, side, STOCK_CONTEXT))
     view = family.view if is_boxed else WHOLE
-    drawing = BatchSampling(
+    sampling = BatchSampling(
         as_clips(crops), size_px, view, family.jitter, family.frames
     )
-    return Cells(drawing, val, test, added)
+    return Cells(sampling, val, test, added if is_enriched else {})
+
+
+def _find_unlabelled(labelled: list[Row], say: Callable[[str], None]) -> list[Row]:
+    """Find red cells with the shipped locator where only white ones are labelled."""
+    locator = load_bundle(LOCATOR, task="location")
+    found = find_red_cells(labelled, locator, open_engine(locator))
+    say(f"{len(found)} red cells found by {locator.id} where nobody labelled them")
+    return found
 
 
 def _cut_clips(gathered: GatheredRows, family: Family) -> Cells:
+    """Cut cells that are seen more than once, or simulate them."""
     size_px = family.size_px
     train, val, test = (
         clips_of(gathered.task, gathered.parts.get(split, []), split, size_px)
@@ -233,9 +270,10 @@ def _cut_clips(gathered: GatheredRows, family: Family) -> Cells:
     )
     stock = train if family.has_memory else as_frames(train)
     added = {} if gathered.parts else {"simulated clips": len(train.rows)}
-    window = None if gathered.task == "change" else _WINDOW  # there the onset matters
-    drawing = BatchSampling(stock, size_px, WHOLE, Jitter(), window=window)
-    return Cells(drawing, val, test, added)
+    # In task `change` the moment of a change matters, so whole clips are shown.
+    window = None if gathered.task == "change" else _WINDOW
+    sampling = BatchSampling(stock, size_px, WHOLE, Jitter(), window=window)
+    return Cells(sampling, val, test, added)
 
 
 def clips_of(
@@ -248,7 +286,23 @@ def clips_of(
 ) -> Clips:
     """Cut rows as the device sees them; a crop is a clip of one frame.
 
-    Task `change` is simulated, other clips for each split.
+    Parameters
+    ----------
+    task
+        `change` is simulated: no rows are read, and each split gets other clips.
+    rows
+        Rows with their class index.
+    split
+        Of the rows.
+    size_px, context
+        See `training.data.rows.cut_task_crops`.
+    profiles
+        Of each laboratory.
+
+    Raises
+    ------
+    DataInvalid
+        An image cannot be read.
     """
     if task == "change":
         clips = _SIMULATED[split]

@@ -1,4 +1,4 @@
-"""One training session of the locator: read, fit, judge, write down."""
+"""One training session of the locator: read fields, fit, evaluate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,22 @@ SLIDES = 120  # simulated, added to the real fields
 
 
 def train_from(
-    source: CellSource, plan: FitPlan, place: TrainingDevice, folder: Path
+    source: CellSource, plan: FitPlan, device: TrainingDevice, folder: Path
 ) -> tuple[RunRecord, LocatorGraph]:
-    """Fit the locator to labelled and simulated fields."""
+    """Fit the locator to labelled and simulated fields.
+
+    Parameters
+    ----------
+    source
+        Manifest of labelled fields.
+    plan, device, folder
+        See `training.fitting.loop.fit`.
+
+    Raises
+    ------
+    DataInvalid
+        There are no fields with a free licence for `train` or `val`.
+    """
     rows = [r for r in free_rows(_boxed(source)) if r.domain not in source.without]
     part = {s: read_fields([r for r in rows if r.split == s], CLASSES) for s in SPLITS}
     if not part["train"] or not part["val"]:
@@ -31,12 +44,12 @@ def train_from(
             f"{len(part['train'])} train and {len(part['val'])} val fields have a free "
             "licence and red cells, expected some of each; check licence and split"
         )
-    invented = simulated_fields(SLIDES, CLASSES)
+    simulated = simulated_fields(SLIDES, CLASSES)
     fitted = train_locator(
-        [*part["train"], *invented],
+        [*part["train"], *simulated],
         part["val"],
         plan,
-        place=place,
+        device=device,
         folder=folder,
         purpose=f"locator {digest(rows)[:12]}",
     )
@@ -62,6 +75,7 @@ def train_from(
 
 
 def _boxed(source: CellSource) -> list[Row]:
+    """Read the rows of task `cells4`; only those have boxes of every kind."""
     if source.path is None:
         raise DataInvalid("the locator needs labelled fields; name some with --data")
     return [r for r in read_rows(source.path, task="cells4") if r.task == "cells4"]

@@ -1,4 +1,4 @@
-"""A training run on disk: what was fitted, to what, and the weights (safetensors)."""
+"""A training run on disk: what was fitted to what, and its weights (safetensors)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from training.fitting.families import LOCATOR, new_classifier
 from training.fitting.locator import new_graph
 from training.fitting.model_graphs import ClassifierGraph, LocatorGraph, Standardise
 
-_UNSET = (0.0,) * 3
+_UNSET = (0.0,) * 3  # the standardisation comes with the weights
 _RECORD, _WEIGHTS, _HELD = "run.json", "weights.safetensors", "val.npz"
 
 
 class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`run.json`. `network` are the settings that the family builds it from."""
+    """`run.json`. `network` are the settings of the family's network."""
 
     family: str
     task: str
@@ -44,7 +44,7 @@ class RunRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """What the model said of `val`: logits (N, K), true classes (N,), groups (N,)."""
+    """Predictions on `val`: logits (N, K), true classes (N,), groups (N,)."""
 
     logits: NDArray[np.float32]
     classes: NDArray[np.int64]
@@ -54,7 +54,7 @@ class HeldOut:
 def save_run(
     folder: Path, record: RunRecord, graph: nn.Module, held: HeldOut | None
 ) -> None:
-    """Write a run; `run.json` last."""
+    """Write a run. `run.json` comes last: a folder without it is not finished."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(graph.state_dict(), folder / _WEIGHTS)
     if held is not None:
@@ -66,11 +66,17 @@ def save_run(
             groups=held.groups,
         )
     (folder / _RECORD).write_bytes(msgspec.json.format(encode(record)) + b"\n")
-    (folder / checkpoint.FILE).unlink(missing_ok=True)  # it has served
+    (folder / checkpoint.FILE).unlink(missing_ok=True)  # no longer needed
 
 
 def load_record(folder: Path) -> RunRecord:
-    """Read `run.json`; raises `ConfigurationInvalid` where there is none."""
+    """Read `run.json`.
+
+    Raises
+    ------
+    ConfigurationInvalid
+        There is none, or it is not valid.
+    """
     return read_json(folder / _RECORD, RunRecord)
 
 
@@ -89,7 +95,7 @@ def load_weights(folder: Path, graph: nn.Module) -> None:
 
 
 def load_held(folder: Path) -> HeldOut | None:
-    """Read what the model said of `val`; None for a run without."""
+    """Read the predictions on `val`; None for a run without."""
     path = folder / _HELD
     if not path.exists():
         return None

@@ -127,7 +127,7 @@ def test_a_single_platelet_does_not_choose_the_epoch() -> None:
     predicted = predictions_of(logits, of, has_memory=False)
 
     assert balanced_by_domain(predicted) == {"raabin": 1.0}
-    assert balanced_by_domain(predicted, fewest=1) == {"raabin": 0.5}
+    assert balanced_by_domain(predicted, min_cells=1) == {"raabin": 0.5}
 
 
 def test_some_of_each_class_are_drawn_the_same_every_time() -> None:

@@ -203,24 +203,24 @@ def test_the_log_can_be_read_by_tensorboard(tmp_path: Path) -> None:
 TWO = """
 import sys, torch
 from pathlib import Path
-from training.fit import Plan, fit
-from training.place import find_place
+from training.fitting.device import open_device
+from training.fitting.loop import FitPlan, fit
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-with find_place() as place:
-    data = torch.tensor([[0.0], [1.0]])[place.rank : place.rank + 1]
+with open_device() as device:
+    data = torch.tensor([[0.0], [1.0]])[device.rank : device.rank + 1]
     folder = Path(sys.argv[1])
     found = fit(
         torch.nn.Linear(1, 1, bias=False),
-        lambda chance: (data,),
+        lambda seed: (data,),
         lambda model, x: (model(x) - 2 * x).square().mean(),
         lambda model: (1.0 - abs(model.weight.item() - 2), ""),
-        Plan(10, 20, 0.1, 0.0, seed=0, batch=2),
-        place=place,
+        FitPlan(10, 20, 0.1, 0.0, seed=0, batch=2),
+        device=device,
         folder=folder,
     )
-    name = f"{place.rank} of {place.world}"
+    name = f"{device.rank} of {device.world}"
     (folder / name).write_text(str(found.model.weight.item()))
 """
 

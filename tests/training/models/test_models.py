@@ -14,7 +14,7 @@ from training.fitting.families import CLASSIFIERS, new_classifier
 from training.fitting.model_graphs import Standardise
 from training.models.capsnet import CapsNet, length, margin_loss, route, squash
 from training.models.dbn import DBN, RBM
-from training.models.inception import LEAST_PX, Inception
+from training.models.inception import MIN_PX, Inception
 from training.models.layers import cross_entropy, normalisation, scaled
 from training.models.rnn import RecurrentCNN
 from training.models.vgg16 import VGG16
@@ -90,7 +90,7 @@ def test_channels_are_whole_vector_registers() -> None:
 
 def test_the_auxiliary_classifier_counts_in_the_loss_alone() -> None:
     network = Inception(4, width=0.1).eval()
-    image = torch.randn(2, 3, LEAST_PX, LEAST_PX)
+    image = torch.randn(2, 3, MIN_PX, MIN_PX)
     classes = torch.tensor([0, 3])
 
     both = network.loss(image, classes)

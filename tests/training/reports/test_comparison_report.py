@@ -15,7 +15,7 @@ from edge.artifacts.bundle import Metric
 from edge.rendering.report_blocks import ReportImpossible
 from training.metrics.held_out import Evaluated, InferenceCost, Robustness
 from training.reports.comparison_report import LabelEfficiency, LeftOut, write_report
-from training.reports.sections import PAPER
+from training.reports.sections import PUBLISHED
 
 LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 HOSTILE = "<script>alert('$x^{')</script> | _a_ [b](c)\n# d"
@@ -86,13 +86,13 @@ def render(folder: Path, judged: list[Evaluated], **more: object) -> tuple[str, 
 
 
 def test_both_forms_say_the_same(tmp_path: Path, model: Model) -> None:
-    markdown, page = render(tmp_path, [model(family) for family in PAPER])
+    markdown, page = render(tmp_path, [model(family) for family in PUBLISHED])
 
     for line in re.findall(r"^## (.+)$", markdown, re.MULTILINE):
         assert line in page.words
     numbers = re.compile(r"\d\.\d{3}\b")
     assert numbers.findall(markdown) == numbers.findall(page.words)
-    for family, figures in PAPER.items():
+    for family, figures in PUBLISHED.items():
         row = next(
             x for x in markdown.splitlines() if x.startswith(f"| {family.upper()}")
         )
