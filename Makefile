@@ -1,6 +1,7 @@
 # make run    set everything up and show live classification
 # make test   set everything up and run the tests
 # make check  format, lint, types, architecture
+# make docs   build the documentation into site/
 # make gpu-check  on a machine with an NVIDIA GPU: all that needs one
 # make boot-test  as root: the systemd units in a booted container, 3 to 6 minutes
 # make lock   refresh requirements.lock: the newest that pyproject.toml allows
@@ -29,7 +30,8 @@ APT := python3-venv python3-dev gcc pkg-config mosquitto openssl systemd libgl1 
 	gir1.2-aravis-0.8 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
 
-.PHONY: run setup test test-newest test-oldest lock device-test boot-test check bench gpu-check clean
+.PHONY: run setup test test-newest test-oldest lock device-test boot-test check docs bench gpu-check \
+	clean
 
 run: setup
 	$(BIN)/hemascope demo
@@ -65,6 +67,14 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(PIP_LOCKED) --editable ".[docs]"
+	touch $@
+
+# Every warning is an error, such as a link that leads nowhere.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # uv has a folder of its own, so that a broken lock can be mended. It is not told of
 # other indexes: what it writes is versions, and holds for whatever serves them.
 UV := .venv-uv/bin/uv
@@ -92,4 +102,4 @@ bench: setup
 	$(BIN)/hemascope bench
 
 clean:
-	rm -rf $(VENV) .venv-* build *.egg-info
+	rm -rf $(VENV) .venv-* build site *.egg-info
