@@ -66,6 +66,8 @@ def on_page_markdown(
 ) -> str:
     """Let links between files of the repository lead to the pages of these files."""
     here = page.file.src_uri
+    if here == "index.md":
+        page.meta["hide"] = ["navigation"]  # which would hold this page alone
     if here == "schemas.md":
         markdown = markdown.replace(SCHEMAS_MARK, _table_of_schemas())
     homes = {page: path for path, page in INCLUDED.items()}
