@@ -56,6 +56,11 @@ class RawFrame:
     shot: Shot
     pixels: Counts
 
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height."""
+        return int(self.pixels.shape[1]), int(self.pixels.shape[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Planned(Generic[P]):

@@ -33,7 +33,8 @@ from edge.artifacts.profile import (
 from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
-from edge.pipeline.pipeline import Pipeline
+from edge.pipeline.classifiers import Classifier
+from edge.pipeline.pipeline import Pipeline, abstain_below
 from edge.pipeline.pixel_size import FrameScale, Scale
 from edge.settings.files import DeviceFile, ReplaySettings
 from edge.settings.models import ON_CPU, EngineSettings, SequenceSettings
@@ -74,12 +75,17 @@ class Parts:
             opened.pop_all()
         return Pipeline(
             profile=self.profile,
-            classifier=self.classifier,
-            classifier_engine=engine,
+            classifiers=(
+                Classifier(
+                    self.classifier,
+                    engine,
+                    abstain_below(self.classifier, self.profile),
+                    self._adaptation(),
+                ),
+            ),
             locator=self.locator,
             locator_engine=finder,
             scale=self.scale,
-            adaptation=self._adaptation(),
         )
 
     def _adaptation(self) -> Adaptation | None:

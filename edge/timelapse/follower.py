@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from edge.engines import EngineFailed
-from edge.pipeline.pipeline import ExaminedFrame, Stopwatch
+from edge.pipeline.pipeline import ExaminedFrame
+from edge.pipeline.stopwatch import Stopwatch
 from edge.schema.results import (
     Cell,
     Continuation,

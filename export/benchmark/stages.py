@@ -84,7 +84,7 @@ def _tasks(
     places = windows(regions.boxes, pipeline.classifier.record.input.context)
     crops = cut_crops(frame, places, size_px)
     batch = correct_crops(crops, places, whole)
-    logits = pipeline.classifier_engine.infer(batch).tensors["logits"]
+    logits = pipeline.classifiers[0].engine.infer(batch).tensors["logits"]
 
     def correct_what_is_needed() -> None:
         correct(reduced, small)
@@ -102,7 +102,7 @@ def _tasks(
         "find regions": lambda: find_regions(field, engine, spec, (width, height)),
         _LOCATE: locate,
         "cut crops": lambda: cut_crops(frame, places, size_px),
-        "infer": lambda: pipeline.classifier_engine.infer(batch),
+        "infer": lambda: pipeline.classifiers[0].engine.infer(batch),
         "decide": lambda: decide(logits, 1.0, 0.5),
         "quality": lambda: measure_quality(reduced, field, None),
     }, len(crops)

@@ -94,7 +94,7 @@ def examine_crops(
         raise DataInvalid("no row of this split is of the model's task; check `task`")
     record = pipeline.classifier.record
     crops = cut_task_crops(rows, crop_size(pipeline.classifier), record.input.context)
-    logits = predict(pipeline.classifier_engine, crops.pixels, record.state_size)
+    logits = predict(pipeline.classifiers[0].engine, crops.pixels, record.state_size)
     decisions = decide(logits, record.temperature, record.abstain_below)
     domains = np.array([row.domain for row in crops.rows])
     labels = pipeline.classifier.labels

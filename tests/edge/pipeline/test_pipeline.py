@@ -214,7 +214,9 @@ def test_kinds_of_white_cells_are_given_to_white_cells_alone(
     kinds = ("neutrophil", "lymphocyte", "monocyte", "eosinophil")
     classes = tuple(CellClass(name=name, ontology=None) for name in kinds)
     record = msgspec.structs.replace(pipeline.classifier.record, classes=classes)
-    subtypes = replace(pipeline, classifier=replace(pipeline.classifier, record=record))
+    first = pipeline.classifiers[0]
+    named = replace(first, bundle=replace(first.bundle, record=record))
+    subtypes = replace(pipeline, classifiers=(named,))
     frames = [exposure_of(microscope.render(90 * number)) for number in range(3)]
 
     white = [subtypes.examine(one).result.cells for one in frames]
