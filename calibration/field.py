@@ -20,33 +20,36 @@ from edge.frames import Counts, RawFrame
 from edge.schema.results import Controls
 from edge.sources.control_values import differences
 
-LEAST_FRAMES = 16
+MIN_FRAMES = 16
 PLASMA_DENSITY = 0.07  # of the reference look, base 10: an empty field is 8-bit 217
-_BLOCKS = 96  # the longer side, for the fit
-_GRID = 320  # the longer side of the stored flat field: its border is half a cell off
-_ORDER = 6  # of the polynomial in ln of the counts
+_BLOCKS = 96  # along the longer side, for the fit
+# Points along the longer side of the stored flat field: the outermost lie half a
+# point away from the border.
+_GRID = 320
+_ORDER = 6  # of the polynomial that is fitted to ln(counts)
 _FITS = 4  # each leaves out what the last one found uneven
-_UNEVEN = 0.03  # of ln: a red cell is ten times as dark, dust is small
-_MOST_UNEVEN = 0.01  # share of blocks
-_MOST_SATURATED = 1e-3  # share of counts
-_WINDOW = 0.35, 0.97  # of full scale, where the field is brightest
-_MOST_DRIFT = 0.02  # of the brightness, from frame to frame
+_UNEVEN = 0.03  # of ln(counts): a red cell is ten times as far off, dust is small
+_MAX_UNEVEN = 0.01  # share of blocks
+_MAX_SATURATED = 1e-3  # share of counts
+_BRIGHTEST = 0.35, 0.97  # of full scale: limits of the brightest part of the field
+_MAX_DRIFT = 0.02  # of the brightness, from frame to frame
 _DARK = 0.1  # of full scale
 
 
 class FieldRefused(HemascopeError):
-    """The frames show no empty field that a microscope could be calibrated by."""
+    """The frames do not show an empty field, or the light is not right."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmptyField:
-    """What an empty field is like.
+    """The light of an empty field.
 
-    `black_level` in counts; None where no dark frame was seen. `white_point` (3,)
-    counts above black where the field is brightest. `flat_field` (h, w, 3) float32, the
-    share of that elsewhere. `uneven` is the root mean square of ln(counts) around the
-    fit, `noise` the standard deviation of a count in time; `full_scale` that of the
-    counts' type. `is_verified`: an empty field was seen, not guessed.
+    `black_level` in counts; None where no dark frame was given. `white_point` (3,) RGB,
+    counts above black where the field is brightest. `flat_field` (h, w, 3) float32, 0
+    to 1, the light over that of the brightest place. `uneven` is the root mean square
+    of ln(counts) around the fit, `noise` the standard deviation of a count from frame
+    to frame, `full_scale` the largest count of the type. `is_verified` is false where
+    the field was estimated from frames with cells.
     """
 
     black_level: float | None
@@ -66,8 +69,8 @@ def measure_field(
     Parameters
     ----------
     frames
-        At least 16 of empty fields, of the same size, type, exposure and gain; plasma
-        is not even itself, so the stage had better move between them.
+        At least 16 of empty fields, of the same size, type, exposure and gain. Plasma
+        is uneven itself, so the stage should move a little between them.
     dark
         Some with the light off, or none.
 
@@ -82,9 +85,9 @@ def measure_field(
     FieldRefused
         They are too few, differ, are saturated, too dark, or not empty.
     """
-    if len(frames) < LEAST_FRAMES:
+    if len(frames) < MIN_FRAMES:
         raise FieldRefused(
-            f"{len(frames)} frames, expected at least {LEAST_FRAMES} of the same field"
+            f"{len(frames)} frames, expected at least {MIN_FRAMES} of the same field"
         )
     refuse_mixed([*frames, *dark])
     full_scale = int(np.iinfo(frames[0].pixels.dtype).max)
@@ -95,16 +98,16 @@ def measure_field(
     light = np.maximum(mean - (black or 0.0), 0.5)
     blocks = _log_blocks(light, _BLOCKS)
     smooth = fit_light(blocks)
-    rest = blocks - smooth.at(blocks.shape[:2])
-    uneven = float((np.abs(rest).max(-1) > _UNEVEN).mean())
-    if uneven > _MOST_UNEVEN:
+    residual = blocks - smooth.at(blocks.shape[:2])
+    uneven = float((np.abs(residual).max(-1) > _UNEVEN).mean())
+    if uneven > _MAX_UNEVEN:
         raise FieldRefused(
             f"{uneven:.1%} of the field is not smooth, expected at most "
-            f"{_MOST_UNEVEN:.0%}: cells, dust or an edge are in view; move to a place "
+            f"{_MAX_UNEVEN:.0%}: cells, dust or an edge are in view; move to a place "
             "without cells, clean the glass, and calibrate again"
         )
     white, flat = smooth.as_field(light.shape[:2])
-    spread = float(np.sqrt((rest**2).mean()))
+    spread = float(np.sqrt((residual**2).mean()))
     return EmptyField(black, white, flat, spread, noise, full_scale)
 
 
@@ -115,14 +118,14 @@ class SmoothLight:
     terms: tuple[NDArray[np.float64], ...]
 
     def at(self, size: tuple[int, ...]) -> NDArray[np.float64]:
-        """Ln of the light (h, w, 3) at the centres of so many cells of the field."""
+        """Ln of the light (h, w, 3) at the points of a grid (h, w) over the field."""
         height, width = size
         return np.stack([_shape(fit, (height, width)) for fit in self.terms], -1)
 
     def as_field(
         self, frame: tuple[int, ...]
     ) -> tuple[tuple[float, float, float], NDArray[np.float32]]:
-        """White point, counts where it is brightest, and flat field (h, w, 3)."""
+        """White point (3,) in counts, and flat field (h, w, 3) float32, 0 to 1."""
         log_flat = self.at(sized(frame[0], frame[1], _GRID))
         brightest = log_flat.reshape(-1, 3).max(axis=0)
         red, green, blue = np.exp(brightest).tolist()
@@ -130,27 +133,39 @@ class SmoothLight:
 
 
 def fit_light(blocks: NDArray[np.float64]) -> SmoothLight:
-    """Fit the light to ln(counts) of blocks (h, w, 3), specks left out."""
+    """Fit the light to ln(counts) of blocks (h, w, 3); specks of dust are left out."""
     return SmoothLight(tuple(_fit(blocks[..., channel]) for channel in range(3)))
 
 
 def refuse_mixed(frames: Sequence[RawFrame]) -> None:
-    """Refuse frames that were not taken alike."""
+    """Refuse frames that differ in size, type or camera settings.
+
+    Raises
+    ------
+    FieldRefused
+        Names what differs.
+    """
     kinds = {(f.pixels.shape, str(f.pixels.dtype)) for f in frames}
     if len(kinds) > 1:
         raise FieldRefused(f"frames of {sorted(map(str, kinds))}, expected one kind")
-    told = [frame.shot.controls or Controls() for frame in frames]
-    for controls in told:
-        found = differences(told[0], controls)
-        if found:
+    settings = [frame.shot.controls or Controls() for frame in frames]
+    for controls in settings:
+        changed = differences(settings[0], controls)
+        if changed:
             raise FieldRefused(
-                f"{', '.join(found)}, expected the same in all frames; turn what is "
+                f"{', '.join(changed)}, expected the same in all frames; turn what is "
                 "automatic in the camera off and calibrate again"
             )
 
 
 def black_level(dark: Sequence[RawFrame], full_scale: int) -> float | None:
-    """Mean counts of dark frames; None of none."""
+    """Mean counts of dark frames; None if there are none.
+
+    Raises
+    ------
+    FieldRefused
+        They are too bright to be dark.
+    """
     if not dark:
         return None
     level = float(np.mean([frame.pixels.mean() for frame in dark]))
@@ -163,27 +178,38 @@ def black_level(dark: Sequence[RawFrame], full_scale: int) -> float | None:
 
 
 def mean_of(frames: Sequence[Counts]) -> tuple[NDArray[np.float64], float]:
-    """Return the mean of frames, and the standard deviation of a count in time."""
+    """Mean (H, W, 3) of frames in counts, and the noise of a count.
+
+    The difference of two frames varies by sqrt(2) times the noise of one.
+    """
     total = np.zeros(frames[0].shape, np.float64)
     for frame in frames:
         total += frame
     mean = total / len(frames)
-    apart = (frames[0].astype(np.float64) - frames[1].astype(np.float64)).std()
-    return mean, float(apart / np.sqrt(2))
+    difference = (frames[0].astype(np.float64) - frames[1].astype(np.float64)).std()
+    return mean, float(difference / np.sqrt(2))
 
 
 def refuse_badly_lit(
     frames: Sequence[RawFrame], light: NDArray[np.float64], full_scale: int
 ) -> None:
-    """Refuse what is saturated or too dark; `light` is counts above black."""
+    """Refuse frames that are saturated or too dark.
+
+    `light` (H, W, 3) are counts above black.
+
+    Raises
+    ------
+    FieldRefused
+        Says whether to lengthen or to shorten the exposure.
+    """
     saturated = max(float((f.pixels == full_scale).mean()) for f in frames)
-    if saturated > _MOST_SATURATED:
+    if saturated > _MAX_SATURATED:
         raise FieldRefused(
             f"{saturated:.1%} of the counts are saturated at {full_scale}, expected "
-            f"at most {_MOST_SATURATED:.1%}; shorten the exposure or dim the lamp"
+            f"at most {_MAX_SATURATED:.1%}; shorten the exposure or dim the lamp"
         )
     level = float(np.percentile(light.max(axis=2), 95)) / full_scale
-    low, high = _WINDOW
+    low, high = _BRIGHTEST
     if not low <= level <= high:
         change = "lengthen" if level < low else "shorten"
         raise FieldRefused(
@@ -193,12 +219,19 @@ def refuse_badly_lit(
 
 
 def _refuse_unsteady(frames: Sequence[RawFrame]) -> None:
+    """Refuse frames between which the brightness changes.
+
+    Raises
+    ------
+    FieldRefused
+        The lamp or the exposure is not constant.
+    """
     levels = np.array([frame.pixels[::8, ::8].mean() for frame in frames])
     drift = float(np.ptp(levels) / levels.mean())
-    if drift > _MOST_DRIFT:
+    if drift > _MAX_DRIFT:
         raise FieldRefused(
             f"the brightness changes by {drift:.1%} between frames, expected at most "
-            f"{_MOST_DRIFT:.0%}; let the lamp warm up, turn automatic exposure off"
+            f"{_MAX_DRIFT:.0%}; let the lamp warm up, turn automatic exposure off"
         )
 
 
@@ -216,24 +249,31 @@ def _log_blocks(light: NDArray[np.float64], longer: int) -> NDArray[np.float64]:
 
 
 def _fit(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit a polynomial to (h, w); what lies far from the last fit does not count."""
+    """Fit a polynomial to (h, w); what lies far from the last fit gets no weight.
+
+    Returns the coefficients of `_terms`.
+    """
     terms = _terms(values.shape[0], values.shape[1])
-    wanted, weight = values.reshape(-1), np.ones(values.size)
+    target, weight = values.reshape(-1), np.ones(values.size)
     for _ in range(_FITS):
         weighted = terms * weight[:, None]
-        fitted = np.linalg.lstsq(weighted, wanted * weight, rcond=None)[0]
-        off = np.abs(wanted - terms @ fitted)
-        weight = (off <= max(_UNEVEN, 3 * float(np.median(off)))).astype(np.float64)
+        fitted = np.linalg.lstsq(weighted, target * weight, rcond=None)[0]
+        distance = np.abs(target - terms @ fitted)
+        limit = max(_UNEVEN, 3 * float(np.median(distance)))
+        weight = (distance <= limit).astype(np.float64)
     return np.asarray(fitted, np.float64)
 
 
 def _shape(fitted: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """(h, w) values of a fit at the centres of so many cells of the frame."""
+    """Values (h, w) of a fit at the points of a grid over the frame."""
     return (_terms(*size) @ fitted).reshape(size)
 
 
 def _terms(height: int, width: int) -> NDArray[np.float64]:
-    """Legendre polynomials x^i y^j, i + j <= order, at the centres of (h, w) cells."""
+    """Products of Legendre polynomials P_i(x) P_j(y), i + j <= 6, (h * w, terms).
+
+    x and y run from -1 to 1 over the frame; the points are the centres of its cells.
+    """
     y = (np.arange(height) + 0.5) / height * 2 - 1
     x = (np.arange(width) + 0.5) / width * 2 - 1
     across, down = np.meshgrid(x, y)

@@ -1,4 +1,4 @@
-"""Frames to calibrate by: from the device's camera, or from a folder of images."""
+"""Read frames for a calibration: from the device's camera, or from a folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ from edge.sources.opening import open_source
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-_READ_S, _MOST_SILENT = 1.0, 10  # seconds, and reads without a frame before giving up
+_READ_S, _MAX_SILENT_READS = 1.0, 10
 
 
 def source_of(config: Path | None, images: Path | None) -> SourceSettings:
-    """Return the source that is named, by settings file or folder."""
+    """Return the source that a settings file or a folder names.
+
+    Raises
+    ------
+    UsageError
+        Neither is named, or both are.
+    """
     if (config is None) == (images is None):
         raise click.UsageError("name either --config or --images")
     if config is not None:
@@ -32,7 +38,7 @@ def source_of(config: Path | None, images: Path | None) -> SourceSettings:
 def read_frames(
     settings: SourceSettings, count: int | None, what: str
 ) -> list[RawFrame]:
-    """Read `count` frames, or all of a recording.
+    """Read `count` frames, or all of a folder where it is None.
 
     Raises
     ------
@@ -53,7 +59,7 @@ def read_frames(
                 if isinstance(item, Exposure):
                     frames.append(item.develop())
                     bar.update(task, completed=len(frames))
-                if silent > _MOST_SILENT:
+                if silent > _MAX_SILENT_READS:
                     raise FieldRefused(
                         f"{len(frames)} frames came, expected {count}; see whether "
                         "the camera delivers"

@@ -1,8 +1,9 @@
-"""Which crops the ranges of int8 are measured on: data, chosen once and listed.
+"""Choose the crops that the ranges of int8 are measured on, and list them.
 
-Ranges decide what eight bits can say. Random pixels would give ranges of nothing, so
-only real crops are taken: as many of each class and laboratory as there are, drawn by
-the hash of their pixels, so that the same cells always give the same choice.
+Eight bits can only express numbers inside the measured ranges. Random pixels would give
+meaningless ranges, so only real crops are taken: equally many of each class and
+laboratory, ordered by the hash of their pixels, so that the same cells always give the
+same choice.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
 
-LEAST = 64  # crops; below that a range is chance
+MIN_CROPS = 64  # with fewer, the ranges depend on chance
 _GRAIN = 12.0  # grey levels, standard deviation: an empty field has no more
-_LIKE_NOISE = 0.5  # correlation of neighbouring pixels that real images are above
-_SHARE_OF_NOISE = 0.05
+_MIN_CORRELATION = 0.5  # of neighbouring pixels of a real image
+_MAX_NOISE_SHARE = 0.05
 
 
 class CropsRefused(HemascopeError):
-    """The crops are too few, or no images of cells."""
+    """The crops are too few, or they are not images of cells."""
 
 
 class ChosenCrop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +67,7 @@ def choose_crops(
     Returns
     -------
     tuple
-        Places (M,) in the order of the list, and the list with hashes.
+        Indices (M,) of the chosen crops, and the list of them with hashes.
 
     Raises
     ------
@@ -74,45 +75,62 @@ def choose_crops(
         There are fewer than 64 different crops, or they look like noise.
     """
     digests = [hashlib.sha256(crop.tobytes()).hexdigest() for crop in pixels]
-    different = {digest: place for place, digest in reversed([*enumerate(digests)])}
-    if count < LEAST:
-        raise CropsRefused(f"{count} crops asked for, expected at least {LEAST}")
-    if len(different) < LEAST:
+    index_of = {digest: index for index, digest in reversed([*enumerate(digests)])}
+    _refuse_few(len(index_of), count)
+    strata: dict[tuple[str, str], list[str]] = {}
+    for digest in sorted(index_of):
+        index = index_of[digest]
+        strata.setdefault((labels[index], domains[index]), []).append(digest)
+    chosen = _drawn_evenly(strata, min(count, len(index_of)))
+    indices = np.array([index_of[digest] for digest in chosen])
+    refuse_noise(pixels[indices])
+    crops = tuple(
+        ChosenCrop(where[i], labels[i], domains[i], digests[i]) for i in indices
+    )
+    whole = hashlib.sha256("".join(chosen).encode()).hexdigest()
+    return indices, Int8Crops(sha256=whole, crops=crops)
+
+
+def _refuse_few(different: int, count: int) -> None:
+    """Refuse a choice of too few crops, or from too few.
+
+    Raises
+    ------
+    CropsRefused
+        Fewer than 64 are wanted, or fewer than 64 different ones are there.
+    """
+    if count < MIN_CROPS:
+        raise CropsRefused(f"{count} crops asked for, expected at least {MIN_CROPS}")
+    if different < MIN_CROPS:
         raise CropsRefused(
-            f"{len(different)} different crops, expected at least {LEAST} real ones; "
+            f"{different} different crops, expected at least {MIN_CROPS} real ones; "
             "name more data"
         )
-    strata: dict[tuple[str, str], list[str]] = {}
-    for digest in sorted(different):
-        place = different[digest]
-        strata.setdefault((labels[place], domains[place]), []).append(digest)
+
+
+def _drawn_evenly(strata: dict[tuple[str, str], list[str]], count: int) -> list[str]:
+    """Take one hash of each stratum in turn, until there are `count`."""
     chosen: list[str] = []
     depth = 0
-    while len(chosen) < min(count, len(different)):
+    while len(chosen) < count:
         layer = [
             strata[key][depth] for key in sorted(strata) if depth < len(strata[key])
         ]
         chosen += layer[: count - len(chosen)]
         depth += 1
-    places = np.array([different[digest] for digest in chosen])
-    refuse_noise(pixels[places])
-    crops = tuple(
-        ChosenCrop(where[p], labels[p], domains[p], digests[p]) for p in places
-    )
-    whole = hashlib.sha256("".join(chosen).encode()).hexdigest()
-    return places, Int8Crops(sha256=whole, crops=crops)
+    return chosen
 
 
 def refuse_noise(pixels: NDArray[np.uint8]) -> None:
-    """Refuse crops (N, S, S, 3) of which many are no images.
+    """Refuse crops (N, S, S, 3) uint8 of which many are noise and not images.
 
-    In an image neighbouring pixels are alike; in random numbers they are not. Where a
-    crop shows nothing but grain, as an empty field, it may stay.
+    In an image neighbouring pixels are alike; in random numbers they are not. A crop
+    that shows little but grain, as an empty field does, is accepted.
 
     Raises
     ------
     CropsRefused
-        More than one crop in twenty has neighbours that are not alike.
+        More than one crop in twenty has neighbouring pixels that are not alike.
     """
     grey = pixels.astype(np.float64).mean(axis=3)
     left = grey[:, :, :-1].reshape(len(grey), -1)
@@ -120,11 +138,11 @@ def refuse_noise(pixels: NDArray[np.uint8]) -> None:
     left = left - left.mean(1, keepdims=True)
     right = right - right.mean(1, keepdims=True)
     spread = np.sqrt((left**2).mean(1) * (right**2).mean(1))
-    alike = (left * right).mean(1) / np.maximum(spread, 1e-9)
-    is_noise = (spread > _GRAIN**2) & (alike < _LIKE_NOISE)
-    if is_noise.mean() > _SHARE_OF_NOISE:
+    correlation = (left * right).mean(1) / np.maximum(spread, 1e-9)
+    is_noise = (spread > _GRAIN**2) & (correlation < _MIN_CORRELATION)
+    if is_noise.mean() > _MAX_NOISE_SHARE:
         raise CropsRefused(
             f"{is_noise.mean():.0%} of the crops look like noise (correlation of "
-            f"neighbouring pixels {np.median(alike):.2f}, expected above "
-            f"{_LIKE_NOISE}); ranges are measured on real cells only"
+            f"neighbouring pixels {np.median(correlation):.2f}, expected above "
+            f"{_MIN_CORRELATION}); ranges are measured on real cells only"
         )

@@ -1,10 +1,10 @@
 """Fit a slide's colours to the reference look: once, accepted, then frozen.
 
-A common white leaves the stain: laboratories with the same plasma still differ by a
-factor of four in how dense their red cells are. Two more colours, those of red cells
-and of nuclei, fix the rest. They are medians over hundreds of located cells of a slide,
-never of one frame, and the map that brings them to the reference is the affine map in
-optical density that the device applies anyway.
+A common white does not correct the stain: laboratories with the same plasma still
+differ by a factor of four in the density of their red cells. Two more colours, those of
+red cells and of nuclei, determine the rest. They are medians over hundreds of located
+cells of a slide, never of one frame. The map that brings them to the reference is the
+affine map in optical density that the device applies to every frame anyway.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from edge.stages.detection import locate_at, locator_spec
 RED_CELL_DENSITY: Density = (0.10, 0.16, 0.09)
 NUCLEUS_DENSITY: Density = (0.30, 0.58, 0.11)
 
-LEAST_CELLS = 200
-_LEAST_NUCLEI = 10
-_LEAST_DENSITY = 0.02  # of the red cells: less is no stain
-_GAINS = 0.25, 4.0  # singular values of a map that still shows the same slide
+MIN_CELLS = 200
+_MIN_NUCLEI = 10
+_MIN_DENSITY = 0.02  # of red cells; with less they are not stained
+_GAINS = 0.25, 4.0  # limits of the singular values of a map
 _BRIGHT = 70  # percentile of brightness above which a smear is mostly plasma
-_STEP_PX = 3
+_STEP_PX = 3  # every third pixel is enough for a median
 
 
 class ReferenceRefused(HemascopeError):
-    """The cells do not tell how this slide should be brought to the reference."""
+    """The cells do not determine how to bring this slide to the reference."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlideColours:
     """Optical densities (base 10, above plasma) of cells of a slide.
 
-    `red_cells` (N, 3) and `nuclei` (M, 3); `frames` were looked at.
+    `red_cells` (N, 3) and `nuclei` (M, 3); `frames` counts the frames they come from.
     """
 
     red_cells: NDArray[np.float64]
@@ -72,8 +72,8 @@ def plasma_colour(counts: NDArray[np.integer]) -> NDArray[np.float64]:
     return colour
 
 
-def bare(profile: Profile) -> Profile:
-    """Return the profile without its slide reference: light and white alone."""
+def without_reference(profile: Profile) -> Profile:
+    """Return the profile with light and white alone, without its slide reference."""
     matrix = offset_alone(_plasma_density(profile))
     record = msgspec.structs.replace(profile.record, matrix=matrix, reference=None)
     return Profile(record, profile.flat_field, profile.calibration_id)
@@ -99,31 +99,32 @@ def measure_slide(
     profile
         Of the microscope; its slide reference, if any, is left out.
     locator, engine
-        What finds cells.
+        The locator and its engine.
     pixel_size_um
-        Read off the cells where neither it nor the profile knows.
+        Where neither it nor the profile has one, it is measured on the cells.
     """
-    own = bare(profile)
+    own = without_reference(profile)
     known = pixel_size_um or profile.record.pixel_size_um
-    seen: list[Colours] = []
+    found: list[Colours] = []
     for counts in frames:
         height, width = counts.shape[:2]
         field = correct(counts, prepare(own, width, height, counts.dtype))
         colours = _colours(field, locator, engine, known)
         if colours is not None:
-            seen.append(colours)
+            found.append(colours)
     offset = _plasma_density(profile)
     empty = np.zeros((0, 3))
     return SlideColours(
-        _density(np.concatenate([empty, *(c.red_cells for c in seen)]), offset),
-        _density(np.concatenate([empty, *(c.nuclei for c in seen)]), offset),
-        len(seen),
+        _density(np.concatenate([empty, *(c.red_cells for c in found)]), offset),
+        _density(np.concatenate([empty, *(c.nuclei for c in found)]), offset),
+        len(found),
     )
 
 
 def _colours(
     field: NDArray[np.uint8], locator: Bundle, engine: Engine, known_um: float | None
 ) -> Colours | None:
+    """Read the colours of the cells of a field (H, W, 3); None without a scale."""
     um = known_um or read_pixel_size(field, locator, engine)
     if um is None:
         return None
@@ -133,49 +134,41 @@ def _colours(
 
 
 def _density(rgb: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
+    """Optical density (N, 3), base 10, above plasma, of colours (N, 3), 0 to 255."""
     return np.asarray(-np.log10(np.maximum(rgb, 1.0) / 255) - offset)
 
 
 def fit_reference(slide: SlideColours) -> ReferenceRecord:
     """Fit the map that brings a slide's red cells and nuclei to the reference.
 
-    The map is the one nearest to the identity (least Frobenius norm of the difference)
-    that leaves plasma where it is and takes both medians where they belong. With fewer
-    than ten nuclei only the red cells are.
+    The map leaves plasma unchanged and takes both medians to those of the reference.
+    Of all such maps it is the one nearest to the identity, by the Frobenius norm of the
+    difference. With fewer than ten nuclei it is fitted to the red cells alone.
 
     Raises
     ------
     ReferenceRefused
         There are fewer than 200 cells, they are hardly stained, or the map would
-        change the colours beyond belief.
+        change the colours too much to be right.
     """
     cells = len(slide.red_cells) + len(slide.nuclei)
-    if cells < LEAST_CELLS or len(slide.red_cells) < LEAST_CELLS // 2:
+    if cells < MIN_CELLS or len(slide.red_cells) < MIN_CELLS // 2:
         raise ReferenceRefused(
             f"{cells} whole cells on {slide.frames} frames, {len(slide.red_cells)} of "
-            f"them red, expected at least {LEAST_CELLS}; show more places of the slide"
+            f"them red, expected at least {MIN_CELLS}; show more places of the slide"
         )
     red = np.median(slide.red_cells, axis=0)
-    if float(red.max()) < _LEAST_DENSITY:
+    if float(red.max()) < _MIN_DENSITY:
         raise ReferenceRefused(
             f"red cells have an optical density of {red.max():.3f} above plasma, "
-            f"expected at least {_LEAST_DENSITY}; is the slide stained, and the white "
+            f"expected at least {_MIN_DENSITY}; is the slide stained, and the white "
             "point that of this slide?"
         )
-    ours, wanted = [red], [np.array(RED_CELL_DENSITY)]
     nucleus = None
-    if len(slide.nuclei) >= _LEAST_NUCLEI:
+    if len(slide.nuclei) >= _MIN_NUCLEI:
         nucleus = np.median(slide.nuclei, axis=0)
-        ours, wanted = [*ours, nucleus], [*wanted, np.array(NUCLEUS_DENSITY)]
-    here, there = np.stack(ours, axis=1), np.stack(wanted, axis=1)
-    matrix = np.eye(3) + (there - here) @ np.linalg.pinv(here)
-    gains = np.linalg.svd(matrix, compute_uv=False)
-    if gains[-1] < _GAINS[0] or gains[0] > _GAINS[1]:
-        raise ReferenceRefused(
-            f"the map would change densities by {gains[-1]:.2f} to {gains[0]:.2f} "
-            f"times, expected {_GAINS[0]} to {_GAINS[1]}; red cells are at "
-            f"{np.round(red, 3).tolist()}, check white point, stain and focus"
-        )
+    matrix = _nearest_map(red, nucleus)
+    _refuse_strong(matrix, red)
     return ReferenceRecord(
         red_cell_density=_three(red),
         nucleus_density=None if nucleus is None else _three(nucleus),
@@ -185,12 +178,45 @@ def fit_reference(slide: SlideColours) -> ReferenceRecord:
     )
 
 
+def _nearest_map(
+    red: NDArray[np.float64], nucleus: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return the map (3, 3) that takes medians (3,) of a slide to the reference's.
+
+    With the slide's medians as columns of A and the reference's as columns of B, it is
+    I + (B - A) pinv(A), the least change of the identity for which M A = B.
+    """
+    slide, reference = [red], [np.array(RED_CELL_DENSITY)]
+    if nucleus is not None:
+        slide.append(nucleus)
+        reference.append(np.array(NUCLEUS_DENSITY))
+    here, there = np.stack(slide, axis=1), np.stack(reference, axis=1)
+    return np.asarray(np.eye(3) + (there - here) @ np.linalg.pinv(here))
+
+
+def _refuse_strong(matrix: NDArray[np.float64], red: NDArray[np.float64]) -> None:
+    """Refuse a map (3, 3) that would hardly show the same slide.
+
+    Raises
+    ------
+    ReferenceRefused
+        It stretches a direction of colour by less than a quarter or more than four.
+    """
+    gains = np.linalg.svd(matrix, compute_uv=False)
+    if gains[-1] < _GAINS[0] or gains[0] > _GAINS[1]:
+        raise ReferenceRefused(
+            f"the map would change densities by {gains[-1]:.2f} to {gains[0]:.2f} "
+            f"times, expected {_GAINS[0]} to {_GAINS[1]}; red cells are at "
+            f"{np.round(red, 3).tolist()}, check white point, stain and focus"
+        )
+
+
 def with_reference(profile: Profile, reference: ReferenceRecord) -> Profile:
     """Return the profile as it would be with this reference; it has no id yet.
 
-    A site's confidence was fitted to the colours before, so it goes.
+    The site's confidence was fitted to other colours, so it is left out.
     """
-    own = bare(profile).record
+    own = without_reference(profile).record
     rows = [
         (*line, whole[3])
         for line, whole in zip(reference.matrix, own.matrix, strict=True)

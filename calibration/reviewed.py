@@ -1,7 +1,7 @@
-"""Read a site's reviewed cells, and what the pipeline says of each.
+"""Read the reviewed cells of a site, and what the pipeline predicts for each.
 
-A CSV with the columns path, label and x0, y0, x1, y1: frames of this site, and boxes
-that a person named. Paths are relative to the file.
+A review is a CSV file with the columns path, label, x0, y0, x1 and y1: frames of this
+site, and the boxes of cells that a person named. Paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from edge.pipeline.pipeline import Pipeline
 from edge.schema.results import Cell
 
 _COLUMNS = ("path", "label", "x0", "y0", "x1", "y1")
-_OVERLAP = 0.5  # intersection over union of a box and the cell found there
-_LEAST_SAID = 1e-6  # probabilities are written with four digits
+_MIN_OVERLAP = 0.5  # intersection over union of a box and the cell found there
+_MIN_PROBABILITY = 1e-6  # probabilities are written with four digits
 
 
 class ReviewRefused(HemascopeError):
-    """The reviewed cells are not what a review is."""
+    """The file of reviewed cells cannot be read, or a line of it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,57 +70,70 @@ def _cell(
     table: Path, number: int, line: Mapping[str, str], labels: Sequence[str]
 ) -> Reviewed:
     try:
-        told = msgspec.convert(line, _Line, strict=False)
+        cell = msgspec.convert(line, _Line, strict=False)
     except msgspec.ValidationError as error:
         raise ReviewRefused(f"{table}:{number}: {error}") from error
-    box = (told.x0, told.y0, told.x1, told.y1)
-    if told.label not in labels:
+    box = (cell.x0, cell.y0, cell.x1, cell.y1)
+    if cell.label not in labels:
         raise ReviewRefused(
-            f"{table}:{number}: label {told.label!r}, expected one of {list(labels)}"
+            f"{table}:{number}: label {cell.label!r}, expected one of {list(labels)}"
         )
-    if not np.isfinite(box).all() or told.x1 <= told.x0 or told.y1 <= told.y0:
+    if not np.isfinite(box).all() or cell.x1 <= cell.x0 or cell.y1 <= cell.y0:
         raise ReviewRefused(f"{table}:{number}: box {box} is empty, expected x0 < x1")
-    return Reviewed(table.parent / told.path, told.label, box)
+    return Reviewed(table.parent / cell.path, cell.label, box)
 
 
 def predictions_of(
     cells: Sequence[Reviewed], pipeline: Pipeline, pixel_size_um: float | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
-    """Return what the pipeline says of reviewed cells, and which it does not find.
+    """Predict reviewed cells with the whole pipeline.
 
-    Natural logarithms (N, K) of the probabilities, classes (N,), and a line for every
-    cell that is left out.
+    Parameters
+    ----------
+    cells
+        As a person named them.
+    pipeline
+        Of the site.
+    pixel_size_um
+        Of the frames, where the profile does not have it.
+
+    Returns
+    -------
+    tuple
+        Natural logarithms (N, K) of the probabilities, the reviewed classes (N,), and a
+        line for every cell that is left out because it was not found.
     """
     labels = pipeline.classifier.labels
     predicted: list[list[float]] = []
     classes: list[int] = []
-    lost: list[str] = []
+    left_out: list[str] = []
     paths = list(dict.fromkeys(cell.path for cell in cells))
-    for result in classify(paths, pipeline, pixel_size_um):
-        own = [cell for cell in cells if cell.path == result.path]
-        if result.seen is None:
-            lost += [f"{result.path}: {result.error}"] * len(own)
+    for image in classify(paths, pipeline, pixel_size_um):
+        own = [cell for cell in cells if cell.path == image.path]
+        if image.seen is None:
+            left_out += [f"{image.path}: {image.error}"] * len(own)
             continue
         for cell in own:
-            found = _at(cell, result.seen.result.cells)
+            found = _at(cell, image.seen.result.cells)
             if found is None:
-                lost.append(f"{cell.path.name}: no cell found at {cell.box}")
+                left_out.append(f"{cell.path.name}: no cell found at {cell.box}")
                 continue
             predicted.append([found.probabilities[label] for label in labels])
             classes.append(labels.index(cell.label))
-    shares = np.maximum(np.array(predicted).reshape(-1, len(labels)), _LEAST_SAID)
-    return np.log(shares), np.array(classes, np.int64), lost
+    shares = np.maximum(np.array(predicted).reshape(-1, len(labels)), _MIN_PROBABILITY)
+    return np.log(shares), np.array(classes, np.int64), left_out
 
 
 def _at(reviewed: Reviewed, cells: Sequence[Cell]) -> Cell | None:
-    """Return the cell that covers the reviewed box best, if well enough."""
-    best = max(cells, key=lambda cell: _shared(reviewed.box, cell.box), default=None)
-    if best is None or _shared(reviewed.box, best.box) < _OVERLAP:
+    """Return the cell whose box overlaps the reviewed one most, if by half or more."""
+    best = max(cells, key=lambda cell: _overlap(reviewed.box, cell.box), default=None)
+    if best is None or _overlap(reviewed.box, best.box) < _MIN_OVERLAP:
         return None
     return best
 
 
-def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes x0, y0, x1, y1."""
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     both = max(0.0, wide) * max(0.0, high)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]

@@ -1,8 +1,9 @@
 """Measure the size of a pixel on a stage micrometer, or on red cells.
 
 A stage micrometer is a slide with rulings at a known distance, often 10 µm. Its lines
-are found by the strongest period of the image, then each line by itself; a straight
-line through their places gives the pixels of one division and how sure that is.
+are found by the strongest period of the image, then each line by itself. A straight
+line, fitted to their positions over their numbers, gives the pixels of one division and
+its uncertainty.
 """
 
 from __future__ import annotations
@@ -29,32 +30,33 @@ from edge.stages.detection import (
     widths,
 )
 
-_LEAST_LINES = 5
-_MOST_LINES = 200  # closer ones are the sensor's or the screen's
-_NEAR_PEAK = 2  # bins of the spectrum
-_LEAST_CONTRAST = 6.0  # the peak of the spectrum over its typical value
-_MOST_OFF = 0.15  # of a division, root mean square of the lines around the fit
-_HARMONIC = 0.4  # a half of the frequency counts from this share of the power on
-_CLIMBS = 24  # of a search that halves its step where no move helps
-_WAYS = (-1, 0), (1, 0), (0, -1), (0, 1)
-_RULER = 1e-3  # how far the rulings of a micrometer may be off themselves
-_RED_CELL = 0.06  # 95 %: how far the mean diameter of a person's red cells may be off
-_LEAST_CELLS, _FEW = 50, 5
-_SAME_SCALE = 1.3  # of the widest over the narrowest median of an image
-_T95 = 2.0  # of Student's distribution, about, from ten lines on
+_MIN_LINES = 5
+_MAX_LINES = 200  # a finer pattern comes from the sensor or from a screen
+_NEAR_PEAK = 2  # bins of the spectrum around a peak
+_MIN_CONTRAST = 6.0  # amplitude of the peak of the spectrum over the median
+_MAX_DEVIATION = 0.15  # of a division, root mean square of the lines around the fit
+_HARMONIC = 0.4  # power of a lower frequency, over the peak's, that makes it the ruling
+_SEARCH_STEPS = 24  # of a search that halves its step where no move helps
+_DIRECTIONS = (-1, 0), (1, 0), (0, -1), (0, 1)
+_RULER = 1e-3  # relative error of the rulings of a micrometer
+_RED_CELL = 0.06  # relative error, 95 %, of a person's mean red-cell diameter
+_MIN_CELLS, _MIN_CELLS_OF_IMAGE = 50, 5
+_MAX_SCALE_RATIO = 1.3  # of the widest median of an image over the narrowest
+_T95 = 2.0  # about Student's t for 95 %, from ten lines on
 
 
 class ScaleRefused(HemascopeError):
-    """No scale can be read off what was given."""
+    """No scale can be measured on the images."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PixelScale:
-    """Micrometres per pixel with its 95 % interval, and what it was read off.
+    """Micrometres per pixel with a 95 % interval, and what it was measured on.
 
-    `found` counts lines or cells; `angle_deg` is that of the rulings' normal to the
-    rows, 0 of cells; `places` are (N,) pixels of the lines along that normal, or (N, 4)
-    boxes of the cells of the first image.
+    `found` counts lines or cells. `angle_deg` is the angle between the rows of the
+    image and the direction across the lines, 0 for cells. `positions` (N,) are the
+    lines' positions in that direction, in pixels; or (N, 4) boxes of the cells of the
+    first image.
     """
 
     um: float
@@ -62,15 +64,15 @@ class PixelScale:
     high_um: float
     found: int
     angle_deg: float
-    places: NDArray[np.float64]
+    positions: NDArray[np.float64]
 
     def __str__(self) -> str:
-        """Say it for people."""
+        """Write the scale and its interval."""
         return f"{self.um:.5f} µm per pixel ({self.low_um:.5f} to {self.high_um:.5f})"
 
 
 def measure_rulings(image: NDArray[np.integer], division_um: float) -> PixelScale:
-    """Read the scale off an image of a stage micrometer.
+    """Measure the scale on an image of a stage micrometer.
 
     Parameters
     ----------
@@ -92,31 +94,31 @@ def measure_rulings(image: NDArray[np.integer], division_um: float) -> PixelScal
     frequency = _strongest(lines)
     period_px = 1 / float(np.hypot(*frequency))
     along = frequency * period_px  # the unit vector across the lines, x and y
-    places = _line_places(lines, along, period_px)
-    number = np.rint((places - places[0]) / period_px)
-    if len(np.unique(number)) < _LEAST_LINES:
+    positions = _line_positions(lines, along, period_px)
+    number = np.rint((positions - positions[0]) / period_px)
+    if len(np.unique(number)) < _MIN_LINES:
         raise ScaleRefused(
-            f"{len(np.unique(number))} lines, expected at least {_LEAST_LINES}; bring "
+            f"{len(np.unique(number))} lines, expected at least {_MIN_LINES}; bring "
             "more rulings into view"
         )
-    slope, spread, off = _line(number, places)
-    if off > _MOST_OFF * slope:
+    slope, slope_error, deviation = _line(number, positions)
+    if deviation > _MAX_DEVIATION * slope:
         raise ScaleRefused(
-            f"the lines lie {off / slope:.0%} of a division off an even spacing, "
-            f"expected at most {_MOST_OFF:.0%}; focus, and show one kind of ruling"
+            f"the lines lie {deviation / slope:.0%} of a division off an even spacing, "
+            f"expected at most {_MAX_DEVIATION:.0%}; focus, and show one kind of ruling"
         )
     angle = float(np.degrees(np.arctan2(along[1], along[0])))
-    um, share = division_um / slope, float(np.hypot(_T95 * spread / slope, _RULER))
+    um, share = division_um / slope, float(np.hypot(_T95 * slope_error / slope, _RULER))
     return PixelScale(
-        um, um * (1 - share), um * (1 + share), len(places), angle, places
+        um, um * (1 - share), um * (1 + share), len(positions), angle, positions
     )
 
 
 def measure_cells(images: Sequence[Counts], profile: Profile) -> PixelScale:
-    """Read the scale off the red cells of a smear, 7.5 µm wide on average.
+    """Measure the scale on the red cells of a smear, 7.5 µm wide on average.
 
-    The interval holds what a person's mean diameter may be off that as well, which
-    is far more than the measurement.
+    The mean diameter of a person's red cells may differ from 7.5 µm. That is part of
+    the interval, and it is far more than the error of the measurement.
 
     Parameters
     ----------
@@ -151,14 +153,26 @@ def measure_cells(images: Sequence[Counts], profile: Profile) -> PixelScale:
 def _scale_of_cells(
     sizes: Sequence[NDArray[np.float32]], boxes: NDArray[np.float64]
 ) -> PixelScale:
+    """Compute the scale from widths (N,) in pixels, one array per image.
+
+    The standard error of a median is 1.2533 times that of a mean; 1.4826 times the
+    median absolute deviation is the standard deviation of normal values.
+
+    Raises
+    ------
+    ScaleRefused
+        There are fewer than 50 cells, or the images differ in scale.
+    """
     count = sum(map(len, sizes))
-    if count < _LEAST_CELLS:
+    if count < _MIN_CELLS:
         raise ScaleRefused(
-            f"{count} whole red cells, expected at least {_LEAST_CELLS}; name more "
+            f"{count} whole red cells, expected at least {_MIN_CELLS}; name more "
             "images of the smear"
         )
-    medians = np.array([np.median(each) for each in sizes if len(each) >= _FEW])
-    if len(medians) and medians.max() > _SAME_SCALE * medians.min():
+    medians = np.array(
+        [np.median(each) for each in sizes if len(each) >= _MIN_CELLS_OF_IMAGE]
+    )
+    if len(medians) and medians.max() > _MAX_SCALE_RATIO * medians.min():
         raise ScaleRefused(
             f"red cells are {medians.min():.0f} px wide on one image and "
             f"{medians.max():.0f} px on another, expected the same; name images of one "
@@ -173,48 +187,59 @@ def _scale_of_cells(
 
 
 def _strongest(lines: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the frequency (x, y), cycles per pixel, of the strongest period.
+    """Return the frequency (x, y), cycles per pixel, of the rulings in (H, W).
 
-    Where its half is strong too, that is the rulings' and the other its harmonic.
+    It is the strongest of the spectrum. But where a half to a fifth of it is strong as
+    well, that is the frequency of the rulings and the strongest is a harmonic.
+
+    Raises
+    ------
+    ScaleRefused
+        No frequency is much stronger than the rest.
     """
     height, width = lines.shape
-    seen = lines * np.hanning(height)[:, None] * np.hanning(width)
-    power = np.abs(np.fft.rfft2(seen)) ** 2
+    windowed = lines * np.hanning(height)[:, None] * np.hanning(width)
+    power = np.abs(np.fft.rfft2(windowed)) ** 2
     y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
-    size = np.hypot(y, x)
+    magnitude = np.hypot(y, x)
     diagonal = float(np.hypot(height, width))
-    power[(size < _LEAST_LINES / diagonal) | (size > _MOST_LINES / diagonal)] = 0
+    power[(magnitude < _MIN_LINES / diagonal) | (magnitude > _MAX_LINES / diagonal)] = 0
     row, column = np.unravel_index(int(power.argmax()), power.shape)
     typical = float(np.median(power))
     contrast = float(np.sqrt(power[row, column] / max(typical, 1e-6)))
-    if contrast < _LEAST_CONTRAST:
+    if contrast < _MIN_CONTRAST:
         raise ScaleRefused(
             f"no rulings stand out ({contrast:.1f} times the rest, expected above "
-            f"{_LEAST_CONTRAST:g}); focus on the micrometer, or name another image"
+            f"{_MIN_CONTRAST:g}); focus on the micrometer, or name another image"
         )
     best = np.array([x[0, column], y[row, 0]])
-    for part in (2, 3, 4, 5):
-        near = np.hypot(x - best[0] / part, y - best[1] / part)
+    for divisor in (2, 3, 4, 5):
+        near = np.hypot(x - best[0] / divisor, y - best[1] / divisor)
         near = near < _NEAR_PEAK / min(height, width)
         if power[near].max(initial=0.0) > _HARMONIC * power[row, column]:
-            return _refined(seen, best / part)
-    return _refined(seen, best)
+            return _refined(windowed, best / divisor)
+    return _refined(windowed, best)
 
 
 def _refined(
-    seen: NDArray[np.float64], frequency: NDArray[np.float64]
+    windowed: NDArray[np.float64], frequency: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Climb from a bin of the spectrum to the peak beside it."""
-    rows, columns = np.arange(seen.shape[0]), np.arange(seen.shape[1])
+    """Search from a bin of the spectrum for the peak between the bins.
+
+    `windowed` (H, W) is the image times a window, `frequency` (2,) x and y in cycles
+    per pixel. A step of half a bin goes where the power grows most; where it grows in
+    no direction, the step is halved.
+    """
+    rows, columns = np.arange(windowed.shape[0]), np.arange(windowed.shape[1])
 
     def power(at: NDArray[np.float64]) -> float:
-        across = seen @ np.exp(-2j * np.pi * at[0] * columns)
+        across = windowed @ np.exp(-2j * np.pi * at[0] * columns)
         return float(np.abs(across @ np.exp(-2j * np.pi * at[1] * rows)))
 
     best, reached = frequency, power(frequency)
-    step = 0.5 / np.array([seen.shape[1], seen.shape[0]])
-    for _ in range(_CLIMBS):
-        moves = [best + step * np.array(way) for way in _WAYS]
+    step = 0.5 / np.array([windowed.shape[1], windowed.shape[0]])
+    for _ in range(_SEARCH_STEPS):
+        moves = [best + step * np.array(direction) for direction in _DIRECTIONS]
         powers = [power(move) for move in moves]
         if max(powers) > reached:
             best, reached = moves[int(np.argmax(powers))], max(powers)
@@ -223,39 +248,50 @@ def _refined(
     return best
 
 
-def _line_places(
+def _line_positions(
     lines: NDArray[np.float64], along: NDArray[np.float64], period_px: float
 ) -> NDArray[np.float64]:
-    """Places (N,) of the lines across them, to a part of a pixel."""
+    """Positions (N,) of the lines in the direction across them, to a part of a pixel.
+
+    `lines` (H, W) is the image without its background, `along` (2,) the unit vector
+    across the lines. The image is averaged along the lines, in bins of half a pixel; a
+    line is a peak of this profile, and its position the centre of the peak's mass.
+    """
     height, width = lines.shape
     y, x = np.mgrid[0:height, 0:width]
-    where = x * along[0] + y * along[1]
-    start = float(where.min())
-    bins = np.floor((where - start) * 2).astype(int)  # half a pixel
+    distance = x * along[0] + y * along[1]
+    start = float(distance.min())
+    bins = np.floor((distance - start) * 2).astype(int)  # half a pixel
     count = np.bincount(bins.reshape(-1))
     profile = np.bincount(bins.reshape(-1), lines.reshape(-1)) / np.maximum(count, 1)
-    inner = count > 0.25 * np.median(count)  # corners see little of a line
+    inner = count > 0.25 * np.median(count)  # in the corners lines are short
     if np.percentile(profile[inner], 99) < -np.percentile(profile[inner], 1):
-        profile = -profile  # dark lines
-    least = 0.35 * float(np.percentile(profile[inner], 99))
+        profile = -profile  # the lines are dark
+    threshold = 0.35 * float(np.percentile(profile[inner], 99))
     reach = max(1, round(0.4 * period_px * 2))
-    places = []
-    for peak in np.flatnonzero(inner & (profile > least)):
+    positions = []
+    for peak in np.flatnonzero(inner & (profile > threshold)):
         low, high = max(0, peak - reach), peak + reach + 1
         if profile[peak] < profile[low:high].max():
             continue
         near = np.arange(low, min(high, len(profile)))
         weight = np.maximum(profile[near] - 0.5 * profile[peak], 0)
-        places.append(start + (float((near * weight).sum() / weight.sum()) + 0.5) / 2)
-    return np.array(places or [0.0])
+        positions.append(
+            start + (float((near * weight).sum() / weight.sum()) + 0.5) / 2
+        )
+    return np.array(positions or [0.0])
 
 
 def _line(
-    number: NDArray[np.float64], places: NDArray[np.float64]
+    number: NDArray[np.float64], positions: NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """Slope of a straight line, its standard error, and the spread around it."""
+    """Fit a straight line to positions (N,) over the numbers (N,) of the lines.
+
+    Returns its slope, the slope's standard error, and the standard deviation of the
+    positions around it.
+    """
     centred = number - number.mean()
-    slope = float((centred * places).sum() / (centred**2).sum())
-    rest = places - places.mean() - slope * centred
-    spread = float(np.sqrt((rest**2).sum() / max(1, len(places) - 2)))
+    slope = float((centred * positions).sum() / (centred**2).sum())
+    residual = positions - positions.mean() - slope * centred
+    spread = float(np.sqrt((residual**2).sum() / max(1, len(positions) - 2)))
     return slope, spread / float(np.sqrt((centred**2).sum())), spread

@@ -1,4 +1,4 @@
-"""Keep every calibration that a new one replaces, so that it can be gone back to.
+"""Keep every calibration that a new one replaces, so that one can go back to it.
 
 `versions/` inside a profile's folder holds a folder per calibration, named by the first
 digits of its id.
@@ -30,7 +30,7 @@ def current(folder: Path) -> Profile | None:
 def replace_profile(
     folder: Path, record: ProfileRecord, flat_field: NDArray[np.float32] | None
 ) -> Profile:
-    """Write a profile of now; the one before is kept and named as `previous`."""
+    """Write a new profile; the one before is kept, and named in `previous`."""
     record = msgspec.structs.replace(record, created_at=datetime.now(timezone.utc))
     before = current(folder)
     if before is not None and before.calibration_id is not None:
@@ -40,7 +40,7 @@ def replace_profile(
 
 
 def restore(folder: Path, version: str) -> Profile:
-    """Go back to an earlier calibration; the present one is kept.
+    """Go back to an earlier calibration; the present one is kept as well.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ def restore(folder: Path, version: str) -> Profile:
     Raises
     ------
     ConfigurationInvalid
-        There is no such calibration, or several begin so.
+        There is no such calibration, or several begin with these digits.
     ProfileMismatch
-        It was damaged since.
+        Its files were changed or damaged.
     """
     matching = [name for name in versions(folder) if name.startswith(version[:_DIGITS])]
     if len(matching) != 1:
@@ -75,13 +75,14 @@ def restore(folder: Path, version: str) -> Profile:
 
 
 def versions(folder: Path) -> list[str]:
-    """Names of the calibrations that are kept, newest last."""
+    """Names of the kept calibrations, newest last."""
     kept = [path for path in (folder / _FOLDER).glob("*") if path.is_dir()]
-    made = {path.name: load_profile(path).record.created_at for path in kept}
-    return sorted(made, key=lambda name: made[name])
+    created = {path.name: load_profile(path).record.created_at for path in kept}
+    return sorted(created, key=lambda name: created[name])
 
 
 def _keep(folder: Path, calibration_id: str) -> None:
+    """Copy the present calibration to the kept ones."""
     kept = folder / _FOLDER / calibration_id[:_DIGITS]
     kept.mkdir(parents=True, exist_ok=True)
     for name in _FILES:

@@ -1,4 +1,4 @@
-"""The commands of this folder: calibrate."""
+"""The commands `hemascope calibrate …`; each calibration of its own size has a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from calibration.commands.confidence import confidence_command
 from calibration.commands.normalise import normalise_command
 from calibration.commands.slide import slide_command
 from calibration.crowded import measure_crowded_field
-from calibration.field import LEAST_FRAMES, PLASMA_DENSITY, EmptyField, measure_field
+from calibration.field import MIN_FRAMES, PLASMA_DENSITY, EmptyField, measure_field
 from calibration.frames import FOLDER, PATH, read_frames, source_of
 from calibration.pages.field_page import write_field_page
 from calibration.pages.scale_page import write_scale_page
@@ -50,9 +50,9 @@ calibrate_command.add_command(normalise_command)
 @click.option("--out", required=True, type=PATH, help="Folder of the profile.")
 @click.option(
     "--frames",
-    default=LEAST_FRAMES,
+    default=MIN_FRAMES,
     show_default=True,
-    type=click.IntRange(LEAST_FRAMES),
+    type=click.IntRange(MIN_FRAMES),
 )
 @click.option("--objective", help="What the profile is for, such as 100x/1.25.")
 @click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
@@ -77,10 +77,10 @@ def field_command(
     it is measured, from empty place to empty place: plasma is not even either.
     """
     source = source_of(config, images)
-    seen = read_frames(source, frames if images is None else None, "field")
+    shown = read_frames(source, frames if images is None else None, "field")
     darks = [] if dark is None else read_frames(FolderSettings(dark), None, "dark")
     measure = measure_crowded_field if from_cells else measure_field
-    field = measure(seen, darks)
+    field = measure(shown, darks)
     before = current(out)
     if before is not None:
         objective = objective or before.record.objective
@@ -88,10 +88,10 @@ def field_command(
         click.echo(f"kept: objective {objective}, pixel size {pixel_size_um} µm")
         if before.record.reference is not None:
             click.echo("not kept: the slide reference; `hemascope calibrate slide`")
-    record = _record(field, seen[0], objective, pixel_size_um)
+    record = _record(field, shown[0], objective, pixel_size_um)
     profile = replace_profile(out, record, field.flat_field)
-    page = write_field_page(out, field, profile, seen)
-    _say(field, profile)
+    page = write_field_page(out, field, profile, shown)
+    _show(field, profile)
     click.echo(f"profile: {out}\npage: {page}")
 
 
@@ -160,20 +160,22 @@ def versions_command(profile: Path, wanted: str | None) -> None:
 
 
 def _line(name: str, profile: Profile) -> str:
+    """Write what a calibration holds, on one line."""
     record = profile.record
-    has = [
+    contents = [
         "flat field" if profile.flat_field is not None else "even light",
         "verified" if record.is_verified else "unverified",
         f"{record.pixel_size_um} µm per pixel" if record.pixel_size_um else "no scale",
         "slide reference" if record.reference else "no slide reference",
         "site confidence" if record.confidence else "no site confidence",
     ]
-    return f"{name}  {record.created_at:%Y-%m-%d %H:%M}  {', '.join(has)}"
+    return f"{name}  {record.created_at:%Y-%m-%d %H:%M}  {', '.join(contents)}"
 
 
 def _record(
     field: EmptyField, frame: RawFrame, objective: str | None, pixel_um: float | None
 ) -> ProfileRecord:
+    """Make the record of a profile; `frame` is one of those that were measured."""
     height, width = frame.pixels.shape[:2]
     return ProfileRecord(
         camera_serial=frame.shot.camera,
@@ -189,7 +191,8 @@ def _record(
     )
 
 
-def _say(field: EmptyField, profile: Profile) -> None:
+def _show(field: EmptyField, profile: Profile) -> None:
+    """Show what was measured, in a few lines."""
     white = ", ".join(f"{value:.1f}" for value in field.white_point)
     black = "not measured, taken as 0 (--dark measures it)"
     if field.black_level is not None:

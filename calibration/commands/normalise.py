@@ -16,7 +16,7 @@ from edge.errors import ConfigurationInvalid
 from edge.pipeline.classify_images import find_images
 from edge.sources.image_files import read_image
 
-_MOST = 40  # images whose statistics are a slide's; more change little
+_MAX_IMAGES = 40  # of a slide, for its statistics; more images change little
 
 
 @click.command("normalise")
@@ -43,11 +43,19 @@ def normalise_command(
 
 
 def _slide(files: list[Path]) -> StainedPixels:
-    shown = [_read(file) for file in files[:: max(1, len(files) // _MOST)]]
+    """Pool the stained pixels of some images of a slide."""
+    shown = [_read(file) for file in files[:: max(1, len(files) // _MAX_IMAGES)]]
     return gather(shown, np.median([plasma_colour(i) for i in shown], axis=0))
 
 
 def _read(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Read an image (H, W, 3) uint8 RGB.
+
+    Raises
+    ------
+    ConfigurationInvalid
+        It has more than 8 bits.
+    """
     image = read_image(file)
     if image.dtype != np.uint8:
         raise ConfigurationInvalid(

@@ -1,4 +1,4 @@
-"""The page of a scale: what it was read off, drawn into the image."""
+"""The page of a scale: the lines or cells it was measured on, drawn into the image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from edge.rendering.report_blocks import Grid, Picture, write_pages
 
 
 def write_scale_page(folder: Path, scale: PixelScale, image: Counts) -> Path:
-    """Write `report.html` and `report.md`; `image` is the first that was read."""
-    is_ruler = scale.places.ndim == 1
+    """Write `report.html` and `report.md` and return the path of the first.
+
+    `image` (H, W, 3) or (H, W), counts, is the first that was measured.
+    """
+    is_ruler = scale.positions.ndim == 1
     return write_pages(
         folder,
         "Scale",
@@ -42,18 +45,19 @@ def write_scale_page(folder: Path, scale: PixelScale, image: Counts) -> Path:
 
 
 def _drawn(scale: PixelScale, image: Counts) -> Image:
+    """Draw the lines or the boxes of the cells into the image."""
     full_scale = np.iinfo(image.dtype).max
     shown = resized((image / (full_scale / 255)).astype(np.uint8), PAGE_PX)
-    times = PAGE_PX / image.shape[1]
-    if scale.places.ndim == 2:
-        for x0, y0, x1, y1 in (scale.places * times).astype(int).tolist():
+    zoom = PAGE_PX / image.shape[1]
+    if scale.positions.ndim == 2:
+        for x0, y0, x1, y1 in (scale.positions * zoom).astype(int).tolist():
             cv2.rectangle(shown, (x0, y0), (x1, y1), GREEN, 1, cv2.LINE_AA)
         return shown
     angle, reach = np.radians(scale.angle_deg), float(sum(shown.shape[:2]))
     across = np.array([np.cos(angle), np.sin(angle)])
     along = np.array([-across[1], across[0]])
-    for place in scale.places * times:
-        start, end = (np.rint(across * place + along * r) for r in (-reach, reach))
+    for position in scale.positions * zoom:
+        start, end = (np.rint(across * position + along * r) for r in (-reach, reach))
         ends = [(int(p[0]), int(p[1])) for p in (start, end)]
         cv2.line(shown, ends[0], ends[1], GREEN, 1, cv2.LINE_AA)
     return shown

@@ -11,7 +11,7 @@ from calibration.reference import (
     NUCLEUS_DENSITY,
     RED_CELL_DENSITY,
     SlideColours,
-    bare,
+    without_reference,
 )
 from edge.artifacts.profile import Profile, ReferenceRecord
 from edge.frames import Counts
@@ -30,7 +30,10 @@ def write_slide_page(
     after: Profile,
     frame: Counts,
 ) -> Path:
-    """Write `report.html` and `report.md`; `frame` shows what changes."""
+    """Write `report.html` and `report.md` and return the path of the first.
+
+    `frame` (H, W, 3), counts, shows what changes.
+    """
     matrix = np.array(reference.matrix)
     rows = [
         _row("red cells", slide.red_cells, matrix, RED_CELL_DENSITY),
@@ -47,7 +50,11 @@ def write_slide_page(
             ),
             Picture(
                 "slide",
-                png(side_by_side(_look(bare(before), frame), _look(after, frame))),
+                png(
+                    side_by_side(
+                        _look(without_reference(before), frame), _look(after, frame)
+                    )
+                ),
                 "A field of this slide before and after",
                 "Nothing but colour may differ.",
             ),
@@ -74,6 +81,7 @@ def write_slide_page(
 
 
 def _look(profile: Profile, frame: Counts) -> Image:
+    """Show a frame (H, W, 3) as the device corrects it with a profile."""
     height, width = frame.shape[:2]
     return correct(frame, prepare(profile, width, height, frame.dtype))
 
@@ -82,13 +90,14 @@ def _row(
     name: str,
     cells: NDArray[np.float64],
     matrix: NDArray[np.float64],
-    wanted: tuple[float, ...],
+    reference: tuple[float, ...],
 ) -> list[str] | None:
+    """Median density of cells (N, 3), before and after the map, and the reference."""
     if len(cells) == 0:
         return None
     middle = np.median(cells, axis=0)
-    told = [_three(v) for v in (middle, matrix @ middle, np.array(wanted))]
-    return [name, str(len(cells)), *told]
+    densities = [_three(v) for v in (middle, matrix @ middle, np.array(reference))]
+    return [name, str(len(cells)), *densities]
 
 
 def _three(values: NDArray[np.float64]) -> str:
@@ -96,13 +105,14 @@ def _three(values: NDArray[np.float64]) -> str:
 
 
 def _cloud(slide: SlideColours, matrix: NDArray[np.float64]) -> Image:
+    """Draw the density of each cell, before and after the map (3, 3)."""
     axes = Axes((0.0, 0.8), (0.0, 1.2), labels=("red channel", "green channel"))
-    for cells, strong in ((slide.red_cells, RED), (slide.nuclei, _NUCLEI)):
-        drawn = cells[:: max(1, len(cells) // _DOTS)]
-        mapped = drawn @ matrix.T
-        r, g, b = (round(255 - 0.35 * (255 - value)) for value in strong)
-        axes.dots(drawn[:, 0].tolist(), drawn[:, 1].tolist(), (r, g, b))
-        axes.dots(mapped[:, 0].tolist(), mapped[:, 1].tolist(), strong)
+    for cells, colour in ((slide.red_cells, RED), (slide.nuclei, _NUCLEI)):
+        shown = cells[:: max(1, len(cells) // _DOTS)]
+        mapped = shown @ matrix.T
+        r, g, b = (round(255 - 0.35 * (255 - value)) for value in colour)
+        axes.dots(shown[:, 0].tolist(), shown[:, 1].tolist(), (r, g, b))
+        axes.dots(mapped[:, 0].tolist(), mapped[:, 1].tolist(), colour)
     axes.cross(RED_CELL_DENSITY[0], RED_CELL_DENSITY[1], INK, "red cells")
     axes.cross(NUCLEUS_DENSITY[0], NUCLEUS_DENSITY[1], INK, "nuclei")
     return axes.image

@@ -12,7 +12,7 @@ from calibration.confidence import (
     expected_calibration_error,
     fit_adaptation,
     fit_temperature,
-    gain_of_adapting,
+    adaptation_gain,
 )
 from edge.stages.decision import log_probabilities
 
@@ -82,7 +82,7 @@ def test_the_right_temperature_makes_confidence_honest() -> None:
 def test_abstaining_reaches_the_wanted_error_rate_when_it_may() -> None:
     logits, classes = overconfident(1.0)
 
-    threshold = abstention_threshold(logits, classes, 1.0, 0.1, most_abstained=1.0)
+    threshold = abstention_threshold(logits, classes, 1.0, 0.1, max_abstained=1.0)
 
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     named = shares.max(axis=1) >= threshold
@@ -96,7 +96,7 @@ def test_abstaining_reaches_the_wanted_error_rate_when_it_may() -> None:
 def test_abstaining_is_limited_whatever_the_wish() -> None:
     logits, classes = overconfident(1.0)
 
-    threshold = abstention_threshold(logits, classes, 1.0, 0.0, most_abstained=0.02)
+    threshold = abstention_threshold(logits, classes, 1.0, 0.0, max_abstained=0.02)
 
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert (shares.max(axis=1) < threshold).mean() <= 0.02 + 1e-3
@@ -130,7 +130,7 @@ def test_a_hundred_reviewed_cells_make_a_strange_site_honest() -> None:
     after = expected_calibration_error(fitted.applied(rest), truth, 1.0)
     assert before > 0.2
     assert after < 0.4 * before
-    assert gain_of_adapting(predicted[:REVIEWED], classes[:REVIEWED]) > 0.2
+    assert adaptation_gain(predicted[:REVIEWED], classes[:REVIEWED]) > 0.2
 
 
 def test_adapting_finds_the_minimum_that_torch_finds() -> None:
@@ -160,7 +160,7 @@ def test_adapting_finds_the_minimum_that_torch_finds() -> None:
 def test_nothing_is_gained_where_the_model_is_right_already() -> None:
     logits, classes = overconfident(1.0, 100)
 
-    assert gain_of_adapting(log_probabilities(logits, 1.0), classes) < 0.02
+    assert adaptation_gain(log_probabilities(logits, 1.0), classes) < 0.02
 
 
 def test_too_few_reviewed_cells_are_said() -> None:
