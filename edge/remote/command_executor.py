@@ -121,7 +121,7 @@ class CommandExecutor:
     ) -> None:
         """Write down as failed what an earlier process left unfinished."""
         self._folder, self._standing, self._append = folder, state, append
-        self._handlers, self._settings = handlers, settings
+        self.handlers, self._settings = handlers, settings
         self._utc, self._monotonic = utc, monotonic
         self._begun: list[_RunningCommand] = []
         self._look_s = self._complained_s = -_COMPLAIN_S
@@ -214,7 +214,7 @@ class CommandExecutor:
         self, name: CommandName, request: Request, audit: Audit, taken: InboxPosition
     ) -> None:
         try:
-            answer = self._handlers[name](request)
+            answer = self.handlers[name](request)
         except RunRefused as error:  # the value may be a name, and rows are for ever
             self._append([_ended(audit, "refused", error.discreet)], taken)
             return

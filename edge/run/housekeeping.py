@@ -65,7 +65,7 @@ class Housekeeping:
         conditions: Callable[[], dict[str, AlarmCondition]] = dict,
     ) -> None:
         self._ledger, self._folder, self._source = ledger, folder, source
-        self._executor, self.snapshots = executor, snapshots
+        self.executor, self.snapshots = executor, snapshots
         self._controller, self._alarms = controller, alarms
         self._conditions = conditions
         self._meter = Meter()
@@ -99,7 +99,7 @@ class Housekeeping:
             The disk is full.
         """
         try:
-            self._executor.step()
+            self.executor.step()
             now_s = time.monotonic()
             if now_s - self._looked_s >= _PERIOD_S:
                 self._looked_s = now_s
@@ -114,7 +114,7 @@ class Housekeeping:
         if error is not None:
             condition = AlarmCondition("red", str(error)[:1000])
             self._record(self._latch.look({"acquisition-stopped": condition}))
-        self._executor.close()
+        self.executor.close()
 
     def _look_around(self, queue: int) -> None:
         """Once per second: figures, and what they mean."""

@@ -9,10 +9,10 @@ from calibration.confidence import (
     REVIEWED,
     TooFewCells,
     abstention_threshold,
+    adaptation_gain,
     expected_calibration_error,
     fit_adaptation,
     fit_temperature,
-    adaptation_gain,
 )
 from edge.stages.decision import log_probabilities
 

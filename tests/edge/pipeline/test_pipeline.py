@@ -197,7 +197,7 @@ def test_a_frame_that_arrives_damaged_is_rejected(pipeline: Pipeline) -> None:
 def test_more_cells_than_can_be_said_are_cut_loudly(
     pipeline: Pipeline, microscope: SimulatedMicroscope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.pipeline.pipeline.MAX_CELLS", 5)
+    monkeypatch.setattr("edge.pipeline.frame_record.MAX_CELLS", 5)
 
     result = pipeline.examine(exposure_of(microscope.render(0))).result
 
@@ -234,8 +234,8 @@ def test_a_frame_whose_scale_is_not_settled_has_no_place(
     unsettled = replace(pipeline, scale=Scale(None))
     frame = exposure_of(microscope.render(0), pixel_size_um=None)
 
-    assert unsettled.examine(frame).view is None
-    assert pipeline.examine(exposure_of(microscope.render(0))).view is not None
+    assert unsettled.examine(frame).thumbnail is None
+    assert pipeline.examine(exposure_of(microscope.render(0))).thumbnail is not None
 
 
 def test_a_camera_set_otherwise_than_at_calibration_is_degraded(

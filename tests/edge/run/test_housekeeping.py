@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -380,3 +381,21 @@ def test_figures_that_are_none_are_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.json").write_bytes(content)
 
     assert read_metrics(tmp_path) is None
+
+
+def test_every_command_has_a_handler(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path, DEVICE)) as ledger:
+        source, runs = PausableSource(Camera()), RunState()
+        housekeeping = open_housekeeping(
+            ledger,
+            tmp_path,
+            source,
+            lambda: "proven",
+            controller=RunController(ledger, runs, source),
+            commands=CommandSettings(allow=COMMANDS),
+            alarms=AlarmSettings(),
+        )
+
+        handlers = housekeeping.executor.handlers
+
+    assert set(handlers) == set(COMMANDS)
