@@ -110,11 +110,11 @@ def predictions_of(
     paths = list(dict.fromkeys(cell.path for cell in cells))
     for image in classify(paths, pipeline, pixel_size_um):
         own = [cell for cell in cells if cell.path == image.path]
-        if image.seen is None:
+        if image.examined is None:
             left_out += [f"{image.path}: {image.error}"] * len(own)
             continue
         for cell in own:
-            found = _at(cell, image.seen.result.cells)
+            found = _at(cell, image.examined.result.cells)
             if found is None:
                 left_out.append(f"{cell.path.name}: no cell found at {cell.box}")
                 continue

@@ -1,4 +1,4 @@
-"""Keep names and dates of birth out of rows."""
+"""Keep names of patients and dates of birth out of rows, which nobody can erase."""
 
 from __future__ import annotations
 
@@ -7,27 +7,19 @@ import re
 from edge.errors import ConfigurationInvalid
 
 _SLIDE = re.compile(r"(?=.*[0-9])[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-
-
 _WORD = re.compile(r"[A-Za-z]{5,}")
-
-
 _OPERATOR = re.compile(r"[a-z][a-z0-9]{0,7}")
-
-
 _DATE = re.compile(
     r"(?<!\d)((19|20)\d\d[-./ ]?(0[1-9]|1[0-2])[-./ ]?(0[1-9]|[12]\d|3[01])"
     r"|(0?[1-9]|[12]\d|3[01])[-./ ](0?[1-9]|[12]\d|3[01])[-./ ]((19|20)?\d\d))(?!\d)"
 )
-
-
-_MOST_NOTE = 200
+_MAX_NOTE = 200
 
 
 class RunRefused(ConfigurationInvalid):
-    """What was said of a run may name a patient, or there is no run to say it of.
+    """A slide, operator or note may name a patient, or there is no run to note it for.
 
-    `discreet` is the text without the value, for what others may read.
+    `discreet` is the message without the refused value, for rows and logs.
     """
 
     def __init__(self, text: str, discreet: str | None = None) -> None:
@@ -36,12 +28,12 @@ class RunRefused(ConfigurationInvalid):
 
 
 def checked_slide(slide: str | None) -> str | None:
-    """Return a slide's id, if it is one.
+    """Return the slide's number, if it is one.
 
     Raises
     ------
     RunRefused
-        It may be a name or a date of birth, or has other signs than an id.
+        It may be a name or a date of birth, or it has characters of no number.
     """
     if slide is None:
         return None
@@ -71,12 +63,12 @@ def checked_operator(operator: str | None) -> str | None:
 def checked_note(text: str) -> str:
     """Return a note, if it is short and plain; raises as `checked_slide`.
 
-    Nothing but a person can keep a name out of a sentence.
+    No program can find a name in a sentence: people must leave it out.
     """
     text = text.strip()
-    if not text or len(text) > _MOST_NOTE or not text.isprintable():
+    if not text or len(text) > _MAX_NOTE or not text.isprintable():
         raise RunRefused(
-            f"the note has {len(text)} characters, expected 1 to {_MOST_NOTE} that can "
+            f"the note has {len(text)} characters, expected 1 to {_MAX_NOTE} that can "
             "be printed, on one line"
         )
     if _DATE.search(text):
@@ -90,5 +82,5 @@ def checked_note(text: str) -> str:
 def _refused(what: str, value: str, expected: str) -> RunRefused:
     return RunRefused(
         f"{what} is {value!r}, expected {expected}",
-        f"the {what} is none, and not repeated here; expected {expected}",
+        f"the {what} was refused, its value is not repeated here; expected {expected}",
     )

@@ -91,18 +91,18 @@ def _show_table(results: Iterator[Classified], files: int, pictures: Path) -> in
     failed = 0
     _make(pictures)
     for number, result in enumerate(track(results, total=files, console=console)):
-        if result.seen is None:
+        if result.examined is None:
             failed += 1
             error = Text(str(result.error), "red")
             grid.add_row(_name(result), "", "", error, "")
             continue
-        said = result.seen.result
+        said = result.examined.result
         counts = "  ".join(f"{name} {n}" for name, n in sorted(said.counts.items()))
         scale = "" if said.pixel_size_um is None else f"{said.pixel_size_um:.3f}"
         spent = f"{sum(said.timings_ms.values()):.0f}"
         size = f"{said.width_px}x{said.height_px}"
         grid.add_row(_name(result), size, scale, counts, spent)
-        picture = draw(result.seen.raw.pixels, said, max(said.width_px, 960))
+        picture = draw(result.examined.raw.pixels, said, max(said.width_px, 960))
         name = f"{number:04d}-{result.path.stem}.jpg"
         (pictures / name).write_bytes(to_jpeg(picture))
     console.print(grid)

@@ -1,4 +1,4 @@
-"""Recordings: begin one with a run, list, pin and mend them, replay one."""
+"""Recordings: list, pin and repair them, and replay one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_TOLD = 20
+_MAX_SHOWN = 20
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
 
 @click.group("record")
 def record_command() -> None:
-    """List, pin and mend recordings; [recording] in a device's settings makes them."""
+    """List, pin and repair recordings; [recording] in the settings makes them."""
 
 
 @record_command.command("list")
@@ -82,12 +82,12 @@ def unpin_command(folder: Path, name: str) -> None:
 @record_command.command("repair")
 @click.argument("recording", type=click.Path(path_type=Path, file_okay=False))
 def repair_command(recording: Path) -> None:
-    """Let the files of RECORDING say what is in them, after damage."""
+    """Repair the index of RECORDING after damage, so that its frames can be read."""
     opened = open_recording(recording)
     lock = recording.resolve().parent / LOCK
     with hold(lock, "records beside") if lock.exists() else nullcontext():
-        for told in opened.mend():
-            click.echo(told)
+        for line in opened.mend():
+            click.echo(line)
     frames = sum(recorded.page is not None for recorded in opened.items())
     click.echo(f"{opened.head.id}: {frames} frames can be read")
 
@@ -102,7 +102,7 @@ def repair_command(recording: Path) -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep the new ledger in this folder, which must be new.",
+    help="Keep the new ledger in this folder; it must not hold any file.",
 )
 @click.option(
     "--compare",
@@ -113,7 +113,7 @@ def repair_command(recording: Path) -> None:
 def replay_command(
     recording: Path, config: Path | None, out: Path | None, ledger: Path | None
 ) -> None:
-    """Examine RECORDING again by the same code, and compare what is said."""
+    """Examine RECORDING again by the same code, and compare the results."""
     import cv2
 
     from edge.pipeline.parts import parts_of
@@ -136,18 +136,20 @@ def replay_command(
         task = bar.add_task("replaying", total=len(opened.items()))
         replay(opened, parts, now, folder, stop, lambda: bar.advance(task))
         bar.stop()
-        if ledger is not None and not _say(compare(opened, ledger, folder)):
+        if ledger is not None and not _print_comparison(
+            compare(opened, ledger, folder)
+        ):
             sys.exit(1)
 
 
-def _say(found: Comparison) -> bool:
+def _print_comparison(found: Comparison) -> bool:
     """Print what was found; return whether nothing differs."""
-    for row, difference in found.different[:_MOST_TOLD]:
+    for row, difference in found.different[:_MAX_SHOWN]:
         click.echo(f"row {row} differs: {difference}")
     for line in found.lacking:
         click.echo(line)
     click.echo(
-        f"{found.same} rows are the same, {found.alike} in what a frame tells alone "
-        f"(frames before them are lacking), {len(found.different)} differ"
+        f"{found.same} rows are the same, {found.alike} are the same but for what "
+        f"depends on missing frames, {len(found.different)} differ"
     )
     return not found.different

@@ -1,4 +1,4 @@
-"""Say what is on image files: JSON lines, or a table and annotated pictures."""
+"""Examine image files one by one, each at its own scale."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ImageLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorLine(msgspec.Struct, frozen=True):
-    """One JSON line: why nothing can be said of one image."""
+    """One JSON line: why an image could not be examined."""
 
     path: str
     error: str
@@ -52,17 +52,17 @@ class ErrorLine(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classified:
-    """One file and what was seen on it, or the error that came instead."""
+    """One file with its examined frame, or with the error that came instead."""
 
     path: Path
-    seen: ExaminedFrame | None
+    examined: ExaminedFrame | None
     error: Exception | None
 
     def line(self) -> ImageLine | ErrorLine:
         """Return the JSON line of this file."""
-        if self.seen is None:
+        if self.examined is None:
             return ErrorLine(printable(self.path), str(self.error))
-        result = self.seen.result
+        result = self.examined.result
         return ImageLine(
             path=printable(self.path),
             width=result.width_px,
@@ -75,7 +75,7 @@ class Classified:
 def find_images(paths: Iterable[Path], leave_out: Path | None = None) -> list[Path]:
     """Files as they are named, and the images of folders by name.
 
-    What lies in the folder `leave_out`, such as our own pictures, is not meant.
+    Files in the folder `leave_out`, such as our own pictures, are passed over.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _lies_in(path: Path, folder: Path | None) -> bool:
 def classify(
     paths: Iterable[Path], pipeline: Pipeline, pixel_size_um: float | None
 ) -> Iterator[Classified]:
-    """Examine image files one by one, each at its own scale where nobody says it.
+    """Examine image files one by one; where no scale is told, each has its own.
 
     A file that cannot be examined is reported in its place; the others go on.
     """
@@ -117,11 +117,11 @@ def classify(
         scale = Scale(pipeline.profile.record.pixel_size_um, agreeing=1)
         own = replace(pipeline, scale=scale)
         try:
-            seen = own.examine(_exposure(path, number, pixel_size_um))
+            examined = own.examine(_exposure(path, number, pixel_size_um))
         except (HemascopeError, cv2.error) as error:
             yield Classified(path, None, error)
         else:
-            yield Classified(path, seen, None)
+            yield Classified(path, examined, None)
 
 
 def _exposure(path: Path, number: int, pixel_size_um: float | None) -> Exposure:

@@ -1,4 +1,4 @@
-"""What is said where nothing could be seen: of gaps, bad frames, and the end."""
+"""Results without a picture: gaps, frames that cannot be examined, and the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def empty_result(
     item: Exposure | Gap | None = None,
     passed_over: int = 0,
 ) -> FrameResult:
-    """Return what is said where nothing could be seen."""
+    """Return the result of a gap, or of a frame that was not examined."""
     mono = time.monotonic_ns()
     utc, source, frame = clock.utc_of(mono), "", FrameRange(first=0, last=0)
     shot: Shot | None = None

@@ -45,9 +45,9 @@ from edge.taxonomy import TASKS
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Parts:
-    """What pipelines are made of; read and verified once, shared by all workers."""
+    """The verified files that a pipeline is built from; shared by all workers."""
 
     profile: Profile
     classifier: Bundle
@@ -60,11 +60,11 @@ class Parts:
 
     @property
     def locator_engine(self) -> EngineSettings:
-        """What runs the locator: the same, in float32."""
+        """Settings of the locator's engine: those of the classifier, in float32."""
         return msgspec.structs.replace(self.engine, precision="fp32")
 
     def open_pipeline(self) -> Pipeline:
-        """Open engines in this thread, prove them, and return a pipeline."""
+        """Open engines in this thread, run their self-test, and return a pipeline."""
         with ExitStack() as opened:  # a failure leaves none open
             engine = opened.enter_context(
                 closing(open_engine(self.classifier, self.engine))
@@ -95,12 +95,12 @@ class Parts:
         return Adaptation(np.array(site.scale), np.array(site.bias))
 
     def self_test(self) -> str:
-        """Open the engines anew, each with its golden input, and say what was proven.
+        """Open the engines again, each with its golden input; return what was proven.
 
         Raises
         ------
         EngineFailed, BundleRefused
-            A model cannot be opened, or does not say what it said at export.
+            A model cannot be opened, or its golden outputs differ from those at export.
         """
         start_s = time.monotonic()
         self.open_pipeline().close()
@@ -112,7 +112,7 @@ class Parts:
         )
 
     def build_stale_engines(self) -> None:
-        """Build the engines that TensorRT may not load, and say why.
+        """Build the engines that TensorRT may not load, and log why.
 
         Raises
         ------
@@ -159,7 +159,7 @@ def _build_if_stale(bundle: Bundle, settings: EngineSettings) -> None:
 
 
 class EngineNotBuilt(EngineFailed):
-    """Building ended with an error, told on the screen; its exit code is passed on."""
+    """Building failed, and the screen says why; its exit code is passed on."""
 
     def __init__(self, command: str, code: int) -> None:
         super().__init__(f"`{command}` ended with {code}, expected 0; see above")
@@ -175,7 +175,7 @@ def read_parts(
     engine: EngineSettings = ON_CPU,
     sequence: SequenceSettings | None = None,
 ) -> Parts:
-    """Read and check the files that a pipeline needs; None is what is shipped.
+    """Read and check the files that a pipeline needs; None means the shipped one.
 
     Which classifier that is depends on the profile, see `shipped_classifier`.
 
@@ -192,7 +192,13 @@ def read_parts(
     refuse_other_confidence(chosen, model)
     scale = Scale(chosen.record.pixel_size_um)
     if sequence is None:
-        return Parts(chosen, model, finder, scale, engine)
+        return Parts(
+            profile=chosen,
+            classifier=model,
+            locator=finder,
+            scale=scale,
+            engine=engine,
+        )
     follows = load_model(sequence.bundle or SEQUENCE, sequence)
     if follows.record.state_size is None:
         raise BundleRefused(
@@ -200,14 +206,14 @@ def read_parts(
             "train one with `hemascope train rnn --task change`"
         )
     return Parts(
-        chosen,
-        model,
-        finder,
-        scale,
-        engine,
-        follows,
-        sequence,
-        sequence.memory_frames,
+        profile=chosen,
+        classifier=model,
+        locator=finder,
+        scale=scale,
+        engine=engine,
+        sequence=follows,
+        sequence_engine=sequence,
+        memory_frames=sequence.memory_frames,
     )
 
 
@@ -224,7 +230,7 @@ def parts_of(settings: DeviceFile | ReplaySettings) -> Parts:
 
 
 def shipped_classifier(profile: Profile) -> Path:
-    """Return the shipped bundle that was fitted to what this profile makes of cells."""
+    """Return the shipped bundle that was trained on the colours of this profile."""
     return CLASSIFIER if profile.record.reference is None else ON_REFERENCE
 
 
@@ -242,7 +248,7 @@ def load_model(folder: Path, settings: EngineSettings) -> Bundle:
 
 
 def refuse_other_confidence(profile: Profile, model: Bundle) -> None:
-    """Refuse to adapt a model by what was measured of another."""
+    """Refuse a profile whose confidence was measured with another model."""
     site = profile.record.confidence
     if site is None:
         return

@@ -1,4 +1,4 @@
-"""How large a pixel is: told by the profile or the source, or read off the red cells.
+"""How large a pixel is: from the profile, the source, or the size of the red cells.
 
 Human red cells are 7.5 µm wide, so their median width in pixels gives the scale.
 Once frames agree the estimate is kept for the session: a scale that followed every
@@ -31,11 +31,11 @@ Locate = Callable[[float], Regions]
 
 _LADDER = 1.7  # step between tried scales; the locator stands up to +-60 %
 _TIMES_RED = {"RBC": 1.0, "WBC": 1.8, "Platelet": 0.35}  # widths, by class
-_ENOUGH_CELLS = 3
+_MIN_CELLS = 3
 _AGREEMENT = 1.1  # largest over smallest estimate
-_SAY = "set pixel_size_um of the source, or calibrate"
+_REMEDY = "set pixel_size_um of the source, or calibrate"
 _CHANCE_CELLS = 4  # so many cells count half of what a crowd does
-_LEAST_COVERED = 0.02  # share of the frame that cells must cover to be believed
+_MIN_COVERED = 0.02  # share of the frame that cells must cover to be believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Scale:
     """
 
     def __init__(self, profile_um: float | None, *, agreeing: int = 3) -> None:
-        """Know what the profile says, which may be nothing."""
+        """`profile_um` is what the profile says, None if nothing."""
         self._settled: PixelSize | None = None
         if profile_um is not None:
             self._settled = PixelSize(profile_um, "profile")
@@ -108,7 +108,9 @@ class Scale:
         if estimate_um is None:
             self._estimates.clear()
             return PixelSize(
-                None, None, f"pixel size unknown: too few cells to read it off; {_SAY}"
+                None,
+                None,
+                f"pixel size unknown: too few cells to read it off; {_REMEDY}",
             )
         self._estimates = [*self._estimates, estimate_um][-self._agreeing :]
         low, high = min(self._estimates), max(self._estimates)
@@ -116,7 +118,7 @@ class Scale:
             doubt = (
                 f"pixel size not settled: {low:.3f} to {high:.3f} µm read off the "
                 f"last {len(self._estimates)} frames, {self._agreeing} must agree; "
-                f"{_SAY}"
+                f"{_REMEDY}"
             )
             return PixelSize(estimate_um, "estimated", doubt)
         self._settled = PixelSize(float(np.median(self._estimates)), "estimated")
@@ -188,12 +190,12 @@ def _fit(
     red_px = sizes / expected[regions.kinds]  # of a red cell, if the class is right
     near = (red_px > 0.55 * diameter_px) & (red_px < 1.8 * diameter_px)
     covered = float((regions.scores[near] * sizes[near] ** 2).sum()) / np.prod(frame_px)
-    if covered < _LEAST_COVERED:
+    if covered < _MIN_COVERED:
         return None, 0.0
     whole = are_whole(boxes, frame_px)
     red = near & (expected[regions.kinds] == 1)
     for judged in (red & whole, red, near):
-        if judged.sum() >= _ENOUGH_CELLS:
+        if judged.sum() >= _MIN_CELLS:
             break
     found = int(near.sum())  # one chance find may cover as much as a hundred cells
     believed = found / (found + _CHANCE_CELLS)

@@ -1,13 +1,14 @@
 """Carry out what was asked of the device, once, and write down what became of it.
 
-The run process takes requests over from the inbox and judges each again, by its own
-settings and its own clock: it does not depend on the publisher having done so. A
-request has its effect once or not at all, and its rows say which:
+The run process takes requests from the inbox and judges each again, by its own settings
+and its own clock: it does not trust that the publisher did so. A request takes effect
+once or not at all, and its rows say which:
 
-- start, pause, resume, stop, note: the effect is a row or a mark of the ledger, written
-  in the transaction that says `done` and moves on in the inbox.
-- snapshot, self-test: `accepted` is on disk before they begin, `done` or `failed` after
-  they end; what a process left behind when it died is `failed` by the next one.
+- start, pause, resume, stop, note: the effect is a row or a mark of the ledger. It is
+  written in the same transaction as the row `done` and the new position in the inbox.
+- snapshot, self-test: the row `accepted` is on disk before they begin, and the row
+  `done` or `failed` follows when they end. If the process dies in between, the next
+  process writes `failed`.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ from edge.settings.delivery import CommandSettings
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.2
-_AT_ONCE = 4  # items per look: whatever the publisher hands over, frames come first
-_COMPLAIN_S = 60.0
+_INBOX_PERIOD_S = 0.2
+_ITEMS_AT_ONCE = 4  # items at a time: frames go before requests, however many there are
+_COMPLAINT_PERIOD_S = 60.0
 LASTS_S: dict[CommandName, float] = {"snapshot": 30.0, "self-test": 180.0}
 
 
 class CommandFailed(HemascopeError):
-    """What was asked could not be done; the text says why."""
+    """A command cannot be carried out; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was asked is done once `rows` are written; `then` makes it so in memory."""
+    """A command is done once `rows` are written; then `then` takes effect in memory."""
 
     text: str
     rows: tuple[Note | RunMark, ...] = ()
@@ -84,7 +85,7 @@ class Append(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _RunningCommand:
-    """A command that lasts."""
+    """A command that is still being carried out."""
 
     audit: Audit
     future: Future[str]
@@ -92,7 +93,7 @@ class _RunningCommand:
 
 
 class CommandExecutor:
-    """Takes requests over. Used from the run's main thread.
+    """Takes requests from the inbox. Used from the run's main thread.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ class CommandExecutor:
         self.handlers, self._settings = handlers, settings
         self._utc, self._monotonic = utc, monotonic
         self._begun: list[_RunningCommand] = []
-        self._look_s = self._complained_s = -_COMPLAIN_S
+        self._looked_s = self._complained_s = -_COMPLAINT_PERIOD_S
         for asked in state.unfinished():
             text = f"the process ended before it was finished, see row {asked.row}"
             failed = Audit(
@@ -142,18 +143,18 @@ class CommandExecutor:
         """
         self._finish()
         now_s = self._monotonic()
-        if now_s - self._look_s < _LOOK_S:
+        if now_s - self._looked_s < _INBOX_PERIOD_S:
             return
-        self._look_s = now_s
+        self._looked_s = now_s
         try:
             inbox, handed = look_into(self._folder)
         except InboxFailed as error:
-            if now_s - self._complained_s > _COMPLAIN_S:
+            if now_s - self._complained_s > _COMPLAINT_PERIOD_S:
                 self._complained_s = now_s
-                log.error("no requests are taken: %s", error)
+                log.error("requests cannot be read: %s", error)
             return
         before = self._standing.taken(inbox)
-        for item in [i for i in handed if i.number > before][:_AT_ONCE]:
+        for item in [i for i in handed if i.number > before][:_ITEMS_AT_ONCE]:
             self._take(item, InboxPosition(inbox, item.number))
 
     def close(self) -> None:
@@ -163,14 +164,14 @@ class CommandExecutor:
             self._end(one.audit, "failed", "the run ended before it was finished")
 
     def _take(self, item: InboxItem, taken: InboxPosition) -> None:
-        """Take one item over, whatever it holds: what is no row must not wait here."""
+        """Take over one item, whatever it holds: a bad one must not block the rest."""
         try:
             msgspec.convert(item.client, Person | None)
-            self._take_believed(item, taken)
+            self._take_valid(item, taken)
         except (RowRefused, msgspec.ValidationError) as error:
-            self._append([_unbelieved(item, str(error))], taken)
+            self._append([_distrusted(item, str(error))], taken)
 
-    def _take_believed(self, item: InboxItem, taken: InboxPosition) -> None:
+    def _take_valid(self, item: InboxItem, taken: InboxPosition) -> None:
         if item.name is None:
             self._append([_entry_of(item)], taken)
             return
@@ -215,10 +216,12 @@ class CommandExecutor:
     ) -> None:
         try:
             answer = self.handlers[name](request)
-        except RunRefused as error:  # the value may be a name, and rows are for ever
+        except (
+            RunRefused
+        ) as error:  # the value may be a name, and rows cannot be erased
             self._append([_ended(audit, "refused", error.discreet)], taken)
             return
-        except Exception as error:  # one that cannot be done costs no frame
+        except Exception as error:  # a command that fails costs no frame
             if not isinstance(error, HemascopeError):
                 log.exception("command=%s failed", name)
             self._append([_ended(audit, "failed", str(error) or repr(error))], taken)
@@ -264,21 +267,21 @@ def _ended(audit: Audit, outcome: Outcome, text: str) -> Audit:
 
 
 def _entry_of(item: InboxItem) -> Alarm | Audit:
-    """Decode an entry; the publisher may refuse and warn, but claim nothing else."""
+    """Decode an entry of the publisher, which may only refuse and raise alarms."""
     try:
         entry = decode(item.data, Alarm | Audit)  # type: ignore[arg-type]
     except PayloadInvalid as error:
-        return _unbelieved(item, str(error))
+        return _distrusted(item, str(error))
     if isinstance(entry, Audit) and entry.outcome != "refused":
-        return _unbelieved(item, f"the publisher claims that it is {entry.outcome}")
+        return _distrusted(item, f"the publisher claims that it is {entry.outcome}")
     if isinstance(entry, Alarm):
         kind = alarm_kind(entry.code)
         if kind is None or kind.by != "publish":
-            return _unbelieved(item, f"the publisher has no alarm {entry.code}")
+            return _distrusted(item, f"the publisher has no alarm {entry.code}")
     return entry
 
 
-def _unbelieved(item: InboxItem, text: str) -> Audit:
-    log.error("item %d of the inbox is not believed: %s", item.number, text)
+def _distrusted(item: InboxItem, text: str) -> Audit:
+    log.error("item %d of the inbox is not trusted: %s", item.number, text)
     sha256 = hashlib.sha256(item.data).hexdigest()
     return Audit(name="", outcome="refused", text=text[:1000], request_sha256=sha256)

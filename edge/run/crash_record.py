@@ -1,4 +1,4 @@
-"""Let the ledger say that the run process died, when it could not say so itself."""
+"""Write into the ledger that the run process died, where it could not do so itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MEANING = {
 
 
 class _RowHead(msgspec.Struct, frozen=True):
-    """All that is read of a row here, whatever kind of row it is."""
+    """The one field that is read here, of whatever kind of row."""
 
     reason: str | None = None
 

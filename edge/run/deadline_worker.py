@@ -1,7 +1,7 @@
-"""Use a tool in a thread of its own, by another that waits, but not for ever.
+"""Give jobs to a thread of its own, and wait for each no longer than a deadline.
 
-The engine of a sequence model is opened, used and closed in one thread. It may hang,
-and who waits for it must still be able to say so.
+The engine of a sequence model must be opened, used and closed in one thread. It may
+hang, and the main thread, which waits for it, must still be able to say so.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ R = TypeVar("R")
 
 
 class WorkerClosed(HemascopeError):
-    """Nothing is done any more: the tool was never opened, hangs, or is closed."""
+    """Jobs are not taken any more: the tool was not opened, hangs, or is closed."""
 
 
 class JobTimedOut(HemascopeError):
-    """A job did not end in time; it is the last one that was tried."""
+    """A job did not end in time; no later one is tried."""
 
 
 class DeadlineWorker(Generic[T]):
-    """Jobs of one thread, done by another, one at a time.
+    """One thread that does the jobs of another, one at a time.
 
-    `open_tool` makes what the jobs are done with, in the thread that does them.
+    `run` is for the thread that does them, and `do` for the thread that gives them;
+    `open_tool` opens what the jobs need, in the thread that does them.
     """
 
     def __init__(self, open_tool: Callable[[], T]) -> None:
@@ -44,12 +45,12 @@ class DeadlineWorker(Generic[T]):
         self._is_open = self._is_over = False
 
     def run(self) -> None:
-        """Open the tool, and do the jobs until `close`; for one thread.
+        """Open the tool, and do jobs until `close`.
 
         Raises
         ------
         Exception
-            What opening the tool raises; what a job raises is for who brought it.
+            What opening the tool raises. What a job raises, `do` raises.
         """
         try:
             with closing(self._open_tool()) as tool:
@@ -65,15 +66,15 @@ class DeadlineWorker(Generic[T]):
         """Whether a job would wait for the tool to be opened."""
         return not self._is_open and not self._is_over
 
-    def do(self, job: Callable[[T], R], most_s: float) -> R:
-        """Wait for what `job` gives; from one thread.
+    def do(self, job: Callable[[T], R], max_s: float) -> R:
+        """Return what `job` returns, waiting for it.
 
         Raises
         ------
         AsideOver
-            Jobs are not done any more.
+            Jobs are not taken any more.
         Hung
-            It took longer than `most_s`; the next one is not even tried.
+            It took longer than `max_s`; no later job is tried.
         Exception
             What the job raises.
         """
@@ -83,11 +84,11 @@ class DeadlineWorker(Generic[T]):
                 raise _over()
             self._job = job, future
             self._changed.notify_all()
-        wait([future], most_s)
+        wait([future], max_s)
         if not future.done():
             self.close()
             raise JobTimedOut(
-                f"a job has been in work for {most_s:.0f} s, expected less"
+                f"a job has been in work for {max_s:.0f} s, expected less"
             )
         return future.result()
 
@@ -98,7 +99,7 @@ class DeadlineWorker(Generic[T]):
             self._changed.notify_all()
 
     def _refuse(self) -> None:
-        """Tell who waits that nothing will come."""
+        """Let a job that waits fail: nobody will do it."""
         with self._changed:
             job, self._job = self._job, None
         if job is not None:
@@ -121,7 +122,7 @@ def _over() -> WorkerClosed:
 def _do(job: Callable[[T], Any], future: Future[Any], tool: T) -> None:
     try:
         answer = job(tool)
-    except Exception as error:  # noqa: BLE001 it is raised again where it belongs
+    except Exception as error:  # noqa: BLE001 `do` raises it again
         future.set_exception(error)
     else:
         future.set_result(answer)
