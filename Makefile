@@ -71,9 +71,9 @@ $(VENV)/.docs: $(VENV)/.ready
 	$(PIP_LOCKED) --editable ".[docs]"
 	touch $@
 
-# Every warning is an error, such as a link that leads nowhere.
+# Every warning is an error, such as a link that leads nowhere; with --quiet none would be.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # uv has a folder of its own, so that a broken lock can be mended. It is not told of
 # other indexes: what it writes is versions, and holds for whatever serves them.

@@ -37,6 +37,7 @@ SETTINGS = {
 SCHEMAS_MARK = "<!-- table of schemas -->"
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)(?=[)#])")
 _FENCE = re.compile(r"^( *```.*?^ *```)", re.M | re.S)
+_BADLY_NESTED = re.compile(r"^ {1,3}(?:```|[-*] |\d+\. ).*", re.M)
 _LOADED = re.compile(
     r"<(?:script|link|img|iframe)[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]*"
 )
@@ -64,7 +65,14 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(
     markdown: str, *, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
-    """Let links between files of the repository lead to the pages of these files."""
+    """Let links between files of the repository lead to the pages of these files.
+
+    Raises
+    ------
+    PluginError
+        A list or code within a list has fewer than four spaces before it. GitHub would
+        nest it, the site would silently not.
+    """
     here = page.file.src_uri
     if here == "index.md":
         page.meta["hide"] = ["navigation"]  # which would hold this page alone
@@ -72,6 +80,9 @@ def on_page_markdown(
         markdown = markdown.replace(SCHEMAS_MARK, _table_of_schemas())
     homes = {page: path for path, page in INCLUDED.items()}
     folder = dirname(homes.get(here, f"docs/{here}"))
+    outside = _FENCE.sub(lambda code: code[0].partition("\n")[0], markdown)
+    if nested := _BADLY_NESTED.search(outside):
+        raise PluginError(f"{here}: put four spaces before {nested[0].strip()!r}")
     parts = _FENCE.split(markdown)  # text, code, text, code …
     for index in range(0, len(parts), 2):
         parts[index] = _LINK.sub(
