@@ -30,7 +30,7 @@ def draw(
     ----------
     pixels
         (H, W, 3) uint8 or uint16 RGB counts, as the camera gave them.
-    examination
+    result
         What was said of this frame.
     width_px
         Width of the picture, less where it would be endless; None is the frame's.

@@ -86,7 +86,7 @@ class CellRegistry:
             Width and height of the view.
         margin_px
             How far inside the frame the centre of a cell must lie.
-        sights
+        detections
             All whole cells of the frame.
         """
         self._frame += 1

@@ -110,7 +110,7 @@ class Mosaic:
 
         Parameters
         ----------
-        view
+        thumbnail
             (h, w) uint8; of one size as long as the mosaic lives.
         nominate
             Asked when the way is lost or new ground is reached: places where the

@@ -28,7 +28,7 @@ def pair(
 
     Parameters
     ----------
-    seen, known
+    seen, candidates
         (N, 2) and (M, 2) centres in pixels of one frame of reference.
     seen_px, known_px
         (N,) and (M,) widths of the cells. Two are the same only if their centres lie
@@ -71,7 +71,7 @@ def likely_shifts(
 
     Parameters
     ----------
-    seen, known
+    seen, candidates
         (N, 2) and (M, 2) centres; the shift takes `seen` onto `candidates`.
     cell_px
         Width of a red cell.

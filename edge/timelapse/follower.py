@@ -74,7 +74,7 @@ class Follower:
 
         Parameters
         ----------
-        seen
+        examined
             The next frame in order.
         shift_um, is_new_field
             What somebody measured of the stage, see `Tracker.follow`.

@@ -108,8 +108,8 @@ class SequenceModel:
 
         Parameters
         ----------
-        view
-            The frame.
+        frame
+            The frame with its pixels.
         boxes
             (N, 4) px, its cells.
         links
