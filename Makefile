@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # The versions that setup and tests take. Users get the ranges of pyproject.toml.
 LOCK ?= requirements.lock
+DEVICE_LOCK ?= $(LOCK)
 # Of isolated builds too. For this, pip must itself be of the lock.
 PIP_LOCKED = $(PIP) --constraint $(LOCK) --build-constraint $(LOCK)
 # The Pythons of JetPack 6 and 7, for the device part.
@@ -56,10 +57,10 @@ $(VENV)/.pycuda: $(VENV)/.ready install-pycuda.sh
 
 test: $(VENV)/.pycuda
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
-	LOCK=$(LOCK) ./device-test.sh $(DEVICE_PYTHONS)
+	VENV=$(VENV) LOCK=$(DEVICE_LOCK) ./device-test.sh $(DEVICE_PYTHONS)
 
 device-test:
-	LOCK=$(LOCK) ./device-test.sh $(DEVICE_PYTHONS)
+	VENV=$(VENV) LOCK=$(DEVICE_LOCK) ./device-test.sh $(DEVICE_PYTHONS)
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -78,8 +79,8 @@ docs: $(VENV)/.docs
 # uv has a folder of its own, so that a broken lock can be mended. It is not told of
 # other indexes: what it writes is versions, and holds for whatever serves them.
 UV := .venv-uv/bin/uv
-COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --all-extras \
-	--upgrade --no-annotate --no-header pyproject.toml
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.10 --upgrade \
+	--no-annotate --no-header pyproject.toml
 
 $(UV):
 	$(PYTHON) -m venv .venv-uv
@@ -87,9 +88,24 @@ $(UV):
 		--constraint requirements.lock uv
 
 lock: $(UV)
-	$(COMPILE) --group lock --output-file .venv-uv/new.lock
-	{ sed '/^#/!d' requirements.lock; cat .venv-uv/new.lock; } >.venv-uv/headed.lock
+	$(COMPILE) --all-extras --group lock --output-file .venv-uv/newest.lock
+	{ sed '/^#/!d' requirements.lock; cat .venv-uv/newest.lock; } >.venv-uv/headed.lock
 	mv .venv-uv/headed.lock requirements.lock
+
+# torch is held in both of these, as in the lock: a build for CPUs does for them.
+test-newest: $(UV)
+	$(COMPILE) --all-extras --group lock --output-file .venv-uv/newest.lock
+	$(MAKE) test VENV=.venv-newest LOCK=.venv-uv/newest.lock
+
+# Alone, the device part takes older versions than the workstation's packages let it.
+test-oldest: $(UV)
+	grep '^torch==' requirements.lock >.venv-uv/torch.lock
+	$(COMPILE) --resolution lowest-direct --constraint .venv-uv/torch.lock \
+		--all-extras --output-file .venv-uv/oldest.lock
+	$(COMPILE) --resolution lowest-direct --extra demo --extra device-test \
+		--output-file .venv-uv/oldest-device.lock
+	$(MAKE) test VENV=.venv-oldest LOCK=.venv-uv/oldest.lock \
+		DEVICE_LOCK=.venv-uv/oldest-device.lock
 
 boot-test: setup
 	./setup-system.sh debootstrap systemd-container

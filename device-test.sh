@@ -23,7 +23,7 @@ for name in "$@"; do
         echo "device-test: $name is not installed, left out" >&2
         continue
     fi
-    venv=".venv-device-$name"
+    venv="${VENV:-.venv}-device-$name"
     [ -x "$venv/bin/pytest" ] || "$python" -m venv "$venv"
     pip="$venv/bin/pip install --quiet --disable-pip-version-check --constraint $lock"
     $pip --upgrade pip
