@@ -198,7 +198,7 @@ def test_without_the_package_the_command_that_installs_it_is_said(
 _LOGS = """
 import logging
 logging.basicConfig(level=logging.INFO)
-from edge.sources.micromanager_core import new_core
+from edge.sources.micromanager.core import new_core
 new_core()
 print(logging.root.level, logging.getLogger("pymmcore-plus").handlers)
 """
