@@ -21,18 +21,13 @@ _PATH = click.Path(path_type=Path, exists=True)
 @click.option("--adapters", type=_PATH, help="The folder of its device adapters.")
 def cameras_command(config: Path | None, adapters: Path | None) -> None:
     """List the cameras that are connected, with the address for [source]."""
-    from edge.sources.discovery import (
-        FoundCamera,
-        genicam_cameras,
-        micromanager_cameras,
-        v4l2_cameras,
-    )
+    from edge.sources.discovery import FoundCamera
+    from edge.sources.kinds import connected_cameras
 
-    kinds = {"V4L2": v4l2_cameras(), "GenICam": genicam_cameras()}
+    given = []
     if config is not None:
-        settings = MicroManagerSettings(config=config, adapters=adapters)
-        kinds["Micro-Manager"] = micromanager_cameras(settings)
-    for name, cameras in kinds.items():
+        given.append(MicroManagerSettings(config=config, adapters=adapters))
+    for name, cameras in connected_cameras(given):
         lines = list(cameras)
         click.echo(f"{name}: {'' if lines else 'no camera answers'}".rstrip())
         for camera in lines:

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from edge.frames import Source
-from edge.settings.sources import (
-    FolderSettings,
-    GenICamSettings,
-    GStreamerSettings,
-    MicroManagerSettings,
-    OpenCVSettings,
-    SimulatedSettings,
-    SourceSettings,
-    VideoSettings,
-)
+from edge.settings.sources import AS_FOUND, ControlSettings, SourceSettings
+from edge.sources.kinds import kind_of
 from edge.sources.reconnecting import ReconnectingSource
 
 
@@ -26,44 +18,11 @@ def open_source(settings: SourceSettings) -> Source:
     ConfigurationInvalid
         It can never be opened as written.
     """
-    match settings:
-        case SimulatedSettings():
-            from edge.simulation.microscope import SimulatedMicroscope
+    connect = kind_of(settings).connector(settings)
+    return ReconnectingSource(connect, varying=controls_of(settings).automatic)
 
-            return ReconnectingSource(SimulatedMicroscope(settings).connect)
-        case OpenCVSettings():
-            from edge.sources.opencv import OpenCVSource
 
-            return ReconnectingSource(
-                lambda: OpenCVSource(settings), varying=settings.controls.automatic
-            )
-        case VideoSettings():
-            from edge.sources.opencv import OpenCVSource
-
-            file = OpenCVSettings(
-                device=str(settings.path), pixel_size_um=settings.pixel_size_um
-            )
-            return ReconnectingSource(lambda: OpenCVSource(file))
-        case GStreamerSettings():
-            from edge.sources.gstreamer import GStreamerSource
-
-            return ReconnectingSource(
-                lambda: GStreamerSource(settings), varying=settings.controls.automatic
-            )
-        case GenICamSettings():
-            from edge.sources.genicam.source import GenICamSource
-
-            return ReconnectingSource(
-                lambda: GenICamSource(settings), varying=settings.controls.automatic
-            )
-        case MicroManagerSettings():
-            from edge.sources.micromanager.source import MicroManagerSource
-
-            return ReconnectingSource(
-                lambda: MicroManagerSource(settings),
-                varying=settings.controls.automatic,
-            )
-        case FolderSettings():
-            from edge.sources.folder import FolderSource
-
-            return ReconnectingSource(lambda: FolderSource(settings))
+def controls_of(settings: SourceSettings) -> ControlSettings:
+    """Return how the camera shall be set; recordings have nothing to set."""
+    controls: ControlSettings = getattr(settings, "controls", AS_FOUND)
+    return controls

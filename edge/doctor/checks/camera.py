@@ -23,9 +23,10 @@ from edge.doctor.processes import is_hidden, run_process, users_of
 from edge.errors import HemascopeError
 from edge.frames import Exposure, Gap, RawFrame, Source, SourceEnded
 from edge.monitoring.metrics import read_metrics
-from edge.settings.sources import SimulatedSettings, SourceSettings
+from edge.settings.sources import SourceSettings
 from edge.slide.quality_gate import QualityGate
-from edge.sources.opening import open_source
+from edge.sources.kinds import kind_of
+from edge.sources.opening import controls_of, open_source
 from edge.stages.image_quality import brightness, saturation
 
 _NODE = re.compile(r"/dev/[\w./:+-]+")
@@ -38,7 +39,7 @@ _NAME = "camera"
 def check_camera(subject: ExaminedDevice) -> Iterator[Finding]:
     """Look through the camera, unless `run` does."""
     source, folder = subject.source, subject.ledger.folder
-    if isinstance(source, SimulatedSettings):
+    if kind_of(source).is_simulated:
         yield warning(
             _NAME,
             "a simulated microscope: nothing of what it shows is real",
@@ -149,12 +150,11 @@ def _look_through(
             "check the camera's cable and power",
         )
         return
-    controls = getattr(settings, "controls", None)  # not of a recording
     found = judge(
         frames,
         is_live=is_live,
         frozen_after=subject.run.frozen_after,
-        allowed=() if controls is None else controls.automatic,
+        allowed=controls_of(settings).automatic,
     )
     found += _fits(frames[-1], subject)
     yield from found

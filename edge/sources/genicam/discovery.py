@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from edge.errors import ConfigurationInvalid
+from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import SourceLost
+from edge.sources.discovery import FoundCamera
 
 _FAKE = "Fake_"  # Aravis' own camera, in memory
 
@@ -61,6 +63,19 @@ def answering(aravis: Any) -> list[ConnectedCamera]:
         )
         for n in range(aravis.get_n_devices())
     ]
+
+
+def genicam_cameras() -> Iterator[FoundCamera | str]:
+    """Yield each GenICam camera that answers on the network and on USB."""
+    try:
+        found = answering(aravis())
+    except HemascopeError as error:
+        yield str(error)
+        return
+    for camera in found:
+        serial = camera.serial or "unknown"
+        about = f"{camera.protocol}, serial {serial}, {camera.address}"
+        yield FoundCamera("genicam", f'camera = "{camera.id}"', about.rstrip(", "))
 
 
 def open_camera(aravis: Any, wanted: str | None) -> Any:

@@ -15,8 +15,9 @@ from edge.frames import Exposure, Gap, Source, SourceLost
 from edge.schema.results import Controls
 from edge.settings.sources import ControlSettings, GenICamSettings
 from edge.sources.camera_controls import ControlRefused
-from edge.sources.discovery import FoundCamera, genicam_cameras
+from edge.sources.discovery import FoundCamera
 from edge.sources.frame_numbers import number_by_id
+from edge.sources.genicam.discovery import genicam_cameras
 from edge.sources.genicam.pixel_formats import PIXEL_FORMATS, to_rgb
 from edge.sources.genicam.source import GenICamSource
 from edge.sources.opening import open_source

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from edge.cli.cameras import cameras_command
 from edge.sources import v4l2
-from edge.sources.discovery import FoundCamera, v4l2_cameras
+from edge.sources.discovery import FoundCamera
+from edge.sources.v4l2_discovery import v4l2_cameras
 from tests.edge.sources.demo import demo_settings
 from tests.edge.sources.gige import needs_aravis
 from tests.edge.sources.kernel import Kernel
