@@ -30,6 +30,7 @@ from edge.settings.sources import (
     SourceSettings,
     VideoSettings,
 )
+from edge.sources.kinds import KINDS
 from edge.sources.opening import open_source
 from tests.edge.sources.demo import demo_settings
 from tests.edge.sources.gige import FAKE, needs_aravis
@@ -141,53 +142,79 @@ def rtsp_camera(tmp_path: Path) -> Iterator[str]:
     server.stdout.close()
 
 
-@pytest.fixture(
-    params=[
-        "simulated",
-        "simulated-live",
-        "folder",
-        "folder-paced",
-        "video",
-        "http",
-        "rtsp",
-        "gstreamer",
-        "gstreamer-file",
-        "genicam",
-        "micromanager",
-    ]
-)
+def _pictures(tmp_path: Path) -> Path:
+    write_images(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def _film(tmp_path: Path) -> Path:
+    write_video(tmp_path / "x.avi")
+    return tmp_path / "x.avi"
+
+
+def _pipeline(caps: str) -> GStreamerSettings:
+    pytest.importorskip("gi")
+    caps = f"video/x-raw,{caps}"
+    return GStreamerSettings(f"videotestsrc is-live=true pattern=ball ! {caps}")
+
+
+def _recorded_pipeline(tmp_path: Path) -> GStreamerSettings:
+    pytest.importorskip("gi")
+    pipeline = f"filesrc location={_film(tmp_path)} ! avidemux ! jpegdec"
+    return GStreamerSettings(pipeline, is_live=False)
+
+
+def _genicam(rate_hz: float) -> SourceSettings:
+    needs_aravis()
+    return structs.replace(FAKE, rate_hz=rate_hz)
+
+
+def _micromanager(pixel_type: str, exposure_ms: float) -> SourceSettings:
+    controls = ControlSettings(exposure_ms=exposure_ms)
+    return structs.replace(demo_settings(pixel_type), controls=controls)
+
+
+# One line per kind of source, more where it has several ways. A kind without a line
+# fails below. A case may skip where what it needs is not installed.
+Case = Callable[[Path, pytest.FixtureRequest], SourceSettings]
+CASES: dict[str, Case] = {
+    "simulated": lambda *_: SimulatedSettings(width_px=320, height_px=240, rate_hz=0),
+    "simulated-live": lambda *_: SimulatedSettings(
+        width_px=320, height_px=240, rate_hz=60
+    ),
+    "folder": lambda path, _: FolderSettings(_pictures(path)),
+    "folder-paced": lambda path, _: FolderSettings(_pictures(path), rate_hz=50),
+    "video": lambda path, _: VideoSettings(_film(path)),
+    "opencv-http": lambda _, request: OpenCVSettings(
+        request.getfixturevalue("network_camera")
+    ),
+    "opencv-rtsp": lambda _, request: OpenCVSettings(
+        request.getfixturevalue("rtsp_camera")
+    ),
+    # 322 pixels: 966 bytes per row, so that GStreamer fills rows up
+    "gstreamer": lambda *_: _pipeline("width=322,height=240,framerate=50/1"),
+    "gstreamer-file": lambda path, _: _recorded_pipeline(path),
+    "genicam": lambda *_: _genicam(rate_hz=50),
+    "micromanager": lambda *_: _micromanager("32bitRGB", exposure_ms=10),
+}
+
+# The same for sources that can be slower than a read waits.
+SLOW_CASES: dict[str, Case] = {
+    "simulated": lambda *_: SimulatedSettings(width_px=64, height_px=64, rate_hz=0.1),
+    "folder": lambda path, _: FolderSettings(_pictures(path), rate_hz=0.1),
+    "gstreamer": lambda *_: _pipeline("width=64,height=64,framerate=1/9"),
+    "genicam": lambda *_: _genicam(rate_hz=1),
+    "micromanager": lambda *_: _micromanager("8bit", exposure_ms=800),
+}
+
+
+def test_every_kind_takes_part() -> None:
+    assert {name.partition("-")[0] for name in CASES} == {*KINDS}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
-    name = request.param
-    settings: SourceSettings
-    if name.startswith("simulated"):
-        rate_hz = 60.0 if name == "simulated-live" else 0.0
-        settings = SimulatedSettings(width_px=320, height_px=240, rate_hz=rate_hz)
-    elif name.startswith("folder"):
-        write_images(tmp_path / "images")
-        rate_hz = 50.0 if name == "folder-paced" else 0.0
-        settings = FolderSettings(tmp_path / "images", rate_hz=rate_hz)
-    elif name == "video":
-        write_video(tmp_path / "x.avi")
-        settings = VideoSettings(tmp_path / "x.avi")
-    elif name == "http":
-        settings = OpenCVSettings(request.getfixturevalue("network_camera"))
-    elif name == "rtsp":
-        settings = OpenCVSettings(request.getfixturevalue("rtsp_camera"))
-    elif name == "gstreamer":
-        pytest.importorskip("gi")
-        caps = "video/x-raw,width=322,height=240,framerate=50/1"  # 966 bytes per row
-        settings = GStreamerSettings(f"videotestsrc is-live=true pattern=ball ! {caps}")
-    elif name == "genicam":
-        needs_aravis()
-        settings = FAKE
-    elif name == "micromanager":
-        settings = demo_settings("32bitRGB")
-    else:
-        pytest.importorskip("gi")
-        write_video(tmp_path / "x.avi")
-        pipeline = f"filesrc location={tmp_path}/x.avi ! avidemux ! jpegdec"
-        settings = GStreamerSettings(pipeline, is_live=False)
-    with closing(open_source(settings)) as opened:
+    with closing(open_source(request.param(tmp_path, request))) as opened:
         yield opened
 
 
@@ -249,29 +276,11 @@ def test_a_read_returns_within_its_time(source: Source) -> None:
     assert time.monotonic() - start < 1.5
 
 
-@pytest.mark.parametrize(
-    "kind", ["simulated", "folder", "gstreamer", "genicam", "micromanager"]
-)
+@pytest.mark.parametrize("case", SLOW_CASES.values(), ids=SLOW_CASES.keys())
 def test_a_read_without_a_frame_returns_nothing_within_its_time(
-    kind: str, tmp_path: Path
+    case: Case, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    write_images(tmp_path / "images")
-    settings: dict[str, SourceSettings] = {
-        "simulated": SimulatedSettings(width_px=64, height_px=64, rate_hz=0.1),
-        "folder": FolderSettings(tmp_path / "images", rate_hz=0.1),
-        "gstreamer": GStreamerSettings(
-            "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=1/9"
-        ),
-    }
-    if kind == "gstreamer":
-        pytest.importorskip("gi")
-    if kind == "micromanager":
-        slow = ControlSettings(exposure_ms=800)
-        settings[kind] = structs.replace(demo_settings("8bit"), controls=slow)
-    if kind == "genicam":
-        needs_aravis()
-        settings[kind] = structs.replace(FAKE, rate_hz=1.0)
-    with closing(open_source(settings[kind])) as source:
+    with closing(open_source(case(tmp_path, request))) as source:
         next_exposures(source, 1, within_s=1.0)
         start = time.monotonic()
         item = source.read(0.2)
