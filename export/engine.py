@@ -33,7 +33,8 @@ from edge.engines.build_manifest import (
 )
 from edge.engines.cuda import Gpu
 from edge.engines.opening import open_plan, self_test
-from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
+from edge.engines.tensorrt import TensorRTEngine
+from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.errors import ConfigurationInvalid
 from edge.settings.models import EngineSettings
 from export.engine_plan import Built, Progress, build_plan

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.engines.build_manifest import BuildOptions, TensorRecord, write_atomically
-from edge.engines.tensorrt import flavour_of, new_log
+from edge.engines.tensorrt_runtime import flavour_of, new_log
 from edge.errors import HemascopeError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import pytest
 from edge.artifacts.bundle import Bundle
 from edge.engines.build_manifest import BuildOptions, EngineManifest, order_of, place_of
 from edge.engines.cuda import GpuFailed, load_driver
-from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
+from edge.engines.tensorrt import TensorRTEngine
+from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.settings.models import EngineSettings
 from export.engine import build_engine
 from export.engine_plan import build_plan

@@ -23,7 +23,7 @@ from msgspec import Meta
 from edge.artifacts.bundle import Bundle
 from edge.engines import BATCH, STATE, EngineFailed
 from edge.engines.cuda import Gpu
-from edge.engines.tensorrt import Flavour, flavour_of
+from edge.engines.tensorrt_runtime import Flavour, flavour_of
 from edge.errors import ConfigurationInvalid
 from edge.schema.codec import encode, read_json
 from edge.settings.models import EngineSettings, Precision

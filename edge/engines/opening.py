@@ -21,7 +21,8 @@ from edge.engines.build_manifest import (
 )
 from edge.engines.cuda import Gpu
 from edge.engines.onnxruntime import OnnxRuntimeEngine
-from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
+from edge.engines.tensorrt import TensorRTEngine
+from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.settings.models import ON_CPU, EngineSettings, Precision
 
 log = logging.getLogger(__name__)

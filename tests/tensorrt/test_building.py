@@ -27,7 +27,7 @@ from edge.artifacts.bundle import (
 )
 from edge.engines.build_manifest import EnginePath, EngineStale, read_passport
 from edge.engines.opening import open_engine, stale_engine
-from edge.engines.tensorrt import load_tensorrt
+from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.errors import ConfigurationInvalid
 from edge.pipeline.parts import EngineNotBuilt, read_parts
 from edge.settings.models import EngineSettings

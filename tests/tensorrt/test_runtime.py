@@ -20,7 +20,8 @@ from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.onnxruntime import OnnxRuntimeEngine
 from edge.engines.opening import open_engine
-from edge.engines.tensorrt import TensorRTEngine, load_tensorrt
+from edge.engines.tensorrt import TensorRTEngine
+from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.pipeline.parts import Parts
 from edge.settings.models import EngineSettings
 from tests.engines import build, on_gpu, plan_of, recurrent_engine, recurrent_model
@@ -171,7 +172,7 @@ def test_graphs_are_no_condition(
     def refuse(*_: object) -> None:
         raise EngineFailed("the captured CUDA graph is empty")
 
-    monkeypatch.setattr("edge.engines.tensorrt.Graph", refuse)
+    monkeypatch.setattr("edge.engines.tensorrt_program.Graph", refuse)
     engine = open_engine(parts.classifier, built)
     assert isinstance(engine, TensorRTEngine)
 
@@ -340,7 +341,7 @@ def test_of_many_shapes_those_used_last_stay_ready(
     counts: Counts,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edge.engines.tensorrt._MOST_PROGRAMS", 3)
+    monkeypatch.setattr("edge.engines.tensorrt_program._MAX_PROGRAMS", 3)
     locator = parts.locator
     assert locator is not None
     settings = on_gpu(tmp_path)

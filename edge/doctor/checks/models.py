@@ -14,7 +14,7 @@ from edge.doctor.findings import Finding, fault_of, ok, unknown, warning
 from edge.doctor.processes import is_hidden, run_process
 from edge.engines.cuda import Gpu
 from edge.engines.opening import open_engine, stale_engine
-from edge.engines.tensorrt import load_tensorrt
+from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.errors import HemascopeError
 from edge.pipeline.parts import load_model, shipped_classifier
 from edge.settings.models import ON_CPU, EngineSettings

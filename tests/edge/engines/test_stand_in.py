@@ -79,13 +79,13 @@ DEFECTS = {
         [RUNTIME, "-k", "left_behind"],
     ),
     "graph kept": (
-        "edge.engines.tensorrt",
+        "edge.engines.tensorrt_program",
         "            self._graph.close()\n",
         "            self._graph\n",
         [RUNTIME, "-k", "left_behind"],
     ),
     "wrong slot": (
-        "edge.engines.tensorrt",
+        "edge.engines.tensorrt_slots",
         "NEXT_STATE: states[1 - number]",
         "NEXT_STATE: states[number]",
         [RUNTIME, "-k", "slot_to_slot"],
@@ -97,7 +97,7 @@ DEFECTS = {
         [RUNTIME, "-k", "any_size"],
     ),
     "wrong type": (
-        "edge.engines.tensorrt",
+        "edge.engines.tensorrt_slots",
         "types = {trt.DataType.UINT8: np.uint8,",
         "types = {trt.DataType.HALF: np.float32, trt.DataType.UINT8: np.uint8,",
         [RUNTIME, "-k", "half_precision"],

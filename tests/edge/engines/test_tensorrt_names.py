@@ -16,6 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[3]
 FILES = [
     "edge/engines/tensorrt.py",
+    "edge/engines/tensorrt_program.py",
+    "edge/engines/tensorrt_runtime.py",
+    "edge/engines/tensorrt_slots.py",
     "edge/engines/build_manifest.py",
     "export/engine.py",
     "export/engine_plan.py",
