@@ -24,8 +24,8 @@ from edge.engines import EngineFailed
 from edge.engines.build_manifest import (
     EngineManifest,
     EnginePath,
-    order_of,
-    read_passport,
+    build_options_of,
+    read_manifest,
 )
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
@@ -124,7 +124,7 @@ def build_command(
             _build(bundle, place, settings, console)
         else:
             console.print(f"{bundle.id}: the engine is good, its self-test passed")
-        console.print(_shown(bundle.id, read_passport(place)))
+        console.print(_shown(bundle.id, read_manifest(place)))
         console.print(f"engine: {place.folder}", highlight=False)
 
 
@@ -153,7 +153,7 @@ def _build(
         def work() -> EngineManifest:
             return build_engine(
                 bundle,
-                order_of(bundle, settings.precision, settings.batch),
+                build_options_of(bundle, settings.precision, settings.batch),
                 place,
                 settings,
                 datetime.now(timezone.utc).replace(microsecond=0),

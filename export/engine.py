@@ -27,9 +27,9 @@ from edge.engines.build_manifest import (
     EngineManifest,
     EnginePath,
     Parity,
-    present_site,
+    this_machine,
     write_atomically,
-    write_passport,
+    write_manifest,
 )
 from edge.engines.cuda import Gpu
 from edge.engines.opening import open_plan, self_test
@@ -82,7 +82,7 @@ def build_engine(
     trt = load_tensorrt()
     _refuse_read_only(path.folder)
     with closing(Gpu()) as gpu, gpu:
-        machine, driver = present_site(trt, gpu), gpu.driver
+        machine, driver = this_machine(trt, gpu), gpu.driver
         built = build_plan(
             bundle.model_of(options.precision),
             options,
@@ -93,12 +93,12 @@ def build_engine(
             cache=path.folder.parent / "timing.cache",
         )
     parity, latency = _prove(built.plan, bundle, options, settings)
-    path.passport.unlink(missing_ok=True)
+    path.manifest.unlink(missing_ok=True)
     write_atomically(path.plan, built.plan)
     manifest = _manifest(
         options, machine, driver, built, created_at, parity=parity, latency=latency
     )
-    write_passport(path, manifest)
+    write_manifest(path, manifest)
     return manifest
 
 

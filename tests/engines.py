@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from edge.artifacts.bundle import Bundle
-from edge.engines.build_manifest import BuildOptions, EngineManifest, order_of, place_of
+from edge.engines.build_manifest import (
+    BuildOptions,
+    EngineManifest,
+    build_options_of,
+    engine_path,
+)
 from edge.engines.cuda import GpuFailed, load_driver
 from edge.engines.tensorrt import TensorRTEngine
 from edge.engines.tensorrt_runtime import load_tensorrt
@@ -41,8 +46,8 @@ def build(bundle: Bundle, settings: EngineSettings) -> EngineManifest:
     """Build the engine of a bundle as `hemascope build` does."""
     return build_engine(
         bundle,
-        order_of(bundle, settings.precision, settings.batch),
-        place_of(bundle, settings),
+        build_options_of(bundle, settings.precision, settings.batch),
+        engine_path(bundle, settings),
         settings,
         BUILT_AT,
         progress=lambda share, phase: None,
@@ -52,12 +57,12 @@ def build(bundle: Bundle, settings: EngineSettings) -> EngineManifest:
 
 def plan_of(model: bytes, shapes: dict[str, tuple[tuple[int, ...], ...]]) -> bytes:
     """Build the plan of a bare model."""
-    order = BuildOptions(
+    options = BuildOptions(
         onnx_sha256=hashlib.sha256(model).hexdigest(),
         precision="fp32",
         shapes=shapes,  # type: ignore[arg-type]
     )
-    return build_plan(model, order, load_tensorrt()).plan
+    return build_plan(model, options, load_tensorrt()).plan
 
 
 def recurrent_engine(**options: object) -> TensorRTEngine:

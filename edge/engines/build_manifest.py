@@ -1,8 +1,9 @@
-"""The passport of an engine: what it was built from, where, and how it did there.
+"""The manifest of an engine: what it was built from, where, and its parity and latency.
 
-A plan runs on the device and the TensorRT that built it. So it lies beside its bundle
-in `engines/<key>/` with a passport that says all that; where anything differs today,
-the plan is not loaded and every difference is named.
+A plan runs only on the device and the TensorRT version that built it. So it lies beside
+its bundle in `engines/<key>/`, with a manifest, `passport.json`. Before a plan is used
+its manifest is compared with the bundle, the settings and this machine. Where anything
+differs, the plan is not loaded and every difference is named.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from edge.errors import ConfigurationInvalid
 from edge.schema.codec import encode, read_json
 from edge.settings.models import EngineSettings, Precision
 
-PLAN, PASSPORT = "engine.plan", "passport.json"
+PLAN, MANIFEST = "engine.plan", "passport.json"
 _L4T = Path("/etc/nv_tegra_release")
 # A locator's frames, reduced: height and width, least, usual and most.
 FIELD_PX = (64, 64), (272, 432), (1024, 1536)
@@ -47,7 +48,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BuildOptions(_Record, frozen=True, kw_only=True):
-    """What is to be built: the model, its precision, and least, usual, most shapes."""
+    """What to build: the model, its precision, and least, usual and largest shapes."""
 
     onnx_sha256: str
     precision: Precision
@@ -55,7 +56,7 @@ class BuildOptions(_Record, frozen=True, kw_only=True):
 
 
 class BuildMachine(_Record, frozen=True, kw_only=True):
-    """Where it is built. `l4t` is the release of Jetson Linux, None elsewhere."""
+    """The machine that builds. `l4t` is the release of Jetson Linux, None elsewhere."""
 
     flavour: Flavour
     tensorrt: str
@@ -94,7 +95,10 @@ class TensorRecord(_Record, frozen=True, kw_only=True):
 
 
 class EngineManifest(_Record, frozen=True, kw_only=True):
-    """`passport.json`, written last: a plan without it was not finished."""
+    """`passport.json`, written last: a plan without it was not finished.
+
+    `order` holds the options of the build, `site` the machine that built.
+    """
 
     format: Literal[1] = 1
     order: BuildOptions
@@ -112,7 +116,7 @@ class EngineManifest(_Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class EnginePath:
-    """Where the engine of an order lies, or will lie."""
+    """Where an engine lies, or will lie once it is built."""
 
     folder: Path
 
@@ -122,18 +126,18 @@ class EnginePath:
         return self.folder / PLAN
 
     @property
-    def passport(self) -> Path:
+    def manifest(self) -> Path:
         """The file that says what the plan is."""
-        return self.folder / PASSPORT
+        return self.folder / MANIFEST
 
 
-def order_of(
+def build_options_of(
     bundle: Bundle,
     precision: Precision,
     batch: tuple[int, int, int],
     field_px: tuple[tuple[int, int], ...] = FIELD_PX,
 ) -> BuildOptions:
-    """Return what to build of a bundle.
+    """Return the options to build the engine of a bundle.
 
     Parameters
     ----------
@@ -161,7 +165,7 @@ def order_of(
     )
 
 
-def place_of(bundle: Bundle, settings: EngineSettings) -> EnginePath:
+def engine_path(bundle: Bundle, settings: EngineSettings) -> EnginePath:
     """Return where the engine for these settings lies."""
     root = bundle.folder / "engines"
     if settings.engines is not None:
@@ -171,7 +175,7 @@ def place_of(bundle: Bundle, settings: EngineSettings) -> EnginePath:
     return EnginePath(root / f"{settings.precision}-{key}")
 
 
-def present_site(trt: Any, gpu: Gpu) -> BuildMachine:
+def this_machine(trt: Any, gpu: Gpu) -> BuildMachine:
     """Describe this device; `trt` is the module of TensorRT."""
     return BuildMachine(
         flavour=flavour_of(trt),
@@ -193,37 +197,39 @@ def l4t_release(path: Path = _L4T) -> str | None:
     return f"{found[1]}.{found[2]}" if found else text.strip()[:60]
 
 
-def why_stale(place: EnginePath, order: BuildOptions, site: BuildMachine) -> list[str]:
-    """Say why the engine at `place` may not be loaded; empty if it may.
+def stale_reasons(
+    path: EnginePath, options: BuildOptions, machine: BuildMachine
+) -> list[str]:
+    """Say why the engine at `path` may not be loaded; empty if it may.
 
     Parameters
     ----------
-    place
+    path
         Of the engine.
-    order
-        What is wanted of it.
-    site
-        Where it would run.
+    options
+        What it should have been built for.
+    machine
+        The machine on which it would run.
     """
-    if not place.passport.exists():
-        unfinished = "its building was not finished" if place.plan.exists() else ""
-        return [unfinished or f"there is none in {place.folder}"]
+    if not path.manifest.exists():
+        unfinished = "its building was not finished" if path.plan.exists() else ""
+        return [unfinished or f"there is none in {path.folder}"]
     try:
-        passport = read_json(place.passport, EngineManifest)
+        manifest = read_json(path.manifest, EngineManifest)
     except ConfigurationInvalid as error:
-        return [f"its passport cannot be read: {error}"]
+        return [f"its passport.json cannot be read: {error}"]
     reasons = [
-        *_differences("built from", passport.order, order),
-        *_differences("built on", passport.site, site),
+        *_differences("built from", manifest.order, options),
+        *_differences("built on", manifest.site, machine),
     ]
     try:
-        found = hashlib.sha256(place.plan.read_bytes()).hexdigest()
+        found = hashlib.sha256(path.plan.read_bytes()).hexdigest()
     except OSError as error:
         return [*reasons, f"its plan cannot be read: {error.strerror}"]
-    if found != passport.plan_sha256:
+    if found != manifest.plan_sha256:
         reasons.append(
-            f"its plan was altered: sha256 {found[:12]}…, the passport says "
-            f"{passport.plan_sha256[:12]}…"
+            f"its plan was altered: sha256 {found[:12]}…, passport.json says "
+            f"{manifest.plan_sha256[:12]}…"
         )
     return reasons
 
@@ -244,14 +250,14 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def read_plan(place: EnginePath) -> bytes:
-    """Return the plan; ask `why_stale` first."""
-    return place.plan.read_bytes()
+def read_plan(path: EnginePath) -> bytes:
+    """Return the plan; ask `stale_reasons` first."""
+    return path.plan.read_bytes()
 
 
-def read_passport(place: EnginePath) -> EngineManifest:
-    """Read a passport; raises `ConfigurationInvalid` where there is none."""
-    return read_json(place.passport, EngineManifest)
+def read_manifest(path: EnginePath) -> EngineManifest:
+    """Read a manifest; raises `ConfigurationInvalid` where there is none."""
+    return read_json(path.manifest, EngineManifest)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -270,6 +276,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def write_passport(place: EnginePath, passport: EngineManifest) -> None:
-    """Write the passport: from now on the plan counts."""
-    write_atomically(place.passport, msgspec.json.format(encode(passport)) + b"\n")
+def write_manifest(path: EnginePath, manifest: EngineManifest) -> None:
+    """Write the manifest, last of all: from now on the plan may be loaded."""
+    write_atomically(path.manifest, msgspec.json.format(encode(manifest)) + b"\n")

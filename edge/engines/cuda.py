@@ -1,8 +1,12 @@
 """The NVIDIA driver through pycuda, and CUDA graphs, which pycuda does not have.
 
-TensorRT uses the primary context of the device, so that is the one taken here. It is
-current only inside `with`: a thread that ends with a context on its stack aborts the
-process. What belongs to a context is released in the thread that made it, or it leaks.
+TensorRT works in the primary context of the device, so the same context is used here; a
+context of our own would not see TensorRT's memory. The context is current only inside
+`with`: a thread that ends with a context on its stack aborts the process. What belongs
+to a context is released in the thread that made it, or it leaks.
+
+Graphs are six calls to the driver through ctypes. The names are those of the CUDA
+Driver API, chapters "Stream Management" and "Graph Management".
 """
 
 from __future__ import annotations
@@ -65,13 +69,14 @@ class Gpu:
     def __init__(self, ordinal: int = 0) -> None:
         self.cuda = load_driver()
         try:
-            self._take(self.cuda.Device(ordinal))
+            self._open(self.cuda.Device(ordinal))
         except self.cuda.Error as error:
             raise GpuFailed(
                 f"the GPU does not answer: {error}; see nvidia-smi and dmesg"
             ) from error
 
-    def _take(self, device: Any) -> None:
+    def _open(self, device: Any) -> None:
+        """Read what the device is, and retain its primary context."""
         self.name: str = device.name()
         major, minor = device.compute_capability()
         self.compute_capability = f"{major}.{minor}"
@@ -94,19 +99,18 @@ class Gpu:
         self.cuda.Context.pop()
 
     def close(self) -> None:
-        """Let the context go, in the thread that took it. Safe to call twice.
-
-        pycuda makes it current to detach it, and leaves it so: that is undone here.
-        Left to its destructor pycuda detaches it as if it were no primary one.
-        """
+        """Release the context, in the thread that retained it. Safe to call twice."""
         if self._context is not None:
+            # pycuda makes the context current in order to detach it, and leaves it on
+            # the thread's stack: it is popped below. Its destructor is no way out, it
+            # detaches a primary context by the call for other contexts.
             self._context.detach()
             self._context = None
             popped = ctypes.c_void_p()
             ctypes.CDLL(_DRIVER).cuCtxPopCurrent_v2(ctypes.byref(popped))
 
     def free_bytes(self) -> int:
-        """Memory that nobody uses; inside `with`."""
+        """Return the bytes of device memory that are free; inside `with`."""
         free, _ = self.cuda.mem_get_info()
         return int(free)
 
@@ -120,7 +124,7 @@ def _version(number: int) -> str:
 
 
 class Buffer:
-    """One tensor's place on the host and on the device, for at most `items` items.
+    """One tensor's memory on the host and on the device, for at most `items` items.
 
     Where `is_mapped`, both are the same memory and nothing is copied: right on devices
     whose CPU and GPU share it.
@@ -128,13 +132,19 @@ class Buffer:
 
     def __init__(self, gpu: Gpu, items: int, dtype: type, *, is_mapped: bool) -> None:
         cuda = gpu.cuda
+        # Page-locked memory: only from it the driver copies without waiting.
         flags = cuda.host_alloc_flags.DEVICEMAP if is_mapped else 0
         self.host: NDArray[Any] = cuda.pagelocked_empty(items, dtype, mem_flags=flags)
         self._cuda = cuda
         self._pinned: Any = self.host.base
-        self._own: Any = None if is_mapped else cuda.mem_alloc(self.host.nbytes)
-        place: Any = self._pinned.get_device_pointer() if is_mapped else self._own
-        self.address = int(place)
+        self._device_memory: Any = (
+            None if is_mapped else cuda.mem_alloc(self.host.nbytes)
+        )
+        # Mapped host memory has another address on the device than on the host.
+        device: Any = (
+            self._pinned.get_device_pointer() if is_mapped else self._device_memory
+        )
+        self.address = int(device)
 
     def shaped(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return the first items of the host's side as an array."""
@@ -142,37 +152,40 @@ class Buffer:
 
     def upload(self, items: int, stream: Any) -> None:
         """Send the first items to the device, in the stream's order."""
-        if self._own is not None and items:
-            self._cuda.memcpy_htod_async(self._own, self.host[:items], stream)
+        if self._device_memory is not None and items:
+            self._cuda.memcpy_htod_async(self._device_memory, self.host[:items], stream)
 
     def download(self, items: int, stream: Any) -> None:
         """Fetch the first items from the device, in the stream's order."""
-        if self._own is not None and items:
-            self._cuda.memcpy_dtoh_async(self.host[:items], self._own, stream)
+        if self._device_memory is not None and items:
+            self._cuda.memcpy_dtoh_async(self.host[:items], self._device_memory, stream)
 
     def close(self) -> None:
         """Give the memory back; inside `with` of its GPU."""
-        self.host = np.empty(0)
-        if self._own is not None:
-            self._own.free()
-            self._own = None
+        self.host = np.empty(0)  # no array may show memory that is given back
+        if self._device_memory is not None:
+            self._device_memory.free()
+            self._device_memory = None
         self._pinned.free()
 
 
 class Graph:
-    """What `enqueue` puts into `stream`, captured once and launched as one."""
+    """The work that `enqueue` puts into `stream`, captured once, launched as one."""
 
     def __init__(self, stream: Any, enqueue: Callable[[], None]) -> None:
         self._driver = ctypes.CDLL(_DRIVER)
         handle = ctypes.c_void_p(stream.handle)
+        # While a stream is captured, work that is enqueued is recorded and not done.
         self._call("cuStreamBeginCapture_v2", handle, ctypes.c_int(_THREAD_LOCAL))
         captured, count = ctypes.c_void_p(), ctypes.c_size_t()
         try:
             enqueue()
-        finally:
+        finally:  # a stream left in capture mode would refuse every later call
             self._call("cuStreamEndCapture", handle, ctypes.byref(captured))
         self._launchable: ctypes.c_void_p | None = ctypes.c_void_p()
         try:
+            # Work that went to another device or stream leaves an empty graph. It would
+            # launch without an error and compute nothing, so it is refused here.
             self._call("cuGraphGetNodes", captured, None, ctypes.byref(count))
             if count.value == 0:
                 raise EngineFailed(
@@ -185,7 +198,7 @@ class Graph:
                 captured,
                 ctypes.c_ulonglong(0),
             )
-        finally:
+        finally:  # the instance is a copy; what was captured is not needed any more
             self._call("cuGraphDestroy", captured)
 
     def launch(self, stream: Any) -> None:

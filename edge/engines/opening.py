@@ -1,4 +1,4 @@
-"""Open the engine of a bundle, and prove that it computes what it did at export."""
+"""Open the engine of a bundle, and check that it computes what the export did."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edge.engines import BATCH, NEXT_STATE, STATE, Engine
 from edge.engines.build_manifest import (
     EnginePath,
     EngineStale,
-    order_of,
-    place_of,
-    present_site,
+    build_options_of,
+    engine_path,
     read_plan,
-    why_stale,
+    stale_reasons,
+    this_machine,
 )
 from edge.engines.cuda import Gpu
 from edge.engines.onnxruntime import OnnxRuntimeEngine
@@ -27,8 +27,9 @@ from edge.settings.models import ON_CPU, EngineSettings, Precision
 
 log = logging.getLogger(__name__)
 
-# Of a probability or logit, over 1 or the largest one: kernels differ between
-# processors, and in half precision by its last digits.
+# How far an output may be from the export's, as a share of the larger one of 1 and the
+# output's largest value. Kernels add in another order on other processors, which
+# changes the last digits; in half precision these are worth more.
 _TOLERANCE: dict[Precision, float] = {"fp32": 2e-3, "fp16": 2e-2, "int8": 5e-2}
 
 
@@ -47,14 +48,14 @@ def open_engine(
         The golden input does not give the golden output.
     """
     if settings.engine == "tensorrt":
-        place, reasons = stale_engine(bundle, settings)
+        path, reasons = stale_engine(bundle, settings)
         if reasons:
             raise EngineStale(
                 f"the engine of {bundle.id} is not used: {'; '.join(reasons)}; run "
                 f"`hemascope build {bundle.folder}`"
             )
         engine: OnnxRuntimeEngine | TensorRTEngine = open_plan(
-            read_plan(place), settings
+            read_plan(path), settings
         )
     else:
         model = bundle.model_of(settings.precision)
@@ -81,10 +82,10 @@ def stale_engine(
         There is no GPU or no TensorRT.
     """
     with closing(Gpu()) as gpu:
-        site = present_site(load_tensorrt(), gpu)
-    place = place_of(bundle, settings)
-    order = order_of(bundle, settings.precision, settings.batch)
-    return place, why_stale(place, order, site)
+        machine = this_machine(load_tensorrt(), gpu)
+    path = engine_path(bundle, settings)
+    options = build_options_of(bundle, settings.precision, settings.batch)
+    return path, stale_reasons(path, options, machine)
 
 
 def open_plan(plan: bytes, settings: EngineSettings) -> TensorRTEngine:
@@ -121,24 +122,26 @@ def self_test(
     found = dict(outputs.tensors)
     if outputs.next_state is not None:
         found[NEXT_STATE] = outputs.next_state
-    off = {}
-    for name, want in wanted.items():
-        have = found.get(name)
-        if have is None or have.shape != want.shape:
-            shape = None if have is None else have.shape
+    differences = {}
+    for name, expected in wanted.items():
+        output = found.get(name)
+        if output is None or output.shape != expected.shape:
+            shape = None if output is None else output.shape
             raise BundleRefused(
                 f"{bundle.id}: output {name!r} has shape {shape}, expected "
-                f"{want.shape}; export it again"
+                f"{expected.shape}; export it again"
             )
-        off[name] = float(np.abs(have - want).max(initial=0.0))
-        most = _TOLERANCE[precision] * max(1.0, float(np.abs(want).max(initial=0.0)))
-        if off[name] > most:
+        difference = float(np.abs(output - expected).max(initial=0.0))
+        largest = float(np.abs(expected).max(initial=0.0))
+        tolerance = _TOLERANCE[precision] * max(1.0, largest)
+        if difference > tolerance:
             raise BundleRefused(
-                f"{bundle.id}: output {name!r} is off by {off[name]:.4f} on the golden "
-                f"input, expected at most {most:.4f}; this device computes something "
-                "else, do not trust it"
+                f"{bundle.id}: output {name!r} is off by {difference:.4f} on the "
+                f"golden input, expected at most {tolerance:.4f}; this device computes "
+                "something else, do not trust it"
             )
-    return off
+        differences[name] = difference
+    return differences
 
 
 def _golden(
@@ -146,7 +149,11 @@ def _golden(
 ) -> tuple[
     NDArray[np.uint8], NDArray[np.float32] | None, dict[str, NDArray[np.float32]]
 ]:
-    """Return the golden input, state, and outputs of a precision."""
+    """Return the golden input, state, and outputs of a precision.
+
+    The input is (N, H, W, 3) uint8, the state (N, D) float32 or None, each output
+    float32 with N as its first axis.
+    """
     golden, prefix = bundle.golden, "" if precision == "fp32" else f"{precision}."
     image, state = golden.get(BATCH), golden.get(STATE)
     names = bundle.record.outputs

@@ -1,4 +1,4 @@
-"""What every engine checks of a call, and what it says of an empty one."""
+"""What every engine checks of a call, and what it returns for an empty batch."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def new_log(trt: Any) -> Any:
     }
 
     # Defined here, since its base class is known only once TensorRT is loaded. Keeping
-    # the ERROR lines is enough; an IErrorRecorder needs eight methods for the same.
+    # the ERROR lines is enough, and simpler than TensorRT's IErrorRecorder.
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             # pybind11 refuses an object whose C++ base was not constructed.

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge.artifacts.bundle import Bundle
 from edge.engines import EngineFailed
-from edge.engines.build_manifest import order_of
+from edge.engines.build_manifest import build_options_of
 from edge.settings.models import Precision
 from export.engine_plan import Built, build_plan
 
@@ -40,7 +40,7 @@ def build_without_gpu(bundle: Bundle, precision: Precision = "fp32") -> Built:
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM86, 0)
 
-    order = order_of(bundle, precision, _BATCH)
+    order = build_options_of(bundle, precision, _BATCH)
     return build_plan(bundle.model_of(precision), order, trt, tune=for_ampere)
 
 

@@ -20,9 +20,9 @@ from edge.artifacts.bundle import Bundle, crop_size, first_state
 from edge.engines import Engine
 from edge.engines.build_manifest import (
     EngineManifest,
-    order_of,
-    place_of,
-    read_passport,
+    build_options_of,
+    engine_path,
+    read_manifest,
     read_plan,
 )
 from edge.engines.cuda import Gpu, GpuFailed
@@ -123,17 +123,17 @@ def _told(command: list[str]) -> str:
 
 
 def _build(bundle: Bundle, settings: EngineSettings, now: datetime) -> EngineManifest:
-    place = place_of(bundle, settings)
+    place = engine_path(bundle, settings)
     build_engine(
         bundle,
-        order_of(bundle, settings.precision, settings.batch),
+        build_options_of(bundle, settings.precision, settings.batch),
         place,
         settings,
         now,
         progress=lambda share, phase: None,
         cancel=threading.Event(),
     )
-    return read_passport(place)
+    return read_manifest(place)
 
 
 def _built(bundle: Bundle, passport: EngineManifest) -> list[str]:
@@ -154,7 +154,7 @@ def _measure(bundle: Bundle, settings: EngineSettings, rounds: int) -> list[str]
     with ExitStack() as opened:
 
         def engine(**changes: bool) -> TensorRTEngine:
-            plan = read_plan(place_of(bundle, settings))
+            plan = read_plan(engine_path(bundle, settings))
             chosen = EngineSettings(
                 **{f: getattr(settings, f) for f in settings.__struct_fields__}
                 | changes

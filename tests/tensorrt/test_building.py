@@ -25,7 +25,7 @@ from edge.artifacts.bundle import (
     BundleRefused,
     load_bundle,
 )
-from edge.engines.build_manifest import EnginePath, EngineStale, read_passport
+from edge.engines.build_manifest import EnginePath, EngineStale, read_manifest
 from edge.engines.opening import open_engine, stale_engine
 from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.errors import ConfigurationInvalid
@@ -53,8 +53,8 @@ class Engine:
 
     def reasons(self, **changes: object) -> str:
         settings = msgspec.structs.replace(self.settings, **changes)
-        place, reasons = stale_engine(self.bundle, settings)
-        assert place == self.place
+        path, reasons = stale_engine(self.bundle, settings)
+        assert path == self.place
         return "; ".join(reasons)
 
 
@@ -62,36 +62,36 @@ class Engine:
 def engine(bundle: Bundle, tmp_path: Path) -> Engine:
     settings = on_gpu(tmp_path)
     build(bundle, settings)
-    place, reasons = stale_engine(bundle, settings)
+    path, reasons = stale_engine(bundle, settings)
     assert reasons == []
-    return Engine(bundle, settings, place)
+    return Engine(bundle, settings, path)
 
 
 def test_the_passport_says_what_was_built_where_and_how_it_did(engine: Engine) -> None:
-    passport = read_passport(engine.place)
+    manifest = read_manifest(engine.place)
 
-    assert passport.order.precision == "fp32"
-    assert passport.order.shapes["image"] == (
+    assert manifest.order.precision == "fp32"
+    assert manifest.order.shapes["image"] == (
         (1, 80, 80, 3),
         (4, 80, 80, 3),
         (16, 80, 80, 3),
     )
-    assert passport.site.compute_capability.count(".") == 1
-    assert passport.has_tf32 is False
-    assert {t.name for t in passport.tensors} == {"image", "logits", "probabilities"}
-    assert passport.parity.worst.keys() == {"logits", "probabilities"}
-    assert passport.parity.worst["probabilities"] < 2e-3
-    assert passport.parity.agreement == 1.0
-    assert [latency.rows for latency in passport.latency] == [1, 4, 16]
-    assert all(0 < x.median_ms <= x.p99_ms for x in passport.latency)
-    assert passport.latency[0].median_ms < passport.latency[-1].median_ms
+    assert manifest.site.compute_capability.count(".") == 1
+    assert manifest.has_tf32 is False
+    assert {t.name for t in manifest.tensors} == {"image", "logits", "probabilities"}
+    assert manifest.parity.worst.keys() == {"logits", "probabilities"}
+    assert manifest.parity.worst["probabilities"] < 2e-3
+    assert manifest.parity.agreement == 1.0
+    assert [latency.rows for latency in manifest.latency] == [1, 4, 16]
+    assert all(0 < x.median_ms <= x.p99_ms for x in manifest.latency)
+    assert manifest.latency[0].median_ms < manifest.latency[-1].median_ms
 
 
 def edit(part: str, **changes: object) -> Callable[[Engine], None]:
     def spoil(engine: Engine) -> None:
-        record = json.loads(engine.place.passport.read_text())
+        record = json.loads(engine.place.manifest.read_text())
         (record[part] if part else record).update(changes)
-        engine.place.passport.write_text(json.dumps(record))
+        engine.place.manifest.write_text(json.dumps(record))
 
     return spoil
 
@@ -104,15 +104,15 @@ def flip(engine: Engine) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Engine], None], str]] = {
     "no engine": (
-        lambda e: [f.unlink() for f in (e.place.plan, e.place.passport)],  # type: ignore[list-item,return-value]
+        lambda e: [f.unlink() for f in (e.place.plan, e.place.manifest)],  # type: ignore[list-item,return-value]
         "there is none in",
     ),
-    "power cut": (lambda e: e.place.passport.unlink(), "was not finished"),
+    "power cut": (lambda e: e.place.manifest.unlink(), "was not finished"),
     "torn passport": (
-        lambda e: e.place.passport.write_text(e.place.passport.read_text()[:200]),  # type: ignore[return-value]
-        "passport cannot be read",
+        lambda e: e.place.manifest.write_text(e.place.manifest.read_text()[:200]),  # type: ignore[return-value]
+        "passport.json cannot be read",
     ),
-    "later format": (edit("", format=2), "passport cannot be read"),
+    "later format": (edit("", format=2), "passport.json cannot be read"),
     "no plan": (lambda e: e.place.plan.unlink(), "plan cannot be read"),
     "altered plan": (flip, "its plan was altered: sha256"),
     "other model": (edit("order", onnx_sha256="0" * 64), "onnx_sha256 000000000000…"),
@@ -159,15 +159,15 @@ def test_an_engine_that_may_not_be_loaded_is_explained_and_built_again(
 
 
 def test_a_good_engine_is_left(engine: Engine) -> None:
-    before = engine.place.passport.stat().st_mtime_ns
+    before = engine.place.manifest.stat().st_mtime_ns
     arguments = [str(engine.bundle.folder), "--batch", "1,4,16", "--engines"]
     arguments.append(str(engine.settings.engines))
     done = CliRunner().invoke(build_command, arguments, catch_exceptions=False)
     assert "its self-test passed" in done.output
-    assert engine.place.passport.stat().st_mtime_ns == before
+    assert engine.place.manifest.stat().st_mtime_ns == before
 
     CliRunner().invoke(build_command, [*arguments, "--force"], catch_exceptions=False)
-    assert engine.place.passport.stat().st_mtime_ns > before
+    assert engine.place.manifest.stat().st_mtime_ns > before
 
 
 def test_an_engine_that_computes_something_else_is_not_written(
@@ -185,9 +185,9 @@ def test_an_engine_that_computes_something_else_is_not_written(
 
 
 def order_and_model(bundle: Bundle) -> tuple[object, bytes]:
-    from edge.engines.build_manifest import order_of
+    from edge.engines.build_manifest import build_options_of
 
-    return order_of(bundle, "fp32", (1, 4, 16)), bundle.model
+    return build_options_of(bundle, "fp32", (1, 4, 16)), bundle.model
 
 
 def test_a_build_tells_how_far_it_is_and_can_be_cancelled(bundle: Bundle) -> None:

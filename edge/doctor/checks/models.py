@@ -83,7 +83,7 @@ def _open(
 ) -> Finding:
     """Open one engine and prove it."""
     if settings.engine == "tensorrt":
-        place, reasons = stale_engine(bundle, settings)
+        path, reasons = stale_engine(bundle, settings)
         if reasons:
             return warning(
                 "engine",
@@ -92,7 +92,7 @@ def _open(
                 "else the next start of run builds it, which takes minutes",
             )
         if is_busy:
-            return ok("engine", f"{what}: {place.folder} fits; run is using it")
+            return ok("engine", f"{what}: {path.folder} fits; run is using it")
         runtime = "TensorRT"
     else:
         runtime = f"ONNX Runtime {version('onnxruntime')} on the CPU"

@@ -102,15 +102,15 @@ DEFECTS = {
         "types = {trt.DataType.HALF: np.float32, trt.DataType.UINT8: np.uint8,",
         [RUNTIME, "-k", "half_precision"],
     ),
-    "stale passport": (
+    "stale manifest": (
         "edge.engines.build_manifest",
-        '        *_differences("built on", passport.site, site),\n',
+        '        *_differences("built on", manifest.site, machine),\n',
         "",
         [BUILDING, "-k", "TensorRT and explained"],
     ),
     "altered plan": (
         "edge.engines.build_manifest",
-        "    if found != passport.plan_sha256:\n",
+        "    if found != manifest.plan_sha256:\n",
         "    if found is None:\n",
         [BUILDING, "-k", "altered and explained"],
     ),
