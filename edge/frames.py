@@ -1,4 +1,58 @@
-"""What a camera delivers, and the contract of everything that behaves like one."""
+"""What a camera delivers, and the contract of everything that behaves like one.
+
+A new kind of camera is a class with the three members of `Source`, and an entry in
+`edge/sources/kinds.py`. It needs to do no more than the contract says: losing the
+device, opening it again and frames that the driver skipped are dealt with around it, by
+`edge.sources.reconnecting`.
+
+Terms
+-----
+shot
+    When and how a frame was exposed: number, time, camera, controls.
+exposure
+    A shot whose pixels are still as they came, not decoded. `develop` decodes them.
+gap
+    Frames that never came. Nothing is missing without one.
+
+Examples
+--------
+A camera that gives two grey frames, and then has no more:
+
+>>> from datetime import datetime, timezone
+>>> import numpy as np
+>>> class TwoFrames:
+...     is_live = False
+...
+...     def __init__(self):
+...         self._next = 0
+...
+...     def read(self, timeout_s):
+...         if self._next == 2:
+...             raise SourceEnded("both frames were read")
+...         number, self._next = self._next, self._next + 1
+...         now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+...         shot = Shot(number, monotonic_ns=number, utc=now, source_id="two-frames")
+...         pixels = np.full((4, 6, 3), 100 + number, np.uint8)  # H, W, RGB
+...         return Exposure(shot, lambda: RawFrame(shot, pixels))
+...
+...     def close(self):
+...         pass
+
+Whoever reads decodes what it wants to look at:
+
+>>> source: Source = TwoFrames()
+>>> exposure = source.read(timeout_s=0.5)
+>>> exposure.shot.sequence
+0
+>>> exposure.develop().pixels.shape
+(4, 6, 3)
+>>> source.read(timeout_s=0.5).develop().pixels.max()
+np.uint8(101)
+>>> source.read(timeout_s=0.5)
+Traceback (most recent call last):
+edge.frames.SourceEnded: both frames were read
+>>> source.close()
+"""
 
 from __future__ import annotations
 
@@ -36,7 +90,7 @@ class Shot:
     driver lets us know. `camera` holds the camera's serial, as the driver names it;
     None for recordings. `controls` is how the camera was set, read back within the last
     second; None where the driver does not tell. `doubt` says why results of this frame
-    are degraded. `pixel_size_um` is None where nobody has said it.
+    are degraded. `pixel_size_um` is None where the settings do not give it.
     """
 
     sequence: int
@@ -64,7 +118,7 @@ class RawFrame:
 
 @dataclass(frozen=True, slots=True)
 class Planned(Generic[P]):
-    """What the plan of a run has to say of something."""
+    """What belongs to a planned point of the schedule, and the run that planned it."""
 
     run: str
     what: P
@@ -72,7 +126,7 @@ class Planned(Generic[P]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exposure:
-    """A frame not yet decoded, so that one nobody will look at costs nothing.
+    """A frame that is not decoded yet: one that nobody looks at costs nothing.
 
     `develop` decodes it; it may be called once, from any thread, and raises
     `FrameRejected` when what arrived is damaged. `planned` is set on frames of a plan.
@@ -87,7 +141,8 @@ class Exposure:
 class Gap:
     """Frames that never came: `missed` of them, from number `first` on.
 
-    `missed` is None when nobody can know how many. `planned`: the planned ones of them.
+    `missed` is None when nobody can know how many. `planned` names the points of the
+    schedule among them.
     """
 
     first: int
@@ -99,14 +154,24 @@ class Gap:
 
 
 class Source(Protocol):
-    """A camera, or a recording that behaves like one. Used from one thread."""
+    """A camera, or a recording that behaves like one. Used from one thread.
+
+    The constructor opens the device; it raises `SourceLost` where that fails now, and
+    `ConfigurationInvalid` where it can never succeed as the settings are.
+    """
 
     @property
     def is_live(self) -> bool:
-        """Live frames may be passed over when nobody is free; recorded ones wait."""
+        """Whether frames come by themselves: a camera, not a recording.
+
+        Live frames may be passed over when no worker is free; recorded ones wait.
+        """
 
     def read(self, timeout_s: float) -> Exposure | Gap | None:
         """Return what comes next, or None if `timeout_s` passed without anything.
+
+        Numbers rise from one exposure to the next. Reading must not decode: that is
+        what `Exposure.develop` is for, in another thread.
 
         Raises
         ------

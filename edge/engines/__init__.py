@@ -1,4 +1,46 @@
-"""Engines run a model graph. Only they know the runtime beneath."""
+"""Engines run a model graph. Only they know the runtime beneath.
+
+A new engine is a class with the members of `Engine`, and for models that remember those
+of `RecurrentEngine`. It takes crops as they are, uint8; the graph itself standardises
+and normalises them. It checks every call and every output (`shape_checks` does both),
+since a wrong number must never leave a device without an error.
+
+Terms
+-----
+batch
+    Crops of one call, (N, H, W, 3) uint8 RGB; of a locator, frames.
+logits
+    The output of a classifier before softmax, (N, classes) float32.
+state
+    What a recurrent model remembers of N cells, (N, D) float32. A model is recurrent if
+    its graph takes `state` and gives `next_state`.
+
+Examples
+--------
+The shipped classifier on one crop of plain background, through the engine that every
+machine has:
+
+>>> import numpy as np
+>>> from edge.artifacts.bundle import CLASSIFIER, crop_size, load_bundle
+>>> from edge.engines.onnxruntime import OnnxRuntimeEngine
+>>> bundle = load_bundle(CLASSIFIER)
+>>> engine = OnnxRuntimeEngine(bundle.model)
+>>> size_px = crop_size(bundle)
+>>> batch = np.full((1, size_px, size_px, 3), 230, np.uint8)
+>>> outputs = engine.infer(batch)
+>>> logits = outputs.tensors["logits"]
+>>> logits.shape == (1, len(bundle.labels)), logits.dtype
+(True, dtype('float32'))
+>>> outputs.next_state is None  # it is not recurrent
+True
+
+What does not fit is refused, with what was given and what the graph takes:
+
+>>> engine.infer(batch.astype(np.float32))
+Traceback (most recent call last):
+edge.engines.EngineFailed: batch is float32 (1, 80, 80, 3), the graph takes ...
+>>> engine.close()
+"""
 
 from __future__ import annotations
 
@@ -30,7 +72,11 @@ class Outputs:
 
 
 class Engine(Protocol):
-    """A model graph ready to run. Created, used and closed in one thread."""
+    """A model graph ready to run. Created, used and closed in one thread.
+
+    The same batch gives the same outputs on every engine, up to rounding: the golden
+    input of the bundle is compared before an engine is used (`opening.self_test`).
+    """
 
     def infer(
         self, batch: NDArray[np.uint8], state: NDArray[np.float32] | None = None
@@ -57,7 +103,7 @@ class Engine(Protocol):
 class RecurrentEngine(Engine, Protocol):
     """An engine that keeps the state of a recurrent model where it computes.
 
-    One row per cell. `infer` with a state leaves the next one as the kept one.
+    The kept state has one row per cell. `infer` with a state keeps the next state.
     """
 
     def step(self, batch: NDArray[np.uint8]) -> Outputs:
@@ -70,7 +116,7 @@ class RecurrentEngine(Engine, Protocol):
         """
 
     def reset(self, cells: int) -> None:
-        """Keep the state, all zeros, of `cells` cells that were never seen."""
+        """Keep the state of `cells` cells that were never seen: all zeros."""
 
     def put(self, state: NDArray[np.float32]) -> None:
         """Keep this state, (N, D) float32."""
