@@ -1,7 +1,7 @@
 """When frames are due: phases of points at an interval, some frames at each point.
 
 Times are counted from the beginning of the plan and computed from the point's number,
-never from the time of the point before: no lateness adds up.
+never from the time of the point before, so delays do not add up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge.errors import ConfigurationInvalid
 from edge.schema.results import MissedPoints
 from edge.settings.timelapse import ScheduleSettings
 
-MOST_POINTS = 10_000_000
+MAX_POINTS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class SchedulePosition:
-    """A place in a plan: frame number `frame` of point `index`, both from 0."""
+    """A position in a plan: frame number `frame` of point `index`, both from 0."""
 
     index: int
     frame: int = 0
@@ -69,9 +69,9 @@ class Plan:
         self._phases = tuple(phases)
         self._ends = list(accumulate(steps))  # index after the last point of each phase
         self._begin_ns = [0, *accumulate(lasts)]
-        if not 0 < self.points <= MOST_POINTS:
+        if not 0 < self.points <= MAX_POINTS:
             raise ConfigurationInvalid(
-                f"the schedule has {self.points} points, expected 1 to {MOST_POINTS}"
+                f"the schedule has {self.points} points, expected 1 to {MAX_POINTS}"
             )
 
     @property
@@ -80,23 +80,23 @@ class Plan:
         return self._ends[-1] if self._ends else 0
 
     @property
-    def lasts_ns(self) -> int:
-        """Time from the first to the last point."""
+    def duration_ns(self) -> int:
+        """Time from the first point to the last."""
         return self._begin_ns[-1]
 
     @property
-    def over_ns(self) -> int:
+    def end_ns(self) -> int:
         """When the last point may no longer be taken: one more interval later."""
-        return self.lasts_ns + max(self._phases[-1].interval_ns, 1)
+        return self.duration_ns + max(self._phases[-1].interval_ns, 1)
 
     @property
-    def most_interval_s(self) -> float:
+    def max_interval_s(self) -> float:
         """Longest time between two points."""
         return max(p.interval_ns for p in self._phases) * 1e-9
 
     @property
     def sha256(self) -> str:
-        """Hash of all that says when frames are due."""
+        """Hash of everything that decides when frames are due."""
         text = f"{self.frames_per_point} {self._phases}"
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -121,25 +121,25 @@ class Plan:
         interval_ns = max(self._phases[phase].interval_ns, 1)
         return first + (elapsed_ns - self._begin_ns[phase]) // interval_ns
 
-    def after(self, place: SchedulePosition) -> SchedulePosition:
-        """Return the place that follows."""
-        if place.frame + 1 < self.frames_per_point:
-            return SchedulePosition(place.index, place.frame + 1)
-        return SchedulePosition(place.index + 1)
+    def after(self, position: SchedulePosition) -> SchedulePosition:
+        """Return the position that follows."""
+        if position.frame + 1 < self.frames_per_point:
+            return SchedulePosition(position.index, position.frame + 1)
+        return SchedulePosition(position.index + 1)
 
-    def missed(self, place: SchedulePosition, index: int) -> MissedPoints:
-        """Return what is missed by going on with point `index` instead of `place`."""
-        frames = (index - place.index) * self.frames_per_point - place.frame
-        return MissedPoints(first=place.index, last=index - 1, frames=frames)
+    def missed(self, position: SchedulePosition, index: int) -> MissedPoints:
+        """Return what is missed where point `index` comes next, not `position`."""
+        frames = (index - position.index) * self.frames_per_point - position.frame
+        return MissedPoints(first=position.index, last=index - 1, frames=frames)
 
-    def expected_ns(self, place: SchedulePosition) -> int | None:
+    def expected_ns(self, position: SchedulePosition) -> int | None:
         """How long after the point before this one is due; None where nobody can say.
 
         The first has none before, and frames of one point come as they can.
         """
-        if place.index == 0 or place.frame > 0:
+        if position.index == 0 or position.frame > 0:
             return None
-        return self.due_ns(place.index) - self.due_ns(place.index - 1)
+        return self.due_ns(position.index) - self.due_ns(position.index - 1)
 
 
 def plan_of(settings: ScheduleSettings) -> Plan:

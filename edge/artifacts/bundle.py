@@ -31,7 +31,7 @@ ON_REFERENCE = SHIPPED / "inception-cells4-reference"  # of slides with a refere
 SEQUENCE = SHIPPED / "rnn-change"
 MODEL, GOLDEN = "model.onnx", "golden.npz"
 INT8_CROPS = "int8-crops.json"
-_PRECISE: dict[Precision, str] = {
+_MODEL_FILES: dict[Precision, str] = {
     "fp32": MODEL,
     "fp16": "model-fp16.onnx",
     "int8": "model-int8.onnx",
@@ -284,13 +284,13 @@ def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
             "the bundle again"
         ) from error
     digest = hashlib.sha256(encode(record)).hexdigest()
-    models = {p: content[file] for p, file in _PRECISE.items() if file in content}
+    models = {p: content[file] for p, file in _MODEL_FILES.items() if file in content}
     return Bundle(record, f"{record.name}@{digest[:12]}", folder, models, golden)
 
 
 def expected_files(record: BundleRecord) -> set[str]:
     """Names of the files beside `bundle.json`."""
-    files = {MODEL, GOLDEN, *(_PRECISE[p] for p in record.precisions)}
+    files = {MODEL, GOLDEN, *(_MODEL_FILES[p] for p in record.precisions)}
     return files | ({INT8_CROPS} if "int8" in record.precisions else set())
 
 
@@ -307,7 +307,7 @@ def save_bundle(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for precision, model in models.items():
-        (folder / _PRECISE[precision]).write_bytes(model)
+        (folder / _MODEL_FILES[precision]).write_bytes(model)
     if int8_crops is not None:
         (folder / INT8_CROPS).write_bytes(int8_crops)
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)

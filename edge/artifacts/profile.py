@@ -137,7 +137,7 @@ class Profile:
     def check(self, width_px: int, height_px: int, camera: str | None) -> None:
         """Refuse frames that this profile was not measured for.
 
-        Of a recording nobody knows the `camera`; its frame size alone is compared.
+        The `camera` of a recording is unknown (None): only the frame size is compared.
 
         Raises
         ------

@@ -307,9 +307,9 @@ def _plan_of(settings: DeviceFile) -> Plan | None:
     plan = plan_of(settings.schedule)
     if settings.tracking is not None:
         reach_s = settings.pauses.reset_after_s
-        if plan.most_interval_s >= reach_s:
+        if plan.max_interval_s >= reach_s:
             raise ConfigurationInvalid(
-                f"points of [schedule] lie up to {plan.most_interval_s:g} s apart, and "
+                f"points of [schedule] lie up to {plan.max_interval_s:g} s apart, and "
                 f"memories are new after {reach_s:g} s, reset_after_s of [pauses]; "
                 "expected it above the longest interval"
             )

@@ -195,7 +195,7 @@ class RunController:
         note: str | None = None,
         by: str | None = None,
     ) -> list[RunMark]:
-        plan = None if self._schedule is None else self._schedule.noted()
+        plan = None if self._schedule is None else self._schedule.plan_note()
         text = self._request.note if note is None else note
         return self._state.starting(slide, operator, text, by=by, plan=plan)
 
@@ -253,7 +253,7 @@ class RunController:
             plan = self._schedule.plan
             elapsed_ns = self._schedule.now_ns() - note.zero_ns
             now = (
-                plan.points if elapsed_ns >= plan.over_ns else plan.index_at(elapsed_ns)
+                plan.points if elapsed_ns >= plan.end_ns else plan.index_at(elapsed_ns)
             )
             if now > place.index:
                 missed = plan.missed(place, now)

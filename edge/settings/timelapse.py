@@ -13,7 +13,7 @@ from edge.settings.values import (
     StrictSettings,
 )
 
-MOST_STEPS = 500  # of a cell, in the longest shift of a field
+MAX_STEPS = 500  # of a cell, in the longest shift of a field
 
 
 class TrackingSettings(StrictSettings, frozen=True):
@@ -34,10 +34,10 @@ class TrackingSettings(StrictSettings, frozen=True):
     most_tracks: Annotated[int, Meta(ge=1, le=5000)] = 1000
 
     def __post_init__(self) -> None:
-        if self.most_shift_um > MOST_STEPS * self.most_step_um:
+        if self.most_shift_um > MAX_STEPS * self.most_step_um:
             raise ValueError(
                 f"most_shift_um is {self.most_shift_um:g}, expected at most "
-                f"{MOST_STEPS} times most_step_um, {self.most_step_um:g}: shifts are "
+                f"{MAX_STEPS} times most_step_um, {self.most_step_um:g}: shifts are "
                 "looked for in steps of it"
             )
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 CONTROLS: tuple[ControlName, ...] = get_args(ControlName)
 COLOURS: tuple[BalanceName, ...] = get_args(BalanceName)
-_EVERY_S = 1.0
+_READ_INTERVAL_S = 1.0
 
 
 class ControlRefused(SourceLost):
@@ -30,11 +30,11 @@ class ControlRefused(SourceLost):
 
 
 class ControlNotApplied(Exception):
-    """The driver said no to one control; its words."""
+    """The driver refused one control; the message is the driver's."""
 
 
 class ControlRange(NamedTuple):
-    """What values a control takes; `step` 0 is any."""
+    """The values that a control takes; with `step` 0 every value between them."""
 
     low: float
     high: float
@@ -50,13 +50,13 @@ class CameraControls(Protocol):
     """
 
     def span(self, value: str) -> ControlRange | None:
-        """Return what a value may be; None if this camera has no such control."""
+        """Return the range of a value; None if this camera has no such control."""
 
     def get(self, value: str) -> float:
         """Read a value back from the driver."""
 
     def set(self, value: str, number: float) -> None:
-        """Ask for a value; only reading back tells what became of it."""
+        """Ask for a value. Only reading it back tells what the camera made of it."""
 
     def automatic(self, control: ControlName) -> bool | None:
         """Whether the camera changes a control by itself; None if it never does."""
@@ -65,11 +65,11 @@ class CameraControls(Protocol):
         """Let the camera change a control by itself, or not."""
 
 
-def lock(knobs: CameraControls, wanted: ControlSettings, camera: str) -> Controls:
-    """Turn off what is automatic, set what is wanted, and return what became of it.
+def lock(driver: CameraControls, wanted: ControlSettings, camera: str) -> Controls:
+    """Turn automatics off, set the wanted values, and return all values read back.
 
-    What is automatic and cannot be turned off is logged; `Controls.automatic` says it
-    in every result.
+    An automatic that cannot be turned off is logged, and every result names it in
+    `Controls.automatic`.
 
     Raises
     ------
@@ -79,38 +79,38 @@ def lock(knobs: CameraControls, wanted: ControlSettings, camera: str) -> Control
         The driver does not answer.
     """
     for control in CONTROLS:
-        _lock_one(knobs, control, control in wanted.automatic, camera)
-    for value, number in _wanted(wanted).items():
-        _set_one(knobs, value, number, camera)
+        _lock_control(driver, control, control in wanted.automatic, camera)
+    for value, number in _wanted_values(wanted).items():
+        _set_value(driver, value, number, camera)
     try:
-        controls = read(knobs)
+        controls = read(driver)
     except ControlNotApplied as error:
         raise SourceLost(f"{camera}: {error}; unplug it and plug it in again") from None
-    told = ", ".join(f"{n} {show(n, v)}" for n, v in values_of(controls).items())
+    readable = ", ".join(f"{n} {show(n, v)}" for n, v in values_of(controls).items())
     log.info(
         "camera=%s has %s; automatic: %s",
         camera,
-        told or "no readable controls",
+        readable or "no readable controls",
         ", ".join(controls.automatic) or "nothing",
     )
     return controls
 
 
-def read(knobs: CameraControls) -> Controls:
+def read(driver: CameraControls) -> Controls:
     """Read back how the camera is set; None for what the driver does not tell.
 
     Raises
     ------
-    NotTaken
-        The driver answers nothing that was asked.
+    ControlNotApplied
+        The driver answers no question at all.
     """
     answers: list[bool] = []
 
     def known(value: str) -> float | None:
-        if knobs.span(value) is None:
+        if driver.span(value) is None:
             return None
         try:
-            number = knobs.get(value)
+            number = driver.get(value)
         except ControlNotApplied:
             number = None
         answers.append(number is not None)
@@ -123,10 +123,10 @@ def read(knobs: CameraControls) -> Controls:
         white_balance_k=known("white_balance_k"),
         balance={c: v for c, v in balance.items() if v is not None},
         gamma=known("gamma"),
-        automatic=tuple(c for c in CONTROLS if _is_automatic(knobs, c)),
+        automatic=tuple(c for c in CONTROLS if _is_automatic(driver, c)),
     )
     if answers and not any(answers):
-        raise ControlNotApplied("the driver tells nothing of how the camera is set")
+        raise ControlNotApplied("the driver does not tell how the camera is set")
     return controls
 
 
@@ -139,21 +139,21 @@ class Readback:
 
     def __init__(
         self,
-        knobs: CameraControls,
+        driver: CameraControls,
         first: Controls,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._knobs, self._monotonic = knobs, monotonic
+        self._driver, self._monotonic = driver, monotonic
         self._controls: Controls | None = first
         self._read_s = monotonic()
 
     def now(self) -> Controls | None:
         """Return what was read within the last second."""
-        if self._monotonic() - self._read_s < _EVERY_S:
+        if self._monotonic() - self._read_s < _READ_INTERVAL_S:
             return self._controls
         self._read_s = self._monotonic()
         try:
-            controls: Controls | None = read(self._knobs)
+            controls: Controls | None = read(self._driver)
         except ControlNotApplied as error:
             if self._controls is not None:
                 log.warning("controls of the camera cannot be read: %s", error)
@@ -163,17 +163,17 @@ class Readback:
         return self._controls
 
 
-def _is_automatic(knobs: CameraControls, control: ControlName) -> bool | None:
+def _is_automatic(driver: CameraControls, control: ControlName) -> bool | None:
     try:
-        return knobs.automatic(control)
+        return driver.automatic(control)
     except ControlNotApplied:
         return None
 
 
-def _lock_one(
-    knobs: CameraControls, control: ControlName, is_wanted: bool, camera: str
+def _lock_control(
+    driver: CameraControls, control: ControlName, is_wanted: bool, camera: str
 ) -> None:
-    is_on = _is_automatic(knobs, control)
+    is_on = _is_automatic(driver, control)
     if is_on is None and is_wanted:
         raise ControlRefused(
             f"{camera}: {control} cannot be automatic; leave it out of automatic in "
@@ -182,8 +182,8 @@ def _lock_one(
     if is_on is None or is_on == is_wanted:
         return
     try:
-        knobs.set_automatic(control, is_wanted)
-        has_changed = _is_automatic(knobs, control) == is_wanted
+        driver.set_automatic(control, is_wanted)
+        has_changed = _is_automatic(driver, control) == is_wanted
         reason = "" if has_changed else "the driver left it as it was"
     except ControlNotApplied as error:
         reason = str(error)
@@ -197,37 +197,37 @@ def _lock_one(
         )
 
 
-def _set_one(knobs: CameraControls, value: str, number: float, camera: str) -> None:
+def _set_value(driver: CameraControls, value: str, number: float, camera: str) -> None:
     name = NAMES.get(value, value.replace(".", " of "))
-    span = knobs.span(value)
+    span = driver.span(value)
     if span is None:
         raise ControlRefused(
             f"{camera}: has no {name} that could be set here, {value} is "
             f"{show(value, number)}; leave it out of [source.controls]"
         )
-    takes = f"it takes {show(value, span.low)} to {show(value, span.high)}"
+    allowed = f"it takes {show(value, span.low)} to {show(value, span.high)}"
     nearest = min(max(number, span.low), span.high)
     if not is_same(number, nearest):
         raise ControlRefused(
-            f"{camera}: {value} {show(value, number)} cannot be had; {takes}"
+            f"{camera}: {value} {show(value, number)} cannot be had; {allowed}"
         )
     try:
-        knobs.set(value, number)
-        got = knobs.get(value)
+        driver.set(value, number)
+        got = driver.get(value)
     except ControlNotApplied as error:
         raise ControlRefused(
-            f"{camera}: {value} {show(value, number)} is refused ({error}); {takes}"
+            f"{camera}: {value} {show(value, number)} is refused ({error}); {allowed}"
         ) from error
     if not is_same(number, got) and abs(got - number) > span.step:
-        is_held = _is_automatic(knobs, control_of(value))
-        held = " while it is automatic" if is_held else ""
+        is_held = _is_automatic(driver, control_of(value))
+        while_held = " while it is automatic" if is_held else ""
         raise ControlRefused(
-            f"{camera}: {name} is {show(value, got)}{held}, asked for "
-            f"{show(value, number)}; {takes}"
+            f"{camera}: {name} is {show(value, got)}{while_held}, asked for "
+            f"{show(value, number)}; {allowed}"
         )
 
 
-def _wanted(settings: ControlSettings) -> dict[str, float]:
+def _wanted_values(settings: ControlSettings) -> dict[str, float]:
     """Return the values that the settings give, by name."""
     return values_of(
         Controls(

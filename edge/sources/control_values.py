@@ -1,4 +1,4 @@
-"""How a camera is set: what differs between two moments, said as a person would."""
+"""Values of a camera's controls: their names, units, and differences in words."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def control_of(value: str) -> ControlName:
 
 
 def values_of(controls: Controls) -> dict[str, float]:
-    """Return what is known, by name: `exposure_ms`, `balance.red`, and so on."""
-    told = {
+    """Return the known values by name: `exposure_ms`, `balance.red`, and so on."""
+    values = {
         "exposure_ms": controls.exposure_ms,
         "gain": controls.gain,
         "white_balance_k": controls.white_balance_k,
         "gamma": controls.gamma,
     }
-    told |= {f"balance.{colour}": v for colour, v in controls.balance.items()}
-    return {name: value for name, value in told.items() if value is not None}
+    values |= {f"balance.{colour}": v for colour, v in controls.balance.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def show(name: str, value: float) -> str:
@@ -50,7 +50,7 @@ def is_same(before: float, now: float) -> bool:
 def differences(
     before: Controls, now: Controls, varying: Collection[ControlName] = ()
 ) -> list[str]:
-    """Say what is not as it was.
+    """Describe what changed between two moments.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ def differences(
         found = known.get(name)
         if control_of(name) in varying or (found is not None and is_same(value, found)):
             continue
-        called = NAMES.get(name, name.replace(".", " of "))
-        told = "unknown" if found is None else show(name, found)
-        parts.append(f"{called} is {told}, was {show(name, value)}")
+        words = NAMES.get(name, name.replace(".", " of "))
+        now_text = "unknown" if found is None else show(name, found)
+        parts.append(f"{words} is {now_text}, was {show(name, value)}")
     for control in now.automatic:
         if control not in before.automatic and control not in varying:
             parts.append(f"{control.replace('_', ' ')} is automatic, was locked")

@@ -39,7 +39,7 @@ class FolderSource:
 
     @property
     def is_live(self) -> bool:
-        """A recording waits."""
+        """A recording waits for its reader."""
         return False
 
     def read(self, timeout_s: float) -> Exposure | Gap | None:
@@ -75,11 +75,12 @@ class FolderSource:
 
 
 def _develop(path: Path, shot: Shot, bits: int) -> RawFrame:
+    """Decode an image; counts of `bits` bits are spread over 16."""
     counts = read_image(path)
-    if counts.dtype != np.uint8 and (most := int(counts.max())) >= 2**bits:
+    if counts.dtype != np.uint8 and (largest := int(counts.max())) >= 2**bits:
         raise FrameRejected(
-            f"{printable(path)}: holds a count of {most}, expected at most "
+            f"{printable(path)}: holds a count of {largest}, expected at most "
             f"{2**bits - 1} with bits = {bits} of [source]; "
-            f"{most.bit_length()} bits are used here"
+            f"{largest.bit_length()} bits are used here"
         )
     return RawFrame(shot, over_16_bits(counts, bits))

@@ -30,7 +30,7 @@ def number_by_time(
     return number + max(1, round((taken_s - before_s) / period_s))
 
 
-_IDS = 0xFFFF  # of GigE Vision without extended ids: 1 to 65535, then 1 again
+_MAX_SHORT_ID = 0xFFFF  # of GigE Vision without extended ids: 1 to 65535, then 1 again
 
 
 def number_by_id(last: tuple[int, int] | None, frame_id: int) -> tuple[int, int]:
@@ -52,6 +52,8 @@ def number_by_id(last: tuple[int, int] | None, frame_id: int) -> tuple[int, int]
         return 0, frame_id
     number, before = last
     step = frame_id - before
-    if before <= _IDS and step < -_IDS // 2:  # counted through; some cameras count 0
-        step += _IDS + (frame_id == 0)
+    if (
+        before <= _MAX_SHORT_ID and step < -_MAX_SHORT_ID // 2
+    ):  # began again; some cameras count 0
+        step += _MAX_SHORT_ID + (frame_id == 0)
     return number + max(1, step), frame_id

@@ -64,7 +64,7 @@ class GStreamerSource:
         self._sink = self._pipeline.get_by_name("hemascope")
         self._locked = self._lock()
         self._last: tuple[int, float] | None = None
-        self._heard_s = time.monotonic() + _OPEN_S
+        self._last_frame_s = time.monotonic() + _OPEN_S
         self._pipeline.set_state(self._gst.State.PLAYING)
         self._raise_if_broken()
 
@@ -85,13 +85,13 @@ class GStreamerSource:
                         "the camera"
                     )
                 raise SourceEnded(f"pipeline {self._name!r} is over")
-            if time.monotonic() - self._heard_s > self._settings.stall_s:
+            if time.monotonic() - self._last_frame_s > self._settings.stall_s:
                 raise SourceLost(
                     f"pipeline {self._name!r}: no frame for "
                     f"{self._settings.stall_s} s; check the camera"
                 )
             return None
-        self._heard_s = time.monotonic()
+        self._last_frame_s = time.monotonic()
         taken_ns = self._taken_ns(sample.get_buffer())
         shot = Shot(
             sequence=self._number(sample, taken_ns),
@@ -147,6 +147,7 @@ class GStreamerSource:
         return number
 
     def _pixels(self, sample: Any) -> NDArray[np.uint8]:
+        """Return a copy (H, W, 3) uint8 RGB, without the bytes that fill rows up."""
         shape = sample.get_caps().get_structure(0)
         width, height = shape.get_value("width"), shape.get_value("height")
         buffer = sample.get_buffer()

@@ -150,7 +150,7 @@ class OpenCVSource:
         return 1 / rate if rate and 0 < rate < 1000 else None
 
     def _taken_ns(self, now_ns: int) -> int:
-        """Return the driver's stamp; that of a stream is on a clock of its own."""
+        """Return the driver's time stamp; a stream's is on another clock than ours."""
         stamp_ns = int(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
         if self._is_camera and not 0 <= now_ns - stamp_ns < 5_000_000_000:
             return now_ns
@@ -163,6 +163,7 @@ class OpenCVSource:
         return sequence
 
     def _develop(self, data: NDArray[np.uint8], shot: Shot) -> RawFrame:
+        """Decode (H, W, 3) uint8 BGR, or the bytes (1, N) uint8 of a JPEG."""
         if data.ndim == 3 and data.shape[2] == 3:
             return RawFrame(shot, cv2.cvtColor(data, cv2.COLOR_BGR2RGB))
         if min(data.shape[:2]) == 1:  # undecoded Motion JPEG, one long row

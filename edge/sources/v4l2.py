@@ -1,9 +1,9 @@
-"""Controls and identity of a V4L2 camera, asked of the kernel itself.
+"""Controls and identity of a V4L2 camera, read from the kernel itself.
 
-OpenCV hides what a control may be, whether it was taken, and gives automatic exposure
-numbers of its own; so the device is asked beside it, by a second handle, which V4L2
-allows while frames are streamed. Numbers are those of `linux/videodev2.h` and
-`linux/v4l2-controls.h`.
+OpenCV hides the range of a control and whether a value was accepted, and has its own
+numbers for automatic exposure. So the device is asked through a second handle beside
+OpenCV's, which V4L2 allows while frames are streamed. Numbers are those of
+`linux/videodev2.h` and `linux/v4l2-controls.h`.
 """
 
 from __future__ import annotations
@@ -136,21 +136,21 @@ class V4L2Controls:
             answer = self._ask(QUERYCAP, bytes(CAPABILITY.size))
         except ControlNotApplied:
             return None
-        *names, _, whole, own = CAPABILITY.unpack(answer)
+        *names, _, of_all_nodes, of_this_node = CAPABILITY.unpack(answer)
         driver, card, bus = (
             n.split(b"\0")[0].decode("utf-8", "replace") for n in names
         )
-        caps = own if whole & DEVICE_CAPS else whole
+        caps = of_this_node if of_all_nodes & DEVICE_CAPS else of_all_nodes
         return Capability(driver, card, bus, bool(caps & VIDEO_CAPTURE))
 
     def close(self) -> None:
-        """Give the handle back. Safe to call twice."""
+        """Close the handle. Safe to call twice."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
     def _query(self, number: int) -> tuple[int, int, int] | None:
-        """Least, most and step of a control that can be set; None if there is none."""
+        """Return minimum, maximum and step of a control; None if it cannot be set."""
         packed = QUERY.pack(number, 0, b"", 0, 0, 0, 0, 0)
         try:
             answer = QUERY.unpack(self._ask(QUERYCTRL, packed))
@@ -204,10 +204,10 @@ class LockedDevice:
         SourceLost
             The driver does not answer.
         """
-        self._knobs: V4L2Controls | None = None
+        self._driver: V4L2Controls | None = None
         self._readback: Readback | None = None
         try:
-            self._knobs = V4L2Controls(device)
+            self._driver = V4L2Controls(device)
         except OSError as error:
             if wanted != AS_FOUND:
                 raise ControlRefused(
@@ -217,16 +217,16 @@ class LockedDevice:
             log.warning("camera=%s is not locked: %s", name, error)
             return
         try:
-            self._readback = Readback(self._knobs, lock(self._knobs, wanted, name))
+            self._readback = Readback(self._driver, lock(self._driver, wanted, name))
         except SourceLost:
             self.close()
             raise
 
     def now(self) -> Controls | None:
-        """Return how the camera is set; None where nobody knows."""
+        """Return how the camera is set; None where that is unknown."""
         return None if self._readback is None else self._readback.now()
 
     def close(self) -> None:
-        """Give the device back. Safe to call twice."""
-        if self._knobs is not None:
-            self._knobs.close()
+        """Close the device. Safe to call twice."""
+        if self._driver is not None:
+            self._driver.close()

@@ -35,27 +35,27 @@ class GenICamControls:
         """See `CameraControls.span`."""
         if not self._values.get(value, False):
             return None
-        return self._answer(lambda: self._span(value))
+        return self._ask(lambda: self._span(value))
 
     def get(self, value: str) -> float:
         """See `CameraControls.get`."""
-        return round(self._answer(lambda: self._get(value)), 6)
+        return round(self._ask(lambda: self._get(value)), 6)
 
     def set(self, value: str, number: float) -> None:
         """See `CameraControls.set`."""
-        self._answer(lambda: self._set(value, number))
+        self._ask(lambda: self._set(value, number))
 
     def automatic(self, control: ControlName) -> bool | None:
         """See `CameraControls.automatic`."""
         if not self._automatic.get(control, False):
             return None
-        return self._answer(lambda: self._is_automatic(control))
+        return self._ask(lambda: self._is_automatic(control))
 
     def set_automatic(self, control: ControlName, is_on: bool) -> None:
         """See `CameraControls.set_automatic`."""
         mode = self._auto.CONTINUOUS if is_on else self._auto.OFF
 
-        def ask() -> None:
+        def call() -> None:
             if control == "exposure":
                 self._camera.set_exposure_time_auto(mode)
             elif control == "gain":
@@ -63,7 +63,7 @@ class GenICamControls:
             else:
                 self._camera.set_string(_WHITE, "Continuous" if is_on else "Off")
 
-        self._answer(ask)
+        self._ask(call)
 
     def _is_automatic(self, control: ControlName) -> bool:
         if control == "exposure":
@@ -124,9 +124,9 @@ class GenICamControls:
     def _has(self, feature: str) -> bool:
         return bool(self._camera.is_feature_available(feature))
 
-    def _answer(self, ask: Callable[[], Answer]) -> Answer:
+    def _ask(self, call: Callable[[], Answer]) -> Answer:
         try:
-            return ask()
+            return call()
         except self._failure as error:
             raise ControlNotApplied(str(error)) from error
 

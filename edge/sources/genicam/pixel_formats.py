@@ -17,12 +17,15 @@ from edge.sources.bit_depth import over_16_bits
 
 
 class PixelFormat(NamedTuple):
-    """Bits of a count, counts of a pixel, and OpenCV's way to RGB; None is RGB."""
+    """Bits per count, counts per pixel, and OpenCV's code to convert to RGB.
+
+    `conversion` is None where the pixels are RGB already.
+    """
 
     name: str
     bits: int
     channels: int
-    turn: int | None
+    conversion: int | None
 
 
 _MOSAICS = {  # GenICam names the first two pixels of the first row
@@ -48,9 +51,9 @@ PIXEL_FORMATS: dict[int, PixelFormat] = {
         for bits, code in _GREY.items()
     },
     **{
-        first + place: PixelFormat(f"Bayer{name}{bits}", bits, 1, turn)
+        first + number: PixelFormat(f"Bayer{name}{bits}", bits, 1, conversion)
         for bits, first in _FIRST_MOSAIC.items()
-        for place, (name, turn) in enumerate(_MOSAICS.items())
+        for number, (name, conversion) in enumerate(_MOSAICS.items())
     },
 }
 
@@ -92,8 +95,8 @@ def to_rgb(data: bytes, width_px: int, height_px: int, code: int) -> Counts:
             f"{known.name}; the camera delivers less than it promises"
         )
     flat = np.frombuffer(data, kind, counts)
-    if known.turn is None:
+    if known.conversion is None:
         return np.array(flat.reshape(height_px, width_px, 3))
     shape = (height_px, width_px, known.channels)[: 2 if known.channels == 1 else 3]
     pixels = over_16_bits(flat.reshape(shape), known.bits)
-    return np.asarray(cv2.cvtColor(pixels, known.turn))
+    return np.asarray(cv2.cvtColor(pixels, known.conversion))

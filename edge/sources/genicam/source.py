@@ -20,7 +20,7 @@ from edge.sources.genicam.pixel_formats import PIXEL_FORMATS, to_rgb
 log = logging.getLogger(__name__)
 
 _BUFFERS = 8
-_MOST_AGE_NS = 5_000_000_000
+_MAX_AGE_NS = 5_000_000_000
 
 
 class GenICamSource:
@@ -33,20 +33,22 @@ class GenICamSource:
     def __init__(self, settings: GenICamSettings) -> None:
         self._settings, self._aravis = settings, aravis()
         self._failure = failure()
-        self._whole = self._aravis.BufferStatus.SUCCESS
+        self._complete = self._aravis.BufferStatus.SUCCESS
         self._lost: list[str] = []
         self._device: Any = None
         self._stream: Any = None
         self._readback: Readback | None = None
         self._handler = self._payload = 0
         self._last: tuple[int, int] | None = None
-        self._heard_s = time.monotonic()
+        self._last_frame_s = time.monotonic()
         try:
             self._device = open_camera(self._aravis, settings.camera)
-            self._name = self._named()
+            self._name = self._camera_name()
             self._configure()
-            knobs = GenICamControls(self._device, self._aravis, self._failure)
-            self._readback = Readback(knobs, lock(knobs, settings.controls, self._name))
+            driver = GenICamControls(self._device, self._aravis, self._failure)
+            self._readback = Readback(
+                driver, lock(driver, settings.controls, self._name)
+            )
             self._start()
         except self._failure as error:
             name = settings.camera or "the camera"
@@ -70,14 +72,14 @@ class GenICamSource:
         if self._lost:
             raise SourceLost(f"{self._name}: does not answer; check cable and power")
         if buffer is None:
-            if time.monotonic() - self._heard_s > self._settings.stall_s:
-                self._lost.append("silent")  # telling it to stop would take seconds
+            if time.monotonic() - self._last_frame_s > self._settings.stall_s:
+                self._lost.append("silent")  # asking it to stop would take seconds
                 raise SourceLost(
                     f"{self._name}: no frame for {self._settings.stall_s} s; check "
                     "cable and power, and that stall_s is longer than the exposure"
                 )
             return None
-        self._heard_s = time.monotonic()
+        self._last_frame_s = time.monotonic()
         self._stream.push_buffer(self._aravis.Buffer.new_allocate(self._payload))
         controls = None if self._readback is None else self._readback.now()
         exposure_ms = 0.0 if controls is None else controls.exposure_ms or 0.0
@@ -95,20 +97,22 @@ class GenICamSource:
             controls=controls,
             pixel_size_um=self._settings.pixel_size_um,
         )
-        return Exposure(shot, lambda: _develop(buffer, self._whole, shot))
+        return Exposure(shot, lambda: _develop(buffer, self._complete, shot))
 
     def close(self) -> None:
         """Stop and release the camera. Safe to call twice."""
-        held = [self._stream, self._readback, self._device]
+        resources = [self._stream, self._readback, self._device]
         device, self._device = self._device, None
         self._stream = self._readback = None
         if device is None:
             return
         if self._handler:
             device.get_device().disconnect(self._handler)
-        if self._lost:  # it is told good-bye until it answers or seconds have passed
+        if self._lost:  # releasing it waits seconds for an answer: do so in a thread
             del device
-            threading.Thread(target=held.clear, name="release", daemon=True).start()
+            threading.Thread(
+                target=resources.clear, name="release", daemon=True
+            ).start()
             return
         try:
             device.stop_acquisition()
@@ -118,18 +122,18 @@ class GenICamSource:
     def _id_of(self, buffer: Any) -> int | None:
         """Return the frame's id; of one whose first packet is missing, the next."""
         frame_id = int(buffer.get_frame_id())
-        if frame_id == 0 and buffer.get_status() != self._whole:
+        if frame_id == 0 and buffer.get_status() != self._complete:
             return None if self._last is None else self._last[1] + 1
         return frame_id
 
-    def _named(self) -> str:
+    def _camera_name(self) -> str:
         camera = self._device
-        told = (
+        parts = (
             camera.get_vendor_name(),
             camera.get_model_name(),
             camera.get_device_serial_number() or camera.get_device_id(),
         )
-        return "-".join(part for part in told if part)
+        return "-".join(part for part in parts if part)
 
     def _configure(self) -> None:
         """Set size, format and rate; insist on size and format."""
@@ -184,12 +188,12 @@ class GenICamSource:
         for _ in range(_BUFFERS):
             self._stream.push_buffer(self._aravis.Buffer.new_allocate(self._payload))
         camera.start_acquisition()
-        self._heard_s = time.monotonic()
+        self._last_frame_s = time.monotonic()
 
 
-def _develop(buffer: Any, whole: Any, shot: Shot) -> RawFrame:
+def _develop(buffer: Any, complete: Any, shot: Shot) -> RawFrame:
     status = buffer.get_status()
-    if status != whole:
+    if status != complete:
         name = status.value_nick.replace("-", " ")
         raise FrameRejected(
             f"frame incomplete: {name}; on a network use jumbo frames and a cable of "
@@ -204,4 +208,4 @@ def _taken_ns(arrived_ns: int, exposure_ms: float) -> int:
     """Start of exposure; `arrived_ns` is of the host's real-time clock."""
     now_ns = time.monotonic_ns()
     age_ns = time.time_ns() - arrived_ns + int(exposure_ms * 1e6)
-    return now_ns - age_ns if 0 <= age_ns < _MOST_AGE_NS else now_ns
+    return now_ns - age_ns if 0 <= age_ns < _MAX_AGE_NS else now_ns

@@ -33,13 +33,13 @@ class MicroManagerControls:
         self._limits = {
             value: (name, self._limits_of(name))
             for value, names in _VALUES.items()
-            for name in _named(core, label, names)
+            for name in _properties_called(core, label, names)
             if self._is_number(name)
         }
         self._automatic = {
             control: found[0]
             for control, names in _AUTOMATIC.items()
-            if (found := _named(core, label, names))
+            if (found := _properties_called(core, label, names))
         }
 
     def span(self, value: str) -> ControlRange | None:
@@ -52,35 +52,37 @@ class MicroManagerControls:
         """See `CameraControls.get`."""
         core, label = self._core, self._label
         if value == "exposure_ms":
-            return _answer(lambda: float(core.getExposure(label)))
+            return _ask(lambda: float(core.getExposure(label)))
         name = self._limits[value][0]
-        return _answer(lambda: float(core.getProperty(label, name)))
+        return _ask(lambda: float(core.getProperty(label, name)))
 
     def set(self, value: str, number: float) -> None:
         """See `CameraControls.set`."""
         core, label = self._core, self._label
         if value == "exposure_ms":
-            _answer(lambda: core.setExposure(label, number))
+            _ask(lambda: core.setExposure(label, number))
             return
         name = self._limits[value][0]
-        _answer(lambda: core.setProperty(label, name, f"{number:g}"))
+        _ask(lambda: core.setProperty(label, name, f"{number:g}"))
 
     def automatic(self, control: ControlName) -> bool | None:
         """See `CameraControls.automatic`."""
         name = self._automatic.get(control)
         if name is None:
             return None
-        now = _answer(lambda: self._core.getProperty(self._label, name))
-        return _plain(now) not in _OFF
+        now = _ask(lambda: self._core.getProperty(self._label, name))
+        return _normalised(now) not in _OFF
 
     def set_automatic(self, control: ControlName, is_on: bool) -> None:
         """See `CameraControls.set_automatic`."""
         core, label, name = self._core, self._label, self._automatic[control]
         allowed = core.getAllowedPropertyValues(label, name)
-        known = [g for m in (_ON if is_on else _OFF) for g in allowed if _plain(g) == m]
+        known = [
+            g for m in (_ON if is_on else _OFF) for g in allowed if _normalised(g) == m
+        ]
         if not known:
             raise ControlNotApplied(f"property {name} takes {', '.join(allowed)}")
-        _answer(lambda: core.setProperty(label, name, known[0]))
+        _ask(lambda: core.setProperty(label, name, known[0]))
 
     def _is_number(self, name: str) -> bool:
         try:
@@ -100,23 +102,25 @@ class MicroManagerControls:
 
 
 def serial_of(core: Any, label: str) -> str:
-    """Return a camera's serial, as far as its adapter tells one; else nothing."""
-    found = _named(core, label, _SERIAL)
+    """Return a camera's serial; an empty text where its adapter tells none."""
+    found = _properties_called(core, label, _SERIAL)
     return str(core.getProperty(label, found[0])) if found else ""
 
 
-def _named(core: Any, label: str, names: tuple[str, ...]) -> list[str]:
+def _properties_called(core: Any, label: str, names: tuple[str, ...]) -> list[str]:
     """Return the properties called so, whatever the case and the spaces."""
-    there = core.getDevicePropertyNames(label)
-    return [given for name in names for given in there if _plain(given) == name]
+    properties = core.getDevicePropertyNames(label)
+    return [
+        given for name in names for given in properties if _normalised(given) == name
+    ]
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return name.replace(" ", "").replace("_", "").replace("-", "").lower()
 
 
-def _answer(ask: Callable[[], Answer]) -> Answer:
+def _ask(call: Callable[[], Answer]) -> Answer:
     try:
-        return ask()
+        return call()
     except (RuntimeError, ValueError) as error:
         raise ControlNotApplied(" ".join(str(error).split())) from error

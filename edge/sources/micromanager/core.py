@@ -12,7 +12,7 @@ from edge.frames import SourceLost
 from edge.settings.sources import MicroManagerSettings
 from edge.sources.camera_controls import ControlRefused
 
-SAYS_NO = (RuntimeError, ValueError, OSError, IndexError)  # what its core raises
+CORE_ERRORS = (RuntimeError, ValueError, OSError, IndexError)  # what its core raises
 
 
 def open_core(settings: MicroManagerSettings) -> Any:
@@ -32,9 +32,9 @@ def open_core(settings: MicroManagerSettings) -> Any:
         if settings.adapters is not None:
             core.setDeviceAdapterSearchPaths([str(settings.adapters)])
         core.loadSystemConfiguration(str(settings.config))
-    except SAYS_NO as error:
+    except CORE_ERRORS as error:
         raise SourceLost(
-            f"{settings.config}: {line(error)}; open it in Micro-Manager, check "
+            f"{settings.config}: {one_line(error)}; open it in Micro-Manager, check "
             f"its adapters: of {core.getAPIVersionInfo()}, in "
             f"{', '.join(core.getDeviceAdapterSearchPaths())}"
         ) from error
@@ -49,17 +49,17 @@ def open_core(settings: MicroManagerSettings) -> Any:
 def _set_up(core: Any, settings: MicroManagerSettings) -> None:
     """Set presets and properties, and wait until nothing moves any more."""
     for group, preset in settings.presets.items():
-        _take(f"preset {group} {preset!r}", core.setConfig, group, preset)
+        _apply(f"preset {group} {preset!r}", core.setConfig, group, preset)
     for device, properties in settings.properties.items():
         for name, wanted in properties.items():
             _set_property(core, device, name, wanted)
-    _take("waiting for all devices", core.waitForSystem)
+    _apply("waiting for all devices", core.waitForSystem)
 
 
 def _set_property(core: Any, device: str, name: str, wanted: str) -> None:
     text = f"property {device}.{name} = {wanted!r}"
-    _take(text, core.setProperty, device, name, wanted)
-    got = str(_take(f"{text}, reading it back", core.getProperty, device, name))
+    _apply(text, core.setProperty, device, name, wanted)
+    got = str(_apply(f"{text}, reading it back", core.getProperty, device, name))
     if got != wanted and not _is_same_number(got, wanted):
         allowed = ", ".join(core.getAllowedPropertyValues(device, name)) or "others"
         raise ControlRefused(f"{text}: it is {got!r} afterwards; it takes {allowed}")
@@ -72,11 +72,11 @@ def _is_same_number(one: str, other: str) -> bool:
         return False
 
 
-def _take(text: str, ask: Callable[..., Any], *arguments: str) -> Any:
+def _apply(text: str, call: Callable[..., Any], *arguments: str) -> Any:
     try:
-        return ask(*arguments)
-    except SAYS_NO as error:
-        raise ControlRefused(f"{text} is refused: {line(error)}") from error
+        return call(*arguments)
+    except CORE_ERRORS as error:
+        raise ControlRefused(f"{text} is refused: {one_line(error)}") from error
 
 
 def new_core() -> Any:
@@ -91,13 +91,13 @@ def new_core() -> Any:
             "hemascope[micromanager]`"
         ) from error
     logging.root.setLevel(level)
-    own = logging.getLogger("pymmcore-plus")
-    for handler in list(own.handlers):
-        own.removeHandler(handler)
+    logger = logging.getLogger("pymmcore-plus")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
         handler.close()
     return CMMCorePlus()
 
 
-def line(error: Exception) -> str:
-    """Return what the core says, without its line breaks."""
+def one_line(error: Exception) -> str:
+    """Return what the core says, in one line."""
     return " ".join(str(error).split())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from edge.settings.sources import MicroManagerSettings
 from edge.sources.discovery import FoundCamera, describe_controls
 from edge.sources.micromanager.controls import MicroManagerControls, serial_of
-from edge.sources.micromanager.core import SAYS_NO, line, open_core
+from edge.sources.micromanager.core import CORE_ERRORS, one_line, open_core
 
 
 def micromanager_cameras(settings: MicroManagerSettings) -> Iterator[FoundCamera | str]:
@@ -36,7 +36,7 @@ def micromanager_cameras(settings: MicroManagerSettings) -> Iterator[FoundCamera
                 f"{name} {serial_of(core, label)}".strip(),
                 f"{controls}; properties: {', '.join(settable)}",
             )
-    except SAYS_NO as error:
-        yield line(error)
+    except CORE_ERRORS as error:
+        yield one_line(error)
     finally:
         core.unloadAllDevices()

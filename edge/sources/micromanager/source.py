@@ -17,12 +17,12 @@ from edge.settings.sources import MicroManagerSettings
 from edge.sources.bit_depth import over_16_bits
 from edge.sources.camera_controls import ControlRefused, Readback, lock
 from edge.sources.micromanager.controls import MicroManagerControls, serial_of
-from edge.sources.micromanager.core import SAYS_NO, line, open_core
+from edge.sources.micromanager.core import CORE_ERRORS, one_line, open_core
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.001  # Micro-Manager tells nobody when a frame comes
-_MOST_AGE_NS = 5_000_000_000
+_MAX_AGE_NS = 5_000_000_000
 
 
 class MicroManagerSource:
@@ -38,16 +38,16 @@ class MicroManagerSource:
         self._core = open_core(settings)
         try:
             self._label = self._choose_camera()
-            self._knobs = MicroManagerControls(self._core, self._label)
+            self._driver = MicroManagerControls(self._core, self._label)
             self._readback = Readback(
-                self._knobs, lock(self._knobs, settings.controls, self._label)
+                self._driver, lock(self._driver, settings.controls, self._label)
             )
             self._camera = self._identity()
             self._number = -1
             self._start()
-        except SAYS_NO as error:
+        except CORE_ERRORS as error:
             self.close()
-            raise SourceLost(f"{self._settings.config}: {line(error)}") from error
+            raise SourceLost(f"{self._settings.config}: {one_line(error)}") from error
         except SourceLost:
             self.close()
             raise
@@ -68,9 +68,9 @@ class MicroManagerSource:
                     return None
                 time.sleep(min(_POLL_S, left_s))
             pixels, metadata = self._core.popNextImageAndMD(fix=False)
-        except SAYS_NO as error:
-            raise SourceLost(f"{self._camera}: {line(error)}; check it") from error
-        self._heard_s = time.monotonic()
+        except CORE_ERRORS as error:
+            raise SourceLost(f"{self._camera}: {one_line(error)}; check it") from error
+        self._last_frame_s = time.monotonic()
         controls = self._readback.now()
         exposure_ms = 0.0 if controls is None else controls.exposure_ms or 0.0
         taken_ns = self._taken_ns(metadata.get("ElapsedTime-ms"), exposure_ms)
@@ -93,8 +93,10 @@ class MicroManagerSource:
             if self._core.isSequenceRunning():
                 self._core.stopSequenceAcquisition()
             self._core.unloadAllDevices()
-        except SAYS_NO as error:
-            log.warning("config=%s not closed: %s", self._settings.config, line(error))
+        except CORE_ERRORS as error:
+            log.warning(
+                "config=%s not closed: %s", self._settings.config, one_line(error)
+            )
 
     def _choose_camera(self) -> str:
         core, wanted = self._core, self._settings.camera
@@ -122,7 +124,7 @@ class MicroManagerSource:
         )
         self._start_ns = time.monotonic_ns()
         core.startContinuousSequenceAcquisition(0)
-        self._heard_s = time.monotonic()
+        self._last_frame_s = time.monotonic()
 
     def _identity(self) -> str:
         core, label = self._core, self._label
@@ -135,7 +137,7 @@ class MicroManagerSource:
         if elapsed_ms is None:
             return now_ns
         taken_ns = self._start_ns + int((float(elapsed_ms) - exposure_ms) * 1e6)
-        return taken_ns if 0 <= now_ns - taken_ns < _MOST_AGE_NS else now_ns
+        return taken_ns if 0 <= now_ns - taken_ns < _MAX_AGE_NS else now_ns
 
     def _refuse_silence(self) -> None:
         if not self._core.isSequenceRunning(self._label):
@@ -143,7 +145,7 @@ class MicroManagerSource:
                 f"{self._camera}: has ended its sequence by itself; check cable and "
                 "power"
             )
-        if time.monotonic() - self._heard_s > self._settings.stall_s:
+        if time.monotonic() - self._last_frame_s > self._settings.stall_s:
             raise SourceLost(
                 f"{self._camera}: no frame for {self._settings.stall_s} s; check cable "
                 "and power, and that stall_s is longer than the exposure"
@@ -171,12 +173,12 @@ def to_rgb(pixels: NDArray[Any], components: int, bits: int) -> Counts:
     if components == 4 and pixels.dtype in (np.uint32, np.uint64):
         half = np.uint8 if pixels.dtype == np.uint32 else np.uint16
         counts: Counts = pixels.view(half).reshape(*pixels.shape, 4)
-        turn = cv2.COLOR_BGRA2RGB
+        conversion = cv2.COLOR_BGRA2RGB
     elif components == 1 and pixels.dtype in (np.uint8, np.uint16):
-        counts, turn = pixels, cv2.COLOR_GRAY2RGB
+        counts, conversion = pixels, cv2.COLOR_GRAY2RGB
     else:
         raise FrameRejected(
             f"frame of {components} components in {pixels.dtype}, expected 8 or 16 "
             "bits of grey, or 32 or 64 of colour; set the camera's PixelType"
         )
-    return np.asarray(cv2.cvtColor(over_16_bits(counts, bits), turn))
+    return np.asarray(cv2.cvtColor(over_16_bits(counts, bits), conversion))

@@ -57,7 +57,7 @@ def test_the_last_point_that_is_due_is_known_at_every_moment() -> None:
         assert two.index_at(int(due * S)) == index
         assert two.index_at(int(due * S) - 1) == index - 1
     assert two.index_at(10**18) == 4
-    assert two.over_ns == 200 * S
+    assert two.end_ns == 200 * S
 
 
 def test_frames_of_a_point_follow_each_other() -> None:
@@ -103,7 +103,7 @@ def test_the_example_is_what_it_says() -> None:
 
     assert ours.points == 481
     assert times_s(ours)[179:183] == [1790, 1800, 1860, 1920]
-    assert ours.lasts_ns == 19_800 * S
+    assert ours.duration_ns == 19_800 * S
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Bench:
             sleep=self.time.sleep,
         )
         self.time.sleep(at_s)
-        self.source.begin(RUN, self.source.noted())
+        self.source.begin(RUN, self.source.plan_note())
 
     def read(self) -> Exposure | Gap:
         """The next item that the plan has to say something of."""
@@ -263,14 +263,14 @@ def test_it_is_over_only_when_the_last_frame_was_handed_on() -> None:
     assert bench.source.read(0.5) is None
     assert bench.source.is_over
 
-    bench.source.begin("another", bench.source.noted())
+    bench.source.begin("another", bench.source.plan_note())
     assert not bench.source.is_over
 
 
 def test_points_that_passed_without_a_process_are_told_before_anything_else() -> None:
     bench = Bench(Plan([Phase(10 * S, 9)]))
     lost = MissedPoints(first=2, last=4, frames=3)
-    note = bench.source.noted()
+    note = bench.source.plan_note()
     bench.time.sleep(52)
 
     bench.source.begin(RUN, note, SchedulePosition(2), lost)
@@ -286,7 +286,7 @@ def test_points_that_passed_without_a_process_are_told_before_anything_else() ->
 def test_a_frame_that_came_while_the_run_was_taken_up_is_not_lost() -> None:
     bench = Bench(Plan([Phase(10 * S, 9)]))
     lost = MissedPoints(first=2, last=4, frames=3)
-    note = bench.source.noted()
+    note = bench.source.plan_note()
     bench.time.sleep(52)
     expose = bench.camera.expose
 

@@ -262,9 +262,9 @@ def test_the_usual_names_of_what_is_automatic_are_known(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     core = OtherAdapter()
-    knobs = MicroManagerControls(core, "Camera")
+    driver = MicroManagerControls(core, "Camera")
 
-    controls = lock(knobs, AS_FOUND, "Camera")
+    controls = lock(driver, AS_FOUND, "Camera")
 
     assert core.properties["Exposure Auto"] == "Off"
     assert controls.automatic == ("white_balance",)

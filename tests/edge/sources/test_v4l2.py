@@ -46,7 +46,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 @pytest.fixture
-def knobs(kernel: Kernel) -> Iterator[v4l2.V4L2Controls]:
+def driver(kernel: Kernel) -> Iterator[v4l2.V4L2Controls]:
     with closing(v4l2.V4L2Controls(NODE)) as opened:
         yield opened
 
@@ -102,9 +102,9 @@ def test_numbers_and_layouts_are_those_of_the_kernels_headers(tmp_path: Path) ->
 
 
 def test_what_is_automatic_is_locked_and_keeps_its_value(
-    knobs: v4l2.V4L2Controls, kernel: Kernel
+    driver: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
-    controls = lock(knobs, AS_FOUND, "cam")
+    controls = lock(driver, AS_FOUND, "cam")
 
     assert kernel.controls[v4l2.EXPOSURE_AUTO].value == 1
     assert kernel.controls[v4l2.AUTO_WHITE_BALANCE].value == 0
@@ -114,11 +114,11 @@ def test_what_is_automatic_is_locked_and_keeps_its_value(
 
 
 def test_wanted_values_are_set_and_read_back(
-    knobs: v4l2.V4L2Controls, kernel: Kernel
+    driver: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
     wanted = ControlSettings(exposure_ms=8.04, gain=12, white_balance_k=5204, gamma=100)
 
-    controls = lock(knobs, wanted, "cam")
+    controls = lock(driver, wanted, "cam")
 
     assert kernel.controls[v4l2.EXPOSURE_ABSOLUTE].value == 80
     assert controls.exposure_ms == 8.0  # the nearest step
@@ -139,24 +139,24 @@ def test_wanted_values_are_set_and_read_back(
     ],
 )
 def test_a_control_that_cannot_be_had_is_refused_with_what_can(
-    knobs: v4l2.V4L2Controls, wanted: ControlSettings, says: str
+    driver: v4l2.V4L2Controls, wanted: ControlSettings, says: str
 ) -> None:
     with pytest.raises(ControlRefused, match=says) as refused:
-        lock(knobs, wanted, "cam")
+        lock(driver, wanted, "cam")
     assert refused.value.exit_code == 78
     assert isinstance(refused.value, SourceLost)  # tried again when it comes back
 
 
 def test_a_driver_that_takes_a_value_and_does_another_is_refused(
-    knobs: v4l2.V4L2Controls, kernel: Kernel
+    driver: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
     kernel.controls[v4l2.EXPOSURE_ABSOLUTE].ignores_writes = True
 
     with pytest.raises(ControlRefused, match=r"is 15\.7 ms, asked for 8 ms; it takes"):
-        lock(knobs, ControlSettings(exposure_ms=8), "cam")
+        lock(driver, ControlSettings(exposure_ms=8), "cam")
     kernel.controls[v4l2.EXPOSURE_AUTO] = Control(3, 0, 3, ignores_writes=True)
     with pytest.raises(ControlRefused, match=r"is 15\.7 ms while it is automatic"):
-        lock(knobs, ControlSettings(exposure_ms=8), "cam")
+        lock(driver, ControlSettings(exposure_ms=8), "cam")
 
 
 def test_an_automatic_that_stays_on_is_said_in_every_result(
@@ -164,8 +164,8 @@ def test_an_automatic_that_stays_on_is_said_in_every_result(
 ) -> None:
     kernel.controls[v4l2.EXPOSURE_AUTO].modes = (3,)
     kernel.controls[v4l2.AUTO_WHITE_BALANCE].ignores_writes = True
-    with closing(v4l2.V4L2Controls(NODE)) as knobs:
-        controls = lock(knobs, AS_FOUND, "cam")
+    with closing(v4l2.V4L2Controls(NODE)) as driver:
+        controls = lock(driver, AS_FOUND, "cam")
 
     assert controls.automatic == ("exposure", "white_balance")
     assert "automatic exposure cannot be turned off: Invalid argument" in caplog.text
@@ -173,26 +173,26 @@ def test_an_automatic_that_stays_on_is_said_in_every_result(
 
 
 def test_what_shall_be_automatic_is_left_so(
-    knobs: v4l2.V4L2Controls, kernel: Kernel
+    driver: v4l2.V4L2Controls, kernel: Kernel
 ) -> None:
     kernel.controls[v4l2.EXPOSURE_AUTO].value = 1
 
-    controls = lock(knobs, ControlSettings(automatic=("exposure",)), "cam")
+    controls = lock(driver, ControlSettings(automatic=("exposure",)), "cam")
 
     assert kernel.controls[v4l2.EXPOSURE_AUTO].value == 3
     assert controls.automatic == ("exposure",)
 
 
 def test_one_control_that_cannot_be_read_hides_no_other(kernel: Kernel) -> None:
-    with closing(v4l2.V4L2Controls(NODE)) as knobs:
+    with closing(v4l2.V4L2Controls(NODE)) as driver:
         del kernel.controls[v4l2.GAIN]
-        controls = read(knobs)
+        controls = read(driver)
         assert controls.gain is None
         assert controls.exposure_ms == 15.7
 
         kernel.is_plugged_in = False
-        with pytest.raises(ControlNotApplied, match="tells nothing"):
-            read(knobs)
+        with pytest.raises(ControlNotApplied, match="does not tell"):
+            read(driver)
 
 
 def test_controls_that_are_read_only_or_disabled_are_not_offered(
@@ -200,17 +200,17 @@ def test_controls_that_are_read_only_or_disabled_are_not_offered(
 ) -> None:
     kernel.controls[v4l2.GAIN] = Control(5, 0, 9, flags=v4l2.READ_ONLY)
     kernel.controls[v4l2.GAMMA] = Control(5, 0, 9, flags=v4l2.DISABLED)
-    with closing(v4l2.V4L2Controls(NODE)) as knobs:
-        assert knobs.span("gain") is None
-        assert knobs.span("gamma") is None
+    with closing(v4l2.V4L2Controls(NODE)) as driver:
+        assert driver.span("gain") is None
+        assert driver.span("gamma") is None
 
 
 def test_controls_are_read_once_a_second_and_are_the_same_object_while_unchanged(
-    knobs: v4l2.V4L2Controls, kernel: Kernel, caplog: pytest.LogCaptureFixture
+    driver: v4l2.V4L2Controls, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
     now_s = [0.0]
-    first = lock(knobs, AS_FOUND, "cam")
-    readback = Readback(knobs, first, lambda: now_s[0])
+    first = lock(driver, AS_FOUND, "cam")
+    readback = Readback(driver, first, lambda: now_s[0])
     kernel.controls[v4l2.EXPOSURE_ABSOLUTE].value = 300
 
     now_s[0] = 0.9
