@@ -1,1 +1,1 @@
-"""What is trained or measured elsewhere and loaded here."""
+"""Files that are trained or measured elsewhere and loaded here."""

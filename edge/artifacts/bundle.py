@@ -41,7 +41,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class BundleRefused(HemascopeError):
-    """The bundle is incomplete, altered, or not what it says; it will not run."""
+    """The bundle is incomplete, altered or wrong; it is not run."""
 
     exit_code = 78
 
@@ -58,9 +58,10 @@ class CellClass(_Record, frozen=True, kw_only=True):
 
 
 class InputSpec(_Record, frozen=True, kw_only=True):
-    """What the graph takes: (N, size, size, 3) uint8 RGB; None is any size.
+    """The input of the graph: (N, size, size, 3) uint8 RGB; None is any size.
 
-    `context` is the side of the window a crop shows over the longer side of the box.
+    `context` is the side of the window that a crop shows, divided by the longer side of
+    the cell's box.
     """
 
     size_px: Annotated[int, Meta(gt=0)] | None
@@ -70,12 +71,11 @@ class InputSpec(_Record, frozen=True, kw_only=True):
 class LocationSpec(_Record, frozen=True, kw_only=True):
     """How a locator is used.
 
-    `diameter_px`: the red-cell diameter that frames are reduced to; `stride_px`: frame
-    pixels per output cell; `thresholds`: the least probability of each class;
-    `overlap`: boxes of a larger intersection over union are the same cell; `fill`: the
-    RGB that the model takes for nothing, put where a frame is filled up to whole cells;
-    `trust`: how much its word on a cell's class counts beside the classifier's, 1 as
-    that of an independent witness, 0 not at all.
+    `diameter_px`: frames are reduced until a red cell has this diameter; `stride_px`:
+    frame pixels per output cell; `thresholds`: the lowest probability of each class;
+    `overlap`: boxes with a larger intersection over union are one cell; `fill`: the RGB
+    of background, with which a frame is padded to whole output cells; `trust`: weight
+    of the locator's class beside the classifier's, 1 as an independent opinion, 0 none.
     """
 
     diameter_px: Annotated[float, Meta(gt=0)]
@@ -95,7 +95,7 @@ class Metric(_Record, frozen=True, kw_only=True):
     rows: int
 
     def __str__(self) -> str:
-        """Value, interval and rows, for people."""
+        """Value, interval and rows in words."""
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f}, {self.rows} rows)"
 
 
@@ -107,7 +107,9 @@ class ModelSize(_Record, frozen=True, kw_only=True):
 
 
 class PrecisionRecord(_Record, frozen=True, kw_only=True):
-    """What a lower precision costs, against fp32 on `rows` cells never trained on.
+    """The accuracy that a lower precision costs, on `rows` cells never trained on.
+
+    It is compared with fp32.
 
     `worst_logit`: largest difference; `agreement`: share of cells named alike;
     `balanced_accuracy` of this precision and of fp32, over the classes that occur.
@@ -124,7 +126,7 @@ class PrecisionRecord(_Record, frozen=True, kw_only=True):
     is_forced: bool
 
     def __str__(self) -> str:
-        """Say it for people."""
+        """Describe it in words."""
         forced = ", too few, but forced" if self.is_forced else ""
         return (
             f"{self.agreement:.2%} of {self.rows} cells of {self.split} named as by "
@@ -135,10 +137,10 @@ class PrecisionRecord(_Record, frozen=True, kw_only=True):
 
 
 class TrainingSummary(_Record, frozen=True, kw_only=True):
-    """What the weights were fitted to.
+    """The data and the settings that the weights were trained with.
 
-    `licences` and `domains` count labelled rows; `added` counts what nobody labelled:
-    simulated slides, cells that a locator found.
+    `licences` and `domains` count labelled rows; `added` counts rows that no person
+    labelled: simulated slides, cells that a locator found.
     """
 
     rows: int
@@ -178,7 +180,7 @@ class BundleRecord(_Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A bundle whose files are what `bundle.json` says.
+    """A bundle whose files match the hashes in `bundle.json`.
 
     `models` holds the bytes of the ONNX file of each precision; `golden` the arrays of
     the self-test: `image`, `state` of a recurrent model, and one per output, named
@@ -198,7 +200,7 @@ class Bundle:
         return self.models["fp32"]
 
     def cost_of(self, precision: Precision) -> PrecisionRecord | None:
-        """Return what a lower precision costs; None of float32."""
+        """Return what a lower precision costs; None for float32."""
         costs = self.record.precisions.items()
         return next((cost for name, cost in costs if name == precision), None)
 
@@ -208,7 +210,7 @@ class Bundle:
         Raises
         ------
         BundleRefused
-            It was not exported so.
+            It was not exported in this precision.
         """
         if precision not in self.models:
             raise BundleRefused(
@@ -256,7 +258,7 @@ def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
     Raises
     ------
     ConfigurationInvalid
-        `bundle.json` is missing or does not say what a bundle says.
+        `bundle.json` is missing or is not a valid record of a bundle.
     BundleRefused
         A file is missing, altered or unknown, or the task is another.
     """
@@ -303,7 +305,7 @@ def save_bundle(
 ) -> Bundle:
     """Write a bundle, `bundle.json` last, and return it as loaded.
 
-    `int8_crops` lists what the ranges of int8 were measured on.
+    `int8_crops` lists the crops that the ranges of int8 were measured on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for precision, model in models.items():

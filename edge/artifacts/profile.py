@@ -1,4 +1,4 @@
-"""The profile: what is known of one camera on one microscope, measured once, frozen.
+"""The profile: the calibration of one camera on one microscope, measured once, frozen.
 
 A folder with `profile.json` and, where the light is uneven, `flat_field.npy`.
 """
@@ -66,7 +66,7 @@ class ReferenceRecord(
 class ConfidenceRecord(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
-    """How far the model's confidence is off at this site, by its reviewed cells.
+    """How far the model's confidence is off in this laboratory, from reviewed cells.
 
     `model` is the sha256 of the ONNX file that it was measured with. `scale` and `bias`
     adapt the logarithms of its probabilities of `classes`; `abstain_below` replaces the
@@ -114,7 +114,7 @@ class ProfileRecord(
     is_verified: bool = True
     reference: ReferenceRecord | None = None
     confidence: ConfidenceRecord | None = None
-    controls: Controls | UnsetType = UNSET  # of cameras that tell; no part of older ids
+    controls: Controls | UnsetType = UNSET  # UNSET keeps the ids of older profiles
     previous: str | None = None
     created_at: datetime = datetime(1970, 1, 1, tzinfo=timezone.utc)
     software_version: str = __version__
@@ -181,9 +181,9 @@ def load_profile(folder: Path) -> Profile:
     Raises
     ------
     ConfigurationInvalid
-        `profile.json` is missing or does not say what a profile says.
+        `profile.json` is missing or is not a valid record of a profile.
     ProfileMismatch
-        The flat field is missing, altered, or holds what no light can be.
+        The flat field is missing, altered, or holds values that no light gives.
     """
     record = read_json(folder / "profile.json", ProfileRecord)
     values = np.array([*record.matrix[0], *record.matrix[1], *record.matrix[2]])

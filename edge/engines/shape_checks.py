@@ -13,7 +13,7 @@ Shape = Sequence[int | str | None]  # anything but a number varies
 
 
 def check_inputs(inputs: Mapping[str, Shape]) -> None:
-    """Refuse a graph that does not take what the device gives.
+    """Refuse a graph with other inputs than crops, and a state if it is recurrent.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def check_call(
     Raises
     ------
     EngineFailed
-        A type or a shape differs, or there is a state too many or too few.
+        A type or a shape differs, or a state is missing or not expected.
     """
     wanted = tuple(inputs[BATCH])
     fits = batch.ndim == len(wanted) and all(
@@ -67,7 +67,7 @@ def check_state(state: NDArray[np.float32], cells: int, size: int) -> None:
 
 
 def no_rows(outputs: Mapping[str, Shape]) -> Outputs:
-    """Return what an empty batch gives: outputs with no rows."""
+    """Return the outputs of an empty batch: the right shapes, with no rows."""
     empty = {
         name: np.zeros(
             (0, *(n if isinstance(n, int) and n > 0 else 0 for n in shape[1:])),
@@ -79,7 +79,7 @@ def no_rows(outputs: Mapping[str, Shape]) -> Outputs:
 
 
 def finite(tensors: Mapping[str, NDArray[np.float32]]) -> Outputs:
-    """Return outputs, all of them numbers.
+    """Return the tensors as outputs, once all their values are finite.
 
     Raises
     ------

@@ -16,9 +16,9 @@ from edge.settings.values import (
 
 
 class BrokerSettings(StrictSettings, frozen=True, kw_only=True):
-    """The MQTT 5 broker. `ca` turns TLS on; `cert` and `key` then prove who we are.
+    """The MQTT 5 broker. `ca` turns TLS on; `cert` and `key` then identify this client.
 
-    `password_file` holds the password alone, so that it never stands in the settings.
+    `password_file` holds only the password, so that the settings never contain it.
     """
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
@@ -38,16 +38,21 @@ class BrokerSettings(StrictSettings, frozen=True, kw_only=True):
 
 
 class PublishSettings(StrictSettings, frozen=True):
-    """`window`: rows sent beyond the last acknowledged; `ack_timeout_s`: then again."""
+    """How rows are sent.
+
+    `window`: most rows sent beyond the last acknowledged one; `ack_timeout_s`: rows not
+    acknowledged within this time are sent again.
+    """
 
     window: Annotated[int, Meta(ge=1, le=5000)] = 200
     ack_timeout_s: Positive = 10.0
 
 
 class CommandSettings(StrictSettings, frozen=True):
-    """What may be asked of the device over MQTT; nothing unless it stands in `allow`.
+    """Which commands the device accepts over MQTT: those in `allow`, and no others.
 
-    `most_age_s`: how long a request may live; `keep_snapshots`: the newest are kept.
+    `most_age_s`: an older request is refused; `keep_snapshots`: so many of the newest
+    snapshots are kept.
     """
 
     allow: tuple[CommandName, ...] = ()

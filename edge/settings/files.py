@@ -56,7 +56,7 @@ class DeviceFile(StrictSettings, frozen=True, kw_only=True):
 
 
 class ReplaySettings(StrictSettings, frozen=True, kw_only=True):
-    """What results depend on beside the frames; lies in each recording."""
+    """The settings that results depend on; a copy lies in each recording."""
 
     profile: Path | None = None
     model: ModelSettings = ModelSettings()
@@ -70,7 +70,7 @@ class ReplaySettings(StrictSettings, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, device: DeviceFile) -> ReplaySettings:
-        """Return what a device's results depend on."""
+        """Return the settings that a device's results depend on."""
         return cls(**{name: getattr(device, name) for name in cls.__struct_fields__})
 
 

@@ -19,12 +19,13 @@ Rows = Annotated[int, Meta(ge=1, le=4096)]
 
 
 class EngineSettings(StrictSettings, frozen=True):
-    """What runs the models.
+    """The engine that runs a model.
 
-    `precision`: one that the bundle has; `threads` per worker, on the CPU. The others
-    are for TensorRT. `batch`: least, usual and most cells of a call; `engines`: folder
-    of what is built, the bundle's own if absent; `has_graphs`: replay CUDA graphs;
-    `is_mapped`: share memory between CPU and GPU, on integrated ones if absent.
+    `precision`: one that the bundle has; `threads`: of the CPU, per worker. The other
+    settings are for TensorRT. `batch`: smallest, usual and largest number of cells in a
+    call; `engines`: folder for built engines, in the bundle if absent; `has_graphs`:
+    replay CUDA graphs; `is_mapped`: CPU and GPU share memory, if absent only where the
+    GPU is integrated.
     """
 
     engine: EngineKind = "onnxruntime"
@@ -52,18 +53,21 @@ class ModelSettings(EngineSettings, frozen=True):
 
 
 class LocationSettings(StrictSettings, frozen=True):
-    """`mode`: find cells, or take the whole field as one region."""
+    """`mode`: find cells, or take the whole field as one region.
+
+    `bundle`: the locator, the shipped one if absent.
+    """
 
     mode: Literal["cells", "whole-field"] = "cells"
     bundle: Path | None = None
 
 
 class SequenceSettings(EngineSettings, frozen=True):
-    """A recurrent model sees each followed cell, one step per frame.
+    """A recurrent model that sees each followed cell, one step per frame.
 
-    `bundle`: the model, the shipped one if absent. `memory_frames`: how far the memory
-    of a cell goes back while nothing happens to it, as models are trained on clips that
-    are no longer; 0 is for ever, at half the cost.
+    `bundle`: the model, the shipped one if absent. `memory_frames`: how many frames the
+    state of a quiet cell remembers. Models are trained on clips of about this length. 0
+    remembers everything, at half the cost.
     """
 
     bundle: Path | None = None

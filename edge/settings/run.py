@@ -17,24 +17,25 @@ from edge.settings.values import (
 
 
 class LedgerSettings(StrictSettings, frozen=True):
-    """`folder`: on a local disk; `keep_rows`: acknowledged rows that are kept."""
+    """`folder`: on a local disk; `keep_rows`: so many acknowledged rows are kept."""
 
     folder: Path
     keep_rows: Annotated[int, Meta(ge=1)] = 200_000
 
 
 class RunSettings(StrictSettings, frozen=True):
-    """`workers`: frames in flight, one per core if absent, which is best.
+    """`workers`: frames examined at once; if absent one per core, which is best.
 
-    `most_failures`: frames that fail in a row before the process ends;
-    `most_frame_s`: so long in work, a frame counts as hung.
+    `most_failures`: the process ends after so many failed frames in a row;
+    `most_frame_s`: a frame that takes longer counts as hung.
 
-    `resume_within_s`: a run without a schedule that a process left open is resumed by
-    the next one within this time, and ended after it; one with a schedule is resumed.
+    `resume_within_s`: a run without a schedule, left open by a process, is resumed by
+    the next process within this time, and ended after it. A run with a schedule is
+    always resumed.
 
-    `frozen_after`: identical frames before a live image counts as frozen; `preview_hz`:
-    annotated pictures per second for MQTT, 0 sends none: a picture may show a patient's
-    cells.
+    `frozen_after`: so many identical live frames count as a frozen picture;
+    `preview_hz`: annotated pictures per second over MQTT, 0 for none, since a picture
+    may show a patient's cells; `preview_width_px`: their width.
     """
 
     workers: Annotated[int, Meta(ge=1, le=64)] | None = None
@@ -47,11 +48,11 @@ class RunSettings(StrictSettings, frozen=True):
 
 
 class DifferentialSettings(StrictSettings, frozen=True):
-    """How cells are counted, each once.
+    """How cells are counted, each cell once.
 
-    `is_on`: count, and let the quality gate reject frames; `wanted_width`: how far the
-    limits of a share may lie apart at the end; `confusion`: a file with the model's
-    confusion, to correct the shares by.
+    `is_on`: count, and let the quality gate reject frames; `wanted_width`: width of a
+    share's confidence interval at which a count is complete; `confusion`: a file with
+    the model's confusion matrix, to correct the shares.
     """
 
     is_on: bool = True
@@ -68,11 +69,11 @@ Compression = Literal["deflate", "none"]
 class RecordingSettings(StrictSettings, frozen=True):
     """Raw frames are kept as OME-TIFF or OME-Zarr, so that a run can be replayed.
 
-    `folder`: of all recordings of this device; `every`: of so many examined frames one
-    is kept, and only with 1 a replay says the same in everything; `format`: of the
-    files; `compression`: "deflate" halves what is written, without loss; `most_gb`: of
-    all recordings, then the oldest that are not pinned go; `least_free_gb`: always left
-    on the disk.
+    `folder`: for all recordings of this device; `every`: keep every n-th examined
+    frame, only with 1 does a replay give the same results; `format`: of the files;
+    `compression`: "deflate" halves the size without loss; `most_gb`: size of all
+    recordings, beyond which the oldest ones that are not pinned are deleted;
+    `least_free_gb`: space that is always left free on the disk.
     """
 
     folder: Path
@@ -84,12 +85,12 @@ class RecordingSettings(StrictSettings, frozen=True):
 
 
 class AlarmSettings(StrictSettings, frozen=True):
-    """When the device says that something is wrong: each amber, then red.
+    """Limits of the alarms; of two values the first is for amber, the second for red.
 
-    `disk_share` of the ledger's disk that is used; `temperature_c` of the hottest part;
-    `no_frame_s`: so long without a frame, a live camera counts as silent. What happens
-    to followed cells is one alarm for each kind of change, and over when it happened to
-    none for `event_quiet_s`; 0 raises none.
+    `disk_share`: used share of the ledger's disk; `temperature_c`: of the hottest
+    sensor; `no_frame_s`: a live camera that gives no frame for so long counts as
+    silent. Changes of followed cells raise one alarm for each kind of change. It ends
+    when no cell changed so for `event_quiet_s`; with 0 there are no such alarms.
     """
 
     disk_share: tuple[Share, Share] = (0.85, 0.95)

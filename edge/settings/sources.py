@@ -1,4 +1,4 @@
-"""Settings of sources: one class per kind of camera, told apart by `kind`."""
+"""Settings of sources: one class per kind of camera; `kind` chooses one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from edge.settings.values import (
 
 
 class SimulatedSettings(StrictSettings, frozen=True, tag_field="kind", tag="simulated"):
-    """The simulated microscope. `rate_hz` 0 gives frames as fast as they are read.
+    """The simulated microscope. With `rate_hz` 0 frames come as fast as they are read.
 
-    `lamp`: light per channel, 1 is full scale; `lamp_drift_per_h`: share of it;
-    `defocus_um`: how far the stage wanders out of focus; `noise`: standard deviation in
-    counts; `unplug_every_s`: seconds between losses of the camera, 0 for none;
-    `changing`: share of red cells, platelets and neutrophils to which something happens
-    within `changing_within_h`: they swell, burst or spread, in `change_takes_s`.
-    `slide_frames`: the slide is so many frames wide and high; `is_endless`: it begins
-    again at its edges, else the stage turns back there.
+    `lamp`: light per channel, 1 is full scale; `lamp_drift_per_h`: change of the lamp
+    as a share; `defocus_um`: how far the stage drifts out of focus; `noise`: standard
+    deviation in counts; `unplug_every_s`: seconds between losses of the camera, 0 for
+    none; `changing`: share of red cells, platelets and neutrophils that swell, burst or
+    spread within `changing_within_h`, each in `change_takes_s`.
+    `slide_frames`: width and height of the slide, in frames; `is_endless`: the slide
+    repeats at its edges, else the stage turns back there.
     """
 
     width_px: Pixels = 1920
@@ -54,11 +54,11 @@ class SimulatedSettings(StrictSettings, frozen=True, tag_field="kind", tag="simu
 
 
 class ControlSettings(StrictSettings, frozen=True):
-    """How a camera shall be set; it is locked, and read back.
+    """How a camera is set. Its controls are locked, and read back.
 
-    What is left out keeps the value that the camera has, with its automatic off where
-    the driver allows. `gain`, `balance` (of colours) and `gamma` are in the driver's
-    own units. `automatic`: what the camera may go on changing by itself.
+    A control that is left out keeps the camera's value, with its automatic turned off
+    where the driver allows it. `gain`, `balance` (of colours) and `gamma` are in the
+    driver's units. `automatic`: controls that the camera may change by itself.
     """
 
     exposure_ms: Positive | None = None
@@ -89,9 +89,9 @@ class OpenCVSettings(StrictSettings, frozen=True, tag_field="kind", tag="opencv"
     """A camera or stream that OpenCV reads.
 
     `device`: a V4L2 path such as /dev/v4l/by-id/…, or an rtsp:// or http:// address.
-    `width_px`, `height_px`, `rate_hz` and `fourcc` are asked of a V4L2 camera, which
-    must then deliver that size; `controls` lock it. `stall_s`: so long without a frame
-    is a loss.
+    `width_px`, `height_px`, `rate_hz` and `fourcc` are set on a V4L2 camera, which must
+    then deliver that size; `controls` lock it. `stall_s`: a camera that gives no frame
+    for so long is lost.
     """
 
     device: str
@@ -105,17 +105,18 @@ class OpenCVSettings(StrictSettings, frozen=True, tag_field="kind", tag="opencv"
 
 
 class VideoSettings(StrictSettings, frozen=True, tag_field="kind", tag="video"):
-    """A video file, a recording that waits for its reader."""
+    """A video file: a recording, which waits for its reader."""
 
     path: Path
     pixel_size_um: Positive | None = None
 
 
 class GStreamerSettings(StrictSettings, frozen=True, tag_field="kind", tag="gstreamer"):
-    """A GStreamer pipeline, written as for gst-launch-1.0 without its sink.
+    """A GStreamer pipeline, as for gst-launch-1.0 but without the sink.
 
-    `is_live` false makes a file wait for us instead of dropping frames. `controls` lock
-    the camera of a v4l2src; others are set in the pipeline.
+    `is_live`: false for a file, which then waits for its reader instead of dropping
+    frames. `controls` lock the camera of a v4l2src; other cameras are set in the
+    pipeline.
     """
 
     pipeline: str
@@ -126,9 +127,10 @@ class GStreamerSettings(StrictSettings, frozen=True, tag_field="kind", tag="gstr
 
 
 class FolderSettings(StrictSettings, frozen=True, tag_field="kind", tag="folder"):
-    """A folder of images in the order of their names, at a pace; 0 is without pause.
+    """A folder of images, in the order of their names.
 
-    `bits`: that mean something in images of 16 bits; cameras often fill 10 or 12.
+    `rate_hz`: images per second, 0 without pause; `is_repeated`: begin again after the
+    last image; `bits`: significant bits in images of 16 bits, often 10 or 12.
     """
 
     path: Path
@@ -146,7 +148,7 @@ class MicroManagerSettings(
     `config`: its configuration file; `adapters`: the folder of its device adapters,
     where pymmcore-plus finds it if absent; `camera`: label of the camera, the
     configuration's own if absent. `presets` (of groups) and `properties` (of devices)
-    are set in this order. `buffer_mb` holds frames that nobody has fetched yet.
+    are set in this order. `buffer_mb`: memory for frames that were not read yet.
     `pixel_size_um`: the configuration's own if absent.
     """
 

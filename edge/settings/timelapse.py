@@ -19,12 +19,12 @@ MAX_STEPS = 500  # of a cell, in the longest shift of a field
 class TrackingSettings(StrictSettings, frozen=True):
     """Cells are followed from frame to frame.
 
-    `most_step_um`: farthest a cell moves on its own between two frames;
-    `most_shift_um`: farthest the whole field moves between two frames and is still
-    recognised; `confirm_after`: frames a cell is found in before it has a number;
-    `coast_frames`: frames it may be missing before its track ends; `most_tracks`: cells
-    followed at once: beyond it, those missing longest are dropped for new ones, and
-    then new ones are not followed.
+    `most_step_um`: largest step of a cell on its own between two frames;
+    `most_shift_um`: largest shift of the whole field between two frames that is
+    recognised; `confirm_after`: a cell gets a number after so many frames in which it
+    is found; `coast_frames`: its track ends after more missing frames than these;
+    `most_tracks`: cells followed at once. Beyond it the tracks missing longest end to
+    make room; where none is missing, new cells are not followed.
     """
 
     most_step_um: Positive = 3.0
@@ -57,10 +57,10 @@ class PhaseSettings(StrictSettings, frozen=True):
 class ScheduleSettings(StrictSettings, frozen=True):
     """Frames are examined at planned points, and at no other time.
 
-    One phase as `interval_s` with `duration_h` or `points`, or several as `phases`, or
-    a useq-schema `file`. `frames_per_point`: so many, one after the other.
-    `when_done`: after the last point the run ends; then the process ends, or waits for
-    the command to start another.
+    Give one phase as `interval_s` with `duration_h` or `points`, or several as
+    `phases`, or a useq-schema `file`. `frames_per_point`: frames taken one after the
+    other at each point. `when_done`: after the last point the run ends; then the
+    process ends, or waits for the command to start another run.
     """
 
     file: Path | None = None
@@ -75,7 +75,7 @@ class ScheduleSettings(StrictSettings, frozen=True):
         given = [self.file is not None, self.interval_s is not None, bool(self.phases)]
         if sum(given) != 1:
             raise ValueError("give file, interval_s or phases, one of the three")
-        self.all_phases  # noqa: B018 refuse at once what it refuses
+        self.all_phases  # noqa: B018 raises where duration_h or points lack interval_s
 
     @property
     def all_phases(self) -> tuple[PhaseSettings, ...]:
@@ -88,10 +88,10 @@ class ScheduleSettings(StrictSettings, frozen=True):
 
 
 class PauseSettings(StrictSettings, frozen=True):
-    """What missing frames do to what is remembered of cells.
+    """What missing frames do to the states of followed cells.
 
-    A pause longer than `lost_after` times the usual one between two frames makes states
-    discontinuous, one longer than `reset_after_s` makes them new.
+    A pause longer than `lost_after` times the usual interval marks states as
+    discontinuous. A pause longer than `reset_after_s` resets them.
     """
 
     lost_after: Annotated[float, Meta(ge=1.1, le=1000)] = 1.8
@@ -99,14 +99,14 @@ class PauseSettings(StrictSettings, frozen=True):
 
 
 class EventSettings(StrictSettings, frozen=True):
-    """When a change of a followed cell is believed.
+    """When a change of a followed cell becomes an event.
 
-    `quiet`: classes that are no event; `begin_at`: least probability that makes a
-    change suspected, and dates it; `confirm_at`: least mean over `confirm_frames`
-    frames that confirms it, and `least_rise` how far the log-odds must then lie above
-    what they usually are for this very cell; `doubt_frames`: a suspicion that is not
-    confirmed so soon is dropped; `end_below`: over once the mean is lower;
-    `settle_frames`: of a new state nothing is believed for so many frames.
+    `quiet`: classes that are no event; `begin_at`: a change is suspected, and dated,
+    from this probability; `confirm_at`: it is confirmed by this mean over
+    `confirm_frames` frames, if the log-odds are also `least_rise` above the usual ones
+    of this cell; `doubt_frames`: a suspicion not confirmed within so many frames is
+    dropped; `end_below`: the event ends when the mean is lower; `settle_frames`: so
+    many frames after a new state nothing is suspected.
     """
 
     quiet: tuple[str, ...] = ("steady", "unreliable")

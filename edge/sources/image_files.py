@@ -1,4 +1,4 @@
-"""Read image files, refusing what is cut short instead of showing half of it."""
+"""Read image files, and refuse incomplete ones instead of showing half of them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def decode_image(data: bytes, name: str) -> Counts:
 
 
 def _is_cut_short(data: bytes) -> bool:
-    """Look for the end marker: decoders fill what is missing with grey.
+    """Whether the end marker is missing: decoders fill the missing part with grey.
 
     Cameras pad their buffers with zeros, so what follows the marker may be zeros.
     """

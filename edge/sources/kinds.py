@@ -1,4 +1,4 @@
-"""The kinds of camera: one entry each, and everything that lists kinds reads it here.
+"""The kinds of camera, one entry each; there is no other list of kinds.
 
 A kind is what `kind` in [source] names. Its entry says how it is opened and how
 connected cameras of it are found; `run`, `hemascope cameras`, `hemascope doctor` and

@@ -75,7 +75,7 @@ _AUTOMATIC: dict[ControlName, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
 
 
 class Capability(NamedTuple):
-    """What a device says it is."""
+    """What a device answers about itself."""
 
     driver: str
     card: str
@@ -84,7 +84,7 @@ class Capability(NamedTuple):
 
 
 class V4L2Controls:
-    """The controls of one V4L2 device; `close` gives the handle back."""
+    """The controls of one V4L2 device; `close` closes its handle."""
 
     def __init__(self, device: str) -> None:
         self._handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
@@ -131,7 +131,7 @@ class V4L2Controls:
         raise refused or ControlNotApplied("no such mode")
 
     def capability(self) -> Capability | None:
-        """Ask what this is; None if it is no V4L2 device."""
+        """Ask the device what it is; None if it is no V4L2 device."""
         try:
             answer = self._ask(QUERYCAP, bytes(CAPABILITY.size))
         except ControlNotApplied:
@@ -176,7 +176,7 @@ class V4L2Controls:
 
 
 def identity(device: str, by_id: Path = BY_ID) -> str:
-    """Name a camera by what stays when it is plugged in elsewhere.
+    """Name a camera by a path that stays when it is plugged in elsewhere.
 
     Returns
     -------
@@ -195,7 +195,7 @@ class LockedDevice:
     """A V4L2 camera that was locked; `now` reads back how it is set."""
 
     def __init__(self, device: str, wanted: ControlSettings, name: str) -> None:
-        """Lock a camera that something else streams from.
+        """Lock a camera whose frames another handle streams.
 
         Raises
         ------

@@ -35,7 +35,7 @@ def aravis() -> Any:
 
 
 def failure() -> type[Exception]:
-    """Return what calls of Aravis raise."""
+    """Return the class of the errors that Aravis raises."""
     from gi.repository import GLib
 
     error: type[Exception] = GLib.GError

@@ -120,7 +120,7 @@ class GenICamSource:
             log.warning("camera not stopped: %s", error)
 
     def _id_of(self, buffer: Any) -> int | None:
-        """Return the frame's id; of one whose first packet is missing, the next."""
+        """Return the frame's id; the next one where its first packet is missing."""
         frame_id = int(buffer.get_frame_id())
         if frame_id == 0 and buffer.get_status() != self._complete:
             return None if self._last is None else self._last[1] + 1

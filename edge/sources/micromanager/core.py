@@ -47,7 +47,7 @@ def open_core(settings: MicroManagerSettings) -> Any:
 
 
 def _set_up(core: Any, settings: MicroManagerSettings) -> None:
-    """Set presets and properties, and wait until nothing moves any more."""
+    """Set presets and properties, and wait until all devices have finished."""
     for group, preset in settings.presets.items():
         _apply(f"preset {group} {preset!r}", core.setConfig, group, preset)
     for device, properties in settings.properties.items():
@@ -99,5 +99,5 @@ def new_core() -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """Return what the core says, in one line."""
+    """Return the message of the core in one line."""
     return " ".join(str(error).split())
