@@ -388,7 +388,7 @@ def test_heat_is_judged_by_the_limits_of_the_alarms(
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("text", "status"),
     [
         ("NV Power Mode: MAXN\n0\n", "ok"),
         ("NV Fan Mode:quiet\nNV Power Mode: MAXN_SUPER\n2\n", "ok"),
