@@ -1,4 +1,7 @@
-"""Readers of OME-Zarr that know nothing of ours: frames (T, H, W, 3) of a roll."""
+"""Other programs' readers of OME-Zarr; each returns the frames of one file.
+
+Frames are (T, H, W, 3), uint8 or uint16, RGB.
+"""
 
 from __future__ import annotations
 

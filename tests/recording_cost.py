@@ -28,8 +28,8 @@ from edge.ledger.preview_file import PreviewWriter
 from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts, read_parts
 from edge.recording.format import Frame
-from edge.recording.frame_files import begin, pack
-from edge.recording.ome_xml import Image, Plane
+from edge.recording.frame_files import create, encode_frame
+from edge.recording.ome_xml import OmeImage, OmePlane
 from edge.recording.recorder import Recorder
 from edge.recording.writer import RecordingWriter
 from edge.run.service import RunCollaborators, Service
@@ -75,30 +75,32 @@ class Shown:
 
 
 def per_frame(folder: Path, name: str, frames: Sequence[Counts]) -> None:
-    """Print what a frame costs to pack and to have on the disk."""
+    """Print what it costs to encode a frame and to write it to the disk."""
     height, width, _ = frames[0].shape
-    image = Image(name, utc_of(0), width, height, "uint8", 0.07, "hemascope", {})
+    image = OmeImage(name, utc_of(0), width, height, "uint8", 0.07, "hemascope", {})
     note = encode(Frame(seq=1, shot=Shot(1, 1, utc_of(0), "m")))
     for number, (how, (kind, compression)) in enumerate(HOW.items()):
-        packing, writing, sizes = [], [], []
+        encoding, writing, sizes = [], [], []
         (folder / name).mkdir(exist_ok=True)
-        roll = begin(folder / name, number, kind)
+        file = create(folder / name, number, kind)
         for done, pixels in enumerate(
             itertools.islice(itertools.cycle(frames), _FRAMES), 1
         ):
             start_s = time.thread_time()
-            packed = pack(pixels, kind, compression)
-            packing.append(time.thread_time() - start_s)
-            before, packed_s = roll.size, time.perf_counter()
-            roll.append([(packed, note)], image, [Plane(n, 4.0) for n in range(done)])
-            writing.append(time.perf_counter() - packed_s)
-            sizes.append(roll.size - before)
-        roll.close()
+            encoded = encode_frame(pixels, kind, compression)
+            encoding.append(time.thread_time() - start_s)
+            before, encoded_s = file.size, time.perf_counter()
+            file.append(
+                [(encoded, note)], image, [OmePlane(n, 4.0) for n in range(done)]
+            )
+            writing.append(time.perf_counter() - encoded_s)
+            sizes.append(file.size - before)
+        file.close()
         raw, size = frames[0].nbytes / 1e6, median(sizes) / 1e6
-        core_ms, write_ms = median(packing) * 1e3, median(writing) * 1e3
+        core_ms, write_ms = median(encoding) * 1e3, median(writing) * 1e3
         sys.stdout.write(
-            f"{name} {how}: {raw:.2f} MB become {size:.2f}, packed in {core_ms:.0f} ms "
-            f"of one core, on the disk in {write_ms:.1f} ms "
+            f"{name} {how}: {raw:.2f} MB become {size:.2f}, "
+            f"encoded in {core_ms:.0f} ms of a core, written in {write_ms:.1f} ms "
             f"({size / write_ms * 1e3:.0f} MB/s)\n"
         )
 

@@ -32,7 +32,7 @@ import tifffile
 from edge.frames import Counts
 from edge.ledger.reader import LedgerReader
 from edge.pipeline.parts import parts_of
-from edge.recording.format import SETTINGS, Recording, recorded_in, recordings_in
+from edge.recording.format import SETTINGS, Recording, recorded_frames_in, recordings_in
 from edge.replay.comparison import Comparison, compare, results_of
 from edge.replay.replay import replay
 from edge.schema.codec import read_toml, write_toml
@@ -72,9 +72,9 @@ def kill_at_random(
     for number, recording in enumerate(recordings_in(recordings)):
         found = _replay(recording, folder / "ledger", folder / f"replay-{number}")
         assert not found.different, found.different[:_ROWS_SAID]
-        assert found.alike == 0, found.lacking
+        assert found.partly_same == 0, found.not_compared
         figures["rows replayed the same"] += found.same
-        figures["recordings that end before the ledger"] += len(found.lacking)
+        figures["recordings that end before the ledger"] += len(found.not_compared)
     reader = LedgerReader(folder / "ledger")
     figures["rows of results in the ledger"] = sum(1 for _ in results_of(reader))
     reader.close()
@@ -120,7 +120,9 @@ def _read(recording: Recording, bioformats: Path | None) -> Counter[str]:
     """Read every file by all readers, as it lies there."""
     figures: Counter[str] = Counter()
     for path in recording.files:
-        ours = np.stack([r.page.read() for r in recorded_in(path) if r.page])
+        ours = np.stack(
+            [r.stored_frame.read() for r in recorded_frames_in(path) if r.stored_frame]
+        )
         figures["files"] += 1
         if path.is_dir():
             seen = by_zarr(path)

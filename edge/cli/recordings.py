@@ -49,7 +49,7 @@ def list_command(folder: Path) -> None:
         except HemascopeError as error:
             click.echo(f"{recording.head.id}  {error}; see `hemascope record repair`")
             continue
-        frames = sum(recorded.page is not None for recorded in items)
+        frames = sum(recorded.stored_frame is not None for recorded in items)
         pinned = "pinned" if recording.is_pinned else ""
         size_gb = recording.size / 1e9
         runs = " ".join(sorted(recording.runs()))
@@ -86,9 +86,9 @@ def repair_command(recording: Path) -> None:
     opened = open_recording(recording)
     lock = recording.resolve().parent / LOCK
     with hold(lock, "records beside") if lock.exists() else nullcontext():
-        for line in opened.mend():
-            click.echo(line)
-    frames = sum(recorded.page is not None for recorded in opened.items())
+        for message in opened.repair():
+            click.echo(message)
+    frames = sum(recorded.stored_frame is not None for recorded in opened.items())
     click.echo(f"{opened.head.id}: {frames} frames can be read")
 
 
@@ -117,7 +117,7 @@ def replay_command(
     import cv2
 
     from edge.pipeline.parts import parts_of
-    from edge.replay.comparison import compare, demand_the_same
+    from edge.replay.comparison import compare, require_comparable
     from edge.replay.replay import replay
 
     opened = open_recording(recording)
@@ -127,7 +127,7 @@ def replay_command(
         raise ConfigurationInvalid(f"{out}: is not empty, expected a new folder")
     parts = parts_of(now)
     if ledger is not None:
-        demand_the_same(opened.head, parts, now, then)
+        require_comparable(opened.head, parts, now, then)
     cv2.setNumThreads(1)  # frames run in parallel, each on one core
     with ExitStack() as until:
         folder = out or Path(until.enter_context(tempfile.TemporaryDirectory()))
@@ -146,10 +146,10 @@ def _print_comparison(found: Comparison) -> bool:
     """Print what was found; return whether nothing differs."""
     for row, difference in found.different[:_MAX_SHOWN]:
         click.echo(f"row {row} differs: {difference}")
-    for line in found.lacking:
+    for line in found.not_compared:
         click.echo(line)
     click.echo(
-        f"{found.same} rows are the same, {found.alike} are the same but for what "
-        f"depends on missing frames, {len(found.different)} differ"
+        f"{found.same} rows are the same, {found.partly_same} are the same but for "
+        f"what depends on missing frames, {len(found.different)} differ"
     )
     return not found.different

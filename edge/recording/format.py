@@ -1,10 +1,10 @@
 """What a recording is: raw frames as they came, and all that a replay needs to know.
 
-A folder for each start of `hemascope run`: `recording.json` and `settings.toml`, a copy
-of the profile, rolls (OME-TIFF or OME-Zarr) of up to 64 frames, and `rows.jsonl`, a
-line for whatever stands in the ledger without a picture here. What is said of a frame
-stands with its pixels, so that no two files can disagree. Everything is kept by the
-ledger's row numbers.
+Each start of `hemascope run` makes a folder of its own. It holds `recording.json` and
+`settings.toml`, a copy of the profile, frame files (OME-TIFF or OME-Zarr) of up to 64
+frames each, and `rows.jsonl`: a line for each row of the ledger that has no picture
+here. The metadata of a frame is stored with its pixels, so that no two files can
+disagree. Frames and lines are identified by their row numbers in the ledger.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edge.frames import Gap, Planned, Shot
 from edge.pipeline.pixel_size import PixelSize
 from edge.recording import frame_files
 from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, StoredFrame
-from edge.recording.ome_xml import Image, Plane
+from edge.recording.ome_xml import OmeImage, OmePlane
 from edge.schema.codec import PayloadInvalid, decode, encode, read_json
 from edge.schema.results import Count, Epoch, Name, Number, Point, RunId
 from edge.timelapse.resume_state import NOTHING_TO_RESUME, ResumeState
@@ -35,26 +35,27 @@ log = logging.getLogger(__name__)
 HEAD, SETTINGS, ROWS = "recording.json", "settings.toml", "rows.jsonl"
 PROFILE = "profile"
 PINNED = "PINNED"
-LOCK = "recordings.lock"  # beside recordings; held by who changes their frames
-_LONGEST_LINE = 1 << 16
+LOCK = "recordings.lock"  # beside recordings; held by whoever changes their frames
+_MAX_LINE_BYTES = 1 << 16
 
 RecordingId = RunId  # of the same form: when it began, and six random digits
 
 
 class RecordingDamaged(HemascopeError):
-    """A folder is no recording, or what it says cannot be."""
+    """A folder is not a recording, or a file in it holds something impossible."""
 
 
-class _Kept(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _StrictStruct(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class Head(_Kept, frozen=True, kw_only=True):
+class Head(_StrictStruct, frozen=True, kw_only=True):
     """`recording.json`: what was recorded, and what the results were made with.
 
-    `first_row`: the ledger's next row when it began; `left`: what the process before
-    left, whose run goes on here if any frame is of it. `model`, `locator`, `sequence`
-    and `calibration_id` as in results. `every`: each so many frames one is recorded.
+    `first_row`: the ledger's next row when it began. `left`: the state that this
+    process resumed from; its run goes on here if any frame belongs to it. `model`,
+    `locator`, `sequence` and `calibration_id` are as in results. `every`: one of so
+    many frames is recorded.
     """
 
     v: Literal[1] = 1
@@ -75,10 +76,10 @@ class Head(_Kept, frozen=True, kw_only=True):
     software: str
 
 
-class Frame(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="frame"):
-    """Said of a recorded frame, in its page.
+class Frame(_StrictStruct, frozen=True, kw_only=True, tag_field="kind", tag="frame"):
+    """The metadata of a recorded frame, stored with its pixels.
 
-    `scale`: the pixel size that it was examined with.
+    `scale`: the pixel size with which it was examined.
     """
 
     seq: Number
@@ -89,16 +90,18 @@ class Frame(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="frame"):
     scale: PixelSize | None = None
 
 
-class GapLine(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
-    """A gap that the source told."""
+class GapLine(_StrictStruct, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
+    """A gap that the source reported."""
 
     seq: Number
     run: RunId | None = None
     gap: Gap
 
 
-class FailedFrame(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="unseen"):
-    """A frame of which there are no pixels: damaged, or examining it failed."""
+class FailedFrame(
+    _StrictStruct, frozen=True, kw_only=True, tag_field="kind", tag="unseen"
+):
+    """A frame without pixels: it was damaged, or examining it failed."""
 
     seq: Number
     run: RunId | None = None
@@ -108,10 +111,13 @@ class FailedFrame(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="unsee
     reason: str
 
 
-class MissingFrames(_Kept, frozen=True, kw_only=True, tag_field="kind", tag="lacking"):
-    """Rows `seq` to `last_seq` were examined, and `count` frames are not kept here.
+class MissingFrames(
+    _StrictStruct, frozen=True, kw_only=True, tag_field="kind", tag="lacking"
+):
+    """Rows `seq` to `last_seq` were examined, but `count` frames are not recorded.
 
-    `first` and `last` are their numbers, `monotonic_ns` and `utc` of the first.
+    `first` and `last` are their numbers at the source; `monotonic_ns` and `utc` are
+    those of the first.
     """
 
     seq: Number
@@ -130,15 +136,15 @@ Line = GapLine | FailedFrame | MissingFrames
 
 @dataclass(frozen=True, slots=True)
 class RecordedItem:
-    """One thing in a recording; `page` holds the pixels of a frame."""
+    """A frame, a gap or missing frames; `stored_frame` holds the pixels of a frame."""
 
     item: Item
-    page: StoredFrame | None = None
+    stored_frame: StoredFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recording as it lies on the disk; it may still grow."""
+    """A recording as it is on the disk; it may still grow."""
 
     folder: Path
     head: Head
@@ -150,8 +156,8 @@ class Recording:
 
     @property
     def files(self) -> list[Path]:
-        """The rolls, oldest first."""
-        return frame_files.rolls_in(self.folder)
+        """The frame files, oldest first."""
+        return frame_files.frame_files_in(self.folder)
 
     @property
     def size(self) -> int:
@@ -161,29 +167,30 @@ class Recording:
     def items(self) -> list[RecordedItem]:
         """Return what is recorded, in the order of the ledger's rows.
 
-        A frame that is there counts, also where a line says that it is about to go.
+        A line may say that a frame was deleted while the frame is still there: the line
+        is written first. The frame counts then.
 
         Raises
         ------
         RecordingDamaged
-            A line or a frame says what cannot be.
+            A line or a frame holds something impossible.
         """
-        found: dict[int, RecordedItem] = {}
+        by_row: dict[int, RecordedItem] = {}
         for path in self.files:
             try:
-                found |= {r.item.seq: r for r in recorded_in(path)}
+                by_row |= {r.item.seq: r for r in recorded_frames_in(path)}
             except FrameFileDamaged:
-                if path.exists():  # not one that made room meanwhile
+                if path.exists():  # else it was deleted meanwhile, to make room
                     raise
-        frames = set(found)
+        frames = set(by_row)
         for line in self._lines():
             last = line.last_seq if isinstance(line, MissingFrames) else line.seq
             if frames.isdisjoint(range(line.seq, last + 1)):
-                found[line.seq] = RecordedItem(line)
-        return [found[seq] for seq in sorted(found)]
+                by_row[line.seq] = RecordedItem(line)
+        return [by_row[seq] for seq in sorted(by_row)]
 
     def runs(self) -> set[str]:
-        """Return the runs of slides that it shows."""
+        """Return the ids of the runs that its frames and lines belong to."""
         return {
             run
             for recorded in self.items()
@@ -191,37 +198,38 @@ class Recording:
             and (run := recorded.item.run)
         }
 
-    def mend(self) -> list[str]:
-        """Let every file say what is in it, after a power cut or damage.
+    def repair(self) -> list[str]:
+        """Make every file declare the frames it holds, after a power cut or damage.
 
-        Returns what was mended, a line each.
+        Returns what was repaired, a line each.
         """
-        told = []
-        frame_files.clear(self.folder)
+        messages = []
+        frame_files.remove_leftovers(self.folder)
         for path in self.files:
             try:
-                recorded = recorded_in(path)
+                recorded = recorded_frames_in(path)
             except FrameFileDamaged as error:
-                path.rename(path.with_suffix(".damaged"))
-                told.append(f"{error}; renamed to {path.with_suffix('.damaged').name}")
+                damaged = path.with_suffix(".damaged")
+                path.rename(damaged)
+                messages.append(f"{error}; renamed to {damaged.name}")
                 continue
             except RecordingDamaged as error:  # of another version, perhaps
-                told.append(f"left alone: {error}")
+                messages.append(f"left as it is: {error}")
                 continue
-            if frame_files.says(path, len(recorded)):
+            if frame_files.declares(path, len(recorded)):
                 continue
             frames = [r.item for r in recorded if isinstance(r.item, Frame)]
-            pages = [r.page for r in recorded if r.page is not None]
-            frame_files.mend(path, *describe(self.head, frames, pages[0]))
-            told.append(f"{path}: says now that it holds {len(pages)} frames")
-        return told
+            stored = [r.stored_frame for r in recorded if r.stored_frame is not None]
+            frame_files.repair(path, *describe(self.head, frames, stored[0]))
+            messages.append(f"{path}: repaired, it holds {len(stored)} frames")
+        return messages
 
     def _lines(self) -> list[Line]:
-        """Return the lines of `rows.jsonl`; a torn last one was never said."""
+        """Return the lines of `rows.jsonl`, without a last one that was cut off."""
         path = self.folder / ROWS
         if not path.exists():
             return []
-        *whole, _torn = path.read_bytes().split(b"\n")
+        *whole, _cut_off = path.read_bytes().split(b"\n")
         try:
             return [decode(line, Line) for line in whole if line]  # type: ignore[arg-type]
         except PayloadInvalid as error:
@@ -234,7 +242,7 @@ def open_recording(folder: Path) -> Recording:
     Raises
     ------
     RecordingDamaged
-        The folder is none.
+        The folder is not a recording.
     """
     try:
         return Recording(folder, read_json(folder / HEAD, Head))
@@ -246,41 +254,52 @@ def open_recording(folder: Path) -> Recording:
 
 
 def recordings_in(folder: Path) -> list[Recording]:
-    """Return the recordings of a device, oldest first; folders of others are not.
+    """Return the recordings in a folder, oldest first; other folders are ignored.
 
-    Within a ledger its rows tell which is older: a clock may have been set back.
+    Recordings of one ledger are ordered by their first row, not by their time: a clock
+    may have been set back.
     """
     if not folder.is_dir():
         return []
-    found = []
+    recordings = []
     for head in folder.glob(f"*/{HEAD}"):
         try:
-            found.append(open_recording(head.parent))
+            recordings.append(open_recording(head.parent))
         except RecordingDamaged as error:
-            log.warning("left alone: %s", error)
-    heads = sorted((r.head for r in found), key=lambda head: head.began, reverse=True)
-    began = {head.epoch: head.began for head in heads}  # of each ledger the first
+            log.warning("left as it is: %s", error)
+    newest_first = sorted(
+        (r.head for r in recordings), key=lambda head: head.began, reverse=True
+    )
+    began = {head.epoch: head.began for head in newest_first}  # of a ledger the oldest
 
     def age(recording: Recording) -> tuple[datetime, int, datetime]:
         head = recording.head
         return began[head.epoch], head.first_row, head.began
 
-    return sorted(found, key=age)
+    return sorted(recordings, key=age)
 
 
-def recorded_in(path: Path) -> list[RecordedItem]:
-    """Return the frames of one roll; raises `FrameFileDamaged` where there is none."""
+def recorded_frames_in(path: Path) -> list[RecordedItem]:
+    """Return the frames of one frame file.
+
+    Raises
+    ------
+    FrameFileDamaged
+        It is not a frame file, or holds no whole frame.
+    RecordingDamaged
+        The metadata of a frame holds something impossible.
+    """
     try:
         return [
-            RecordedItem(decode(page.note, Frame), page)
-            for page in frame_files.pages_in(path)
+            RecordedItem(decode(stored.metadata, Frame), stored)
+            for stored in frame_files.read_frames(path)
         ]
     except PayloadInvalid as error:
         raise RecordingDamaged(f"{path}: {error}; restore it") from error
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all that lie in a folder; it may change meanwhile."""
+    """Return the bytes of a file, or of all files in a folder, which may change."""
     if path.is_file():
         return path.stat().st_size
     size = 0
@@ -291,28 +310,30 @@ def size_of(path: Path) -> int:
     return size
 
 
-def add_line(folder: Path, line: Line) -> int:
-    """Add a line to `rows.jsonl`, on the disk when this returns; return its bytes.
+def append_line(folder: Path, line: Line) -> int:
+    """Append a line to `rows.jsonl`, on the disk when this returns.
 
-    What a power cut or a full disk tore off before was never said, and goes.
+    If a power cut or a full disk left half a line at the end, it is removed first: its
+    write never returned, so nobody relies on it. Returns by how many bytes the file
+    grew.
     """
     data = encode(line) + b"\n"
     with (folder / ROWS).open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - _LONGEST_LINE))
+        file.seek(max(0, end - _MAX_LINE_BYTES))
         tail = file.read()
-        torn = len(tail) - (tail.rfind(b"\n") + 1)
-        file.truncate(end - torn)
+        cut_off = len(tail) - (tail.rfind(b"\n") + 1)
+        file.truncate(end - cut_off)
         file.write(data)
         file.flush()
         os.fdatasync(file.fileno())
-    return len(data) - torn
+    return len(data) - cut_off
 
 
 def describe(
     head: Head, frames: Sequence[Frame], like: EncodedFrame | StoredFrame
-) -> tuple[Image, list[Plane]]:
-    """Return what a roll says of its frames, which look like `like`."""
+) -> tuple[OmeImage, list[OmePlane]]:
+    """Return how a frame file describes its frames, whose shape is that of `like`."""
     height, width, _ = like.shape
     last = frames[-1]
     controls = last.shot.controls
@@ -332,12 +353,12 @@ def describe(
         "gain": None if gain is None else str(gain),
         "software": head.software,
     }
-    image = Image(
+    image = OmeImage(
         name=head.id,
         acquired=head.began,
         width_px=width,
         height_px=height,
-        kind=like.dtype,
+        dtype=like.dtype,
         pixel_size_um=pixel_size_um(last),
         software=f"hemascope {head.software}",
         attributes={key: value for key, value in attributes.items() if value},
@@ -346,14 +367,14 @@ def describe(
 
 
 def pixel_size_um(frame: Frame) -> float | None:
-    """Micrometres per pixel, where they are known without doubt."""
+    """Return micrometres per pixel, where they are known without doubt."""
     scale = frame.scale
     if scale is None or scale.um is None or scale.doubt is not None:
         return frame.shot.pixel_size_um
     return scale.um
 
 
-def _plane(head: Head, shot: Shot) -> Plane:
+def _plane(head: Head, shot: Shot) -> OmePlane:
     since_s = (shot.monotonic_ns - head.began_ns) / 1e9
     exposure_ms = None if shot.controls is None else shot.controls.exposure_ms
-    return Plane(round(since_s, 9), exposure_ms)
+    return OmePlane(round(since_s, 9), exposure_ms)

@@ -1,4 +1,4 @@
-"""Frames as they are stored, whatever kind of file they lie in."""
+"""A frame as it is stored, in whatever kind of file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edge.settings.run import Compression
 
 
 class FrameFileDamaged(HemascopeError):
-    """A file of frames is none of ours, or not even its first frame is whole."""
+    """A file is not one of our frame files, or its first frame is not whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedFrame:
-    """A frame as it is stored: its bytes, and what they are.
+    """The bytes of one frame, ready to be written, and what they are.
 
     `shape` (H, W, 3); `dtype` "uint8" or "uint16".
     """
@@ -30,11 +30,11 @@ class EncodedFrame:
 
 
 class StoredFrame(Protocol):
-    """One frame that is stored: what it is, and the `note` that came with it."""
+    """One frame in a frame file. Its pixels stay on the disk until `read`."""
 
     @property
     def path(self) -> Path:
-        """The file that holds it."""
+        """The frame file that holds it."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -42,23 +42,23 @@ class StoredFrame(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Of the pixels, "uint8" or "uint16"."""
+        """Type of the pixels, "uint8" or "uint16"."""
 
     @property
-    def note(self) -> bytes:
-        """What is said of it, JSON."""
+    def metadata(self) -> bytes:
+        """JSON that was stored with the frame."""
 
     def read(self) -> Counts:
-        """Return the frame (H, W, 3), uint8 or uint16, RGB, as it was packed.
+        """Return the frame (H, W, 3), uint8 or uint16, RGB, as it was encoded.
 
         Raises
         ------
         FrameRejected
-            It is not what was written.
+            The stored bytes are not those that were written.
         """
 
 
-def prove(data: bytes, crc32: int, where: str) -> None:
+def check_crc(data: bytes, crc32: int, where: str) -> None:
     """Raise `FrameRejected` if these are not the bytes that were written."""
     if zlib.crc32(data) != crc32:
         raise FrameRejected(

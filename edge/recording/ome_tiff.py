@@ -1,12 +1,29 @@
 """A TIFF that grows frame by frame and is whole after each of them.
 
-Frames are written in three steps, each on the disk before the next one begins: the
-frame, its directory and a new OME-XML behind all that is there; four bytes that link
-the directory; eight bytes that point to the new OME-XML. What is changed in place never
-crosses a sector. So whenever power fails, the file reads with all frames but those just
-being written.
+A TIFF is a chain: the header points to the first image file directory (IFD), each IFD
+describes one frame and ends with a link to the next IFD, and a link of zero ends the
+chain (TIFF 6.0, section 2). So a frame can be added without moving anything: write it
+behind the end, then change the last link. A frame file adds one thing to this: the
+OME-XML of all frames, to which the first IFD points.
 
-TIFF 6.0, little-endian, RGB, one strip for each frame, at most 4 GB.
+Frames are added in three steps, each on the disk before the next one begins:
+
+1. Behind the end: the frames, their IFDs (linked with each other), a new OME-XML.
+   Nothing points there, so every reader still sees the file as it was.
+2. Four bytes: the last link now leads to the new IFDs. Readers that follow the chain
+   see the new frames; readers of OME-XML still see the old ones, in full.
+3. Eight bytes: length and offset of the OME-XML, in the first IFD. Everybody sees all.
+
+Invariant: whenever power fails, all links and offsets lead to bytes that are on the
+disk. It holds because of the order, and because the bytes that are changed in place lie
+within one sector, which a disk writes as a whole or not at all.
+
+The old OME-XML stays in the file as dead bytes, 10 to 50 kB per step. Rewriting it in
+place would be smaller, but a power cut would tear it.
+
+Written is TIFF 6.0, little-endian, RGB, one strip for each frame, at most 4 GB. BigTIFF
+has no such limit, but fewer programs read it, and 64 frames seldom need it.
+https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
 """
 
 from __future__ import annotations
@@ -23,22 +40,24 @@ import numpy as np
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, prove
+from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, check_crc
 from edge.settings.run import Compression
 
-MOST_BYTES = 2**32 - 2**24  # of one file: offsets have 32 bits
-_HEADER = struct.Struct("<2sHL")
-_ENTRY = struct.Struct("<HHL4s")
-_ASCII, _SHORT, _LONG, _RATIONAL, _BYTES = 2, 3, 4, 5, 7
-_SIZES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8, _BYTES: 1}
-_CODES: dict[Compression, int] = {"none": 1, "deflate": 8}
-_DESCRIPTION, _NOTE, _CRC32 = 270, 65001, 65002
-_MOST_TAGS, _MOST_PAGES = 64, 65536
+MAX_FILE_BYTES = 2**32 - 2**24  # offsets have 32 bits; 16 MiB stay for an OME-XML
+_HEADER = struct.Struct("<2sHL")  # "II", 42, offset of the first IFD
+_ENTRY = struct.Struct("<HHL4s")  # tag, type, count, value or its offset
+_ASCII, _SHORT, _LONG, _RATIONAL, _BYTES = 2, 3, 4, 5, 7  # types of TIFF 6.0, p. 15
+_TYPE_BYTES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8, _BYTES: 1}
+# 8 is Adobe's Deflate (TIFF Technical Note 3, 2002), which all current readers know.
+_COMPRESSION_CODES: dict[Compression, int] = {"none": 1, "deflate": 8}
+# Tags from 32768 on are private (TIFF 6.0, p. 8): other readers skip ours.
+_DESCRIPTION, _METADATA, _CRC32 = 270, 65001, 65002
+_MAX_TAGS, _MAX_FRAMES = 64, 65536  # more is damage: the chain leads in a circle
 _Tags = Mapping[int, tuple[int, bytes]]  # number: type, value
 
 
-class File(Protocol):
-    """What a growing TIFF is written to."""
+class WritableFile(Protocol):
+    """What a growing TIFF is written to; tests put a disk that loses power here."""
 
     def pwrite(self, data: bytes, offset: int) -> None:
         """Write all of `data`."""
@@ -55,58 +74,74 @@ class DiskFile:
         self._fd = os.open(path, flags, 0o640)
 
     def pwrite(self, data: bytes, offset: int) -> None:
-        """See `File`."""
+        """See `WritableFile`."""
         rest = memoryview(data)
         while rest:
             done = os.pwrite(self._fd, rest, offset)
             rest, offset = rest[done:], offset + done
 
     def sync(self) -> None:
-        """See `File`."""
+        """See `WritableFile`."""
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        """Let go of the file. Safe to call twice."""
+        """Release the file. Safe to call twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-def pack(pixels: Counts, compression: Compression) -> EncodedFrame:
-    """Store a frame without loss.
+def encode_frame(pixels: Counts, compression: Compression) -> EncodedFrame:
+    """Encode a frame without loss.
 
     Parameters
     ----------
     pixels
         (H, W, 3), uint8 or uint16, RGB.
     compression
-        "deflate": differences between neighbours (TIFF predictor 2), Huffman-coded.
-        Searching for repetitions, as deflate usually does, takes longer and finds only
-        noise.
+        "deflate": differences between horizontal neighbours, then Huffman codes.
+
+    Notes
+    -----
+    The differences are d[x] = p[x] - p[x - 1], for each colour, modulo 256 or 65536:
+    TIFF 6.0, section 14, predictor 2. Neighbours are alike, so differences are small
+    and their Huffman codes short. Deflate usually also searches for repetitions. In
+    frames of a camera it takes half as long again and finds only noise
+    (docs/recording.md has the figures).
     """
     counts = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
     height, width, samples = counts.shape
     shape, dtype = (height, width, samples), pixels.dtype.name
     if compression == "none":
         return EncodedFrame(counts.tobytes(), shape, dtype, compression)
-    steps = counts.copy()
-    np.subtract(counts[:, 1:], counts[:, :-1], out=steps[:, 1:])  # modulo its range
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
-    data = packer.compress(memoryview(steps).cast("B")) + packer.flush()
+    differences = counts.copy()  # (H, W, 3), little-endian; its first column stays
+    np.subtract(counts[:, 1:], counts[:, :-1], out=differences[:, 1:])
+    compressor = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
+    data = compressor.compress(memoryview(differences).cast("B")) + compressor.flush()
     return EncodedFrame(data, shape, dtype, compression)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnlinkedFrames:
+    """Frames that lie behind the end of a file, and that nothing points to yet."""
+
+    first_ifd: int
+    last_link: int  # offset of the link that ends their chain
+    description_pointer: int  # offset, in the file's first IFD, of the OME-XML's place
+    end: int
 
 
 class GrowingTiff:
     """The writer of one file, empty at first. Nothing may follow a failed `append`."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: WritableFile) -> None:
         self._file = file
-        self._described_at = self._next_at = 0
-        self.size, self.pages = _HEADER.size, 0
+        self._description_pointer = self._last_link = 0
+        self.size, self.frame_count = _HEADER.size, 0
 
     def append(
         self,
-        shown: Sequence[tuple[EncodedFrame, bytes]],
+        frames: Sequence[tuple[EncodedFrame, bytes]],
         description: bytes,
         pixel_size_um: float | None = None,
     ) -> None:
@@ -114,9 +149,9 @@ class GrowingTiff:
 
         Parameters
         ----------
-        shown
-            Frames, each with bytes that belong to it; several cost no more waiting for
-            the disk than one.
+        frames
+            Each frame with its metadata. Several frames wait for the disk no longer
+            than one.
         description
             OME-XML of all frames up to the last of these, UTF-8.
         pixel_size_um
@@ -127,39 +162,56 @@ class GrowingTiff:
         OSError
             They could not be written; the file reads as before.
         """
-        text, end, link_at, first_at = description + b"\0", self.size, 0, 0
-        described_at = self._described_at
-        for packed, note in shown:
-            start = end + end % 2
-            tags = _tags(packed, start, note, pixel_size_um)
-            if not described_at:
-                tags[_DESCRIPTION] = (_ASCII, text)
-            at = _aligned(start + len(packed.data), tags)
-            directory = _directory(tags, at)
-            self._file.pwrite(packed.data, start)
-            self._file.pwrite(directory, at)
-            if link_at:
-                self._file.pwrite(struct.pack("<L", at), link_at)
-            described_at = described_at or at + _pointer(tags)
-            first_at, link_at = first_at or at, at + 2 + 12 * len(tags)
-            end = at + len(directory)
-        if self.pages == 0:
-            self._file.pwrite(_HEADER.pack(b"II", 42, first_at), 0)
+        text = description + b"\0"
+        added = self._write_behind_end(frames, text, pixel_size_um)
+        end = added.end
+        if self.frame_count == 0:
+            # The file has no name yet (see `TiffFrameFile`): nobody can see it torn,
+            # so one step is enough.
+            self._file.pwrite(_HEADER.pack(b"II", 42, added.first_ifd), 0)
             self._file.sync()
         else:
             self._file.pwrite(text, end)
             self._file.sync()
-            self._file.pwrite(struct.pack("<L", first_at), self._next_at)
+            self._file.pwrite(struct.pack("<L", added.first_ifd), self._last_link)
             self._file.sync()
-            _describe(self._file, described_at, len(text), end)
+            _point_to_description(
+                self._file, added.description_pointer, len(text), offset=end
+            )
             end += len(text)
-        self._described_at, self._next_at, self.size = described_at, link_at, end
-        self.pages += len(shown)
+        self._description_pointer = added.description_pointer
+        self._last_link, self.size = added.last_link, end
+        self.frame_count += len(frames)
+
+    def _write_behind_end(
+        self,
+        frames: Sequence[tuple[EncodedFrame, bytes]],
+        text: bytes,
+        pixel_size_um: float | None,
+    ) -> _UnlinkedFrames:
+        """Write frames and their IFDs; `text` goes into the first IFD of a new file."""
+        end, first_ifd, last_link = self.size, 0, 0
+        description_pointer = self._description_pointer
+        for encoded, metadata in frames:
+            start = end + end % 2
+            tags = _tags(encoded, start, metadata, pixel_size_um)
+            if not description_pointer:
+                tags[_DESCRIPTION] = (_ASCII, text)
+            at = _aligned_ifd(start + len(encoded.data), tags)
+            ifd = _ifd(tags, at)
+            self._file.pwrite(encoded.data, start)
+            self._file.pwrite(ifd, at)
+            if last_link:
+                self._file.pwrite(struct.pack("<L", at), last_link)
+            description_pointer = description_pointer or at + _pointer_in_ifd(tags)
+            first_ifd, last_link = first_ifd or at, at + 2 + 12 * len(tags)
+            end = at + len(ifd)
+        return _UnlinkedFrames(first_ifd, last_link, description_pointer, end)
 
 
 @dataclass(frozen=True, slots=True)
 class TiffFrame:
-    """One frame of a file, and where it is stored; see `Page`."""
+    """One frame of a file, and where it lies; see `StoredFrame`."""
 
     path: Path
     shape: tuple[int, int, int]
@@ -168,148 +220,182 @@ class TiffFrame:
     offset: int
     size: int
     crc32: int
-    note: bytes
-    next_at: int  # where the link to the next frame stands
+    metadata: bytes
+    link_at: int  # offset of the link to the next frame's IFD
 
     def read(self) -> Counts:
-        """See `Page`."""
+        """See `StoredFrame`."""
         try:
             with self.path.open("rb") as file:
                 data = _read(file, self.offset, self.size)
         except (OSError, ValueError) as error:
             raise FrameRejected(f"{self.path}: {error}; was it deleted?") from error
-        prove(data, self.crc32, f"{self.path}: the frame at byte {self.offset}")
-        kind = np.dtype(self.dtype).newbyteorder("<")
+        check_crc(data, self.crc32, f"{self.path}: the frame at byte {self.offset}")
+        stored_type = np.dtype(self.dtype).newbyteorder("<")
         if self.compression == "none":
-            counts = np.frombuffer(data, kind).reshape(self.shape)
+            counts = np.frombuffer(data, stored_type).reshape(self.shape)
             return np.asarray(counts.astype(self.dtype))
-        steps = np.frombuffer(zlib.decompress(data), kind).reshape(self.shape)
-        return np.asarray(np.cumsum(steps, axis=1, dtype=self.dtype))
+        differences = np.frombuffer(zlib.decompress(data), stored_type)
+        # The sum in the frame's own type wraps as the difference did.
+        counts = np.cumsum(differences.reshape(self.shape), axis=1, dtype=self.dtype)
+        return np.asarray(counts)
 
 
-def read_pages(path: Path) -> list[TiffFrame]:
-    """Return the frames of a growing TIFF that are wholly there, in order.
+def read_frames(path: Path) -> list[TiffFrame]:
+    """Return the whole frames of a growing TIFF, in order.
+
+    It follows the links and does not look at the OME-XML. So, after a power cut between
+    steps 2 and 3, it sees frames that other readers do not see yet.
 
     Raises
     ------
-    RollDamaged
-        It is none, or holds no whole frame.
+    FrameFileDamaged
+        It is not a growing TIFF, or holds no whole frame.
     """
-    pages: list[TiffFrame] = []
+    frames: list[TiffFrame] = []
     try:
         with path.open("rb") as file:
             magic, version, at = _HEADER.unpack(_read(file, 0, _HEADER.size))
             if (magic, version) != (b"II", 42):
                 raise ValueError(f"begins with {magic!r}")
-            while at != 0 and len(pages) < _MOST_PAGES:
-                page, at = _read_page(file, path, at)
-                pages.append(page)
+            while at != 0 and len(frames) < _MAX_FRAMES:
+                frame, at = _read_frame(file, path, at)
+                frames.append(frame)
     except OSError as error:
         raise FrameFileDamaged(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, struct.error) as error:
-        if not pages:
+        # A file that is cut short ends the chain with an error. The frames before it
+        # are whole: each was read up to its last byte.
+        if not frames:
             raise FrameFileDamaged(
                 f"{path}: no whole frame: {error}; expected a recording of hemascope"
             ) from error
-    return pages
+    return frames
 
 
 def description_of(path: Path) -> bytes | None:
-    """Return what a file says of its frames; None where that cannot be read."""
+    """Return the OME-XML of a file; None where it is not whole."""
     try:
         with path.open("rb") as file:
             at = _HEADER.unpack(_read(file, 0, _HEADER.size))[2]
-            entries, _ = _read_directory(file, at)
+            entries, _ = _read_ifd(file, at)
             text = _value(file, entries[_DESCRIPTION])
     except (ValueError, KeyError, struct.error):
         return None
     return text[:-1] if text.endswith(b"</OME>\0") else None
 
 
-def mend(pages: list[TiffFrame], description: bytes) -> None:
-    """Let a damaged file end after `pages`, which it begins with, and describe them.
+def repair(frames: list[TiffFrame], description: bytes) -> None:
+    """Make a damaged file end after `frames`, with which it begins, and describe them.
 
-    In the order of `GrowingTiff`, so that it may be interrupted as well.
+    The steps are in an order that may be interrupted too: a new OME-XML behind the end,
+    a link of zero after the last whole frame, then the pointer to the OME-XML.
     """
-    path = pages[0].path
+    path = frames[0].path
     with path.open("rb") as reader:
         at = _HEADER.unpack(_read(reader, 0, _HEADER.size))[2]
-        numbers = list(_read_directory(reader, at)[0])
-    where = at + 2 + 12 * numbers.index(_DESCRIPTION) + 4
+        numbers = list(_read_ifd(reader, at)[0])
+    pointer = at + 2 + 12 * numbers.index(_DESCRIPTION) + 4
     end = path.stat().st_size
+    offset = end + end % 2
     file = DiskFile(path, is_new=False)
     try:
-        file.pwrite(description + b"\0", end + end % 2)
+        file.pwrite(description + b"\0", offset)
         file.sync()
-        file.pwrite(bytes(4), pages[-1].next_at)
+        file.pwrite(bytes(4), frames[-1].link_at)
         file.sync()
-        _describe(file, where, len(description) + 1, end + end % 2)
+        _point_to_description(file, pointer, len(description) + 1, offset)
     finally:
         file.close()
 
 
 def _tags(
-    packed: EncodedFrame, start: int, note: bytes, pixel_size_um: float | None
+    encoded: EncodedFrame, start: int, metadata: bytes, pixel_size_um: float | None
 ) -> dict[int, tuple[int, bytes]]:
-    """Return what stands in the directory of a frame, stored at `start`."""
-    height, width, samples = packed.shape
-    bits = 8 * np.dtype(packed.dtype).itemsize
+    """Return the tags of a frame that is stored at `start`.
+
+    Those that TIFF 6.0 demands of an RGB image (section 6), with the predictor, our
+    metadata and a CRC: TIFF has no checksum of its own.
+    """
+    height, width, samples = encoded.shape
+    bits = 8 * np.dtype(encoded.dtype).itemsize
+    # Pixels per cm as a fraction; 1 and "no unit" where the size is not known.
     per_cm = 1 if pixel_size_um is None else round(1e7 / pixel_size_um)
     resolution = struct.pack("<LL", per_cm, 1 if pixel_size_um is None else 1000)
+    unit = 1 if pixel_size_um is None else 3
     tags = {
         256: (_LONG, struct.pack("<L", width)),
         257: (_LONG, struct.pack("<L", height)),
         258: (_SHORT, struct.pack("<3H", *[bits] * samples)),
-        259: (_SHORT, struct.pack("<H", _CODES[packed.compression])),
-        262: (_SHORT, struct.pack("<H", 2)),  # RGB
-        273: (_LONG, struct.pack("<L", start)),
+        259: (_SHORT, struct.pack("<H", _COMPRESSION_CODES[encoded.compression])),
+        262: (_SHORT, struct.pack("<H", 2)),  # photometric interpretation: RGB
+        273: (_LONG, struct.pack("<L", start)),  # offset of the only strip
         277: (_SHORT, struct.pack("<H", samples)),
-        278: (_LONG, struct.pack("<L", height)),
-        279: (_LONG, struct.pack("<L", len(packed.data))),
+        278: (_LONG, struct.pack("<L", height)),  # rows of the only strip
+        279: (_LONG, struct.pack("<L", len(encoded.data))),
         282: (_RATIONAL, resolution),
         283: (_RATIONAL, resolution),
-        284: (_SHORT, struct.pack("<H", 1)),  # interleaved
-        296: (_SHORT, struct.pack("<H", 1 if pixel_size_um is None else 3)),  # per cm
-        _NOTE: (_BYTES, note),
-        _CRC32: (_LONG, struct.pack("<L", zlib.crc32(packed.data))),
+        284: (_SHORT, struct.pack("<H", 1)),  # planar configuration: RGBRGB
+        296: (_SHORT, struct.pack("<H", unit)),
+        _METADATA: (_BYTES, metadata),
+        _CRC32: (_LONG, struct.pack("<L", zlib.crc32(encoded.data))),
     }
-    if packed.compression == "deflate":
-        tags[317] = (_SHORT, struct.pack("<H", 2))  # differences to the left
+    if encoded.compression == "deflate":
+        tags[317] = (_SHORT, struct.pack("<H", 2))  # horizontal differences
     return tags
 
 
-def _pointer(tags: _Tags) -> int:
-    """Where in its directory length and place of the description stand."""
+def _pointer_in_ifd(tags: _Tags) -> int:
+    """Return where, in an IFD, count and offset of the description are.
+
+    An IFD has 2 bytes of length, then 12 bytes per entry, sorted by tag; an entry
+    begins with 4 bytes of tag and type (TIFF 6.0, p. 14).
+    """
     return 2 + 12 * sorted(tags).index(_DESCRIPTION) + 4
 
 
-def _aligned(at: int, tags: _Tags) -> int:
-    """Return where a directory may begin, so that no sector cuts what will change."""
-    at += (2 - at) % 4  # then the link to the next one is a multiple of 4
+def _aligned_ifd(at: int, tags: _Tags) -> int:
+    """Return the first offset from `at` on at which an IFD may begin.
+
+    What is changed in place must lie within one sector, whose size is a multiple of 8.
+    The link has 4 bytes and is at `at + 2 + 12 * n`: a multiple of 4 if `at % 4 == 2`.
+    Count and offset of the description have 8 bytes and get an offset that is a
+    multiple of 8; `at % 4` stays 2 by that, since `_pointer_in_ifd` is 2 modulo 4 too.
+    """
+    at += (2 - at) % 4
     if _DESCRIPTION in tags:
-        at += (-(at + _pointer(tags))) % 8
+        at += (-(at + _pointer_in_ifd(tags))) % 8
     return at
 
 
-def _directory(tags: _Tags, at: int) -> bytes:
-    """Return an image file directory that stands at `at`, and what it points to."""
-    entries, beyond = [], b""
-    beyond_at = at + 2 + 12 * len(tags) + 4
+def _ifd(tags: _Tags, at: int) -> bytes:
+    """Return an IFD that begins at `at`, with the values that do not fit into it.
+
+    A value of up to 4 bytes is in its entry, left-justified; of a longer one there is
+    the offset, which must be even (TIFF 6.0, p. 15).
+    """
+    entries, long_values = [], b""
+    long_values_at = at + 2 + 12 * len(tags) + 4
     for number, (kind, value) in sorted(tags.items()):
-        place = value
+        value_or_offset = value
         if len(value) > 4:
-            beyond += bytes(len(beyond) % 2)
-            place = struct.pack("<L", beyond_at + len(beyond))
-            beyond += value
-        count = len(value) // _SIZES[kind]
-        entries.append(_ENTRY.pack(number, kind, count, place.ljust(4, b"\0")))
-    head = struct.pack("<H", len(tags))
-    body = head + b"".join(entries) + bytes(4) + beyond
-    return body + bytes(len(body) % 2)
+            long_values += bytes(len(long_values) % 2)
+            value_or_offset = struct.pack("<L", long_values_at + len(long_values))
+            long_values += value
+        count = len(value) // _TYPE_BYTES[kind]
+        entries.append(
+            _ENTRY.pack(number, kind, count, value_or_offset.ljust(4, b"\0"))
+        )
+    length, no_link = struct.pack("<H", len(tags)), bytes(4)
+    ifd = length + b"".join(entries) + no_link + long_values
+    return ifd + bytes(len(ifd) % 2)
 
 
-def _describe(file: File, where: int, count: int, offset: int) -> None:
-    file.pwrite(struct.pack("<LL", count, offset), where)
+def _point_to_description(
+    file: WritableFile, pointer: int, count: int, offset: int
+) -> None:
+    """Change count and offset at once: eight bytes that lie within one sector."""
+    file.pwrite(struct.pack("<LL", count, offset), pointer)
     file.sync()
 
 
@@ -321,46 +407,43 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     return data
 
 
-def _read_directory(
-    file: BinaryIO, at: int
-) -> tuple[dict[int, tuple[int, int, bytes]], int]:
-    """Return number: type, count and place of each tag; and where the link stands."""
+def _read_ifd(file: BinaryIO, at: int) -> tuple[dict[int, tuple[int, int, bytes]], int]:
+    """Return type, count, and value or offset of each tag; and where the link is."""
     count = struct.unpack("<H", _read(file, at, 2))[0]
-    if not 0 < count <= _MOST_TAGS:
+    if not 0 < count <= _MAX_TAGS:
         raise ValueError(f"{count} tags at byte {at}")
     entries = _ENTRY.iter_unpack(_read(file, at + 2, 12 * count))
-    return {number: (kind, n, place) for number, kind, n, place in entries}, (
-        at + 2 + 12 * count
-    )
+    link_at = at + 2 + 12 * count
+    return {number: (kind, n, value) for number, kind, n, value in entries}, link_at
 
 
 def _value(file: BinaryIO, entry: tuple[int, int, bytes]) -> bytes:
-    kind, count, place = entry
-    size = _SIZES[kind] * count
+    kind, count, value_or_offset = entry
+    size = _TYPE_BYTES[kind] * count
     if size <= 4:
-        return place[:size]
-    return _read(file, struct.unpack("<L", place)[0], size)
+        return value_or_offset[:size]
+    return _read(file, struct.unpack("<L", value_or_offset)[0], size)
 
 
-def _read_page(file: BinaryIO, path: Path, at: int) -> tuple[TiffFrame, int]:
-    """Return the frame whose directory is at `at`, and the place of the next one."""
-    entries, next_at = _read_directory(file, at)
+def _read_frame(file: BinaryIO, path: Path, at: int) -> tuple[TiffFrame, int]:
+    """Return the frame whose IFD is at `at`, and the offset of the next IFD."""
+    entries, link_at = _read_ifd(file, at)
 
     def number(tag: int) -> int:
         return int.from_bytes(_value(file, entries[tag]), "little")
 
     bits = struct.unpack("<3H", _value(file, entries[258]))
-    kinds: dict[int, Compression] = {code: name for name, code in _CODES.items()}
-    page = TiffFrame(
+    names: dict[int, Compression] = {n: name for name, n in _COMPRESSION_CODES.items()}
+    frame = TiffFrame(
         path=path,
         shape=(number(257), number(256), number(277)),
         dtype={8: "uint8", 16: "uint16"}[bits[0]],
-        compression=kinds[number(259)],
+        compression=names[number(259)],
         offset=number(273),
         size=number(279),
         crc32=number(_CRC32),
-        note=_value(file, entries[_NOTE]),
-        next_at=next_at,
+        metadata=_value(file, entries[_METADATA]),
+        link_at=link_at,
     )
-    _read(file, page.offset + page.size - 1, 1)
-    return page, struct.unpack("<L", _read(file, next_at, 4))[0]
+    _read(file, frame.offset + frame.size - 1, 1)  # raises where the frame is cut off
+    return frame, struct.unpack("<L", _read(file, link_at, 4))[0]

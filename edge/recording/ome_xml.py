@@ -1,4 +1,4 @@
-"""What an OME-TIFF says of itself: OME-XML of one time series in RGB.
+"""OME-XML, by which an OME-TIFF describes itself: one time series in RGB.
 
 Schema of June 2016, https://www.openmicroscopy.org/Schemas/OME/2016-06.
 """
@@ -11,12 +11,12 @@ from datetime import datetime
 from xml.etree import ElementTree
 
 _SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
-_PLACE = f"{_SCHEMA} {_SCHEMA}/ome.xsd"
+_SCHEMA_LOCATION = f"{_SCHEMA} {_SCHEMA}/ome.xsd"
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class OmePlane:
     """One frame: seconds since the recording began, and how long it was exposed."""
 
     delta_t_s: float
@@ -24,34 +24,34 @@ class Plane:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """The series: `kind` is "uint8" or "uint16", `said` becomes key and value pairs.
+class OmeImage:
+    """The time series; `attributes` are written as key and value pairs.
 
-    `pixel_size_um` is None where nobody knows it.
+    `dtype` is "uint8" or "uint16". `pixel_size_um` is None where it is not known.
     """
 
     name: str
     acquired: datetime
     width_px: int
     height_px: int
-    kind: str
+    dtype: str
     pixel_size_um: float | None
     software: str
     attributes: Mapping[str, str]
 
 
-def ome_xml(image: Image, planes: Sequence[Plane]) -> bytes:
-    """Return the OME-XML of `planes`, the n-th of which is the file's n-th page.
+def ome_xml(image: OmeImage, planes: Sequence[OmePlane]) -> bytes:
+    """Return the OME-XML of `planes`, the n-th of which is the file's n-th frame.
 
-    In UTF-8, as other writers do, although TIFF wants ASCII: Bio-Formats refuses
-    references such as that of µ.
+    It is UTF-8, as other writers do, although TIFF asks for ASCII. Character references
+    such as `&#181;` for µ would be ASCII, but Bio-Formats refuses them.
     """
     root = ElementTree.Element(
         "OME",
         {
             "xmlns": _SCHEMA,
             "xmlns:xsi": _XSI,
-            "xsi:schemaLocation": _PLACE,
+            "xsi:schemaLocation": _SCHEMA_LOCATION,
             "Creator": image.software,
         },
     )
@@ -61,37 +61,53 @@ def ome_xml(image: Image, planes: Sequence[Plane]) -> bytes:
     ElementTree.SubElement(
         series, "AcquisitionDate"
     ).text = image.acquired.isoformat().replace("+00:00", "Z")
-    pixels = ElementTree.SubElement(series, "Pixels", _pixels(image, len(planes)))
+    _add_pixels(series, image, planes)
+    ElementTree.SubElement(series, "AnnotationRef", {"ID": "Annotation:0"})
+    _add_attributes(root, image.attributes)
+    declaration = b'<?xml version="1.0" encoding="UTF-8"?>'
+    text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=False)
+    return declaration + bytes(text)
+
+
+def _add_pixels(
+    series: ElementTree.Element, image: OmeImage, planes: Sequence[OmePlane]
+) -> None:
+    """Add the element that says which frame is which image file directory (IFD)."""
+    pixels = ElementTree.SubElement(
+        series, "Pixels", _pixels_attributes(image, len(planes))
+    )
     ElementTree.SubElement(
         pixels, "Channel", {"ID": "Channel:0:0", "SamplesPerPixel": "3"}
     )
     for number in range(len(planes)):
-        place = {"FirstC": "0", "FirstT": str(number), "FirstZ": "0"}
+        first = {"FirstC": "0", "FirstT": str(number), "FirstZ": "0"}
         ElementTree.SubElement(
-            pixels, "TiffData", {**place, "IFD": str(number), "PlaneCount": "1"}
+            pixels, "TiffData", {**first, "IFD": str(number), "PlaneCount": "1"}
         )
     for number, plane in enumerate(planes):
-        ElementTree.SubElement(pixels, "Plane", _plane(number, plane))
-    ElementTree.SubElement(series, "AnnotationRef", {"ID": "Annotation:0"})
-    notes = ElementTree.SubElement(root, "StructuredAnnotations")
+        ElementTree.SubElement(pixels, "Plane", _plane_attributes(number, plane))
+
+
+def _add_attributes(root: ElementTree.Element, attributes: Mapping[str, str]) -> None:
+    """Add key and value pairs, which every OME reader shows with the image."""
+    annotations = ElementTree.SubElement(root, "StructuredAnnotations")
     pairs = ElementTree.SubElement(
         ElementTree.SubElement(
-            notes, "MapAnnotation", {"ID": "Annotation:0", "Namespace": "hemascope"}
+            annotations,
+            "MapAnnotation",
+            {"ID": "Annotation:0", "Namespace": "hemascope"},
         ),
         "Value",
     )
-    for key, value in image.attributes.items():
+    for key, value in attributes.items():
         ElementTree.SubElement(pairs, "M", {"K": key}).text = value
-    head = b'<?xml version="1.0" encoding="UTF-8"?>'
-    text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=False)
-    return head + bytes(text)
 
 
-def _pixels(image: Image, frames: int) -> dict[str, str]:
+def _pixels_attributes(image: OmeImage, frames: int) -> dict[str, str]:
     attributes = {
         "ID": "Pixels:0",
         "DimensionOrder": "XYCZT",
-        "Type": image.kind,
+        "Type": image.dtype,
         "BigEndian": "false",
         "Interleaved": "true",
         "SizeX": str(image.width_px),
@@ -107,7 +123,7 @@ def _pixels(image: Image, frames: int) -> dict[str, str]:
     return attributes
 
 
-def _plane(number: int, plane: Plane) -> dict[str, str]:
+def _plane_attributes(number: int, plane: OmePlane) -> dict[str, str]:
     attributes = {
         "TheC": "0",
         "TheT": str(number),

@@ -1,12 +1,29 @@
 """An OME-Zarr that grows frame by frame and is whole after each of them.
 
-Version 0.5 of OME-Zarr in Zarr 3: a folder that holds one image of one scale with the
-axes t, c, y, x, a chunk for each frame. Chunks are on the disk before `0/zarr.json`,
-which is replaced in one step, counts them: so whenever power fails, others read all
-frames but those just being written, and never a torn one. What is said of a frame
-stands in that same file.
+Written is OME-Zarr 0.5 in Zarr 3: a folder with one image of one resolution level, axes
+t, c, y, x, and one chunk, that is one file, per frame:
 
-https://ngff.openmicroscopy.org/0.5/, https://zarr-specs.readthedocs.io/en/latest/v3/
+    frames-00001.ome.zarr/
+        zarr.json               the image: axes, pixel size, colours (OME-Zarr)
+        0/zarr.json             the array: its shape, and what we know of each frame
+        0/c.0.0.0.0             frame 0
+        0/c.1.0.0.0             frame 1
+
+The idea: a reader asks for the chunks that the shape in `0/zarr.json` counts, and for
+no other. So a frame is added by writing its chunk, which nobody sees yet, and then
+replacing `0/zarr.json` by one that counts it. POSIX replaces a file by `rename` in one
+step: a reader sees the old file or the new one.
+
+Invariant: a chunk that is counted is on the disk, its bytes and its name. It holds
+whenever power fails, because each step is synced before the next one begins. Zarr needs
+this more than other formats: a reader takes a missing chunk for a black frame, not for
+an error (Zarr v3, section "Fill value").
+
+What we know of a frame is in `0/zarr.json` too. A file per frame would be a second
+file that can be lost or disagree; as it is, one `rename` publishes both.
+
+https://ngff.openmicroscopy.org/0.5/,
+https://zarr-specs.readthedocs.io/en/latest/v3/core/
 """
 
 from __future__ import annotations
@@ -24,36 +41,38 @@ import numpy as np
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, prove
+from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, check_crc
 from edge.recording.fsync import sync_folder
-from edge.recording.ome_xml import Image, Plane
+from edge.recording.ome_xml import OmeImage, OmePlane
 from edge.schema.codec import PayloadInvalid, decode
 from edge.settings.run import Compression
 
-_META, _DRAFT, _ARRAY = "zarr.json", "zarr.new", "0"
-_CHUNK = "c.{number}.0.0.0"  # as separator "." puts it: one folder, one sync
-_LEVEL = 1  # of gzip: higher ones take long and find only noise
+_METADATA, _DRAFT, _ARRAY = "zarr.json", "zarr.new", "0"
+# With "/" as separator, the default, each frame would have folders of its own, and each
+# folder would have to be synced. With "." all names are in one folder: one sync.
+_CHUNK = "c.{number}.0.0.0"
+_GZIP_LEVEL = 1  # higher levels take longer and find only noise
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
-_GZIP = {"name": "gzip", "configuration": {"level": _LEVEL}}
+_GZIP = {"name": "gzip", "configuration": {"level": _GZIP_LEVEL}}
 
 
 class Disk(Protocol):
-    """What a growing Zarr is written to."""
+    """What a growing Zarr is written to; tests put a disk that loses power here."""
 
-    def put(self, path: Path, data: bytes) -> None:
-        """Write a file; what is in it is on the disk when this returns."""
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file; its bytes are on the disk when this returns."""
 
     def rename(self, old: Path, new: Path) -> None:
-        """Give a file another name, in the place of one that had it."""
+        """Rename a file; it replaces one that has the new name."""
 
-    def settle(self, folder: Path) -> None:
+    def sync_folder(self, folder: Path) -> None:
         """Return when the names in a folder are on the disk."""
 
 
 class RealDisk:
     """The file system."""
 
-    def put(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes) -> None:
         """See `Disk`."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
         with os.fdopen(fd, "wb") as file:
@@ -65,13 +84,13 @@ class RealDisk:
         """See `Disk`."""
         old.rename(new)
 
-    def settle(self, folder: Path) -> None:
+    def sync_folder(self, folder: Path) -> None:
         """See `Disk`."""
         sync_folder(folder)
 
 
-class _FrameNote(msgspec.Struct, frozen=True):
-    """Of a frame, in the attributes of the array. `frame`: its note."""
+class _FrameAttributes(msgspec.Struct, frozen=True):
+    """One frame, in the attributes of the array. `frame`: its metadata."""
 
     delta_t_s: float
     exposure_ms: float | None
@@ -81,7 +100,7 @@ class _FrameNote(msgspec.Struct, frozen=True):
 
 
 class _HemascopeAttributes(msgspec.Struct, frozen=True):
-    frames: list[_FrameNote]
+    frames: list[_FrameAttributes]
 
 
 class _Attributes(msgspec.Struct, frozen=True):
@@ -89,14 +108,14 @@ class _Attributes(msgspec.Struct, frozen=True):
 
 
 class _Group(msgspec.Struct, frozen=True):
-    """What must be in `zarr.json`, or others find no array."""
+    """What `zarr.json` must hold, or other readers find no array."""
 
     zarr_format: Literal[3]
     node_type: Literal["group"]
 
 
 class _Array(msgspec.Struct, frozen=True):
-    """What is read of `0/zarr.json`; the rest is as we write it."""
+    """What is read from `0/zarr.json`; the rest is always as we write it."""
 
     zarr_format: Literal[3]
     shape: tuple[int, int, int, int]
@@ -105,97 +124,112 @@ class _Array(msgspec.Struct, frozen=True):
     attributes: _Attributes
 
 
-def pack(pixels: Counts, compression: Compression) -> EncodedFrame:
-    """Store a frame without loss, colour after colour.
+def encode_frame(pixels: Counts, compression: Compression) -> EncodedFrame:
+    """Encode a frame without loss, colour plane after colour plane.
 
     Parameters
     ----------
     pixels
         (H, W, 3), uint8 or uint16, RGB.
     compression
-        "deflate": gzip, the codec that every reader of Zarr 3 has.
+        "deflate": gzip, the codec that every reader of Zarr 3 has. No codec that all
+        of them have stores differences of neighbours, as our TIFF does, so an OME-Zarr
+        is larger than a TIFF.
     """
     height, width, samples = pixels.shape
     shape, dtype = (height, width, samples), pixels.dtype.name
-    planes = np.ascontiguousarray(
+    planes = np.ascontiguousarray(  # (3, H, W): OME-Zarr wants channels before space
         np.moveaxis(pixels, -1, 0), pixels.dtype.newbyteorder("<")
     )
     if compression == "none":
         return EncodedFrame(planes.tobytes(), shape, dtype, compression)
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)  # with the header of gzip
-    data = packer.compress(planes.tobytes()) + packer.flush()
+    gzip_header = 16  # added to zlib's window bits, it asks for gzip (RFC 1952)
+    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 15 + gzip_header)
+    data = compressor.compress(planes.tobytes()) + compressor.flush()
     return EncodedFrame(data, shape, dtype, compression)
 
 
 class GrowingZarr:
-    """The writer of one folder, which must not be there yet.
+    """The writer of one folder, which must not exist yet.
 
-    It has its name once its first frame is whole. Nothing may follow a failed `append`.
+    The folder has its name once its first frame is whole. Until then its name ends with
+    ".new". Nothing may follow a failed `append` but `abandon`.
     """
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         self.path, self._disk = path, disk or RealDisk()
-        self._at = path.with_suffix(".new")
-        self._told: list[_FrameNote] = []
-        self._head = self._body = b""
-        for folder in (self._at, self._at / _ARRAY):
+        self._folder = path.with_suffix(".new")
+        self._frames: list[_FrameAttributes] = []
+        self._group_json = self._array_json = b""
+        for folder in (self._folder, self._folder / _ARRAY):
             folder.mkdir(mode=0o750)
 
     @property
     def size(self) -> int:
         """Bytes of its files."""
-        chunks = sum(told.bytes for told in self._told)
-        return chunks + len(self._head) + len(self._body)
+        chunks = sum(frame.bytes for frame in self._frames)
+        return chunks + len(self._group_json) + len(self._array_json)
 
     def append(
         self,
-        shown: Sequence[tuple[EncodedFrame, bytes]],
-        image: Image,
-        planes: Sequence[Plane],
+        frames: Sequence[tuple[EncodedFrame, bytes]],
+        image: OmeImage,
+        planes: Sequence[OmePlane],
     ) -> None:
-        """Add frames, all packed alike; see `edge.recording.frame_files.FrameFile`."""
-        like, array = shown[0][0], self._at / _ARRAY
-        told = list(self._told)
-        for (packed, note), plane in zip(shown, planes[len(told) :], strict=True):
-            self._disk.put(array / _CHUNK.format(number=len(told)), packed.data)
-            told.append(_tell(packed, note, plane))
-        self._disk.settle(array)
-        head = _group(image)
-        if head != self._head:
-            _replace(self._disk, self._at, head)
-        body = _array(like, told, image)
-        _replace(self._disk, array, body)
-        if not self._told:
-            self._disk.settle(self._at)
-            self._disk.rename(self._at, self.path)
-            self._at = self.path
-            self._disk.settle(self.path.parent)
-        self._told, self._head, self._body = told, head, body
+        """Add frames, all encoded alike; see `edge.recording.frame_files.FrameFile`."""
+        like, array = frames[0][0], self._folder / _ARRAY
+        known = list(self._frames)
+        # 1. The chunks: nobody asks for them before they are counted.
+        for (encoded, metadata), plane in zip(
+            frames, planes[len(known) :], strict=True
+        ):
+            self._disk.write(array / _CHUNK.format(number=len(known)), encoded.data)
+            known.append(_frame_attributes(encoded, metadata, plane))
+        self._disk.sync_folder(array)
+        # 2. The image: only when it changes, as when the pixel size becomes known.
+        group_json = _group(image)
+        if group_json != self._group_json:
+            _replace_metadata(self._disk, self._folder, group_json)
+        # 3. The array: from here on the new frames are counted.
+        array_json = _array(like, known, image)
+        _replace_metadata(self._disk, array, array_json)
+        # 4. Once: the folder's final name. Before it, nobody takes it for a recording.
+        if not self._frames:
+            self._disk.sync_folder(self._folder)
+            self._disk.rename(self._folder, self.path)
+            self._folder = self.path
+            self._disk.sync_folder(self.path.parent)
+        self._frames = known
+        self._group_json, self._array_json = group_json, array_json
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is open between two calls."""
 
     def abandon(self) -> None:
-        """Give back the room of a frame that could not be written."""
-        if not self._told:
-            shutil.rmtree(self._at, ignore_errors=True)
+        """Free the bytes of frames that could not be written.
+
+        `append` may have failed after it counted them, if only the last sync failed.
+        They are reported as missing, so they must not be there: count them out again.
+        """
+        if not self._frames:
+            shutil.rmtree(self._folder, ignore_errors=True)
             return
-        if claimed(self.path) != len(self._told):  # counted, and then not settled
-            _replace(self._disk, self.path / _ARRAY, self._body)
+        if declared_frames(self.path) != len(self._frames):
+            _replace_metadata(self._disk, self.path / _ARRAY, self._array_json)
         _remove_uncounted(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class ZarrFrame:
-    """One frame of a folder; see `Page`."""
+    """One frame of a folder; see `StoredFrame`."""
 
     path: Path
     number: int
     shape: tuple[int, int, int]
     dtype: str
     compression: Compression
-    note: bytes
-    told: _FrameNote
+    metadata: bytes
+    attributes: _FrameAttributes
 
     @property
     def chunk(self) -> Path:
@@ -203,101 +237,117 @@ class ZarrFrame:
         return self.path / _ARRAY / _CHUNK.format(number=self.number)
 
     def read(self) -> Counts:
-        """See `Page`."""
+        """See `StoredFrame`."""
         try:
             data = self.chunk.read_bytes()
         except OSError as error:
             raise FrameRejected(f"{self.chunk}: {error}; was it deleted?") from error
-        prove(data, self.told.crc32, str(self.chunk))
-        kind = np.dtype(self.dtype).newbyteorder("<")
+        check_crc(data, self.attributes.crc32, str(self.chunk))
+        stored_type = np.dtype(self.dtype).newbyteorder("<")
         if self.compression == "deflate":
-            data = zlib.decompress(data, 31)
+            data = zlib.decompress(data, 31)  # 15 bits of window, with gzip's header
         height, width, samples = self.shape
-        planes = np.frombuffer(data, kind).reshape(samples, height, width)
+        planes = np.frombuffer(data, stored_type).reshape(samples, height, width)
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1).astype(self.dtype))
 
 
-def read_pages(path: Path) -> list[ZarrFrame]:
-    """Return the frames of a growing Zarr that are wholly there, in order.
+def read_frames(path: Path) -> list[ZarrFrame]:
+    """Return the whole frames of a growing Zarr, in order.
 
-    Raises
-    ------
-    RollDamaged
-        It is none, or holds no whole frame.
-    """
-    array = _read(path)
-    _, samples, height, width = array.shape
-    compression: Compression = "deflate" if _GZIP in array.codecs else "none"
-    pages: list[ZarrFrame] = []
-    for number, told in enumerate(array.attributes.hemascope.frames):
-        shape = (height, width, samples)
-        kind, note = array.data_type, bytes(told.frame)
-        page = ZarrFrame(path, number, shape, kind, compression, note, told)
-        if _size_of(page.chunk) != told.bytes:
-            break
-        pages.append(page)
-    if not pages:
-        raise FrameFileDamaged(f"{path}: no whole frame: its first chunk is not there")
-    return pages
-
-
-def claimed(path: Path) -> int:
-    """Return how many frames other readers see.
+    It stops at the first chunk whose size is wrong: frames after a hole would shift in
+    time for everyone who counts.
 
     Raises
     ------
     FrameFileDamaged
-        The folder is no frame file.
+        It is not a growing Zarr, or holds no whole frame.
     """
-    array = _read(path)
+    array = _read_array(path)
+    _, samples, height, width = array.shape
+    compression: Compression = "deflate" if _GZIP in array.codecs else "none"
+    frames: list[ZarrFrame] = []
+    for number, attributes in enumerate(array.attributes.hemascope.frames):
+        frame = ZarrFrame(
+            path=path,
+            number=number,
+            shape=(height, width, samples),
+            dtype=array.data_type,
+            compression=compression,
+            metadata=bytes(attributes.frame),
+            attributes=attributes,
+        )
+        if _size_of(frame.chunk) != attributes.bytes:
+            break
+        frames.append(frame)
+    if not frames:
+        raise FrameFileDamaged(f"{path}: no whole frame: its first chunk is not there")
+    return frames
+
+
+def declared_frames(path: Path) -> int:
+    """Return how many frames other programs see.
+
+    Raises
+    ------
+    FrameFileDamaged
+        The folder is not a frame file.
+    """
+    array = _read_array(path)
     try:
-        decode((path / _META).read_bytes(), _Group)
+        decode((path / _METADATA).read_bytes(), _Group)
     except (OSError, PayloadInvalid):
-        return 0
+        return 0  # without the group nobody finds the array
     return array.shape[0]
 
 
-def mend(pages: Sequence[ZarrFrame], image: Image) -> None:
-    """Let a damaged folder end after `pages`, which it begins with."""
-    page = pages[0]
-    like = EncodedFrame(b"", page.shape, page.dtype, page.compression)
-    body = _array(like, [page.told for page in pages], image)
-    for folder, data in ((page.path, _group(image)), (page.path / _ARRAY, body)):
-        _replace(RealDisk(), folder, data)
-    _remove_uncounted(page.path)
+def repair(frames: Sequence[ZarrFrame], image: OmeImage) -> None:
+    """Make a damaged folder end after `frames`, with which it begins."""
+    first = frames[0]
+    like = EncodedFrame(b"", first.shape, first.dtype, first.compression)
+    array_json = _array(like, [frame.attributes for frame in frames], image)
+    _replace_metadata(RealDisk(), first.path, _group(image))
+    _replace_metadata(RealDisk(), first.path / _ARRAY, array_json)
+    # Only now, when nobody counts them any more.
+    _remove_uncounted(first.path)
 
 
-def _replace(disk: Disk, folder: Path, data: bytes) -> None:
-    """Let `data` take the place of a folder's `zarr.json`, in one step."""
+def _replace_metadata(disk: Disk, folder: Path, data: bytes) -> None:
+    """Replace a folder's `zarr.json` in one step.
+
+    Writing into the file itself would leave half of it after a power cut.
+    """
     draft = folder / _DRAFT
-    disk.put(draft, data)
-    disk.rename(draft, folder / _META)
-    disk.settle(folder)
+    disk.write(draft, data)
+    disk.rename(draft, folder / _METADATA)
+    disk.sync_folder(folder)
 
 
 def _remove_uncounted(path: Path) -> None:
-    """Remove what a folder does not count as its own, of a write that failed."""
+    """Remove what a failed write left: chunks that are not counted, and drafts."""
     array = path / _ARRAY
-    counted = {_CHUNK.format(number=number) for number in range(_read(path).shape[0])}
+    frames = _read_array(path).shape[0]
+    counted = {_CHUNK.format(number=number) for number in range(frames)}
     for file in array.iterdir():
-        if file.name not in {*counted, _META}:
+        if file.name not in {*counted, _METADATA}:
             file.unlink()
     (path / _DRAFT).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> _Array:
+def _read_array(path: Path) -> _Array:
+    file = path / _ARRAY / _METADATA
     try:
-        return decode((path / _ARRAY / _META).read_bytes(), _Array)
+        return decode(file.read_bytes(), _Array)
     except OSError as error:
-        raise FrameFileDamaged(
-            f"{path}: no whole frame: {_ARRAY}/{_META}: {error.strerror}; expected a "
-            "recording of hemascope"
-        ) from error
+        raise _no_frame(path, error.strerror) from error
     except PayloadInvalid as error:
-        raise FrameFileDamaged(
-            f"{path}: no whole frame: {_ARRAY}/{_META}: {error}; expected a recording "
-            "of hemascope"
-        ) from error
+        raise _no_frame(path, error) from error
+
+
+def _no_frame(path: Path, reason: object) -> FrameFileDamaged:
+    return FrameFileDamaged(
+        f"{path}: no whole frame: {_ARRAY}/{_METADATA}: {reason}; expected a recording "
+        "of hemascope"
+    )
 
 
 def _size_of(file: Path) -> int | None:
@@ -307,31 +357,36 @@ def _size_of(file: Path) -> int | None:
         return None
 
 
-def _tell(packed: EncodedFrame, note: bytes, plane: Plane) -> _FrameNote:
-    return _FrameNote(
+def _frame_attributes(
+    encoded: EncodedFrame, metadata: bytes, plane: OmePlane
+) -> _FrameAttributes:
+    return _FrameAttributes(
         delta_t_s=plane.delta_t_s,
         exposure_ms=plane.exposure_ms,
-        bytes=len(packed.data),
-        crc32=zlib.crc32(packed.data),
-        frame=msgspec.Raw(note),
+        bytes=len(encoded.data),
+        crc32=zlib.crc32(encoded.data),
+        frame=msgspec.Raw(metadata),
     )
 
 
-def _group(image: Image) -> bytes:
+def _group(image: OmeImage) -> bytes:
     """Return the `zarr.json` of the image: axes, pixel size, colours.
 
-    The time of a frame stands with the frame: the steps are not all alike.
+    OME-Zarr 0.5, sections "axes", "multiscales" and "omero". The time axis has no unit
+    and the scale 1: a scale is one number, and the steps between frames differ. The
+    time of a frame is with the frame (`delta_t_s`).
     """
     um = image.pixel_size_um
     unit = {} if um is None else {"unit": "micrometer"}
-    axes = [
+    axes = [  # in the order that section "axes" demands: time, channel, space
         {"name": "t", "type": "time"},
         {"name": "c", "type": "channel"},
         *({"name": name, "type": "space", **unit} for name in "yx"),
     ]
     scale = [1.0, 1.0, um or 1.0, um or 1.0]
-    most = int(np.iinfo(image.kind).max)
-    window = {"start": 0, "end": most, "min": 0, "max": most}
+    full_scale = int(np.iinfo(image.dtype).max)
+    # Without a window a viewer stretches each frame by its own contrast.
+    window = {"start": 0, "end": full_scale, "min": 0, "max": full_scale}
     channels = [
         {"label": label, "color": colour, "active": True, "window": window}
         for label, colour in _COLOURS
@@ -350,19 +405,25 @@ def _group(image: Image) -> bytes:
     return msgspec.json.format(msgspec.json.encode(group), indent=1)
 
 
-def _array(like: EncodedFrame, told: Sequence[_FrameNote], image: Image) -> bytes:
-    """Return the `zarr.json` of the frames, with what is said of them."""
+def _array(
+    like: EncodedFrame, frames: Sequence[_FrameAttributes], image: OmeImage
+) -> bytes:
+    """Return the `zarr.json` of the array, with what we know of each frame.
+
+    Zarr v3, section "Array metadata". All keys are those of the specification but
+    "hemascope", in "attributes", which is free for users.
+    """
     height, width, samples = like.shape
     attributes = {
         "acquired": image.acquired,
         "software": image.software,
         **image.attributes,
-        "frames": told,
+        "frames": frames,
     }
     array = {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [len(told), samples, height, width],
+        "shape": [len(frames), samples, height, width],
         "data_type": like.dtype,
         "chunk_grid": {
             "name": "regular",

@@ -59,7 +59,7 @@ def open_recorder(
         condition = AlarmCondition("amber", text)
         return OpenedRecorder(conditions=lambda: {"not-recorded": condition})
     recorder = Recorder(writer, every=wanted.every)
-    return OpenedRecorder(recorder, recorder.findings)
+    return OpenedRecorder(recorder, recorder.conditions)
 
 
 def _head(

@@ -1,8 +1,16 @@
-"""Record raw frames beside the loop, which never waits for it.
+"""Record raw frames beside the loop of the run process, which never waits for it.
 
-What the loop wrote to its ledger is handed over here; a thread of its own packs it and
-writes it to the disk. Where it cannot follow, frames are lacking in the recording and
-never in the results, and the recording says which.
+The loop hands over what it wrote to its ledger, and goes on. A thread of this module
+encodes the frames and writes them to the disk. A bounded queue lies between the two.
+
+The idea: results come first. When the disk or the processor is too slow, the queue is
+full, and the newest frame is not recorded; the loop could only wait for it. What is not
+recorded is a line in the recording, with its row numbers and the reason, and an alarm.
+
+Invariant: everything that was handed over is in the recording once, in the order of
+rows, as a frame, as a line, or within the rows of a `MissingFrames` line. So frames
+leave the queue at its front, and a frame that finds it full takes its own place at the
+end, as missing, without its pixels.
 """
 
 from __future__ import annotations
@@ -18,46 +26,58 @@ from edge.monitoring.alarms import AlarmCondition
 from edge.pipeline.pipeline import ExaminedFrame
 from edge.recording.format import FailedFrame, Frame, GapLine, MissingFrames
 from edge.recording.frame_encoding import EncodedFrame
-from edge.recording.writer import NoRoom, RecordingWriter, joined, lacking_of
+from edge.recording.writer import (
+    NoRoom,
+    RecordingWriter,
+    merge_missing,
+    missing_frames_of,
+)
 from edge.schema.results import FrameResult
 
 log = logging.getLogger(__name__)
 
-_MOST_BYTES_WAITING = 96 << 20
-_MOST_WAITING = 10_000  # things without a picture
-_RETRY_S = 5.0  # so long after there was no room it is looked again
-_LINGERS_S = 10.0  # so long after a frame was lost that is still said
-_FAREWELL_S, _LAST_S = 15.0, 5.0  # for what waits at the end
-_LATE = "the run ended before they were written"
-_SLOW = "the disk or the processor is too slow for all frames"
+_MAX_WAITING_BYTES = 96 << 20  # of pixels: 14 frames of 1920x1200
+_MAX_WAITING_ITEMS = 10_000  # also of items without pixels
+_RETRY_S = 5.0  # after a failure nothing is tried for so long
+_ALARM_HOLD_S = 10.0  # the alarm condition lasts so long after the last lost frame
+_CLOSE_TIMEOUT_S, _LAST_TIMEOUT_S = 15.0, 5.0  # for what waits at the end
+_TOO_LATE = "the run ended before they were written"
+_TOO_SLOW = "the disk or the processor is too slow for all frames"
 
-_AT_ONCE = 8  # frames that wait are written together,
-_GATHER_S = 0.2  # but those that are packed wait no longer
+# Each write waits several times for the disk, however many frames it holds. So frames
+# that wait are written together, but none waits long for others to be encoded.
+_MAX_BATCH = 8
+_MAX_BATCH_WAIT_S = 0.2
 
 _Item = Frame | GapLine | FailedFrame
 _Job = tuple[_Item | MissingFrames, ExaminedFrame | None]
 
 
 class Recorder:
-    """Feeds a reel from a thread of its own. `take` never waits, and never raises.
+    """Feeds a recording's writer from a thread of its own.
 
-    `every`: of so many frames one is kept; `farewell_s`: how long the end may take.
+    `take` is called by the loop; it never waits for the disk, and never raises.
+    `conditions` may be called from any thread. Only the recorder's own thread uses the
+    writer. What both threads change is guarded by `_changed`.
+
+    `every`: one of so many frames is recorded. `close_timeout_s`: how long `close` lets
+    it write what still waits.
     """
 
     def __init__(
         self,
-        reel: RecordingWriter,
+        writer: RecordingWriter,
         *,
         every: int = 1,
-        farewell_s: float = _FAREWELL_S,
+        close_timeout_s: float = _CLOSE_TIMEOUT_S,
     ) -> None:
-        self._reel, self._every = reel, every
-        self._farewell_s = farewell_s
+        self._writer, self._every = writer, every
+        self._close_timeout_s = close_timeout_s
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._waiting_bytes = self._frames = 0
-        self._is_over = False
-        self._trouble: tuple[str, float] | None = None
+        self._is_closing = False
+        self._last_loss: tuple[str, float] | None = None  # reason, monotonic time
         self._retry_s = 0.0
         self.recorded = self.lost = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -68,18 +88,30 @@ class Recorder:
         seq: int,
         item: Exposure | Gap,
         result: FrameResult,
-        seen: ExaminedFrame | None,
+        examined: ExaminedFrame | None,
     ) -> None:
-        """Record what row `seq` was written of; `seen` is None without a picture."""
+        """Record what row `seq` is about; `examined` is None where there is no picture.
+
+        Parameters
+        ----------
+        seq
+            The row of the ledger that holds `result`.
+        item
+            What the source delivered.
+        result
+            What the row says of it.
+        examined
+            The frame with its pixels.
+        """
         run, passed_over = result.run, result.frame.passed_over
-        holds = result.point is not None or result.missed_points is not None
-        if not holds:  # the run that it was planned in is over
+        is_planned = result.point is not None or result.missed_points is not None
+        if not is_planned:  # the plan that it was taken for is over
             item = replace(item, planned=None)
         if isinstance(item, Gap):
-            self._put(GapLine(seq=seq, run=run, gap=item))
-        elif seen is None:
+            self._enqueue(GapLine(seq=seq, run=run, gap=item))
+        elif examined is None:
             reason = result.reason or "examining it failed"
-            self._put(
+            self._enqueue(
                 FailedFrame(
                     seq=seq,
                     run=run,
@@ -93,110 +125,131 @@ class Recorder:
             frame = Frame(
                 seq=seq,
                 run=run,
-                shot=seen.raw.shot,
+                shot=examined.raw.shot,
                 planned=item.planned,
                 passed_over=passed_over,
-                scale=seen.scale,
+                scale=examined.scale,
             )
-            self._frames += 1
-            if (self._frames - 1) % self._every:
-                self._put(lacking_of(frame, f"one of {self._every} frames is recorded"))
-            else:
-                self._put(frame, seen)
+            self._take_frame(frame, examined)
 
-    def findings(self) -> dict[str, AlarmCondition]:
-        """Say what is wrong with the recording now."""
-        trouble = self._trouble
-        if trouble is None or time.monotonic() - trouble[1] > _LINGERS_S:
+    def _take_frame(self, frame: Frame, examined: ExaminedFrame) -> None:
+        """Enqueue one of `every` frames; the others are missing on purpose."""
+        self._frames += 1
+        if (self._frames - 1) % self._every:
+            reason = f"one of {self._every} frames is recorded"
+            self._enqueue(missing_frames_of(frame, reason))
+        else:
+            self._enqueue(frame, examined)
+
+    def conditions(self) -> dict[str, AlarmCondition]:
+        """Return what is wrong with the recording now, by the code of its alarm."""
+        last_loss = self._last_loss
+        if last_loss is None or time.monotonic() - last_loss[1] > _ALARM_HOLD_S:
             return {}
-        text = f"{self.lost} frames of this run are not recorded, now as {trouble[0]}"
+        text = (
+            f"{self.lost} frames of this run are not recorded; the last reason: "
+            f"{last_loss[0]}"
+        )
         return {"not-recorded": AlarmCondition("amber", text[:1000])}
 
     def close(self) -> None:
-        """Write what is in hand, for a while, and end. Safe to call twice."""
+        """Write what still waits, for a limited time, and end. Safe to call twice."""
         with self._changed:
-            self._is_over = True
+            self._is_closing = True
             self._changed.notify_all()
-        self._thread.join(self._farewell_s)
+        self._thread.join(self._close_timeout_s)
         if self._thread.is_alive():
-            self._leave_out()
-            self._thread.join(_LAST_S)
-        name = self._reel.recording.head.id
+            self._drop_waiting()
+            self._thread.join(_LAST_TIMEOUT_S)
+        name = self._writer.recording.head.id
         if self._thread.is_alive():
-            log.error("recording=%s its disk hangs, the end is not said in it", name)
+            log.error(
+                "recording=%s the disk hangs, so the recording does not say how it "
+                "ended",
+                name,
+            )
         else:
             log.info(
                 "recording=%s ended: %d frames, %d lost", name, self.recorded, self.lost
             )
 
-    def _leave_out(self) -> None:
-        """Do not write what still waits, but say so: the process must end."""
+    def _drop_waiting(self) -> None:
+        """Replace what still waits by one line: the process must end."""
         with self._changed:
             jobs = list(self._jobs)
             self._jobs.clear()
             for item, _ in jobs:
                 if isinstance(item, MissingFrames):
-                    self._put(item)
+                    self._enqueue(item)
                 else:
-                    self._lose(_LATE)
-                    self._put(lacking_of(item, _LATE))
+                    self._count_loss(_TOO_LATE)
+                    self._enqueue(missing_frames_of(item, _TOO_LATE))
 
-    def _put(
-        self, item: _Item | MissingFrames, seen: ExaminedFrame | None = None
+    def _enqueue(
+        self, item: _Item | MissingFrames, examined: ExaminedFrame | None = None
     ) -> None:
-        size = 0 if seen is None else seen.raw.pixels.nbytes
+        size = 0 if examined is None else examined.raw.pixels.nbytes
         with self._changed:
-            is_full = bool(size) and self._waiting_bytes + size > _MOST_BYTES_WAITING
-            is_full = is_full and self._waiting_bytes > 0  # one has room always
-            if (is_full or len(self._jobs) >= _MOST_WAITING) and not isinstance(
-                item, MissingFrames
-            ):
-                item, seen, size = lacking_of(item, _SLOW), None, 0
-                self._lose(_SLOW)
+            # One frame always fits, however large: else nothing would be recorded.
+            is_full = (
+                size > 0
+                and self._waiting_bytes > 0
+                and self._waiting_bytes + size > _MAX_WAITING_BYTES
+            )
+            has_too_many = len(self._jobs) >= _MAX_WAITING_ITEMS
+            if (is_full or has_too_many) and not isinstance(item, MissingFrames):
+                item, examined, size = missing_frames_of(item, _TOO_SLOW), None, 0
+                self._count_loss(_TOO_SLOW)
             last = self._jobs[-1][0] if self._jobs else None
             if (
                 isinstance(item, MissingFrames)
                 and isinstance(last, MissingFrames)
-                and (last.reason == item.reason or len(self._jobs) >= _MOST_WAITING)
+                and (last.reason == item.reason or has_too_many)
             ):
-                self._jobs[-1] = joined(last, item), None
+                # Neighbours become one line. So the queue does not grow while nothing
+                # can be written, even over days.
+                self._jobs[-1] = merge_missing(last, item), None
             else:
-                self._jobs.append((item, seen))
+                self._jobs.append((item, examined))
             self._waiting_bytes += size
             self._changed.notify_all()
 
-    def _lose(self, reason: str) -> None:
-        """Take note that a frame is not recorded, and say so, but not each time."""
+    def _count_loss(self, reason: str) -> None:
+        """Count a frame that is not recorded; log it, but not every time."""
         now_s = time.monotonic()
-        if self._trouble is None or now_s - self._trouble[1] > _LINGERS_S:
+        if self._last_loss is None or now_s - self._last_loss[1] > _ALARM_HOLD_S:
             log.warning("frames are not recorded: %s", reason)
         self.lost += 1
-        self._trouble = reason, now_s
+        self._last_loss = reason, now_s
 
     def _run(self) -> None:
-        """Write down what was taken, whatever fails, until there is no more."""
-        while jobs := self._next():
+        """Write what was taken, whatever fails, until there is no more."""
+        while jobs := self._next_batch():
             size = sum(s.raw.pixels.nbytes for _, s in jobs if s is not None)
-            left = [item for item, _ in jobs]
+            unwritten = [item for item, _ in jobs]
             try:
-                self._write(jobs, left)
+                self._write(jobs, unwritten)
             except (OSError, NoRoom) as error:
-                self._give_up(left, str(error))
+                self._report_missing(unwritten, str(error))
             except Exception as error:
-                log.exception("row=%d not recorded", left[0].seq)
-                self._give_up(left, f"recording failed: {error!r}")
-            del jobs
+                # Our own error must cost frames of the recording, never results.
+                log.exception("row=%d not recorded", unwritten[0].seq)
+                self._report_missing(unwritten, f"recording failed: {error!r}")
+            del jobs  # the pixels, before their bytes are given to others
             with self._changed:
                 self._waiting_bytes -= size
-        self._reel.close()
+        self._writer.close()
 
-    def _next(self) -> list[_Job]:
-        """Return what comes next, with the frames that wait behind a frame."""
+    def _next_batch(self) -> list[_Job]:
+        """Return the next item, with the frames behind it if it is a frame.
+
+        It waits until there is one; [] means that the recorder is closing.
+        """
         with self._changed:
-            while not self._jobs and not self._is_over:
+            while not self._jobs and not self._is_closing:
                 self._changed.wait()
             jobs: list[_Job] = []
-            while self._jobs and len(jobs) < _AT_ONCE:
+            while self._jobs and len(jobs) < _MAX_BATCH:
                 if jobs and self._jobs[0][1] is None:
                     break
                 jobs.append(self._jobs.popleft())
@@ -204,38 +257,46 @@ class Recorder:
                     break
             return jobs
 
-    def _write(self, jobs: list[_Job], left: list[_Item | MissingFrames]) -> None:
-        """Write down these; what is not yet on the disk stays in `left`."""
+    def _write(self, jobs: list[_Job], unwritten: list[_Item | MissingFrames]) -> None:
+        """Write these jobs; what is on the disk is removed from `unwritten`.
+
+        So after an error the caller knows which of them are missing.
+        """
         item = jobs[0][0]
         if isinstance(item, MissingFrames):
-            self._reel.lack(item)
+            self._writer.add_missing(item)
             return
-        if time.monotonic() < self._retry_s and self._trouble is not None:
-            raise NoRoom(self._trouble[0])
+        if time.monotonic() < self._retry_s and self._last_loss is not None:
+            # The disk has just failed. Trying each frame would cost seconds each.
+            raise NoRoom(self._last_loss[0])
         if not isinstance(item, Frame):
-            self._reel.write_line(item)
+            self._writer.write_line(item)
             return
-        shown: list[tuple[Frame, EncodedFrame]] = []
+        encoded: list[tuple[Frame, EncodedFrame]] = []
         begin_s = time.monotonic()
-        for frame, seen in jobs:
-            if isinstance(frame, Frame) and seen is not None:
-                shown.append((frame, self._reel.pack(seen.raw.pixels)))
-            is_last = len(shown) == len(left)
-            while shown and (is_last or time.monotonic() - begin_s > _GATHER_S):
-                done = self._reel.write_some(shown)
-                self.recorded += done
-                del shown[:done], left[:done]
-                if not shown:
+        for frame, examined in jobs:
+            if isinstance(frame, Frame) and examined is not None:
+                encoded.append((frame, self._writer.encode_frame(examined.raw.pixels)))
+            is_last = len(encoded) == len(unwritten)
+            while encoded and (
+                is_last or time.monotonic() - begin_s > _MAX_BATCH_WAIT_S
+            ):
+                written = self._writer.write_frames(encoded)
+                self.recorded += written
+                del encoded[:written], unwritten[:written]
+                if not encoded:
                     begin_s = time.monotonic()
 
-    def _give_up(self, left: list[_Item | MissingFrames], reason: str) -> None:
-        """Let the results go on without these in the recording."""
+    def _report_missing(
+        self, unwritten: list[_Item | MissingFrames], reason: str
+    ) -> None:
+        """Write in the recording that these are missing; the results go on."""
         if time.monotonic() >= self._retry_s:
             self._retry_s = time.monotonic() + _RETRY_S
-        for item in left:
+        for item in unwritten:
             if isinstance(item, MissingFrames):
-                self._reel.lack(item)
+                self._writer.add_missing(item)
                 continue
             with self._changed:
-                self._lose(reason)
-            self._reel.lack(lacking_of(item, reason[:1000]))
+                self._count_loss(reason)
+            self._writer.add_missing(missing_frames_of(item, reason[:1000]))

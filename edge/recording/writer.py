@@ -1,8 +1,12 @@
-"""The recording that is being written: its files, and what it lacks.
+"""The recording that is being written: its files, and what is missing from it.
 
-Everything is on the disk when a method that writes it returns. What is lacking is on
-the disk before the next thing that is not, so that a recording never skips anything in
-silence.
+The idea: a recording never skips anything in silence. What could not be recorded is
+kept in memory as one growing `MissingFrames`, and becomes a line on the disk before the
+next frame or line is written.
+
+Invariants: everything is on the disk when the method that writes it returns. A reader
+who has item n of a recording also has, in order, everything before it, or a line that
+says that it is missing.
 """
 
 from __future__ import annotations
@@ -29,23 +33,25 @@ from edge.recording.format import (
     Head,
     MissingFrames,
     Recording,
-    add_line,
+    append_line,
     describe,
     recordings_in,
 )
 from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged
 from edge.recording.frame_files import FrameFile
 from edge.recording.fsync import sync_folder
-from edge.recording.ome_tiff import MOST_BYTES
+from edge.recording.ome_tiff import MAX_FILE_BYTES
 from edge.recording.retention import RetentionPolicy
 from edge.schema.codec import encode
 from edge.settings.run import RecordingSettings
 
 log = logging.getLogger(__name__)
 
-_MOST_FRAMES = 64  # of one file
-_LEAST_FILES = 8  # that everything is spread over, so that little goes at a time
-_BESIDE = 1 << 16  # bytes of a frame beside its pixels
+_MAX_FRAMES = 64  # of one file
+# A file is deleted as a whole. With 8 files or more, making room never deletes more
+# than an eighth of all that is recorded.
+_MIN_FILES = 8
+_METADATA_BYTES = 1 << 16  # reserved for what is written beside a frame's pixels
 
 
 class NoRoom(HemascopeError):
@@ -58,19 +64,19 @@ class RecordingWriter:
     def __init__(
         self,
         settings: RecordingSettings,
-        head: Callable[[str], Head],
+        make_head: Callable[[str], Head],
         prepare: Callable[[Path], None],
     ) -> None:
-        """Begin a recording in a folder of its own; mend the one before.
+        """Begin a recording in a new folder; repair the newest one before it.
 
         Parameters
         ----------
         settings
             Where, how much and how.
-        head
-            Gives what is said of the recording of an id.
+        make_head
+            Returns the head of the recording that has this id.
         prepare
-            Puts into its folder what else a replay needs.
+            Puts into the folder what else a replay needs.
 
         Raises
         ------
@@ -82,106 +88,122 @@ class RecordingWriter:
         self._settings = settings
         settings.folder.mkdir(parents=True, exist_ok=True)
         self._lock = hold(settings.folder / LOCK, "records beside")
+        # Only the newest can have been cut off: this lock allows one writer at a time,
+        # and each start repairs what the start before it left.
         for recording in recordings_in(settings.folder)[-1:]:
-            for told in recording.mend():
-                log.warning("%s", told)
+            for message in recording.repair():
+                log.warning("%s", message)
         name = f"{utc_of(time.monotonic_ns()):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        self.recording = Recording(settings.folder / name, head(name))
-        _begin(self.recording, prepare)
-        self._shelf = RetentionPolicy(
+        self.recording = Recording(settings.folder / name, make_head(name))
+        _create_folder(self.recording, prepare)
+        self._retention = RetentionPolicy(
             settings.folder, settings.most_gb, settings.least_free_gb
         )
-        self._lacking: MissingFrames | None = None
-        self._number = 0
+        self._missing: MissingFrames | None = None  # not on the disk yet
+        self._file_number = 0
         self._file: _OpenFile | None = None
 
-    def pack(self, pixels: Counts) -> EncodedFrame:
-        """Store a frame (H, W, 3) as it will lie there; takes nothing but time."""
-        return frame_files.pack(
+    def encode_frame(self, pixels: Counts) -> EncodedFrame:
+        """Encode a frame (H, W, 3), uint8 or uint16, as it will be stored.
+
+        Only takes processor time: it touches neither the disk nor this object.
+        """
+        return frame_files.encode_frame(
             pixels, self._settings.format, self._settings.compression
         )
 
     def write_line(self, line: GapLine | FailedFrame) -> None:
-        """Write down what has no picture; raises as `write_some`."""
-        self._say_lacking()
-        self._make_room(_BESIDE)
-        self._shelf.add(add_line(self.recording.folder, line))
+        """Write a gap or a frame without pixels; raises as `write_frames` does."""
+        self._write_missing()
+        self._make_room(_METADATA_BYTES)
+        self._retention.add_bytes(append_line(self.recording.folder, line))
 
-    def write_some(self, shown: Sequence[tuple[Frame, EncodedFrame]]) -> int:
-        """Write down as many of these frames as belong into one file; return how many.
+    def write_frames(self, frames: Sequence[tuple[Frame, EncodedFrame]]) -> int:
+        """Write as many of these frames as fit into one file; return how many.
 
         Raises
         ------
         NoRoom
-            There is none within the bounds, and nothing may be deleted.
+            The limits of [recording] leave no room, and nothing may be deleted; or the
+            disk is full.
         OSError
             The disk does not take them. None of them is written then.
         """
-        self._say_lacking()
-        most = min(MOST_BYTES, self._shelf.most // _LEAST_FILES)
-        fits = 0 if self._file is None else self._file.takes(shown, most)
-        if fits == 0:
+        self._write_missing()
+        max_bytes = min(MAX_FILE_BYTES, self._retention.max_bytes // _MIN_FILES)
+        count = 0 if self._file is None else self._file.count_fitting(frames, max_bytes)
+        if count == 0:
+            # A new file takes one frame, however large. The next call adds others.
             self._close_file()
-            fits = 1
-        self._make_room(sum(_size(packed) for _, packed in shown[:fits]))
+            count = 1
+        self._make_room(sum(_size(encoded) for _, encoded in frames[:count]))
         try:
-            self._append(shown[:fits])
+            self._append(frames[:count])
         except OSError as error:
             self._abandon_file()
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise NoRoom(f"the disk is full: {error}") from error
-        return fits
+        return count
 
-    def lack(self, lacking: MissingFrames) -> None:
-        """Take note of frames that are not kept; it is written with what comes next."""
-        before = self._lacking
-        if before is not None and before.reason != lacking.reason:
+    def add_missing(self, missing: MissingFrames) -> None:
+        """Remember frames that are missing; they are written before what comes next.
+
+        Never raises: this is called when the disk may have failed.
+        """
+        before = self._missing
+        if before is not None and before.reason != missing.reason:
             try:
-                self._say_lacking()
+                self._write_missing()
                 before = None
-            except (OSError, NoRoom):  # later, in one line
-                pass
-        self._lacking = lacking if before is None else joined(before, lacking)
+            except (OSError, NoRoom):
+                pass  # then one line covers both, with the newer reason
+        self._missing = missing if before is None else merge_missing(before, missing)
 
     def close(self) -> None:
-        """Say what is lacking at the end, and let go of everything."""
+        """Write what is missing at the end, and release everything."""
         try:
-            self._say_lacking()
+            self._write_missing()
         except (OSError, NoRoom) as error:
-            log.warning("recording=%s the last line: %s", self.recording.head.id, error)
+            log.warning(
+                "recording=%s its last line is not written: %s",
+                self.recording.head.id,
+                error,
+            )
         self._close_file()
         self._lock.close()
 
-    def _say_lacking(self) -> None:
-        if self._lacking is None:
+    def _write_missing(self) -> None:
+        if self._missing is None:
             return
-        self._make_room(_BESIDE)
-        self._shelf.add(add_line(self.recording.folder, self._lacking))
-        self._lacking = None
+        self._make_room(_METADATA_BYTES)
+        self._retention.add_bytes(append_line(self.recording.folder, self._missing))
+        self._missing = None
 
     def _make_room(self, wanted: int) -> None:
-        while (reason := self._shelf.lacks(wanted)) is not None:
+        """Delete the oldest frame files until `wanted` more bytes are allowed."""
+        while (reason := self._retention.why_no_room(wanted)) is not None:
             in_use = None if self._file is None else self._file.path
-            oldest = self._shelf.oldest(self.recording.folder, in_use)
+            oldest = self._retention.oldest(self.recording.folder, in_use)
             if oldest is None and self._file is not None:
-                self._close_file()  # then it may go as well
-                oldest = self._shelf.oldest(self.recording.folder, None)
+                # Only the open file is left. Closed, it may be deleted as well.
+                self._close_file()
+                oldest = self._retention.oldest(self.recording.folder, None)
             if oldest is None:
                 raise NoRoom(f"{reason}, and all that is left is pinned")
-            self._shelf.delete(oldest)
+            self._retention.delete(oldest)
 
-    def _append(self, shown: Sequence[tuple[Frame, EncodedFrame]]) -> None:
+    def _append(self, frames: Sequence[tuple[Frame, EncodedFrame]]) -> None:
         if self._file is None:
-            self._number += 1
-            roll = frame_files.begin(
-                self.recording.folder, self._number, self._settings.format
+            self._file_number += 1
+            file = frame_files.create(
+                self.recording.folder, self._file_number, self._settings.format
             )
-            self._file = _OpenFile(roll, shown[0][1])
-        self._shelf.add(self._file.append(self.recording.head, shown))
+            self._file = _OpenFile(file, frames[0][1])
+        self._retention.add_bytes(self._file.append(self.recording.head, frames))
 
     def _abandon_file(self) -> None:
-        """Let the next frame begin a new file; this one may even be gone."""
+        """Make the next frame begin a new file; this one may even be deleted."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -191,70 +213,78 @@ class RecordingWriter:
             log.warning("%s is left as it is: %s", file.path, error)
 
     def _close_file(self) -> None:
-        """Let the next frame begin a new file; this one is whole as it is."""
+        """Make the next frame begin a new file; this one is whole as it is."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 class _OpenFile:
-    """The roll that is written, and what it holds."""
+    """The frame file that is being written, and the frames in it."""
 
-    def __init__(self, roll: FrameFile, like: EncodedFrame) -> None:
-        self._roll, self._looks = roll, (like.shape, like.dtype)
+    def __init__(self, file: FrameFile, like: EncodedFrame) -> None:
+        self._file, self._shape_and_type = file, (like.shape, like.dtype)
         self._frames: list[Frame] = []
 
     @property
     def path(self) -> Path:
-        """What it is called."""
-        return self._roll.path
+        """Its name."""
+        return self._file.path
 
-    def takes(self, shown: Sequence[tuple[Frame, EncodedFrame]], most: int) -> int:
-        """Return how many of these frames it may hold as well, within `most` bytes."""
-        size, count = self._roll.size, 0
-        for _, packed in shown[: _MOST_FRAMES - len(self._frames)]:
-            size += _size(packed)
-            if (packed.shape, packed.dtype) != self._looks or size > most:
+    def count_fitting(
+        self, frames: Sequence[tuple[Frame, EncodedFrame]], max_bytes: int
+    ) -> int:
+        """Return how many of these frames it can take, within `max_bytes`."""
+        size, count = self._file.size, 0
+        for _, encoded in frames[: _MAX_FRAMES - len(self._frames)]:
+            size += _size(encoded)
+            is_alike = (encoded.shape, encoded.dtype) == self._shape_and_type
+            if not is_alike or size > max_bytes:
                 break
             count += 1
         return count
 
-    def append(self, head: Head, shown: Sequence[tuple[Frame, EncodedFrame]]) -> int:
-        """Add frames, and return by how many bytes the roll grew."""
-        frames = [*self._frames, *(frame for frame, _ in shown)]
-        before = self._roll.size
-        self._roll.append(
-            [(packed, encode(frame)) for frame, packed in shown],
-            *describe(head, frames, shown[0][1]),
+    def append(self, head: Head, frames: Sequence[tuple[Frame, EncodedFrame]]) -> int:
+        """Add frames, and return by how many bytes the file grew."""
+        all_frames = [*self._frames, *(frame for frame, _ in frames)]
+        before = self._file.size
+        self._file.append(
+            [(encoded, encode(frame)) for frame, encoded in frames],
+            *describe(head, all_frames, frames[0][1]),
         )
-        self._frames = frames
-        return self._roll.size - before
+        self._frames = all_frames
+        return self._file.size - before
 
     def close(self) -> None:
-        """Let go of it."""
-        self._roll.close()
+        """Release it."""
+        self._file.close()
 
     def abandon(self) -> None:
-        """Give back the room of frames that could not be written, and let go."""
-        self._roll.abandon()
+        """Free the bytes of frames that could not be written, and release it."""
+        self._file.abandon()
 
 
-def _size(packed: EncodedFrame) -> int:
-    return len(packed.data) + _BESIDE
+def _size(encoded: EncodedFrame) -> int:
+    return len(encoded.data) + _METADATA_BYTES
 
 
-def lacking_of(item: Frame | GapLine | FailedFrame, reason: str) -> MissingFrames:
-    """Return what is said of something that is not kept."""
+def missing_frames_of(
+    item: Frame | GapLine | FailedFrame, reason: str
+) -> MissingFrames:
+    """Return the line for an item that is not recorded."""
     if isinstance(item, GapLine):
-        first, moment = item.gap.first, item.gap
+        gap = item.gap
+        # A gap is one row. It counts at least one frame, also where the source does
+        # not know how many it missed.
+        count = max(gap.missed or 1, 1)
         return MissingFrames(
             seq=item.seq,
             last_seq=item.seq,
-            count=max(item.gap.missed or 1, 1),
-            first=first,
-            last=first + max(item.gap.missed or 1, 1) - 1,
-            monotonic_ns=moment.monotonic_ns,
-            utc=moment.utc,
+            count=count,
+            first=gap.first,
+            last=gap.first + count - 1,
+            monotonic_ns=gap.monotonic_ns,
+            utc=gap.utc,
             reason=reason,
         )
     shot = item.shot
@@ -270,8 +300,8 @@ def lacking_of(item: Frame | GapLine | FailedFrame, reason: str) -> MissingFrame
     )
 
 
-def joined(before: MissingFrames, after: MissingFrames) -> MissingFrames:
-    """Return one line for frames that lack one after the other."""
+def merge_missing(before: MissingFrames, after: MissingFrames) -> MissingFrames:
+    """Return one line for missing frames that follow each other."""
     return MissingFrames(
         seq=before.seq,
         last_seq=after.last_seq,
@@ -284,8 +314,12 @@ def joined(before: MissingFrames, after: MissingFrames) -> MissingFrames:
     )
 
 
-def _begin(recording: Recording, prepare: Callable[[Path], None]) -> None:
-    """Make the folder; it is a recording once its head is there."""
+def _create_folder(recording: Recording, prepare: Callable[[Path], None]) -> None:
+    """Make the folder of a recording.
+
+    `recording.json` gets its name last. So a folder that has this file is complete. A
+    folder without it, left by a process that died, is not taken for a recording.
+    """
     recording.folder.mkdir()
     prepare(recording.folder)
     draft = recording.folder / f"{HEAD}.new"

@@ -1,8 +1,15 @@
-"""Whether a replay says of every frame what was said when it was recorded.
+"""Compare the rows of a replay with the rows that were written live.
 
-Left out is what tells of the moment and not of the frame: timings, the chain of rows,
-boot and clock, the software's version, how many frames nobody had time for. All else
-must be the same to the last bit.
+The idea: a replay runs the same code on the same pixels in the same order, so its rows
+must be the same to the last bit. An exact comparison finds what a tolerance would hide:
+a race between threads, a state that was not recorded, a changed rounding.
+
+Left out is what belongs to the moment and not to the frame: timings, the hash chain of
+rows, boot and clock, the software's version, how many frames were passed over.
+
+A frame that is missing from the recording breaks more than its own row, because later
+rows depend on it: tracks, events, drift, the slide's counts. From there on, only what
+follows from a frame's own pixels is compared (`partly_same`).
 """
 
 from __future__ import annotations
@@ -24,46 +31,47 @@ from edge.schema.results import Result
 from edge.settings.files import ReplaySettings
 from edge.settings.models import EngineSettings
 
-_OF_THE_MOMENT = (
+_OF_THE_MOMENT = (  # fields of a result
     *("timings_ms", "epoch", "seq", "prev"),
     *("boot_id", "clock_synchronised", "software"),
 )
-# What a frame owes to the ones before it, of which one is lacking.
-_REMEMBERED = (
+# Fields of a result that depend on earlier frames too, of which one is missing.
+_DEPENDENT = (
     *("status", "reason", "fault", "run", "differential"),
     *("drift", "following", "events"),
 )
-_ROWS_AT_ONCE = 500
+_ROWS_PER_READ = 500
 
 
 class NotComparable(ConfigurationInvalid):
-    """Results cannot be the same: they were made with something else."""
+    """Results cannot be the same: they were made with other models or settings."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """What became of the rows of a recording.
+    """How the rows of a recording compare.
 
-    `same`: in all that is said; `alike`: in what a frame tells alone, where frames
-    before it are lacking. `different`: row numbers with the first difference.
-    `lacking`: what cannot be compared, and why.
+    `same`: rows that are equal in everything. `partly_same`: rows after missing frames
+    that are equal in what follows from their own pixels. `different`: row numbers, each
+    with the first difference. `not_compared`: which rows could not be compared, and
+    why.
     """
 
     same: int = 0
-    alike: int = 0
+    partly_same: int = 0
     different: list[tuple[int, str]] = field(default_factory=list)
-    lacking: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
 
 
-def demand_the_same(
+def require_comparable(
     head: Head, parts: Parts, now: ReplaySettings, then: ReplaySettings
 ) -> None:
-    """Refuse to compare what was made with other models, profile or settings.
+    """Refuse to compare results that other models, profiles or settings made.
 
     Raises
     ------
     NotComparable
-        Says which.
+        It names each that differs.
     """
     ids = {
         "model": (head.model, parts.classifier.id),
@@ -71,34 +79,34 @@ def demand_the_same(
         "sequence": (head.sequence, parts.sequence and parts.sequence.id),
         "profile": (head.calibration_id, parts.profile.calibration_id),
     }
-    others = [
+    changes = [
         f"{name} was {then_id or 'none'}, is {now_id or 'none'}"
         for name, (then_id, now_id) in ids.items()
         if then_id != now_id
     ]
     for name in ("tracking", "pauses", "events", "differential"):
         if getattr(now, name) != getattr(then, name):
-            others.append(
+            changes.append(
                 f"[{name}] was {getattr(then, name)}, is {getattr(now, name)}"
             )
     for name in ("model", "sequence"):
         before, after = _engine(getattr(then, name)), _engine(getattr(now, name))
         if before != after:
-            others.append(f"[{name}] ran as {before}, runs as {after}")
-    if others:
+            changes.append(f"[{name}] ran as {before}, runs as {after}")
+    if changes:
         raise NotComparable(
-            f"recording {head.id} cannot give the same results: {'; '.join(others)}; "
+            f"recording {head.id} cannot give the same results: {'; '.join(changes)}; "
             "replay with what was used then, or without --compare"
         )
 
 
 def compare(recording: Recording, ledger: Path, replayed: Path) -> Comparison:
-    """Compare the rows of `ledger`, which was written then, with those of a replay.
+    """Compare the rows of the live `ledger` with those of the `replayed` one.
 
     Raises
     ------
     NotComparable
-        The recording is of another ledger.
+        The recording belongs to another ledger.
     LedgerDamaged
         There is no ledger.
     """
@@ -123,47 +131,78 @@ def compare_rows(
 ) -> Comparison:
     """Compare results row by row.
 
+    Both ledgers are walked once, side by side. A replay writes exactly one result for
+    each recorded item, so its n-th result belongs to `items[n]`. Its row numbers count
+    anew, so the item's own number finds the live row.
+
     Parameters
     ----------
     items
-        What is recorded; a replay writes one result of each, in this order.
+        What is recorded, in order.
     was, now
-        The results of then and of the replay, in order.
+        The results of the live run and of the replay, in order.
     """
-    found = Comparison()
-    rest, is_whole = iter(was), True
-    waiting = next(rest, None)
+    comparison = Comparison()
+    live = _Rows(was)
+    is_whole = True  # as long as nothing is missing before this row
     for item, result in zip(items, now, strict=False):
-        skipped = []
-        last = item.last_seq if isinstance(item, MissingFrames) else item.seq
-        while waiting is not None and waiting.seq < item.seq:
-            skipped.append(waiting.seq)
-            waiting = next(rest, None)
+        skipped = live.take_until(item.seq - 1)
         if skipped:
-            found.lacking.append(f"{_rows(skipped)}: not in the recording")
+            comparison.not_compared.append(f"{_rows(skipped)}: not in the recording")
             is_whole = False
         if isinstance(item, MissingFrames):
-            found.lacking.append(f"{_rows([item.seq, last])}: {item.reason}")
+            rows = _rows([item.seq, item.last_seq])
+            comparison.not_compared.append(f"{rows}: {item.reason}")
             is_whole = False
-            while waiting is not None and waiting.seq <= last:
-                waiting = next(rest, None)
-        elif waiting is None or waiting.seq != item.seq:
-            found.lacking.append(f"row {item.seq}: no longer in the ledger")
+            live.take_until(item.last_seq)
+        elif (row := live.take(item.seq)) is None:
+            comparison.not_compared.append(f"row {item.seq}: no longer in the ledger")
         else:
-            _judge(found, waiting, result, is_whole=is_whole)
-            waiting = next(rest, None)
-    ends = [] if waiting is None else [waiting, *rest]
-    beyond = [r.seq for r in ends if not (r.reason or "").startswith(STOPPED)]
+            _compare_row(comparison, row, result, is_whole=is_whole)
+    beyond = live.take_rest()
     if beyond:
-        found.lacking.append(f"{_rows(beyond)}: the recording ends before")
-    return found
+        comparison.not_compared.append(f"{_rows(beyond)}: the recording ends before")
+    return comparison
+
+
+class _Rows:
+    """The live results, taken in order; each is taken once."""
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self._results = iter(results)
+        self._next = next(self._results, None)
+
+    def take(self, seq: int) -> Result | None:
+        """Return the result in row `seq`, if it is the next one."""
+        result = self._next
+        if result is None or result.seq != seq:
+            return None
+        self._next = next(self._results, None)
+        return result
+
+    def take_until(self, last: int) -> list[int]:
+        """Skip results up to row `last`; return their row numbers."""
+        skipped = []
+        while self._next is not None and self._next.seq <= last:
+            skipped.append(self._next.seq)
+            self._next = next(self._results, None)
+        return skipped
+
+    def take_rest(self) -> list[int]:
+        """Return the row numbers of all others, but of a row that tells why it ended.
+
+        A process that fails writes such a row; there is no frame behind it.
+        """
+        rest = [] if self._next is None else [self._next, *self._results]
+        self._next = None
+        return [r.seq for r in rest if not (r.reason or "").startswith(STOPPED)]
 
 
 def results_of(
     reader: LedgerReader, after: int = 0, last: int | None = None
 ) -> Iterator[Result]:
-    """Return the results of a ledger in order; entries are left out."""
-    while rows := reader.rows(after, _ROWS_AT_ONCE):
+    """Return the results of a ledger in order, without entries."""
+    while rows := reader.rows(after, _ROWS_PER_READ):
         for row in rows:
             if last is not None and row.seq > last:
                 return
@@ -173,61 +212,66 @@ def results_of(
         after = rows[-1].seq
 
 
-def first_difference(was: Any, now: Any, place: str = "") -> str | None:
-    """Name the first place where two plain values differ, depth first."""
+def first_difference(was: Any, now: Any, path: str = "") -> str | None:
+    """Name the first place, depth first, where two plain values differ."""
     if isinstance(was, dict) and isinstance(now, dict):
         for key in [*was, *(k for k in now if k not in was)]:
-            inner = f"{place}.{key}" if place else str(key)
-            told = first_difference(was.get(key), now.get(key), inner)
-            if told is not None:
-                return told
+            inner = f"{path}.{key}" if path else str(key)
+            difference = first_difference(was.get(key), now.get(key), inner)
+            if difference is not None:
+                return difference
         return None
     if isinstance(was, (list, tuple)) and isinstance(now, (list, tuple)):
         for number, (one, other) in enumerate(zip(was, now, strict=False)):
-            told = first_difference(one, other, f"{place}[{number}]")
-            if told is not None:
-                return told
+            difference = first_difference(one, other, f"{path}[{number}]")
+            if difference is not None:
+                return difference
         if len(was) != len(now):
-            return f"{place}: {len(was)} then, {len(now)} now"
+            return f"{path}: {len(was)} then, {len(now)} now"
         return None
-    return None if was == now else f"{place}: {was!r} then, {now!r} now"
+    return None if was == now else f"{path}: {was!r} then, {now!r} now"
 
 
-def _judge(found: Comparison, was: Result, now: Result, *, is_whole: bool) -> None:
+def _compare_row(
+    comparison: Comparison, was: Result, now: Result, *, is_whole: bool
+) -> None:
     one, other = _plain(was), _plain(now)
     if not is_whole:
-        hides_cells = bool(one["fault"] or other["fault"])  # by what the gate learned
-        one, other = _alone(one, hides_cells), _alone(other, hides_cells)
-    told = first_difference(one, other)
-    if told is not None:
-        found.different.append((was.seq, told))
+        # A fault is the quality gate's. It depends on limits that the gate learned
+        # from earlier frames, and a frame that it rejects has no cells.
+        hides_cells = bool(one["fault"] or other["fault"])
+        one, other = _own_part(one, hides_cells), _own_part(other, hides_cells)
+    difference = first_difference(one, other)
+    if difference is not None:
+        comparison.different.append((was.seq, difference))
     elif is_whole:
-        found.same += 1
+        comparison.same += 1
     else:
-        found.alike += 1
+        comparison.partly_same += 1
 
 
 def _plain(result: Result) -> dict[str, Any]:
+    """Return a result as plain values, without what belongs to the moment."""
     plain: dict[str, Any] = msgspec.to_builtins(result)
     plain["frame"] = {k: v for k, v in plain["frame"].items() if k != "passed_over"}
     return {k: v for k, v in plain.items() if k not in _OF_THE_MOMENT}
 
 
-def _alone(plain: dict[str, Any], hides_cells: bool) -> dict[str, Any]:
-    """Leave out what a frame owes to the ones before it."""
-    left_out = {*_REMEMBERED, *(("cells", "counts") if hides_cells else ())}
-    alone = {k: v for k, v in plain.items() if k not in left_out}
-    if "cells" in alone:
-        followed = ("track_id", "course")
-        alone["cells"] = [
-            {k: v for k, v in cell.items() if k not in followed}
-            for cell in alone["cells"]
+def _own_part(plain: dict[str, Any], hides_cells: bool) -> dict[str, Any]:
+    """Return what follows from a frame's own pixels."""
+    left_out = {*_DEPENDENT, *(("cells", "counts") if hides_cells else ())}
+    own = {k: v for k, v in plain.items() if k not in left_out}
+    if "cells" in own:
+        of_tracking = ("track_id", "course")
+        own["cells"] = [
+            {k: v for k, v in cell.items() if k not in of_tracking}
+            for cell in own["cells"]
         ]
-    return alone
+    return own
 
 
 def _last_row(recording: Recording, ledger: LedgerReader) -> int:
-    """Return the last row that may be of this recording: then the next one began."""
+    """Return the last row that can belong to this recording: before the next began."""
     later = [
         other.head.first_row
         for other in recordings_in(recording.folder.parent)

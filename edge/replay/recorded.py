@@ -50,10 +50,10 @@ class RecordedSource:
         if isinstance(item, MissingFrames):
             reason = f"not recorded: {item.reason}"
             return Gap(item.first, item.count, reason, item.monotonic_ns, item.utc)
-        if isinstance(item, FailedFrame) or recorded.page is None:
+        if isinstance(item, FailedFrame) or recorded.stored_frame is None:
             reason = item.reason if isinstance(item, FailedFrame) else "has no picture"
             return Exposure(item.shot, partial(_reject, reason), item.planned)
-        develop = partial(_develop, item.shot, recorded.page)
+        develop = partial(_develop, item.shot, recorded.stored_frame)
         return Exposure(item.shot, develop, item.planned)
 
     def close(self) -> None:
@@ -141,5 +141,5 @@ def _reject(reason: str) -> RawFrame:
     raise FrameRejected(reason)
 
 
-def _develop(shot: Shot, page: StoredFrame) -> RawFrame:
-    return RawFrame(shot, page.read())
+def _develop(shot: Shot, stored: StoredFrame) -> RawFrame:
+    return RawFrame(shot, stored.read())

@@ -1,4 +1,4 @@
-"""OME-TIFF that grows: read by others at any moment, whenever power fails."""
+"""A growing OME-TIFF is read by other programs at any moment, whenever power fails."""
 
 from __future__ import annotations
 
@@ -24,40 +24,44 @@ from edge.recording.ome_tiff import (
     DiskFile,
     GrowingTiff,
     description_of,
-    mend,
-    pack,
-    read_pages,
+    encode_frame,
+    read_frames,
+    repair,
 )
-from edge.recording.ome_xml import Image, Plane, ome_xml
+from edge.recording.ome_xml import OmeImage, OmePlane, ome_xml
 from edge.settings.run import Compression
 
 SECTOR = 512
 
 
-def frames(count: int, kind: str = "uint8") -> list[Counts]:
+def frames(count: int, dtype: str = "uint8") -> list[Counts]:
     rng = np.random.default_rng(1)
-    top = np.iinfo(kind).max
-    return [rng.integers(0, top, (21, 34, 3)).astype(kind) for _ in range(count)]
+    top = np.iinfo(dtype).max
+    return [rng.integers(0, top, (21, 34, 3)).astype(dtype) for _ in range(count)]
 
 
-def description(count: int, kind: str = "uint8") -> bytes:
-    image = Image(
+def description(count: int, dtype: str = "uint8") -> bytes:
+    image = OmeImage(
         name="a µ-slide",
         acquired=datetime(2026, 1, 1, tzinfo=timezone.utc),
         width_px=34,
         height_px=21,
-        kind=kind,
+        dtype=dtype,
         pixel_size_um=0.07,
         software="hemascope 0",
         attributes={"calibration_id": "5f" * 32, "odd": "<&µ>"},
     )
-    return ome_xml(image, [Plane(n * 0.5, 4.0) for n in range(count)])
+    return ome_xml(image, [OmePlane(n * 0.5, 4.0) for n in range(count)])
 
 
-def write(tiff: GrowingTiff, shown: list[Counts], how: Compression = "deflate") -> None:
-    for number, pixels in enumerate(shown):
+def write(
+    tiff: GrowingTiff, written: list[Counts], compression: Compression = "deflate"
+) -> None:
+    for number, pixels in enumerate(written):
         text = description(number + 1, pixels.dtype.name)
-        tiff.append([(pack(pixels, how), b"note %d" % number)], text, 0.07)
+        tiff.append(
+            [(encode_frame(pixels, compression), b"note %d" % number)], text, 0.07
+        )
 
 
 def read_by_tifffile(path: Path) -> NDArray[np.generic]:
@@ -81,21 +85,26 @@ def read_by_libtiff(path: Path) -> list[Counts]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"), [("uint8", "none"), ("uint8", "deflate"), ("uint16", "deflate")]
+    ("dtype", "compression"),
+    [("uint8", "none"), ("uint8", "deflate"), ("uint16", "deflate")],
 )
 def test_two_other_readers_see_every_frame_as_it_came(
-    tmp_path: Path, kind: str, how: Compression
+    tmp_path: Path, dtype: str, compression: Compression
 ) -> None:
-    shown, path = frames(5, kind), tmp_path / "a.ome.tif"
+    written, path = frames(5, dtype), tmp_path / "a.ome.tif"
 
-    write(GrowingTiff(DiskFile(path)), shown, how)
+    write(GrowingTiff(DiskFile(path)), written, compression)
 
-    np.testing.assert_array_equal(read_by_tifffile(path), shown)
-    np.testing.assert_array_equal(read_by_libtiff(path), shown)
-    np.testing.assert_array_equal([page.read() for page in read_pages(path)], shown)
+    np.testing.assert_array_equal(read_by_tifffile(path), written)
+    np.testing.assert_array_equal(read_by_libtiff(path), written)
+    np.testing.assert_array_equal(
+        [frame.read() for frame in read_frames(path)], written
+    )
 
 
-def test_what_it_says_is_ome_xml_with_size_time_and_origin(tmp_path: Path) -> None:
+def test_it_describes_itself_in_ome_xml_with_size_time_and_origin(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.ome.tif"
     write(GrowingTiff(DiskFile(path)), frames(3))
 
@@ -122,7 +131,7 @@ def test_what_it_says_is_ome_xml_with_size_time_and_origin(tmp_path: Path) -> No
 
 
 @dataclass
-class Log:
+class LoggedFile:
     """A file that remembers what was written between one `sync` and the next."""
 
     rounds: list[list[tuple[bytes, int]]] = field(default_factory=lambda: [[]])
@@ -155,15 +164,17 @@ def _put(disk: bytearray, data: bytes, offset: int) -> None:
     disk[offset : offset + len(data)] = data
 
 
-def test_whenever_power_fails_others_read_all_frames_but_those_in_work(
+def test_after_a_power_cut_others_read_all_frames_but_those_being_written(
     tmp_path: Path,
 ) -> None:
-    shown, log, path = frames(8), Log(), tmp_path / "a.ome.tif"
+    written, log, path = frames(8), LoggedFile(), tmp_path / "a.ome.tif"
     tiff, ends, done = GrowingTiff(log), [0], [0]
     for count in (1, 1, 3, 1, 2):
         begin, end = done[-1], done[-1] + count
-        packed = [(pack(pixels, "deflate"), b"note") for pixels in shown[begin:end]]
-        tiff.append(packed, description(end))
+        encoded = [
+            (encode_frame(pixels, "deflate"), b"note") for pixels in written[begin:end]
+        ]
+        tiff.append(encoded, description(end))
         ends.append(len(log.rounds) - 1)
         done.append(end)
     rng = random.Random(5)  # noqa: S311
@@ -175,80 +186,82 @@ def test_whenever_power_fails_others_read_all_frames_but_those_in_work(
             seen = read_by_tifffile(path)
 
             assert len(seen) in done[whole : whole + 2]
-            np.testing.assert_array_equal(seen, shown[: len(seen)])
-            ours = [page.read() for page in read_pages(path)]
-            np.testing.assert_array_equal(ours, shown[: len(ours)])
+            np.testing.assert_array_equal(seen, written[: len(seen)])
+            ours = [frame.read() for frame in read_frames(path)]
+            np.testing.assert_array_equal(ours, written[: len(ours)])
             assert len(ours) >= len(seen)
 
 
 def test_the_same_power_cut_harms_a_file_that_is_written_in_one_go() -> None:
     """The control: without the order, what others read is not what was written."""
-    shown, log = frames(6), Log()
+    written, log = frames(6), LoggedFile()
     tiff = GrowingTiff(log)
     log.sync = lambda: None  # type: ignore[method-assign]
-    write(tiff, shown)
+    write(tiff, written)
     rng, harmed = random.Random(5), 0  # noqa: S311
 
     for _ in range(20):
         log.rounds = [[], log.rounds[-1]]
         disk = log.after_power_cut(1, rng)
-        harmed += not _is_whole(disk, shown)
+        harmed += not _is_whole(disk, written)
 
     assert harmed >= 10
 
 
-def _is_whole(disk: bytes, shown: list[Counts]) -> bool:
+def _is_whole(disk: bytes, written: list[Counts]) -> bool:
     try:
         with tifffile.TiffFile(io.BytesIO(disk)) as tiff:
             seen = tiff.series[0].asarray().reshape(-1, 21, 34, 3)
     except Exception:  # noqa: BLE001 whatever a torn file makes of a reader
         return False
-    return len(seen) > 0 and np.array_equal(seen, shown[: len(seen)])
+    return len(seen) > 0 and np.array_equal(seen, written[: len(seen)])
 
 
-def test_a_file_cut_anywhere_gives_its_whole_frames_and_is_mended(
+def test_a_file_cut_anywhere_gives_its_whole_frames_and_is_repaired(
     tmp_path: Path,
 ) -> None:
-    shown, path = frames(5), tmp_path / "a.ome.tif"
-    write(GrowingTiff(DiskFile(path)), shown)
+    written, path = frames(5), tmp_path / "a.ome.tif"
+    write(GrowingTiff(DiskFile(path)), written)
     data = path.read_bytes()
-    begins = [page.offset for page in read_pages(path)][1:]  # and the one before ends
+    begins = [frame.offset for frame in read_frames(path)][
+        1:
+    ]  # and the one before ends
     rng = random.Random(2)  # noqa: S311
 
     for cut in sorted(rng.sample(range(begins[0], len(data)), 30)):
         path.write_bytes(data[:cut])
-        pages = read_pages(path)
-        mend(pages, description(len(pages)))
+        stored = read_frames(path)
+        repair(stored, description(len(stored)))
 
-        assert len(pages) - sum(begin <= cut for begin in begins) in (0, 1)
-        np.testing.assert_array_equal(read_by_tifffile(path), shown[: len(pages)])
-        assert description_of(path) == description(len(pages))
+        assert len(stored) - sum(begin <= cut for begin in begins) in (0, 1)
+        np.testing.assert_array_equal(read_by_tifffile(path), written[: len(stored)])
+        assert description_of(path) == description(len(stored))
 
 
-def test_a_flipped_bit_is_no_frame(tmp_path: Path) -> None:
+def test_a_frame_with_a_flipped_bit_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.tif"
     write(GrowingTiff(DiskFile(path)), frames(2))
-    page = read_pages(path)[1]
+    second = read_frames(path)[1]
     data = bytearray(path.read_bytes())
-    data[page.offset + page.size // 2] ^= 1
+    data[second.offset + second.size // 2] ^= 1
     path.write_bytes(data)
 
-    assert read_pages(path)[0].read() is not None
+    assert read_frames(path)[0].read() is not None
     with pytest.raises(FrameRejected, match=r"not what was written"):
-        page.read()
+        second.read()
 
 
 @pytest.mark.parametrize("data", [b"", b"II*\0", b"\xff\xd8 a picture", bytes(99)])
-def test_what_is_no_recording_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_a_recording_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.ome.tif"
     path.write_bytes(data)
 
     with pytest.raises(FrameFileDamaged, match=r"no whole frame"):
-        read_pages(path)
+        read_frames(path)
 
 
-def test_what_is_changed_in_place_never_crosses_a_sector(tmp_path: Path) -> None:
-    log = Log()
+def test_bytes_changed_in_place_never_cross_a_sector(tmp_path: Path) -> None:
+    log = LoggedFile()
     write(GrowingTiff(log), frames(30))
 
     end = 0

@@ -59,5 +59,5 @@ def test_a_run_of_an_earlier_version_replays_bit_for_bit(tmp_path: Path) -> None
         items = [recorded.item for recorded in recording.items()]
         found = compare_rows(items, then, results_of(reader))
     assert found.different == []
-    assert found.lacking == []
+    assert found.not_compared == []
     assert found.same == len(then) == 10

@@ -214,7 +214,7 @@ def test_another_run_begins_with_new_tracks_live_and_replayed(
     assert "another run was started" in {event.reason for event in after[0].events}
 
     found = lived.replayed(recurrent)
-    assert (found.different, found.lacking, found.alike) == ([], [], 0)
+    assert (found.different, found.not_compared, found.partly_same) == ([], [], 0)
     assert found.same == len(lived.rows)
 
 
@@ -245,7 +245,7 @@ def test_a_run_that_goes_on_is_replayed_with_its_numbers_and_what_it_missed(
         assert after[0].missed_points is not None
         assert str(after[0].reason).endswith("no process was at work")
     found = lived.replayed(recurrent)
-    assert (found.different, found.lacking, found.alike) == ([], [], 0)
+    assert (found.different, found.not_compared, found.partly_same) == ([], [], 0)
     assert found.same == len(after)
     kept = [recorded.item for recorded in lived.recording.items()]
     assert all(item.scale is not None for item in kept if isinstance(item, Frame))

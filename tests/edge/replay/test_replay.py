@@ -35,14 +35,14 @@ from edge.recording.format import (
 )
 from edge.recording.ome_tiff import TiffFrame
 from edge.recording.opening import open_recorder
-from edge.recording.writer import lacking_of
+from edge.recording.writer import missing_frames_of
 from edge.replay.comparison import (
     Comparison,
     NotComparable,
     compare,
     compare_rows,
-    demand_the_same,
     first_difference,
+    require_comparable,
     results_of,
 )
 from edge.replay.recorded import RecordedScale, RecordedSource, RecordedTimeline
@@ -120,7 +120,7 @@ def run_until_killed(config: Path, device: DeviceFile) -> None:
         while time.monotonic() < deadline_s and process.poll() is None:
             found = recordings_in(device.recording.folder)
             items = found[0].items() if found else []
-            if sum(r.page is not None for r in items) >= FRAMES:
+            if sum(r.stored_frame is not None for r in items) >= FRAMES:
                 break
             time.sleep(0.1)
         process.kill()
@@ -156,7 +156,7 @@ def test_frames_in_ome_zarr_are_replayed_the_same(tmp_path: Path) -> None:
     found = lived.replay(tmp_path / "again")
 
     assert lived.recording.files[0].name == "frames-00001.ome.zarr"
-    assert (found.different, found.alike) == ([], 0)
+    assert (found.different, found.partly_same) == ([], 0)
     assert found.same >= FRAMES
 
 
@@ -176,9 +176,9 @@ class _OneFrameAltered(Recording):
 
     def items(self) -> list[RecordedItem]:
         recorded = super().items()
-        frames = [n for n, r in enumerate(recorded) if r.page is not None]
+        frames = [n for n, r in enumerate(recorded) if r.stored_frame is not None]
         at = frames[self.number]
-        page = recorded[at].page
+        page = recorded[at].stored_frame
         assert isinstance(page, TiffFrame)
         altered = _Altered(*(getattr(page, f.name) for f in fields(page)))
         recorded[at] = RecordedItem(recorded[at].item, altered)
@@ -186,18 +186,18 @@ class _OneFrameAltered(Recording):
 
 
 @dataclass(frozen=True)
-class _Lacking(Recording):
+class _OneFrameMissing(Recording):
     """As if the disk had been too slow for one frame."""
 
     number: int = 5
 
     def items(self) -> list[RecordedItem]:
         recorded = super().items()
-        frames = [n for n, r in enumerate(recorded) if r.page is not None]
+        frames = [n for n, r in enumerate(recorded) if r.stored_frame is not None]
         at = frames[self.number]
         frame = recorded[at].item
         assert isinstance(frame, Frame)
-        recorded[at] = RecordedItem(lacking_of(frame, "the disk is too slow"))
+        recorded[at] = RecordedItem(missing_frames_of(frame, "the disk is too slow"))
         return recorded
 
 
@@ -219,16 +219,16 @@ def test_the_lowest_bit_of_one_frame_is_seen_in_the_comparison(
 def test_after_a_frame_that_lacks_only_what_frames_tell_alone_is_compared(
     lived: Lived, tmp_path: Path
 ) -> None:
-    recording = _Lacking(lived.recording.folder, lived.recording.head)
+    recording = _OneFrameMissing(lived.recording.folder, lived.recording.head)
     frames = [r.item for r in lived.recording.items() if isinstance(r.item, Frame)]
 
     found = lived.replay(tmp_path / "again", recording)
 
     assert found.different == []
-    assert found.lacking[0] == f"row {frames[5].seq}: the disk is too slow"
+    assert found.not_compared[0] == f"row {frames[5].seq}: the disk is too slow"
     total = len(lived.recording.items())
-    assert found.same + found.alike + 1 == total
-    assert found.alike >= FRAMES - 7
+    assert found.same + found.partly_same + 1 == total
+    assert found.partly_same >= FRAMES - 7
 
 
 def test_results_of_other_models_or_settings_are_not_compared(
@@ -241,7 +241,7 @@ def test_results_of_other_models_or_settings_are_not_compared(
     )
 
     with pytest.raises(NotComparable) as refused:
-        demand_the_same(head, parts, now, then)
+        require_comparable(head, parts, now, then)
 
     told = str(refused.value)
     assert "model was another@1, is inception" in told
@@ -267,18 +267,18 @@ def test_rows_beyond_the_recording_are_named(lived: Lived) -> None:
     found = compare_rows(items[2:-3], was, was[2:-3])
 
     first, last = was[0].seq, was[-1].seq
-    assert found.lacking == [
+    assert found.not_compared == [
         f"rows {first} to {was[1].seq}: not in the recording",
         f"rows {was[-3].seq} to {last}: the recording ends before",
     ]
-    assert found.alike == len(was) - 5
+    assert found.partly_same == len(was) - 5
 
 
 def test_a_replay_takes_gaps_and_bad_frames_as_they_were(lived: Lived) -> None:
     taken = shot(8)
     bad = FailedFrame(seq=4, shot=taken, reason="cut short; copy it again")
     gap = GapLine(seq=5, gap=Gap(9, 2, "2 frames skipped by the camera", 7, taken.utc))
-    lack = lacking_of(bad, "deleted")
+    lack = missing_frames_of(bad, "deleted")
     source = RecordedSource(
         [RecordedItem(bad), RecordedItem(gap), RecordedItem(lack)], "x"
     )
@@ -350,7 +350,7 @@ def test_recordings_are_listed_pinned_and_repaired(lived: Lived) -> None:
         return result.output
 
     assert say("pin", str(folder), run) == f"{name}: pinned\n"
-    count = sum(r.page is not None for r in lived.recording.items())
+    count = sum(r.stored_frame is not None for r in lived.recording.items())
     assert f"{name}  {count} frames" in say("list", str(folder))
     assert say("list", str(folder)).endswith("pinned\n")
     say("unpin", str(folder), name)
