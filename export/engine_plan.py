@@ -64,10 +64,8 @@ def build_plan(
 
     Parameters
     ----------
-    model
-        The ONNX file of `options`.
-    options
-        What to build.
+    model, options
+        The ONNX file, and what to build of it.
     trt
         The module of TensorRT.
     free_bytes
@@ -108,12 +106,8 @@ def build_plan(
     if keeps_timings:
         _write_timings(config, cache)
     progress(1.0, "")
-    return Built(
-        plan=bytes(plan),
-        tensors=_tensors_of(network),
-        workspace_bytes=workspace,
-        seconds=time.monotonic() - start,
-    )
+    seconds = time.monotonic() - start
+    return Built(bytes(plan), _tensors_of(network), workspace, seconds)
 
 
 def _parse(trt: Any, builder: Any, trt_log: Any, model: bytes) -> Any:

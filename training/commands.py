@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from edge.artifacts.bundle import CLASSIFIER
 from edge.pipeline.parts import read_parts
 from edge.schema.codec import encode
 from edge.taxonomy import TASKS
-from training.data.colour_normalisation import COLOURS, Colour, looks
+from training.data.colour_normalisation import COLOURS, Colour, colour_profiles
 from training.data.rows import SPLITS, DataInvalid, read_fields
-from training.evaluation.colour_distances import apart
+from training.evaluation.colour_distances import colour_distances
 from training.evaluation.compare_bundles import BundleComparison, compare
-from training.evaluation.emptied_fields import shifts
+from training.evaluation.emptied_fields import colour_shifts
 from training.evaluation.studies import leave_out, thin_labels
 from training.evaluation.whole_fields import examine_crops, examine_fields, show
 from training.fitting.device import open_device
@@ -33,6 +34,7 @@ from training.fitting.families import (
 )
 from training.fitting.imagenet_weights import fetch_weights
 from training.fitting.locator import CLASSES
+from training.fitting.loop import FitPlan
 from training.models.layers import NORMS
 from training.sessions.classifier_session import TrainingRequest, train
 from training.sessions.gathering import CellSource, gather, read_usable
@@ -95,41 +97,23 @@ _SEED = click.option("--seed", default=0, show_default=True)
 )
 @click.option("--from-scratch", is_flag=True, help="Learn nothing without labels.")
 @click.option("--weights", type=_PATH, help="ImageNet file; 'imagenet' downloads it.")
-def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
+def train_command(family: str, out: Path, preset: str, **options: Any) -> None:
     """Fit FAMILY to labelled cells; a killed run goes on where it was.
 
     Of a manifest, those rows count whose licence lets weights be shipped (MIT, BSD).
     """
     cv2.setNumThreads(1)
-    source = CellSource(
-        told["data"],
-        told["task"],
-        told["any_licence"],
-        told["without"],
-        told["licence"],
-        told["group"],
-        told["seed"],
-    )
     presets = LOCATOR_PLANS if family == LOCATOR else CLASSIFIERS[family].plans
-    plan = override_plan(replace(presets[preset], seed=told["seed"]), told["plans"])
+    seed = options["seed"]
+    plan = override_plan(replace(presets[preset], seed=seed), options["plans"])
     with open_device() as device:
         say = click.echo if device.rank == 0 else _silent
+        source = _source(options)
         if family == LOCATOR:
             record, locator = train_locator_from(source, plan, device, out)
             written: Written = (record, locator, None)
         else:
-            weights = told["weights"]
-            if weights == _FETCH:
-                weights = fetch_weights(family, out.parent)
-            request = TrainingRequest(
-                family,
-                plan,
-                override_network(family, told["networks"]),
-                weights,
-                told["label_share"],
-                told["colour"],
-                not told["from_scratch"],
-            )
+            request = _request(family, plan, out, options)
             gathered = gather(source)
             for note in gathered.notes:
                 say(note)
@@ -142,8 +126,39 @@ def train_command(family: str, out: Path, preset: str, **told: Any) -> None:
         say(f"run: {out}")
 
 
+def _source(options: Mapping[str, Any]) -> CellSource:
+    """Read the options that say where cells come from."""
+    return CellSource(
+        options["data"],
+        options["task"],
+        options["any_licence"],
+        options["without"],
+        options["licence"],
+        options["group"],
+        options["seed"],
+    )
+
+
+def _request(
+    family: str, plan: FitPlan, out: Path, options: Mapping[str, Any]
+) -> TrainingRequest:
+    """Read the options that say how a classifier is fitted."""
+    weights = options["weights"]
+    if weights == _FETCH:
+        weights = fetch_weights(family, out.parent)
+    return TrainingRequest(
+        family,
+        plan,
+        override_network(family, options["networks"]),
+        weights,
+        options["label_share"],
+        options["colour"],
+        not options["from_scratch"],
+    )
+
+
 def _silent(_line: str) -> None:
-    """Say nothing: only the first of several processes speaks."""
+    """Show nothing: only the first of several processes shows lines."""
 
 
 @click.command("evaluate")
@@ -169,7 +184,7 @@ def _silent(_line: str) -> None:
     help="DOMAIN:CLASS whose labels are few or doubtful: figures without it, too.",
 )
 def evaluate_command(
-    data: Path | None, split: str, bundles: tuple[Path, ...], **told: Any
+    data: Path | None, split: str, bundles: tuple[Path, ...], **options: Any
 ) -> None:
     """Judge models on cells they never saw.
 
@@ -178,23 +193,32 @@ def evaluate_command(
     """
     cv2.setNumThreads(1)
     console = Console()
-    if told["report"] is not None:
-        asked = BundleComparison(
+    if options["report"] is not None:
+        comparison = BundleComparison(
             bundles or (CLASSIFIER,),
             data,
             split,
-            [_pair(text) for text in told["doubtful"]],
-            told["studies"],
-            told["gallery"],
+            [_pair(text) for text in options["doubtful"]],
+            options["studies"],
+            options["gallery"],
         )
-        page = compare(asked, told["report"], console.print)
+        page = compare(comparison, options["report"], console.print)
         console.print(f"report: {page}")
         return
     if data is None:
         raise click.UsageError("--data is missing: name the labelled cells")
-    parts = read_parts(
-        classifier=bundles[0] if bundles else None, locator=told["locator"]
-    )
+    _evaluate_one(bundles[0] if bundles else None, data, split, console, options)
+
+
+def _evaluate_one(
+    bundle: Path | None,
+    data: Path,
+    split: str,
+    console: Console,
+    options: Mapping[str, Any],
+) -> None:
+    """Evaluate one model, on whole fields and on crops, and show tables."""
+    parts = read_parts(classifier=bundle, locator=options["locator"])
     task = parts.classifier.record.task
     gathered = read_usable(CellSource(data, task, is_any_licence=True))
     for note in gathered.notes:
@@ -202,20 +226,27 @@ def evaluate_command(
     rows, pipeline = gathered.parts[split], parts.open_pipeline()
     if task == "cells4":
         fields = read_fields([r for r, _ in rows if r.task == task], CLASSES)
-        show(
-            console,
-            examine_fields(fields, pipeline, told["true_scale"], told["pictures"]),
+        table = examine_fields(
+            fields, pipeline, options["true_scale"], options["pictures"]
         )
+        show(console, table)
     table, confusion = examine_crops(rows, pipeline)
     show(console, table)
-    if told["confusion"] is not None:
-        told["confusion"].write_bytes(encode(confusion) + b"\n")
-        console.print(f"confusion: {told['confusion']}, for [differential]")
+    if options["confusion"] is not None:
+        options["confusion"].write_bytes(encode(confusion) + b"\n")
+        console.print(f"confusion: {options['confusion']}, for [differential]")
 
 
 def _pair(text: str) -> tuple[str, str]:
-    domain, found, name = text.partition(":")
-    if not found:
+    """Read DOMAIN:CLASS.
+
+    Raises
+    ------
+    UsageError
+        There is no colon.
+    """
+    domain, colon, name = text.partition(":")
+    if not colon:
         raise click.UsageError(f"--doubtful {text!r}: expected DOMAIN:CLASS")
     return domain, name
 
@@ -250,31 +281,31 @@ def left_out_command(
     families: tuple[str, ...],
     out: Path,
     data: Path | None,
-    **told: Any,
+    **options: Any,
 ) -> None:
     """Leave each DOMAIN out of training and judge by it: colour, norm, family.
 
     The left-out cells are those of `train` and `val`; `test` is not looked at.
     """
     cv2.setNumThreads(1)
-    seed, norms = told["seed"], told["norms"] or NORMS[:2]
-    colours: tuple[Colour, ...] = told["colours"] or COLOURS
+    seed, norms = options["seed"], options["norms"] or NORMS[:2]
+    colours: tuple[Colour, ...] = options["colours"] or COLOURS
     gathered = gather(CellSource(data, "cells4", seed=seed))
     for family in families or CLASSIFIERS:
-        plan = replace(CLASSIFIERS[family].plans[told["preset"]], seed=seed)
-        plan = override_plan(plan, told["plans"])
+        plan = replace(CLASSIFIERS[family].plans[options["preset"]], seed=seed)
+        plan = override_plan(plan, options["plans"])
         request = TrainingRequest(
-            family, plan, override_network(family, told["networks"])
+            family, plan, override_network(family, options["networks"])
         )
         leave_out(
             gathered,
             request,
-            told["domains"],
+            options["domains"],
             out,
             click.echo,
             norms,
             colours,
-            told["shown_as"],
+            options["shown_as"],
         )
 
 
@@ -286,11 +317,12 @@ def colours_command(data: Path | None, task: str) -> None:
     cv2.setNumThreads(1)
     gathered = read_usable(CellSource(data, task))
     rows = [row for part in gathered.parts.values() for row, _ in part]
-    for colour, parts in apart(rows).items():
-        told = "  ".join(
-            f"{p} {mean:.1f} (max {m:.1f})" for p, (mean, m) in parts.items()
+    for colour, parts in colour_distances(rows).items():
+        distances = "  ".join(
+            f"{part} {mean:.1f} (max {largest:.1f})"
+            for part, (mean, largest) in parts.items()
         )
-        click.echo(f"{colour}: ΔE {told}")
+        click.echo(f"{colour}: ΔE {distances}")
 
 
 @study_command.command("emptied")
@@ -302,11 +334,12 @@ def emptied_command(data: Path | None, domain: str, split: str) -> None:
     cv2.setNumThreads(1)
     parts = read_usable(CellSource(data, "cells4")).parts
     rows = [row for part in parts.values() for row, _ in part if row.domain == domain]
-    frozen = looks(rows, "white-point").get(domain)
+    frozen = colour_profiles(rows, "white-point").get(domain)
     fields = read_fields([row for row in rows if row.split == split], CLASSES)
     if frozen is None or not fields:
         raise DataInvalid(f"no {split} field is of {domain!r}, expected some")
-    for method, by_filling in shifts(fields, frozen, CLASSES.index("WBC")).items():
+    shifts = colour_shifts(fields, frozen, CLASSES.index("WBC"))
+    for method, by_filling in shifts.items():
         for filled, shift in by_filling.items():
             click.echo(f"{method}, {filled}: {shift}")
 

@@ -71,45 +71,60 @@ def bench_command(
     """Measure stages, pipeline, delivery and a peer; print ratios taken in turns."""
     cv2.setNumThreads(1)
     if engine != "onnxruntime":
-        models = [load_bundle(folder) for folder in bundles or (CLASSIFIER,)]
-        if engine == "tensorrt":
-            now = utc_now().replace(microsecond=0)
-            lines = measure_gpu(models, rounds, now, click.echo)
-        else:
-            lines = measure_building(models, click.echo)
-        click.echo("\n".join(lines))
-        if out is not None:
-            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _measure_engines(engine, bundles, rounds, out)
         return
     parts = read_parts(classifier=bundles[0] if bundles else None)
-    cores = os.cpu_count() or 1
     simulated = _simulated_frames(12)
     sections = {"simulated microscope": _measure_source(simulated, rounds)}
-    sections["stages, simulated field, one core"] = measure_stages(
-        simulated, parts, _PIXEL_UM, rounds
-    )
-    encoded = [to_jpeg(frame) for frame in simulated]
-    sections["run process, simulated JPEG frames"] = measure_running(
-        faster_than_bound(encoded, parts, _PIXEL_UM, cores), parts, cores, frames=60
-    )
+    sections |= _measure_device("simulated", simulated, parts, _PIXEL_UM, rounds, 60)
     if real is not None:
-        small = _real_fields(real, 12)
-        sections["stages, real field, one core"] = measure_stages(
-            small, parts, _REAL_PIXEL_UM, rounds
-        )
-        encoded = [to_jpeg(frame) for frame in small]
-        sections["run process, real JPEG frames"] = measure_running(
-            faster_than_bound(encoded, parts, _REAL_PIXEL_UM, cores),
-            parts,
-            cores,
-            frames=200,
-        )
+        fields = _real_fields(real, 12)
+        sections |= _measure_device("real", fields, parts, _REAL_PIXEL_UM, rounds, 200)
     result = parts.open_pipeline().examine(_exposure(simulated[0])).result
     sections["delivery, loopback"] = measure_delivery(result, rows=200)
-    sections["against a laboratory's own stack"] = _measure_peer(
+    sections["against a laboratory's own stack"] = _measure_reference(
         simulated, parts, rounds
     )
     _show(sections, out)
+
+
+def _measure_engines(
+    engine: str, bundles: tuple[Path, ...], rounds: int, out: Path | None
+) -> None:
+    """Build each bundle in all its precisions, and measure it where there is a GPU."""
+    models = [load_bundle(folder) for folder in bundles or (CLASSIFIER,)]
+    if engine == "tensorrt":
+        now = utc_now().replace(microsecond=0)
+        lines = measure_gpu(models, rounds, now, click.echo)
+    else:
+        lines = measure_building(models, click.echo)
+    click.echo("\n".join(lines))
+    if out is not None:
+        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _measure_device(
+    name: str,
+    frames: Sequence[Frame],
+    parts: Parts,
+    pixel_um: float,
+    rounds: int,
+    results: int,
+) -> dict[str, list[Figure]]:
+    """Measure the stages and the whole run process on frames (H, W, 3) uint8 RGB.
+
+    `results` is how many results of the run process count.
+    """
+    cores = os.cpu_count() or 1
+    stages = measure_stages(frames, parts, pixel_um, rounds)
+    encoded = [to_jpeg(frame) for frame in frames]
+    camera = faster_than_bound(encoded, parts, pixel_um, cores)
+    return {
+        f"stages, {name} field, one core": stages,
+        f"run process, {name} JPEG frames": measure_running(
+            camera, parts, cores, frames=results
+        ),
+    }
 
 
 def _real_fields(folder: Path, count: int) -> list[Frame]:
@@ -129,25 +144,33 @@ def _real_fields(folder: Path, count: int) -> list[Frame]:
 
 
 def _simulated_frames(count: int) -> list[Frame]:
+    """Render frames of different places of a simulated slide."""
     microscope = SimulatedMicroscope(SimulatedSettings(rate_hz=0))
     return [microscope.render(40 * number) for number in range(count)]
 
 
 def _measure_source(frames: Sequence[Frame], rounds: int) -> list[Figure]:
+    """Measure how fast the simulated microscope renders."""
     microscope = SimulatedMicroscope(SimulatedSettings(rate_hz=0))
     numbers = iter(range(10**9))
-    taken = in_turns({"render": lambda: microscope.render(next(numbers))}, 4 * rounds)
-    this = spread(taken["render"])
+    spent_ms = in_turns(
+        {"render": lambda: microscope.render(next(numbers))}, 4 * rounds
+    )
+    this = spread(spent_ms["render"])
     size = f"{frames[0].shape[1]}x{frames[0].shape[0]}"
     return [at_least("frames/s rendered", 1e3 / this.median, 30, f"{size}, {this} ms")]
 
 
 def _exposure(frame: Frame) -> Exposure:
+    """Return a frame (H, W, 3) as an exposure."""
     shot = Shot(0, 0, utc_of(0), "bench", pixel_size_um=_PIXEL_UM)
     return Exposure(shot, lambda: RawFrame(shot, frame))
 
 
-def _measure_peer(frames: Sequence[Frame], parts: Parts, rounds: int) -> list[Figure]:
+def _measure_reference(
+    frames: Sequence[Frame], parts: Parts, rounds: int
+) -> list[Figure]:
+    """Compare the pipeline with one of well-known libraries, in turns."""
     try:
         import torch
 
@@ -156,39 +179,40 @@ def _measure_peer(frames: Sequence[Frame], parts: Parts, rounds: int) -> list[Fi
         return [Figure("not measured", float("nan"), f"{error.name} is not installed")]
     torch.set_num_threads(1)
     record = parts.classifier.record
-    peer = ReferencePipeline(
+    reference = ReferencePipeline(
         frames[0], record.family, len(record.classes), crop_size(parts.classifier)
     )
     pipeline = parts.open_pipeline()
     frame = frames[0]
 
     def ours() -> None:
-        seen = pipeline.examine(_exposure(frame))
-        to_jpeg(draw(frame, seen.result, 960))
+        examined = pipeline.examine(_exposure(frame))
+        to_jpeg(draw(frame, examined.result, 960))
 
-    normal = peer.normalise(frame)
-    boxes = peer.locate(normal)
+    normal = reference.normalise(frame)
+    boxes = reference.locate(normal)
     tasks = {
         "ours": ours,
-        "peer": lambda: peer.examine(frame),
-        "normalise": lambda: peer.normalise(frame),
-        "locate": lambda: peer.locate(normal),
-        "classify": lambda: peer.classify(normal, boxes),
+        "peer": lambda: reference.examine(frame),
+        "normalise": lambda: reference.normalise(frame),
+        "locate": lambda: reference.locate(normal),
+        "classify": lambda: reference.classify(normal, boxes),
     }
-    taken = {n: spread(v) for n, v in in_turns(tasks, max(3, rounds // 4)).items()}
-    ratio = taken["peer"].median / taken["ours"].median
-    parts_ms = ", ".join(f"{n} {taken[n].median:.0f}" for n in list(tasks)[2:])
+    spreads = {n: spread(v) for n, v in in_turns(tasks, max(3, rounds // 4)).items()}
+    ratio = spreads["peer"].median / spreads["ours"].median
+    parts_ms = ", ".join(f"{n} {spreads[n].median:.0f}" for n in list(tasks)[2:])
     return [
         at_least(
             "whole frame, peer over ours",
             ratio,
             7,
-            f"{taken['peer']} over {taken['ours']} ms; peer: {parts_ms} ms",
+            f"{spreads['peer']} over {spreads['ours']} ms; peer: {parts_ms} ms",
         )
     ]
 
 
 def _show(sections: dict[str, list[Figure]], out: Path | None) -> None:
+    """Print a table for each section, and write them as Markdown."""
     console = Console()
     where = (
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "

@@ -1,4 +1,4 @@
-"""From a result to its acknowledged row in the archive, on the loopback network."""
+"""Measure delivery: from a result to the acknowledgement of its row in the archive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _DEVICE, _RATE_HZ = "bench", 20
 
 
 def measure_delivery(frame_result: FrameResult, rows: int) -> list[Figure]:
-    """Write results as a camera would and wait for each acknowledgement."""
+    """Write results at the rate of a camera and wait for each acknowledgement.
+
+    Broker, publisher and archive run on this machine, on the loopback network.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder, stop = Path(name), threading.Event()
         broker = start_broker(folder)
@@ -37,7 +40,7 @@ def measure_delivery(frame_result: FrameResult, rows: int) -> list[Figure]:
         for thread in threads:
             thread.start()
         listener = Link(address, "bench-listener", [topic(_DEVICE, "ack")])
-        taken = [
+        spent_ms = [
             _deliver(lambda: ledger.append(frame_result).seq, listener)
             for _ in range(rows)
         ]
@@ -47,7 +50,7 @@ def measure_delivery(frame_result: FrameResult, rows: int) -> list[Figure]:
             thread.join()
         ledger.close()
         broker.close()
-    this = spread(taken[rows // 10 :])
+    this = spread(spent_ms[rows // 10 :])
     detail = f"{this} ms with {len(frame_result.cells)} cells; {broker.description}"
     return [
         at_most("result to acknowledged archive row, p50 ms", this.median, 50, detail)
@@ -55,22 +58,24 @@ def measure_delivery(frame_result: FrameResult, rows: int) -> list[Figure]:
 
 
 def _archive(folder: Path, address: BrokerSettings, stop: threading.Event) -> None:
+    """Run an archive until `stop` is set."""
     store = Store(folder / "archive.sqlite")
     Archive(store, address, "archive").run(stop)
     store.close()
 
 
 def _publish(folder: Path, address: BrokerSettings, stop: threading.Event) -> None:
+    """Run a publisher until `stop` is set."""
     Publisher(folder / "ledger", address, PublishSettings()).run(stop)
 
 
 def _deliver(append: Callable[[], int], listener: Link) -> float:
-    """Milliseconds from handing a result to the ledger to its acknowledgement."""
+    """Milliseconds from appending a result to the ledger to its acknowledgement."""
     start = time.perf_counter()
     seq = append()
     while True:
         for event in listener.poll(0.02):
             if isinstance(event, Message) and decode(event.payload, Ack).upto >= seq:
-                taken = time.perf_counter() - start
-                time.sleep(max(0.0, 1 / _RATE_HZ - taken))
-                return taken * 1e3
+                spent_s = time.perf_counter() - start
+                time.sleep(max(0.0, 1 / _RATE_HZ - spent_s))
+                return spent_s * 1e3

@@ -1,6 +1,6 @@
-"""Parse and build engines without a GPU, by TensorRT-RTX: the file's own proof.
+"""Parse and build engines without a GPU, by TensorRT-RTX, as a test of the ONNX files.
 
-What comes out is for an Ampere card and is thrown away; devices build their own.
+The engines are for an Ampere GPU and are thrown away; each device builds its own.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def build_without_gpu(bundle: Bundle, precision: Precision = "fp32") -> Built:
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM86, 0)
 
-    order = build_options_of(bundle, precision, _BATCH)
-    return build_plan(bundle.model_of(precision), order, trt, tune=for_ampere)
+    options = build_options_of(bundle, precision, _BATCH)
+    return build_plan(bundle.model_of(precision), options, trt, tune=for_ampere)
 
 
 def measure_building(

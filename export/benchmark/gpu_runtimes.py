@@ -1,4 +1,4 @@
-"""TensorRT against ONNX Runtime and torch, in turns, on the GPU that is here."""
+"""Compare TensorRT, ONNX Runtime and torch, in turns, on the GPU of this machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure_gpu(
     rounds
         Turns per measurement.
     now
-        For the passports.
+        For the manifests of the engines.
     say
         Shows a line.
 
@@ -63,7 +63,7 @@ def measure_gpu(
     """
     for bundle in bundles:
         crop_size(bundle)  # a locator is refused before anything is measured
-    lines = [*_place(), ""]
+    lines = [*_machine(), ""]
     with tempfile.TemporaryDirectory() as folder:
         for bundle in bundles:
             for precision in bundle.models:
@@ -75,7 +75,7 @@ def measure_gpu(
                 )
                 say(f"{bundle.id} {precision}: building and measuring")
                 try:
-                    lines += _built(bundle, _build(bundle, settings, now))
+                    lines += _build_lines(bundle, _build(bundle, settings, now))
                     lines += _measure(bundle, settings, rounds)
                 except GpuFailed:
                     raise
@@ -84,7 +84,7 @@ def measure_gpu(
     return lines
 
 
-def _place() -> list[str]:
+def _machine() -> list[str]:
     """Return what was measured on: hardware, clocks, versions."""
     with closing(Gpu()) as gpu:
         lines = [
@@ -97,7 +97,7 @@ def _place() -> list[str]:
         ["nvpmodel", "-q"],
         ["jetson_clocks", "--show"],
     ):
-        text = _told(command)
+        text = _output_of(command)
         if text:
             lines.append(f"{command[0]}: {text}")
     packages = [f"Python {platform.python_version()}", platform.platform()]
@@ -109,57 +109,61 @@ def _place() -> list[str]:
     return [*lines, ", ".join(packages)]
 
 
-def _told(command: list[str]) -> str:
-    """Return what a program says, on one line; nothing where it is not there."""
+def _output_of(command: list[str]) -> str:
+    """Return the output of a program on one line; nothing if it is not installed."""
     try:
-        done = subprocess.run(  # noqa: S603
+        finished = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return (
-        " | ".join(done.stdout.split("\n")).strip(" |") if not done.returncode else ""
+        " | ".join(finished.stdout.split("\n")).strip(" |")
+        if not finished.returncode
+        else ""
     )
 
 
 def _build(bundle: Bundle, settings: EngineSettings, now: datetime) -> EngineManifest:
-    place = engine_path(bundle, settings)
+    """Build an engine and return its manifest."""
+    path = engine_path(bundle, settings)
     build_engine(
         bundle,
         build_options_of(bundle, settings.precision, settings.batch),
-        place,
+        path,
         settings,
         now,
         progress=lambda share, phase: None,
         cancel=threading.Event(),
     )
-    return read_manifest(place)
+    return read_manifest(path)
 
 
-def _built(bundle: Bundle, passport: EngineManifest) -> list[str]:
-    worst = ", ".join(f"{n} {v:.2g}" for n, v in passport.parity.worst.items())
-    size = len(bundle.model_of(passport.order.precision)) / 1e6
+def _build_lines(bundle: Bundle, manifest: EngineManifest) -> list[str]:
+    """Say how an engine was built and how exact it is."""
+    worst = ", ".join(f"{n} {v:.2g}" for n, v in manifest.parity.worst.items())
+    size = len(bundle.model_of(manifest.order.precision)) / 1e6
     return [
-        f"### {bundle.record.family} {passport.order.precision}",
+        f"### {bundle.record.family} {manifest.order.precision}",
         "",
-        f"{bundle.id}, ONNX {size:.2f} MB; {passport.site.flavour} "
-        f"{passport.site.tensorrt}; built in {passport.build_seconds:.1f} s; worst "
+        f"{bundle.id}, ONNX {size:.2f} MB; {manifest.site.flavour} "
+        f"{manifest.site.tensorrt}; built in {manifest.build_seconds:.1f} s; worst "
         f"difference on golden input: {worst}",
         "",
     ]
 
 
 def _measure(bundle: Bundle, settings: EngineSettings, rounds: int) -> list[str]:
-    """One table: milliseconds of a call, by batch; medians and quartiles."""
+    """Write a table of milliseconds per call and size of batch: medians, quartiles."""
     with ExitStack() as opened:
 
         def engine(**changes: bool) -> TensorRTEngine:
             plan = read_plan(engine_path(bundle, settings))
-            chosen = EngineSettings(
+            changed = EngineSettings(
                 **{f: getattr(settings, f) for f in settings.__struct_fields__}
                 | changes
             )
-            return opened.enter_context(closing(open_plan(plan, chosen)))
+            return opened.enter_context(closing(open_plan(plan, changed)))
 
         usual = engine()
         engines: dict[str, Engine] = {
@@ -179,28 +183,30 @@ def _measure(bundle: Bundle, settings: EngineSettings, rounds: int) -> list[str]
             "|---" * (len(columns) + 1) + "|",
         ]
         for rows in BATCHES:
-            given = _crops(bundle, rows), first_state(bundle, rows)
-            tasks = {name: partial(e.infer, *given) for name, e in engines.items()}
-            taken = in_turns(tasks, rounds)
-            cells = [spread(usual.kernel_ms(given[0], rounds))]
-            cells += [spread(taken[name]) for name in engines]
+            inputs = _crops(bundle, rows), first_state(bundle, rows)
+            tasks = {name: partial(e.infer, *inputs) for name, e in engines.items()}
+            spent_ms = in_turns(tasks, rounds)
+            cells = [spread(usual.kernel_ms(inputs[0], rounds))]
+            cells += [spread(spent_ms[name]) for name in engines]
             lines.append(f"| {rows} | " + " | ".join(map(_short, cells)) + " |")
     return [*lines, ""]
 
 
-def _short(taken: Spread) -> str:
-    return f"{taken.median:.3f} ({taken.low:.3f} to {taken.high:.3f})"
+def _short(spent_ms: Spread) -> str:
+    """Write a median with its quartiles."""
+    return f"{spent_ms.median:.3f} ({spent_ms.low:.3f} to {spent_ms.high:.3f})"
 
 
 def _crops(bundle: Bundle, rows: int) -> Batch:
+    """Repeat the golden crops of a bundle to a batch (rows, S, S, 3) uint8."""
     golden = np.asarray(bundle.golden["image"], np.uint8)
     size_px = crop_size(bundle)
-    places = np.arange(rows) % len(golden)
-    return np.ascontiguousarray(golden[places]).reshape(rows, size_px, size_px, 3)
+    indices = np.arange(rows) % len(golden)
+    return np.ascontiguousarray(golden[indices]).reshape(rows, size_px, size_px, 3)
 
 
 def _torch(bundle: Bundle, precision: Precision) -> dict[str, Engine]:
-    """Return the same family in torch, on the GPU if torch has one; int8 it has not."""
+    """Return the same network in torch, on a GPU if there is one; nothing for int8."""
     if precision == "int8":
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Measure things in turns, so that whoever else uses the machine disturbs all alike."""
+"""Measure tasks in turns, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the report: a ratio, what it is a ratio of, and the goal."""
+    """One line of the report: a value or a ratio, how it was measured, and the goal."""
 
     name: str
     value: float
@@ -49,14 +49,14 @@ def in_turns(
     dict of str to list of float
         Milliseconds per task and round.
     """
-    taken: dict[str, list[float]] = {name: [] for name in tasks}
+    spent_ms: dict[str, list[float]] = {name: [] for name in tasks}
     for turn in range(rounds + 1):
         for name, task in tasks.items():
             start = time.perf_counter()
             task()
             if turn > 0:
-                taken[name].append((time.perf_counter() - start) * 1e3)
-    return taken
+                spent_ms[name].append((time.perf_counter() - start) * 1e3)
+    return spent_ms
 
 
 def at_most(name: str, value: float, goal: float, detail: str) -> Figure:

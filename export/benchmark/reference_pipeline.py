@@ -1,8 +1,8 @@
-"""What a laboratory would put together from well-known libraries, to measure against.
+"""A pipeline of well-known libraries, as a laboratory might build it, to compare with.
 
 torchstain normalises each frame, scikit-image separates cells by distance transform and
-watershed, torch runs the network eagerly, json and JPEG carry the result. Nothing of it
-is used on the device.
+watershed, torch runs the network eagerly, and the result is written as JSON and JPEG.
+The device uses none of this.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Frame = NDArray[np.uint8]
 
 
 class ReferencePipeline:
-    """The stack, fitted to one frame as its reference; runs on one thread."""
+    """The pipeline; its stain normalisation is fitted to one frame. One thread."""
 
     def __init__(
         self, reference: Frame, family: str, classes: int, size_px: int
@@ -38,25 +38,25 @@ class ReferencePipeline:
         self._size_px = size_px
 
     def examine(self, frame: Frame) -> bytes:
-        """Normalise, locate, classify, and write JSON and JPEG: all of one frame."""
+        """Normalise, locate and classify one frame; return JSON and JPEG."""
         normal = self.normalise(frame)
         boxes = self.locate(normal)
-        shares = self.classify(normal, boxes)
+        probabilities = self.classify(normal, boxes)
         cells = [
-            {"box": [int(v) for v in box], "probabilities": [float(p) for p in share]}
-            for box, share in zip(boxes, shares, strict=True)
+            {"box": [int(v) for v in box], "probabilities": [float(p) for p in row]}
+            for box, row in zip(boxes, probabilities, strict=True)
         ]
         picture = cv2.resize(normal, (960, 960 * frame.shape[0] // frame.shape[1]))
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         return json.dumps({"cells": cells}).encode() + jpeg.tobytes()
 
     def normalise(self, frame: Frame) -> Frame:
-        """Normalise the stain of this frame by itself (Macenko)."""
+        """Normalise the stain of a frame by its own statistics (Macenko)."""
         normal, _, _ = self._normaliser.normalize(I=frame, stains=False)
         return np.ascontiguousarray(normal, np.uint8)
 
     def locate(self, frame: Frame) -> NDArray[np.intp]:
-        """Boxes (N, 4) of watershed basins on the frame at half its size."""
+        """Boxes (N, 4), pixels, of watershed basins on the frame at half its size."""
         half = frame[::2, ::2]
         grey = color.rgb2gray(half)
         mask = ndimage.binary_fill_holes(grey < filters.threshold_otsu(grey))
@@ -78,5 +78,5 @@ class ReferencePipeline:
             return np.zeros((0, 0), np.float32)
         size = (self._size_px, self._size_px)
         crops = [cv2.resize(frame[y0:y1, x0:x1], size) for x0, y0, x1, y1 in boxes]
-        _, shares = self._graph(torch.from_numpy(np.stack(crops)))
-        return np.asarray(shares.numpy())
+        _, probabilities = self._graph(torch.from_numpy(np.stack(crops)))
+        return np.asarray(probabilities.numpy())

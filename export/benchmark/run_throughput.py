@@ -1,4 +1,7 @@
-"""The whole run process: throughput over its bound, latency over serial latency."""
+"""Measure the whole run process: its throughput over the bound, and its latency.
+
+The bound is the rate that the slowest stage, and the processor, allow at best.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from edge.sources.image_files import decode_image
 from export.benchmark.interleaved_timing import Figure, at_least, at_most, spread
 
 Frame = NDArray[np.uint8]
-_WARM_UP = 6  # results that do not count
+_WARM_UP = 6  # results that are not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class LiveRecording:
         self._next = 0
 
     def read(self, timeout_s: float) -> Exposure | Gap | None:
-        """Wait for the next frame of the pace."""
+        """Wait for the next frame at the rate of the camera."""
         rate_hz = self._recorded.rate_hz
         due = max(self._next, int((time.monotonic() - self._start_s) * rate_hz) + 1)
         time.sleep(max(0.0, self._start_s + due / rate_hz - time.monotonic()))
@@ -71,7 +74,7 @@ class LiveRecording:
 
 @dataclass(slots=True)
 class ServiceRun:
-    """What one run of the service took. `latency_ms` is from exposure to ledger."""
+    """Times of one run of the service. `latency_ms` is from exposure to ledger."""
 
     latency_ms: list[float] = field(default_factory=list)
     stages_ms: Counter[str] = field(default_factory=Counter)
@@ -83,7 +86,7 @@ class ServiceRun:
 def run_service(
     recorded: EncodedFrames, parts: Parts, workers: int, frames: int
 ) -> ServiceRun:
-    """Run the real service on the real ledger and time its results."""
+    """Run the service on a ledger and time its results; the first do not count."""
     run = ServiceRun()
     marks: list[tuple[float, float]] = []
 
@@ -114,7 +117,7 @@ def run_service(
 def faster_than_bound(
     encoded: Sequence[bytes], parts: Parts, pixel_um: float, cores: int
 ) -> EncodedFrames:
-    """Frames from a camera twice as fast as all cores together can be."""
+    """Return frames of a camera that is twice as fast as all cores together."""
     trial = EncodedFrames(encoded, pixel_um, 1.0)
     pipeline = parts.open_pipeline()
     spent_s = []

@@ -1,4 +1,4 @@
-"""The stages of one frame on one core, over the time to copy the frame."""
+"""Measure the stages of one frame on one core, over the time to copy the frame."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CORRECT = "correct the whole frame"
 _CORRECT_NEEDED = "correct reduced frame and crops"
 _LOCATE = "locate: reduce, correct, find"
 _GOALS = {_CORRECT: 15, _CORRECT_NEEDED: 8, _LOCATE: 15}
-_GOALS_FROM_PX = 1920  # of a small frame, fixed costs weigh more than pixels
+_GOALS_FROM_PX = 1920  # in a narrower frame, fixed costs count more than pixels
 
 
 def bench_profile() -> Profile:
@@ -51,12 +51,12 @@ def measure_stages(
     """Measure correction, location, crops and inference on frames of one size."""
     pipeline = parts.open_pipeline()
     tasks, cells = _tasks(frames, pipeline, pixel_um)
-    taken = {name: spread(spent) for name, spent in in_turns(tasks, rounds).items()}
+    spreads = {name: spread(spent) for name, spent in in_turns(tasks, rounds).items()}
     pipeline.close()
     height, width = frames[0].shape[:2]
-    floor = taken.pop(_COPY)
+    floor = spreads.pop(_COPY)
     figures = [Figure(f"{_COPY}, {width}x{height}, {cells} cells", 1, f"{floor} ms")]
-    for name, this in taken.items():
+    for name, this in spreads.items():
         ratio, title = this.median / floor.median, f"{name} over copy"
         if name in _GOALS and width >= _GOALS_FROM_PX:
             figures.append(at_most(title, ratio, _GOALS[name], f"{this} ms"))
@@ -68,7 +68,7 @@ def measure_stages(
 def _tasks(
     frames: Sequence[Frame], pipeline: Pipeline, pixel_um: float
 ) -> tuple[dict[str, Callable[[], object]], int]:
-    """Return each stage with what it gets, and the number of cells."""
+    """Return each stage with its input, ready to be called, and the number of cells."""
     locator, engine = pipeline.locator, pipeline.locator_engine
     assert locator is not None  # noqa: S101 the bench finds cells
     assert engine is not None  # noqa: S101
@@ -81,18 +81,18 @@ def _tasks(
     small = prepare(bench_profile(), *reduced.shape[1::-1], frame.dtype)
     field = correct(reduced, small)
     regions = find_regions(field, engine, spec, (width, height))
-    places = windows(regions.boxes, pipeline.classifier.record.input.context)
-    crops = cut_crops(frame, places, size_px)
-    batch = correct_crops(crops, places, whole)
+    crop_windows = windows(regions.boxes, pipeline.classifier.record.input.context)
+    crops = cut_crops(frame, crop_windows, size_px)
+    batch = correct_crops(crops, crop_windows, whole)
     logits = pipeline.classifiers[0].engine.infer(batch).tensors["logits"]
 
     def correct_what_is_needed() -> None:
         correct(reduced, small)
-        correct_crops(crops, places, whole)
+        correct_crops(crops, crop_windows, whole)
 
     def locate() -> None:
-        seen = correct(reduce(frame, factor), small)
-        find_regions(seen, engine, spec, (width, height))
+        reduced_field = correct(reduce(frame, factor), small)
+        find_regions(reduced_field, engine, spec, (width, height))
 
     return {
         _COPY: lambda: np.copyto(copy, next(turn)),
@@ -101,7 +101,7 @@ def _tasks(
         "reduce": lambda: reduce(frame, factor),
         "find regions": lambda: find_regions(field, engine, spec, (width, height)),
         _LOCATE: locate,
-        "cut crops": lambda: cut_crops(frame, places, size_px),
+        "cut crops": lambda: cut_crops(frame, crop_windows, size_px),
         "infer": lambda: pipeline.classifiers[0].engine.infer(batch),
         "decide": lambda: decide(logits, 1.0, 0.5),
         "quality": lambda: measure_quality(reduced, field, None),

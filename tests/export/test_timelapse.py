@@ -10,11 +10,11 @@ from edge.settings.timelapse import TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from export.benchmark.timelapse.change_events import PassingClock, expected_changes
 from export.benchmark.timelapse.change_events import score as score_events
-from export.benchmark.timelapse.command import _changed, timelapse_command
-from export.benchmark.timelapse.tracking import follow, real_scene, score, strewn
+from export.benchmark.timelapse.command import _override, timelapse_command
+from export.benchmark.timelapse.tracking import follow, random_scene, real_scene, score
 from tests.conftest import frame_result
 
-SCENE = strewn(60, 12, 3, hand_um=0, missed=0.0)
+SCENE = random_scene(60, 12, 3, hand_um=0, missed=0.0)
 
 
 def test_the_truth_scores_full_and_swapped_numbers_do_not() -> None:
@@ -110,5 +110,5 @@ def test_the_microscope_of_a_run_can_be_another_one() -> None:
 
     assert run.exit_code == 2
     assert "unknown field `stan`" in run.output
-    changed = _changed(SimulatedSettings(), ["stain=giemsa", "noise=6"])
+    changed = _override(SimulatedSettings(), ["stain=giemsa", "noise=6"])
     assert (changed.stain, changed.noise) == ("giemsa", 6.0)

@@ -370,7 +370,7 @@ def test_a_sequence_model_learns_simulated_change(folder: Path) -> None:
     assert record.training.added == {"simulated clips": 12}
     assert record.classes == TASKS["change"]
     assert held is not None
-    assert len(held.logits) == 52 * 4  # each frame is judged where the truth changes
+    assert len(held.logits) == 52 * 4  # each frame is evaluated where the truth changes
     invoke("export", out, out / "bundle", "--name", "change")
     invoke(
         "export", folder / "change-dbn", folder / "change-dbn" / "b", "--name", "dbn"
@@ -406,7 +406,7 @@ def test_a_sequence_model_learns_from_strips(tmp_path: Path) -> None:
 
     held = load_held(tmp_path / "run")
     assert held is not None
-    assert len(held.logits) == 53  # each clip is judged once
+    assert len(held.logits) == 53  # each clip is evaluated once
     assert load_record(tmp_path / "run").network["cell"] == "lstm"
 
 

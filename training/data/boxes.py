@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 Box = tuple[float, float, float, float]
-_SLACK_PX = 1.0  # people and rounding draw boxes this far beyond the image
+_SLACK_PX = 1.0  # boxes may reach so far beyond the image, by drawing or rounding
 
 
 def box_problem(box: Box, width_px: int, height_px: int) -> str | None:

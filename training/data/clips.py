@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edge.stages.crops import cut_crops, windows
 from training.data.rows import DataInvalid, Row, developed
 
-ENDED = -1  # the class of a frame after the end of its clip
-_COLOURS = (  # Okabe-Ito, told apart by the colour-blind as well
+ENDED = -1  # class of a frame after the end of its clip
+_COLOURS = (  # of Okabe and Ito: colour-blind people can tell them apart
     (153, 153, 153),
     (0, 114, 178),
     (213, 94, 0),
@@ -42,10 +42,10 @@ class Clips:
     rows: tuple[Row, ...]
 
     def pick(self, kept: Sequence[int] | NDArray[np.integer]) -> Clips:
-        """Return the clips at these places."""
-        places = np.asarray(kept, int)
-        rows = tuple(self.rows[i] for i in places)
-        return Clips(self.pixels[places], self.classes[places], rows)
+        """Return the clips with these indices."""
+        indices = np.asarray(kept, int)
+        rows = tuple(self.rows[i] for i in indices)
+        return Clips(self.pixels[indices], self.classes[indices], rows)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -75,22 +75,28 @@ def read_clips(rows: Iterable[tuple[Row, int]], size_px: int, frames: int) -> Cl
     DataInvalid
         A file cannot be read, or its width does not hold its number of frames.
     """
-    wanted = list(rows)
-    pixels = np.empty((len(wanted), frames, size_px, size_px, 3), np.uint8)
-    classes = np.full((len(wanted), frames), ENDED, np.int64)
-    for place, (row, index) in enumerate(wanted):
-        seen = _frames(row)[:frames]
-        height, width = seen.shape[1:3]
+    strips = list(rows)
+    pixels = np.empty((len(strips), frames, size_px, size_px, 3), np.uint8)
+    classes = np.full((len(strips), frames), ENDED, np.int64)
+    for number, (row, index) in enumerate(strips):
+        read = _frames(row)[:frames]
+        height, width = read.shape[1:3]
         window = windows(np.array([[0, 0, width, height]], np.float32), 1.0)
-        for t, frame in enumerate(seen):
-            pixels[place, t] = cut_crops(frame, window, size_px)[0]
-        pixels[place, len(seen) :] = pixels[place, len(seen) - 1]
-        classes[place, : len(seen)] = index
-    return Clips(pixels, classes, tuple(row for row, _ in wanted))
+        for t, frame in enumerate(read):
+            pixels[number, t] = cut_crops(frame, window, size_px)[0]
+        pixels[number, len(read) :] = pixels[number, len(read) - 1]
+        classes[number, : len(read)] = index
+    return Clips(pixels, classes, tuple(row for row, _ in strips))
 
 
 def _frames(row: Row) -> NDArray[np.uint8]:
-    """Take a strip apart: (n, H, W, 3) uint8 RGB."""
+    """Divide the strip of a row into its frames: (n, H, W, 3) uint8 RGB.
+
+    Raises
+    ------
+    DataInvalid
+        Its width is not a multiple of the number of frames.
+    """
     strip = developed(row)
     height, width = strip.shape[:2]
     if row.frames < 1 or width % row.frames:
@@ -121,8 +127,8 @@ def film_strip(clips: Clips, every: int, names: tuple[str, ...]) -> NDArray[np.u
     """
     rows = [_legend(names)]
     for pixels, classes in zip(clips.pixels, clips.classes, strict=True):
-        shown = zip(pixels[::every], classes[::every].tolist(), strict=True)
-        rows.append(np.hstack([_with_bar(frame, of) for frame, of in shown]))
+        frames = zip(pixels[::every], classes[::every].tolist(), strict=True)
+        rows.append(np.hstack([_with_bar(frame, k) for frame, k in frames]))
     width = max(row.shape[1] for row in rows)
     padded = [
         np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
@@ -132,19 +138,21 @@ def film_strip(clips: Clips, every: int, names: tuple[str, ...]) -> NDArray[np.u
 
 
 def _legend(names: tuple[str, ...]) -> NDArray[np.uint8]:
+    """Draw the name of each class beside its colour: (h, w, 3)."""
     legend = np.full((_LEGEND_PX, _NAME_PX * len(names), 3), 255, np.uint8)
-    for place, (name, colour) in enumerate(zip(names, _COLOURS, strict=False)):
-        x = place * _NAME_PX + 4
+    for column, (name, colour) in enumerate(zip(names, _COLOURS, strict=False)):
+        x = column * _NAME_PX + 4
         legend[6:16, x : x + 10] = colour
         at, font = (x + 15, 15), cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(legend, name, at, font, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
     return legend
 
 
-def _with_bar(frame: NDArray[np.uint8], of: int) -> NDArray[np.uint8]:
+def _with_bar(frame: NDArray[np.uint8], class_index: int) -> NDArray[np.uint8]:
+    """Draw a frame (S, S, 3) with a bar in the colour of its class; blank if ended."""
     size = len(frame)
     framed = np.full((size + _BAR_PX + 2 * _GAP_PX, size + _GAP_PX, 3), 255, np.uint8)
-    if of != ENDED:
+    if class_index != ENDED:
         framed[:size, :size] = frame
-        framed[size + 1 : size + 1 + _BAR_PX, :size] = _COLOURS[of]
+        framed[size + 1 : size + 1 + _BAR_PX, :size] = _COLOURS[class_index]
     return framed

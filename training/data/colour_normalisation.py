@@ -1,9 +1,9 @@
-"""One look for all laboratories: a common white, or the reference look as well.
+"""Bring all laboratories to one look: a common white, or the reference look as well.
 
-The white is a light grey, so that what is brighter than most plasma is not clipped:
-pale platelets would vanish in it. Everything is measured once per laboratory, over all
-its images, and frozen; an image is never corrected by its own statistics, and no label
-is looked at: cells are those that the shipped locator finds.
+The white is a light grey, so that pixels brighter than most plasma are not clipped:
+pale platelets would disappear. Everything is measured once per laboratory, over all its
+images, and then frozen; an image is never corrected by its own statistics. No label is
+used: the cells are those that the shipped locator finds.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from training.data.rows import Row, read_counts
 Colour = Literal["as-is", "white-point", "slide-reference"]
 COLOURS: tuple[Colour, ...] = get_args(Colour)
 
-_IMAGES = 60  # per laboratory; more change nothing
+_IMAGES = 60  # per laboratory; with more the profiles do not change
 
 
-def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
+def colour_profiles(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
     """Return a profile per laboratory that brings its images to a common look.
 
     Raises
@@ -42,31 +42,31 @@ def looks(rows: Iterable[Row], colour: Colour) -> dict[str, Profile]:
     """
     if colour == "as-is":
         return {}
-    drawn = drawn_images(rows)
-    whites = {domain: white_profile(own) for domain, own in drawn.items()}
+    images = sample_images(rows)
+    whites = {domain: white_profile(own) for domain, own in images.items()}
     if colour == "white-point":
         return whites
-    slides = measured(drawn, whites)
+    slides = measure_colours(images, whites)
     return {
         domain: with_reference(whites[domain], fit_reference(slide))
         for domain, slide in slides.items()
     }
 
 
-def measured(
-    drawn: dict[str, list[Row]], profiles: Mapping[str, Profile]
+def measure_colours(
+    images: dict[str, list[Row]], profiles: Mapping[str, Profile]
 ) -> dict[str, SlideColours]:
-    """Colours of the cells that the shipped locator finds in each laboratory."""
+    """Measure the cells that the shipped locator finds, by laboratory."""
     locator = load_bundle(LOCATOR, task="location")
     engine = open_engine(locator)
     return {
         domain: measure_slide(map(read_counts, own), profiles[domain], locator, engine)
-        for domain, own in drawn.items()
+        for domain, own in images.items()
     }
 
 
-def drawn_images(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Draw some images of each laboratory, evenly."""
+def sample_images(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Choose up to about 60 images of each laboratory, evenly over the rows."""
     images: dict[str, dict[tuple[str, str, int], Row]] = {}
     for row in rows:
         images.setdefault(row.domain, {}).setdefault(row.image, row)
@@ -75,10 +75,9 @@ def drawn_images(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def white_profile(rows: Sequence[Row]) -> Profile:
-    """Make a laboratory's plasma the reference's.
+    """Return the profile that gives a laboratory's plasma the reference colour.
 
-    Its colour is the median over images of the median of their brightest part. Images
-    that differ in depth are measured at that of the first.
+    The plasma's colour is the median over images of the median of their brightest part.
     """
     white = np.median([plasma_colour(read_counts(row)) for row in rows], axis=0)
     red, green, blue = white.tolist()

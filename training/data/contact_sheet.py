@@ -1,4 +1,4 @@
-"""A picture of some cells of each class, to see at a glance what is labelled how."""
+"""Draw some cells of each class in one picture, to check the labels at a glance."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def contact_sheet(crops: Crops, columns: int = 20) -> NDArray[np.uint8]:
         baseline = side * line + (side + height) // 2
         corner = (_MARGIN_PX, baseline)
         cv2.putText(sheet, name, corner, _FONT, _FONT_SCALE, _BLACK, 1, cv2.LINE_AA)
-        for column, place in enumerate(_spread(crops, k, columns)):
+        for column, index in enumerate(_spread(crops, k, columns)):
             tile = cv2.resize(
-                crops.pixels[place], (side, side), interpolation=cv2.INTER_AREA
+                crops.pixels[index], (side, side), interpolation=cv2.INTER_AREA
             )
             top, x = side * line, left + side * column
             sheet[top : top + side, x : x + side] = tile
@@ -53,7 +53,7 @@ def _text_size(names: Iterable[str]) -> tuple[int, int]:
 
 
 def _shown_name(crops: Crops, k: int) -> str:
-    """Name a class by its rows; what has several labels is a WBC of any kind."""
+    """Name class `k` by the label of its rows; with several labels it is WBC."""
     labels = {
         row.label for row, c in zip(crops.rows, crops.classes, strict=True) if c == k
     }
@@ -61,13 +61,16 @@ def _shown_name(crops: Crops, k: int) -> str:
 
 
 def _spread(crops: Crops, k: int, number: int) -> list[int]:
-    """Places of up to `number` crops of a class, from its domains in turn."""
+    """Choose up to `number` crops of class `k`, from its domains in turn.
+
+    Returns their indices.
+    """
     by_domain: dict[str, list[int]] = defaultdict(list)
-    for place in np.flatnonzero(crops.classes == k).tolist():
-        by_domain[crops.rows[place].domain].append(place)
+    for index in np.flatnonzero(crops.classes == k).tolist():
+        by_domain[crops.rows[index].domain].append(index)
     turns = []
-    for domain, places in sorted(by_domain.items()):
-        step = max(1.0, len(places) / number)
-        drawn = [places[int(i * step)] for i in range(min(number, len(places)))]
-        turns += [(turn, domain, place) for turn, place in enumerate(drawn)]
-    return sorted(place for _, _, place in sorted(turns)[:number])
+    for domain, own in sorted(by_domain.items()):
+        step = max(1.0, len(own) / number)
+        chosen = [own[int(i * step)] for i in range(min(number, len(own)))]
+        turns += [(turn, domain, index) for turn, index in enumerate(chosen)]
+    return sorted(index for _, _, index in sorted(turns)[:number])

@@ -1,6 +1,6 @@
-"""Look at a data set before anything learns from it: what is wrong, and what is there.
+"""Examine a data set before a model is fitted to it: its problems and its contents.
 
-A problem is a row that cannot be used as it is; a note is something to know.
+A problem concerns a row that cannot be used as it is; a note is worth knowing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from training.data.boxes import box_problem
 from training.data.contact_sheet import contact_sheet
 from training.data.rows import SPLITS, Crops, DataInvalid, Row, count, read_counts
 
-_SHOWN = 20
+_MAX_SHOWN = 20  # problems in an error message
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a data set turned out to be; `usable` are the rows without a problem."""
+    """The rows of a data set with problems and notes; `usable` have no problem."""
 
     rows: tuple[Row, ...]
     usable: tuple[Row, ...]
@@ -35,7 +35,7 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """What was seen of one image; of a strip, the size is that of one frame."""
+    """Properties of one image; for a strip, the size is that of one frame."""
 
     domain: str
     width_px: int
@@ -45,7 +45,7 @@ class _Image:
 
 
 def examine_rows(rows: Iterable[Row]) -> Examined:
-    """Read every image once and say what is wrong with it, or worth knowing."""
+    """Read every image once and collect problems and notes."""
     rows = tuple(rows)
     by_image: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
@@ -63,7 +63,10 @@ def examine_rows(rows: Iterable[Row]) -> Examined:
 
 
 def _repeated(rows: Iterable[Row]) -> dict[Row, str]:
-    """Find what is labelled twice; where the labels differ, trust neither."""
+    """Find cells that are labelled twice.
+
+    The second row is a problem; where the labels differ, the first one is, too.
+    """
     first: dict[object, Row] = {}
     problems: dict[Row, str] = {}
     for row in rows:
@@ -78,7 +81,10 @@ def _repeated(rows: Iterable[Row]) -> dict[Row, str]:
 
 
 def _read(members: Sequence[Row], problems: dict[Row, str]) -> _Image | None:
-    """Look at one image and add what is wrong with its rows to `problems`."""
+    """Read one image and add what is wrong with its rows to `problems`.
+
+    Returns None if it cannot be read.
+    """
     one = members[0]
     try:
         counts = read_counts(one)
@@ -102,24 +108,28 @@ def _read(members: Sequence[Row], problems: dict[Row, str]) -> _Image | None:
 
 
 def _image_notes(images: Sequence[_Image]) -> list[str]:
+    """Note depth, colour and sizes of the images of each domain."""
     notes = []
     for domain in sorted({image.domain for image in images}):
         here = [image for image in images if image.domain == domain]
-        of = f"of {len(here)} images"
+        total = f"of {len(here)} images"
         if deep := sum(image.is_16_bit for image in here):
             notes.append(
-                f"{domain}: {deep} {of} are 16-bit, scaled to 8 by the profile"
+                f"{domain}: {deep} {total} are 16-bit, scaled to 8 by the profile"
             )
         if grey := sum(image.is_grey for image in here):
-            notes.append(f"{domain}: {grey} {of} are grey, their colour says nothing")
+            notes.append(
+                f"{domain}: {grey} {total} are grey, their colour says nothing"
+            )
         sizes = sorted({(image.width_px, image.height_px) for image in here})
         if len(sizes) > 1:
-            least, most = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
-            notes.append(f"{domain}: {len(sizes)} image sizes, {least} to {most} px")
+            low, high = ("x".join(map(str, size)) for size in (sizes[0], sizes[-1]))
+            notes.append(f"{domain}: {len(sizes)} image sizes, {low} to {high} px")
     return notes
 
 
 def _label_notes(rows: Iterable[Row]) -> list[str]:
+    """Note classes that are missing, in a split or altogether, and unknown labels."""
     splits: dict[tuple[str, str], set[str]] = defaultdict(set)
     first: dict[tuple[str, str], Row] = {}
     for row in rows:
@@ -148,15 +158,18 @@ def refuse_problems(problems: Sequence[str]) -> None:
         Lists the first of them and says how many there are.
     """
     if problems:
-        shown = "\n".join(problems[:_SHOWN])
+        shown = "\n".join(problems[:_MAX_SHOWN])
         raise DataInvalid(
             f"{len(problems)} rows cannot be used, correct them or leave them out; "
-            f"the first {min(len(problems), _SHOWN)}:\n{shown}"
+            f"the first {min(len(problems), _MAX_SHOWN)}:\n{shown}"
         )
 
 
 def write_data_report(folder: Path, examined: Examined, crops: Crops) -> Path:
-    """Write `data.md`, what the data set holds, and `contact-sheet.png`; return it."""
+    """Write `data.md`, with what the data set holds, and `contact-sheet.png`.
+
+    Returns the path of `data.md`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sheet = cv2.cvtColor(contact_sheet(crops), cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(folder / "contact-sheet.png"), sheet)
@@ -181,12 +194,12 @@ def write_data_report(folder: Path, examined: Examined, crops: Crops) -> Path:
 
 
 def _count_tables(rows: Iterable[Row]) -> list[str]:
-    """One table per domain and task: its classes, how often they are in each split."""
-    by_place: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    """Write a table per domain and task: how often each class is in each split."""
+    by_domain: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_place[row.domain, row.task].append(row)
+        by_domain[row.domain, row.task].append(row)
     parts = []
-    for (domain, task), members in sorted(by_place.items()):
+    for (domain, task), members in sorted(by_domain.items()):
         number = Counter((row.label, row.split) for row in members)
         labels = dict.fromkeys([*TASKS.get(task, ()), *(r.label for r in members)])
         lines = [
@@ -205,10 +218,12 @@ def _count_tables(rows: Iterable[Row]) -> list[str]:
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Write a table in Markdown; all but the first column are numbers."""
     ruler = ["---", *["---:"] * (len(head) - 1)]
     cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in [[*head], ruler, *cells])
 
 
 def _items(texts: Sequence[str]) -> str:
+    """Write a list in Markdown."""
     return "\n".join(f"- {text}" for text in texts) or "None."

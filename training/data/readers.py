@@ -1,7 +1,7 @@
 """Read labelled blood cells in the layouts that they come in.
 
-What the names of a data set mean for a task, its groups and its splits are settled
-here, in one place for all layouts.
+The meaning of a data set's names, its groups and its splits are determined here, in one
+place for all layouts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ALIASES = {
     "thrombocyte": "Platelet",
     "ig": "immature granulocyte",
 }
-_SHOWN = 20
+_MAX_SHOWN = 20
 
 
 def read_rows(
@@ -48,7 +48,7 @@ def read_rows(
     group: str | None = None,
     seed: int = 0,
 ) -> list[Row]:
-    r"""Read a data set in any layout that is known.
+    r"""Read a data set in any known layout.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def read_rows(
         A manifest; an npz with the arrays of BloodMNIST; a folder of VOC, of YOLO, or
         with one folder per class.
     task
-        What the labels mean; of a manifest, where a row does not say it.
+        The task that the labels belong to; for a manifest, where a row has none.
     licence
-        Where the layout states none.
+        Of data in a layout that states none.
     group
         Regular expression, searched in each file name; what its first capture group
         finds is the slide or the patient, as in `^(\w+?)_`. None: each image is alone.
@@ -68,7 +68,7 @@ def read_rows(
     Raises
     ------
     DataInvalid
-        Something is not as the layout wants it; names the file and the line.
+        Something is wrong in a file; names the file and the line.
     """
     if task not in TASKS:
         raise DataInvalid(f"task is {task!r}, expected one of {[*TASKS]}")
@@ -87,7 +87,13 @@ def read_rows(
 
 
 def _reader(source: Path) -> Callable[[Path], Iterator[Cell]]:
-    """Recognise the layout."""
+    """Return the reader of the layout.
+
+    Raises
+    ------
+    DataInvalid
+        The layout is not known.
+    """
     if source.suffix.lower() == ".npz":
         return read_bloodmnist
     if (source / "Annotations").is_dir():
@@ -124,7 +130,13 @@ def _rows(
 
 
 def _labels(cells: Sequence[Cell], source: Path, task: str) -> dict[str, str]:
-    """Name in `task` what each name of the data set means."""
+    """Return the label of `task` for each name of the data set.
+
+    Raises
+    ------
+    DataInvalid
+        The task has no label for a name.
+    """
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(cell.name, cell)
@@ -138,14 +150,14 @@ def _labels(cells: Sequence[Cell], source: Path, task: str) -> dict[str, str]:
             labels[name] = label
     if unknown:
         raise DataInvalid(
-            f"{source}: task {task} does not know {', '.join(unknown[:_SHOWN])} "
+            f"{source}: task {task} does not know {', '.join(unknown[:_MAX_SHOWN])} "
             f"({len(unknown)} labels); it knows {', '.join(TASKS[task])}"
         )
     return labels
 
 
 def label_named(name: str, task: str) -> str | None:
-    """Find the label of `task` that a name means: "Platelets", "red blood cell"."""
+    """Return the label of `task` for a name such as "Platelets" or "red blood cell"."""
     known = {_bare(label): label for labels in TASKS.values() for label in labels}
     known |= _ALIASES
     bare = _bare(name)
@@ -154,10 +166,18 @@ def label_named(name: str, task: str) -> str | None:
 
 
 def _bare(name: str) -> str:
+    """Reduce a name to its letters and digits, in lower case."""
     return re.sub(r"[\W_]", "", name.casefold())
 
 
 def _group(cell: Cell, source: Path, pattern: str | None) -> str:
+    """Return the slide or patient that the file name states; else the image itself.
+
+    Raises
+    ------
+    DataInvalid
+        The pattern is no regular expression with a group, or finds nothing.
+    """
     if pattern is None:
         if cell.index is not None:
             return cell.where

@@ -24,12 +24,13 @@ from training.data.npz_stacks import read_stack
 
 SPLITS = ("train", "val", "test")
 _FREE = ("MIT", "BSD")
-_IMAGE_CONTEXT = 2.0  # side of an image of one cell over the cell, about
-_SERVING = {"cells4": ("cells4", "wbc_subtype")}  # tasks whose rows serve another
+_IMAGE_CONTEXT = 2.0  # side of an image of one cell over that of the cell, about
+# Of which tasks a task can use the rows: a kind of white cell is a white cell.
+_USABLE_FOR = {"cells4": ("cells4", "wbc_subtype")}
 
 
 class DataInvalid(HemascopeError):
-    """The data set is not what it says it is."""
+    """The data set contradicts itself, or a part of it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +59,25 @@ class Row:
 
     @property
     def image(self) -> tuple[str, str, int]:
-        """What tells its image from others: the file, or the place in a stack."""
+        """Identity of its image: the file, or split and index in a stack."""
         if self.index is None:
             return str(self.path), "", 0
         return str(self.path), self.split, self.index
 
 
 def free_rows(rows: Iterable[Row]) -> list[Row]:
-    """Rows whose licence allows weights to be shipped: MIT and BSD."""
+    """Keep rows whose licence allows weights to be shipped: MIT and BSD."""
     return [row for row in rows if row.licence.startswith(_FREE)]
 
 
 def rows_of_task(rows: Iterable[Row], task: str) -> list[tuple[Row, int]]:
-    """Rows that `task` has a class for, each with that class's index.
+    """Choose the rows that `task` has a class for, each with the index of that class.
 
-    A white-cell kind serves as a WBC of `cells4` where the same cell is not labelled so
-    already; an image that appears both as boxes and as a whole is used as boxes.
+    A kind of white cell is used as a WBC of `cells4`, unless the same cell has a row of
+    `cells4` itself. An image that appears both with boxes and as a whole is used with
+    its boxes.
     """
-    fit = [row for row in rows if row.task in _SERVING.get(task, (task,))]
+    fit = [row for row in rows if row.task in _USABLE_FOR.get(task, (task,))]
     fit.sort(key=lambda row: row.task != task)
     boxed = {row.image for row in fit if row.box is not None}
     chosen: dict[tuple[object, object], tuple[Row, int]] = {}
@@ -87,7 +89,7 @@ def rows_of_task(rows: Iterable[Row], task: str) -> list[tuple[Row, int]]:
 
 
 def digest(rows: Iterable[Row]) -> str:
-    """Return the sha256 of what was used: every path, label and box, in order."""
+    """Return a sha256 over the path, label, box and split of all rows, in order."""
     text = "\n".join(
         f"{row.path.name},{row.label},{row.box},{row.split}"
         + ("" if row.index is None else f",{row.index}")
@@ -97,7 +99,7 @@ def digest(rows: Iterable[Row]) -> str:
 
 
 def count(values: Iterable[str]) -> dict[str, int]:
-    """How often each value occurs, most frequent first."""
+    """Count how often each value occurs, most frequent first."""
     return dict(Counter(values).most_common())
 
 
@@ -135,31 +137,31 @@ def cut_task_crops(
     DataInvalid
         An image is damaged, does not fit its profile, or a box reaches outside it.
     """
-    wanted = sorted(rows, key=lambda pair: pair[0].image)
-    pixels = np.empty((len(wanted), size_px, size_px, 3), np.uint8)
+    ordered = sorted(rows, key=lambda pair: pair[0].image)
+    pixels = np.empty((len(ordered), size_px, size_px, 3), np.uint8)
     image = np.empty((0, 0, 3), np.uint8)
-    of = None
-    for place, (row, _) in enumerate(wanted):
-        if row.image != of:
+    read = None
+    for number, (row, _) in enumerate(ordered):
+        if row.image != read:
             profile = (profiles or {}).get(row.domain, IDENTITY_PROFILE)
-            image, of = developed(row, profile), row.image
+            image, read = developed(row, profile), row.image
         if row.box is None:
             whole = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
             window = windows(whole, max(1.0, context / _IMAGE_CONTEXT))
         else:
             window = windows(_boxes_inside([row], image), context)
-        pixels[place] = cut_crops(image, window, size_px)[0]
-    classes = np.array([index for _, index in wanted], np.int64)
-    return Crops(pixels, classes, tuple(row for row, _ in wanted))
+        pixels[number] = cut_crops(image, window, size_px)[0]
+    classes = np.array([index for _, index in ordered], np.int64)
+    return Crops(pixels, classes, tuple(row for row, _ in ordered))
 
 
 def _boxes_inside(rows: list[Row], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the boxes (N, 4) of `rows`, without what lies less than a pixel outside.
+    """Return the boxes (N, 4) of rows of an image (H, W, 3), clipped to it.
 
     Raises
     ------
     DataInvalid
-        A box is empty or reaches further outside; names its row.
+        A box is empty or reaches more than a pixel outside; names its row.
     """
     height, width = image.shape[:2]
     boxes = [row.box for row in rows if row.box is not None]
@@ -201,12 +203,17 @@ def read_fields(rows: Iterable[Row], classes: tuple[str, ...]) -> list[Field]:
 
     The red-cell diameter of a field with fewer than three whole red cells is that of
     its domain; a domain without any is left out.
+
+    Raises
+    ------
+    DataInvalid
+        An image cannot be read, or a box reaches outside it.
     """
     by_image: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         if row.box is not None and row.label in classes:
             by_image[row.image].append(row)
-    drafts = []
+    read = []
     sizes: dict[str, list[float]] = defaultdict(list)
     for members in sorted(by_image.values(), key=lambda rows: rows[0].path):
         pixels = developed(members[0])
@@ -215,7 +222,7 @@ def read_fields(rows: Iterable[Row], classes: tuple[str, ...]) -> list[Field]:
         is_red = (labels == 0) & are_whole(boxes, (pixels.shape[1], pixels.shape[0]))
         sides = widths(boxes[is_red]).tolist()
         sizes[members[0].domain] += sides
-        drafts.append((members[0], pixels, boxes, labels, sides))
+        read.append((members[0], pixels, boxes, labels, sides))
     return [
         Field(
             pixels,
@@ -226,13 +233,15 @@ def read_fields(rows: Iterable[Row], classes: tuple[str, ...]) -> list[Field]:
             row.path,
             row.is_complete,
         )
-        for row, pixels, boxes, labels, sides in drafts
+        for row, pixels, boxes, labels, sides in read
         if sizes[row.domain]
     ]
 
 
 def developed(row: Row, profile: Profile = IDENTITY_PROFILE) -> NDArray[np.uint8]:
-    """Read the image of a row as a device with this profile sees it.
+    """Read the image of a row and correct it as a device with this profile does.
+
+    Returns (H, W, 3) uint8 RGB.
 
     Raises
     ------

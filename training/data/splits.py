@@ -1,4 +1,4 @@
-"""Which cells are trained on and which are kept: whole groups, never parts of one."""
+"""Divide cells into train, val and test: by whole groups, never by parts of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.data.rows import SPLITS, DataInvalid, Row
 
 Shares = tuple[float, float, float]
-_SHOWN = 20
+_MAX_SHOWN = 20
 
 
 def split_by_group(
@@ -27,14 +27,13 @@ def split_by_group(
     shares
         Of train, val and test, in every class.
     seed
-        Another seed is another split; the same seed and groups are the same split,
-        whatever the order of the rows.
+        The same seed and groups give the same split, whatever the order of the rows.
 
     Returns
     -------
     list[Row]
-        In the order that they came. A class of three groups or more is in every split,
-        unless the other classes of its groups forbid it; a class of fewer cannot be.
+        In the given order. A class of three groups or more is in every split, unless
+        the other classes of its groups prevent it.
 
     Raises
     ------
@@ -43,13 +42,16 @@ def split_by_group(
 
     Notes
     -----
-    Greedy: first each class, the rarest first, is given to every split; then the
-    largest groups go where they bring the class shares closest to those wanted.
+    Greedy: first each class, the rarest first, gets a group in every split. Then each
+    other group, the largest first, goes where it brings the shares of the classes
+    closest to those wanted.
     """
     if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise DataInvalid(f"shares are {shares}, expected above 0 with the sum 1")
     rows = list(rows)
-    names = sorted({row.group for row in rows}, key=lambda name: _chance(seed, name))
+    names = sorted(
+        {row.group for row in rows}, key=lambda name: _random_key(seed, name)
+    )
     content = _content(rows, names)
     names = [names[i] for i in np.argsort(-content.sum(axis=1), kind="stable")]
     part = _assign(_content(rows, names), np.array(shares))
@@ -57,28 +59,32 @@ def split_by_group(
     return [replace(row, split=chosen[row.group]) for row in rows]
 
 
-def _chance(seed: int, group: str) -> str:
+def _random_key(seed: int, group: str) -> str:
+    """Return a key that puts groups in an order that depends on the seed alone."""
     return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
 
 def _content(rows: Sequence[Row], groups: Sequence[str]) -> NDArray[np.float64]:
-    """(G, K): which share of each class's rows each group holds."""
-    place = {name: i for i, name in enumerate(groups)}
+    """Share (G, K) of the rows of each class that each group holds."""
+    index = {name: i for i, name in enumerate(groups)}
     labels = {label: k for k, label in enumerate(sorted({row.label for row in rows}))}
     content = np.zeros((len(groups), len(labels)))
     for row in rows:
-        content[place[row.group], labels[row.label]] += 1
+        content[index[row.group], labels[row.label]] += 1
     content /= content.sum(axis=0)
     return content
 
 
 def _assign(content: NDArray[np.float64], shares: NDArray[np.float64]) -> list[int]:
-    """Return a split for each group, which come the largest first."""
+    """Choose a split, 0 to 2, for each group; the groups come the largest first.
+
+    `content` (G, K) is what each holds of the classes, `shares` (3,) what is wanted.
+    """
     filled = np.zeros((len(shares), content.shape[1]))
     part = [-1] * len(content)
 
     def cost(group: int, split: int) -> float:
-        """How far the shares of all classes move from those wanted, by chi-square."""
+        """Increase of the chi-square distance from the wanted shares."""
         before = filled[split] - shares[split]
         after = before + content[group]
         return float((after**2 - before**2).sum() / shares[split])
@@ -100,7 +106,7 @@ def _assign(content: NDArray[np.float64], shares: NDArray[np.float64]) -> list[i
 
 
 def mend_cut_groups(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
-    """Take whole for `train` what lies in `train` and `val`, and say so.
+    """Put a group that lies in `train` and `val` wholly into `train`, with a note.
 
     Returns
     -------
@@ -110,8 +116,8 @@ def mend_cut_groups(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
     Raises
     ------
     DataInvalid
-        Groups lie in `test` and elsewhere: the test would know the answer. Names each
-        with a row of either split.
+        A group lies in `test` and in another split, so that the test would not be
+        independent. Names each such group with a row of either split.
     """
     rows = list(rows)
     first: dict[str, dict[str, Row]] = {}
@@ -123,11 +129,11 @@ def mend_cut_groups(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
         + " and ".join(f"{split} ({row.where})" for split, row in parts.items())
         for name, parts in cut.items()
     }
-    spoilt = [listed[name] for name, parts in cut.items() if "test" in parts]
-    if spoilt:
-        shown = "\n".join(spoilt[:_SHOWN])
+    leaking = [listed[name] for name, parts in cut.items() if "test" in parts]
+    if leaking:
+        shown = "\n".join(leaking[:_MAX_SHOWN])
         raise DataInvalid(
-            f"{len(spoilt)} groups lie in test and elsewhere, put each into one "
+            f"{len(leaking)} groups lie in test and elsewhere, put each into one "
             f"split:\n{shown}"
         )
     whole = [replace(r, split="train") if r.group in cut else r for r in rows]

@@ -1,9 +1,9 @@
-"""Red cells of laboratories that labelled only their white cells.
+"""Find red cells in images of laboratories that labelled only their white cells.
 
-A laboratory of which the classifier has seen nothing but white cells teaches it that
-this camera's colours mean "white cell". So the other cells of those images are found by
-the locator and used as red cells: whatever it takes for a whole red cell and nobody
-labelled as a white one.
+If a classifier sees nothing but white cells of a laboratory, it learns that the colours
+of this camera mean "white cell". So the locator finds the other cells of those images:
+what it takes for a whole red cell, and nobody labelled as a white one, is used as a red
+cell.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from training.data.rows import Row, developed
 from training.metrics.box_matching import intersection_over_union
 
 _MIN_SCORE = 0.5
-_SIZES = (0.7, 1.4)  # times the median red cell: fragments and clumps are left out
+_SIZES = (0.7, 1.4)  # over the usual red cell: fragments and clumps are left out
 _MAX_OVERLAP = 0.05
 
 
 def find_red_cells(rows: Iterable[Row], locator: Bundle, engine: Engine) -> list[Row]:
-    """Rows of red cells in images where only white-cell kinds are labelled.
+    """Return rows of red cells in images where only kinds of white cells are labelled.
 
     Parameters
     ----------
     rows
-        All rows that may be used.
+        All rows that can be used.
     locator, engine
-        What finds cells.
+        The locator and its engine.
     """
     by_path: dict[Path, list[Row]] = {}
     for row in rows:
@@ -54,10 +54,12 @@ def find_red_cells(rows: Iterable[Row], locator: Bundle, engine: Engine) -> list
 
 
 def _is_white(row: Row) -> bool:
+    """Whether a row is labelled with a kind of white cell."""
     return row.label in TASKS["wbc_subtype"]
 
 
 def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row]:
+    """Return rows of the red cells in an image; `members` are its labelled rows."""
     pixels = developed(members[0])
     height, width = pixels.shape[:2]
     pixel_size_um = read_pixel_size(pixels, locator, engine)
@@ -67,17 +69,17 @@ def _others(members: Sequence[Row], locator: Bundle, engine: Engine) -> list[Row
     boxes = regions.boxes
     diameter_px = RED_CELL_UM / pixel_size_um
     size = widths(boxes) / diameter_px
-    good = (regions.kinds == 0) & (regions.scores > _MIN_SCORE)
-    good &= (size > _SIZES[0]) & (size < _SIZES[1])
-    good &= are_whole(boxes, (width, height), margin_px=1)
+    is_red = (regions.kinds == 0) & (regions.scores > _MIN_SCORE)
+    is_red &= (size > _SIZES[0]) & (size < _SIZES[1])
+    is_red &= are_whole(boxes, (width, height), margin_px=1)
     white = np.array([row.box or _middle(width, height) for row in members], np.float32)
-    good &= intersection_over_union(boxes, white).max(axis=1) < _MAX_OVERLAP
+    is_red &= intersection_over_union(boxes, white).max(axis=1) < _MAX_OVERLAP
     return [
         replace(members[0], label="RBC", task="cells4", box=tuple(box))
-        for box in boxes[good].tolist()
+        for box in boxes[is_red].tolist()
     ]
 
 
 def _middle(width: int, height: int) -> tuple[float, float, float, float]:
-    """Where the labelled cell of an image of one cell lies."""
+    """Return the box of the cell in an image of one cell, about."""
     return 0.22 * width, 0.22 * height, 0.78 * width, 0.78 * height

@@ -54,12 +54,14 @@ class BundleComparison:
     gallery: Sequence[Path] = ()
 
 
-def compare(asked: BundleComparison, report: Path, say: Callable[[str], None]) -> Path:
-    """Judge bundles of one task and write a report; return its page.
+def compare(
+    comparison: BundleComparison, report: Path, say: Callable[[str], None]
+) -> Path:
+    """Evaluate bundles of one task and write a report; return its page.
 
     Parameters
     ----------
-    asked
+    comparison
         Bundles and cells. `doubtful` are pairs of domain and class that a second
         figure leaves out; `studies` are files of `hemascope study`; `gallery` pictures.
     report
@@ -74,49 +76,77 @@ def compare(asked: BundleComparison, report: Path, say: Callable[[str], None]) -
     DataInvalid
         The split holds no cell of the task.
     """
-    bundles = [load_bundle(folder) for folder in asked.bundles]
+    bundles = [load_bundle(folder) for folder in comparison.bundles]
+    task = _common_task(bundles)
+    rows = _rows(comparison, task, say)
+    evaluated = []
+    for folder, bundle in zip(comparison.bundles, bundles, strict=True):
+        say(f"evaluating {bundle.id}")
+        evaluated.append(_evaluate(folder, bundle, rows, comparison.split))
+    studies = [read_study(path) for path in comparison.studies]
+    return write_report(
+        report,
+        evaluated,
+        title=f"Model families on {task}",
+        facts={
+            **_machine(),
+            "split": comparison.split,
+            "cells": str(len(evaluated[0].classes)),
+            "data sha256": digest(row for row, _ in rows)[:16],
+        },
+        exclusions=comparison.doubtful,
+        left_out=[cell for study in studies for cell in study.left_out],
+        efficiency=[point for study in studies for point in study.efficiency],
+        pictures={path.stem: path for path in comparison.gallery},
+    )
+
+
+def _common_task(bundles: Sequence[Bundle]) -> str:
+    """Return the task of all bundles.
+
+    Raises
+    ------
+    BundleRefused
+        They are for different tasks.
+    """
     tasks = {bundle.record.task for bundle in bundles}
     if len(tasks) != 1:
         raise BundleRefused(
             f"the bundles are for tasks {sorted(tasks)}, expected one; compare those "
             "of one task"
         )
-    task = tasks.pop()
-    gathered = read_usable(CellSource(asked.data, task, is_any_licence=True))
+    return tasks.pop()
+
+
+def _rows(
+    comparison: BundleComparison, task: str, say: Callable[[str], None]
+) -> Labelled:
+    """Read the labelled rows of the split.
+
+    Raises
+    ------
+    DataInvalid
+        There are none, although data are given.
+    """
+    gathered = read_usable(CellSource(comparison.data, task, is_any_licence=True))
     for note in gathered.notes:
         say(note)
-    rows = gathered.parts.get(asked.split, [])
-    if asked.data is not None and not rows:
-        raise DataInvalid(f"no {asked.split} row is of task {task!r}; check the data")
-    judged = []
-    for folder, bundle in zip(asked.bundles, bundles, strict=True):
-        say(f"judging {bundle.id}")
-        judged.append(_judge(folder, bundle, rows, asked.split))
-    studies = [read_study(path) for path in asked.studies]
-    return write_report(
-        report,
-        judged,
-        title=f"Model families on {task}",
-        facts={
-            **_machine(),
-            "split": asked.split,
-            "cells": str(len(judged[0].classes)),
-            "data sha256": digest(row for row, _ in rows)[:16],
-        },
-        exclusions=asked.doubtful,
-        left_out=[cell for study in studies for cell in study.left_out],
-        efficiency=[point for study in studies for point in study.efficiency],
-        pictures={path.stem: path for path in asked.gallery},
-    )
+    rows = gathered.parts.get(comparison.split, [])
+    if comparison.data is not None and not rows:
+        raise DataInvalid(
+            f"no {comparison.split} row is of task {task!r}; check the data"
+        )
+    return rows
 
 
-def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Evaluated:
+def _evaluate(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Evaluated:
+    """Predict the cells with a bundle, and measure what that costs."""
     record = bundle.record
     engine = OnnxRuntimeEngine(bundle.model)
     clips = clips_of(record.task, rows, split, crop_size(bundle), record.input.context)
     start = time.monotonic()
-    predicted = _said(engine, bundle, clips)
-    spent = time.monotonic() - start
+    predicted = _predict(engine, bundle, clips)
+    spent_s = time.monotonic() - start
     size = record.size
     return Evaluated(
         name=record.name,
@@ -133,7 +163,7 @@ def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Evaluate
             parameters=size.parameters if size else 0,
             multiply_adds=size.operations // 2 if size else 0,
             training_s=record.training.seconds,
-            test_s=spent,
+            test_s=spent_s,
             ms_per_cell=ms_per_cell(folder),
             peak_memory_mb=peak_memory_mb(folder),
         ),
@@ -141,7 +171,8 @@ def _judge(folder: Path, bundle: Bundle, rows: Labelled, split: str) -> Evaluate
     )
 
 
-def _said(engine: Engine, bundle: Bundle, clips: Clips) -> Predictions:
+def _predict(engine: Engine, bundle: Bundle, clips: Clips) -> Predictions:
+    """Predict clips frame after frame, with a state where the model has one."""
     state_size = bundle.record.state_size
     logits = predict_clips(engine, clips.pixels, state_size)
     return predictions_of(logits, clips, has_memory=state_size is not None)
@@ -150,12 +181,12 @@ def _said(engine: Engine, bundle: Bundle, clips: Clips) -> Predictions:
 def _robustness(
     engine: Engine, bundle: Bundle, clips: Clips, rows: Labelled
 ) -> Robustness:
-    """Judge turned and blurred cells, equally many of each class."""
+    """Evaluate on turned and on blurred cells, equally many of each class."""
     size_px = crop_size(bundle)
     is_boxed = all(row.box is not None for row, _ in rows) and bool(rows)
     few = some_of_each(clips, lambda _: _PER_CLASS)
     wide, share = few, 1.0
-    if is_boxed:  # cut wider, so that turning brings no foreign corners in
+    if is_boxed:  # cut wider, so that the corners of turned crops are real, too
         chosen = [
             (row, int(k)) for row, k in zip(few.rows, few.classes[:, 0], strict=True)
         ]
@@ -164,17 +195,20 @@ def _robustness(
         wide = as_clips(cut_task_crops(chosen, side, STOCK_CONTEXT))
         share = context / STOCK_CONTEXT
 
-    def right(pixels: NDArray[np.uint8], of: Clips) -> float:
-        predicted = _said(engine, bundle, Clips(pixels, of.classes, of.rows))
+    def accuracy_on(pixels: NDArray[np.uint8], of: Clips) -> float:
+        predicted = _predict(engine, bundle, Clips(pixels, of.classes, of.rows))
         return balanced_accuracy(predicted.logits.argmax(axis=1), predicted.classes)
 
     blurs = {px: px * size_px / _BLUR_AT_PX for px in _BLURS_PX}
     return Robustness(
         {
-            float(a): right(_turned(wide.pixels, a, size_px, share), wide)
+            float(a): accuracy_on(_turned(wide.pixels, a, size_px, share), wide)
             for a in _ANGLES
         },
-        {px: right(_blurred(few.pixels, sigma), few) for px, sigma in blurs.items()},
+        {
+            px: accuracy_on(_blurred(few.pixels, sigma), few)
+            for px, sigma in blurs.items()
+        },
     )
 
 
@@ -185,18 +219,19 @@ def _turned(
     side = pixels.shape[2]
     middle = (side - 1) / 2
     zoom = size_px / (side * share)
-    turn = cv2.getRotationMatrix2D((middle, middle), degrees, zoom)
-    turn[:, 2] += (size_px - 1) / 2 - middle
+    rotation = cv2.getRotationMatrix2D((middle, middle), degrees, zoom)
+    rotation[:, 2] += (size_px - 1) / 2 - middle
     return _each(
         pixels,
         lambda frame: cv2.warpAffine(
-            frame, turn, (size_px, size_px), borderMode=cv2.BORDER_REFLECT
+            frame, rotation, (size_px, size_px), borderMode=cv2.BORDER_REFLECT
         ),
         size_px,
     )
 
 
 def _blurred(pixels: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8]:
+    """Blur clips (N, T, S, S, 3) by a Gaussian."""
     if sigma_px == 0:
         return pixels
     return _each(
@@ -209,13 +244,15 @@ def _each(
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
     size_px: int,
 ) -> NDArray[np.uint8]:
+    """Change every frame (P, P, 3) of clips; the result is (N, T, S, S, 3)."""
     out = np.empty((*pixels.shape[:2], size_px, size_px, 3), np.uint8)
-    for place in np.ndindex(pixels.shape[:2]):
-        out[place] = change(pixels[place])
+    for index in np.ndindex(pixels.shape[:2]):
+        out[index] = change(pixels[index])
     return out
 
 
 def _machine() -> dict[str, str]:
+    """Describe when and on what the bundles are measured."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -1,7 +1,7 @@
-"""How a cell's colour changes while the field around it empties, by method.
+"""Measure how a cell's colour changes while the field around it empties, by method.
 
-A frozen calibration changes nothing. Methods that take their statistics from the frame
-do, which is why they are not used live.
+With a frozen calibration it does not change. With methods that take their statistics
+from the frame it does, which is why they are not used live.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from training.data.rows import Field
 
 FILLED = ("half empty", "only the cell")
 _Image = NDArray[np.uint8]
-_Correct = Callable[[_Image], _Image]
+_Correction = Callable[[_Image], _Image]
 
 
 @dataclass(frozen=True, slots=True)
 class ColourShift:
-    """CIE76 shift of a white cell: mean and largest over `fields`; some `refused`."""
+    """CIE76 shift of a white cell: mean and largest over `fields`.
+
+    The method refused `refused` fields, because they show too little stain.
+    """
 
     mean: float
     most: float
@@ -34,15 +37,16 @@ class ColourShift:
     refused: int
 
 
-def shifts(
+def colour_shifts(
     fields: Sequence[Field], frozen: Profile, white: int
 ) -> dict[str, dict[str, ColourShift]]:
-    """Shift by method and by how far the field is emptied.
+    """Measure the shift by method and by how far the field is emptied.
 
     Parameters
     ----------
     fields
-        With at least one cell of class `white` each; the first is watched.
+        Those without a cell of class `white` are left out; of the others the first
+        white cell is measured.
     frozen
         Calibration of their laboratory.
     white
@@ -55,50 +59,54 @@ def shifts(
             image, prepare(frozen, image.shape[1], image.shape[0], image.dtype)
         )
 
-    methods: dict[str, _Correct] = {"frozen calibration": calibrated}
+    methods: dict[str, _Correction] = {"frozen calibration": calibrated}
     for method in METHODS:
         methods[f"{method}, per frame"] = _per_frame(own[0].pixels, method)
     return {
         name: {
-            filled: _shift(own, change, white, keeps)
-            for filled, keeps in zip(FILLED, (0.5, 0.0), strict=True)
+            filled: _shift(own, change, white, kept)
+            for filled, kept in zip(FILLED, (0.5, 0.0), strict=True)
         }
         for name, change in methods.items()
     }
 
 
-def _per_frame(reference: _Image, method: Method) -> _Correct:
-    wanted = gather([reference], plasma_colour(reference))
+def _per_frame(reference: _Image, method: Method) -> _Correction:
+    """Return a correction that takes its statistics from the image itself."""
+    target = gather([reference], plasma_colour(reference))
 
     def change(image: _Image) -> _Image:
-        return normalise(image, method, gather([image], plasma_colour(image)), wanted)
+        return normalise(image, method, gather([image], plasma_colour(image)), target)
 
     return change
 
 
 def _shift(
-    fields: Sequence[Field], change: _Correct, white: int, keeps: float
+    fields: Sequence[Field], change: _Correction, white: int, kept: float
 ) -> ColourShift:
-    found, refused = [], 0
+    """Correct each field full and emptied, and compare its white cell."""
+    distances, refused = [], 0
     for field in fields:
         x0, y0, x1, y1 = field.boxes[field.classes == white][0].astype(int)
-        place = (slice(y0, y1), slice(x0, x1))
+        window = (slice(y0, y1), slice(x0, x1))
         try:
-            full = change(field.pixels)[place]
-            less = change(_emptied(field, place, keeps))[place]
+            full = change(field.pixels)[window]
+            emptied = change(_emptied(field, window, kept))[window]
         except StainsRefused:
             refused += 1
             continue
-        found.append(delta_e(_mean_lab(full), _mean_lab(less)))
-    return ColourShift(float(np.mean(found)), max(found), len(found), refused)
+        distances.append(delta_e(_mean_lab(full), _mean_lab(emptied)))
+    return ColourShift(
+        float(np.mean(distances)), max(distances), len(distances), refused
+    )
 
 
-def _emptied(field: Field, place: tuple[slice, slice], keeps: float) -> _Image:
-    """Fill all but the left share of the field, and the cell, with plasma."""
+def _emptied(field: Field, window: tuple[slice, slice], kept: float) -> _Image:
+    """Fill a field with plasma, but for the left share `kept` and the cell."""
     image: _Image = field.pixels.copy()
-    start = round(keeps * image.shape[1])
+    start = round(kept * image.shape[1])
     image[:, start:] = np.rint(plasma_colour(field.pixels)).astype(np.uint8)
-    image[place] = field.pixels[place]
+    image[window] = field.pixels[window]
     return image
 
 

@@ -1,10 +1,10 @@
-"""Judge the shipped way, from image file to named cell, on labelled data."""
+"""Evaluate the whole pipeline, from image file to named cell, on labelled data."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,76 +19,119 @@ from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
 from edge.rendering.annotation import draw, to_jpeg
+from edge.schema.results import FrameResult
 from edge.slide.confusion_correction import ConfusionFile
-from edge.stages.decision import decide
+from edge.stages.decision import Decisions, decide
 from edge.stages.detection import RED_CELL_UM
 from edge.taxonomy import NOT_A_CELL
-from training.data.rows import DataInvalid, Field, Row, cut_task_crops
+from training.data.rows import Crops, DataInvalid, Field, Row, cut_task_crops
 from training.fitting.classifier import predict
 from training.fitting.locator import CLASSES
 from training.metrics.box_matching import Tally, match
 from training.metrics.confusion import count_confusion
 
 
-def examine_fields(
-    fields: Sequence[Field], pipeline: Pipeline, true_scale: bool, pictures: Path | None
-) -> Table:
-    """Location alone and named cells, per domain and class.
+@dataclass(slots=True)
+class _FieldResults:
+    """What was found in fields, counted by domain and class.
 
-    A found box counts for location whatever it was named, unless it was named plasma:
-    that is how the classifier says that nothing is there. Red cells of fields that are
-    not completely labelled are not judged.
+    `located` counts found boxes whatever their name, `named` those with the right name.
+    `scale_errors` holds, by domain, the measured over the true size of a pixel.
+    `confidences` holds, for each cell that is there, the confidence of its name and
+    whether the name is right.
     """
-    located: dict[tuple[str, str], Tally] = {}
-    named: dict[tuple[str, str], Tally] = {}
-    scale_errors: dict[str, list[float]] = {}
-    sure: list[tuple[float, bool]] = []
-    for field in track(fields, "fields"):
-        seen = _examine(field, pipeline, true_scale)
-        cells = [c for c in seen.result.cells if c.label != NOT_A_CELL]
+
+    located: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    named: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    scale_errors: dict[str, list[float]] = field(default_factory=dict)
+    confidences: list[tuple[float, bool]] = field(default_factory=list)
+
+    def add(self, truth: Field, result: FrameResult) -> None:
+        """Count what was found in one field."""
+        cells = [c for c in result.cells if c.label != NOT_A_CELL]
         cells.sort(key=lambda c: -c.confidence)
         boxes = np.array([c.box for c in cells], np.float32).reshape(-1, 4)
-        matched, _ = match(boxes, field.boxes)
-        found = set(matched.tolist())
-        sure += [
-            (cell.confidence, cell.label == CLASSES[field.classes[true]])
+        matched, _ = match(boxes, truth.boxes)
+        self.confidences += [
+            (cell.confidence, cell.label == CLASSES[truth.classes[true]])
             for cell, true in zip(cells, matched, strict=True)
             if true >= 0
         ]
+        found = set(matched.tolist())
         for index, name in enumerate(CLASSES):
-            if name == "RBC" and not field.is_complete:
+            if name == "RBC" and not truth.is_complete:
                 continue
-            key = (field.domain, name)
-            true = np.flatnonzero(field.classes == index)
+            true = np.flatnonzero(truth.classes == index)
             right = sum(i in found for i in true)
-            located[key] = located.get(key, Tally()) + Tally(
-                right, 0, len(true) - right
-            )
-            mine = [i for i, c in enumerate(cells) if c.label == name]
-            _, tally = match(boxes[mine], field.boxes[true])
-            named[key] = named.get(key, Tally()) + tally
-        told = seen.result.pixel_size_um
-        if told is not None:
-            error = told / (RED_CELL_UM / field.diameter_px)
-            scale_errors.setdefault(field.domain, []).append(error)
+            own = [i for i, cell in enumerate(cells) if cell.label == name]
+            _, tally = match(boxes[own], truth.boxes[true])
+            key = (truth.domain, name)
+            location = Tally(right, 0, len(true) - right)
+            self.located[key] = self.located.get(key, Tally()) + location
+            self.named[key] = self.named.get(key, Tally()) + tally
+        if result.pixel_size_um is not None:
+            error = result.pixel_size_um / (RED_CELL_UM / truth.diameter_px)
+            self.scale_errors.setdefault(truth.domain, []).append(error)
+
+
+def examine_fields(
+    fields: Sequence[Field], pipeline: Pipeline, true_scale: bool, pictures: Path | None
+) -> Table:
+    """Run whole fields through the pipeline and compare with the labels.
+
+    Every found box counts as located, whatever its name, unless it was named plasma:
+    by that name the classifier rejects a box. Red cells of fields that are not
+    completely labelled are left out.
+
+    Parameters
+    ----------
+    fields
+        With their labels.
+    pipeline
+        Locator and classifier.
+    true_scale
+        Take the size of a pixel from the labels, in place of measuring it.
+    pictures
+        Folder for annotated pictures, if they are wanted.
+
+    Returns
+    -------
+    Table
+        Location and names, per domain and class.
+    """
+    results = _FieldResults()
+    for one in track(fields, "fields"):
+        result = _examine(one, pipeline, true_scale).result
+        results.add(one, result)
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
-            picture = draw(field.pixels, seen.result, 960)
-            path = pictures / f"{field.domain}-{field.path.stem}.jpg"
-            path.write_bytes(to_jpeg(picture))
-    grid = _fields_table(located, named, scale_errors)
-    confidence, right = np.array(sure, float).reshape(-1, 2).T
-    gap = calibration_error(confidence, right > 0) if sure else float("nan")
-    grid.caption = f"calibration error of {len(sure)} cells that are there: {gap:.4f}"
+            path = pictures / f"{one.domain}-{one.path.stem}.jpg"
+            path.write_bytes(to_jpeg(draw(one.pixels, result, 960)))
+    grid = _fields_table(results.located, results.named, results.scale_errors)
+    confidences = results.confidences
+    confidence, right = np.array(confidences, float).reshape(-1, 2).T
+    gap = calibration_error(confidence, right > 0) if confidences else float("nan")
+    grid.caption = (
+        f"calibration error of {len(confidences)} cells that are there: {gap:.4f}"
+    )
     return grid
 
 
 def examine_crops(
     rows: Sequence[tuple[Row, int]], pipeline: Pipeline
 ) -> tuple[Table, ConfusionFile]:
-    """Judge the classifier alone, on crops cut from the labelled boxes.
+    """Evaluate the classifier alone, on crops cut from the labelled boxes.
 
-    The confusion is of all domains together, without the cells left unidentified.
+    Returns
+    -------
+    tuple
+        A table per domain and class, and the confusion of all domains together,
+        without the cells left unidentified.
+
+    Raises
+    ------
+    DataInvalid
+        There are no rows.
     """
     if not rows:
         raise DataInvalid("no row of this split is of the model's task; check `task`")
@@ -96,8 +139,15 @@ def examine_crops(
     crops = cut_task_crops(rows, crop_size(pipeline.classifier), record.input.context)
     logits = predict(pipeline.classifiers[0].engine, crops.pixels, record.state_size)
     decisions = decide(logits, record.temperature, record.abstain_below)
-    domains = np.array([row.domain for row in crops.rows])
     labels = pipeline.classifier.labels
+    named = ~decisions.abstained
+    cells = count_confusion(crops.classes[named], decisions.classes[named], len(labels))
+    confusion = ConfusionFile(labels, tuple(map(tuple, cells.tolist())))
+    return _crops_table(crops, decisions, labels), confusion
+
+
+def _crops_table(crops: Crops, decisions: Decisions, labels: tuple[str, ...]) -> Table:
+    """Count right, wrong and missing names of each class, domain by domain."""
     grid = Table(
         "domain",
         "class",
@@ -108,38 +158,38 @@ def examine_crops(
         "unidentified",
         title="crops of labelled boxes",
     )
+    domains = np.array([row.domain for row in crops.rows])
     for domain in sorted(set(domains)):
+        here = domains == domain
         for index, name in enumerate(labels):
-            here = domains == domain
-            true, claimed = crops.classes == index, (decisions.classes == index)
-            claimed = claimed & ~decisions.abstained
-            if not (here & true).any():
+            true = here & (crops.classes == index)
+            claimed = (decisions.classes == index) & ~decisions.abstained
+            if not true.any():
                 continue
             tally = Tally(
-                int((here & true & claimed).sum()),
-                int((here & ~true & claimed).sum()),
-                int((here & true & ~claimed).sum()),
+                int((true & claimed).sum()),
+                int((here & (crops.classes != index) & claimed).sum()),
+                int((true & ~claimed).sum()),
             )
-            unsure = int((here & true & decisions.abstained).sum())
-            shown = str(int((here & true).sum()))
-            grid.add_row(domain, name, shown, *_figures(tally), str(unsure))
-    named = ~decisions.abstained
-    cells = count_confusion(crops.classes[named], decisions.classes[named], len(labels))
-    return grid, ConfusionFile(labels, tuple(map(tuple, cells.tolist())))
+            unidentified = int((true & decisions.abstained).sum())
+            cells = str(int(true.sum()))
+            grid.add_row(domain, name, cells, *_figures(tally), str(unidentified))
+    return grid
 
 
 def show(console: Console, table: Table) -> None:
-    """Print a table with room below."""
+    """Print a table with an empty line below."""
     console.print(table)
     console.print()
 
 
-def _examine(field: Field, pipeline: Pipeline, true_scale: bool) -> ExaminedFrame:
+def _examine(truth: Field, pipeline: Pipeline, true_scale: bool) -> ExaminedFrame:
+    """Run a field through the pipeline as if it were the first of a camera."""
     own = replace(pipeline, scale=Scale(None, agreeing=1))
-    told = RED_CELL_UM / field.diameter_px if true_scale else None
+    known_um = RED_CELL_UM / truth.diameter_px if true_scale else None
     now_ns = time.monotonic_ns()
-    shot = Shot(0, now_ns, utc_of(now_ns), field.path.name, pixel_size_um=told)
-    return own.examine(Exposure(shot, lambda: RawFrame(shot, field.pixels)))
+    shot = Shot(0, now_ns, utc_of(now_ns), truth.path.name, pixel_size_um=known_um)
+    return own.examine(Exposure(shot, lambda: RawFrame(shot, truth.pixels)))
 
 
 def _fields_table(
@@ -147,6 +197,7 @@ def _fields_table(
     named: dict[tuple[str, str], Tally],
     scale_errors: dict[str, list[float]],
 ) -> Table:
+    """Write a row per domain and class that has cells; see `_FieldResults`."""
     grid = Table(
         "domain",
         "class",
@@ -177,4 +228,5 @@ def _fields_table(
 
 
 def _figures(tally: Tally) -> tuple[str, str, str]:
+    """Write precision, recall and F1."""
     return f"{tally.precision:.3f}", f"{tally.recall:.3f}", f"{tally.f1:.3f}"

@@ -1,9 +1,10 @@
-"""Fit a deep belief network without labels, one machine after the other."""
+"""Fit a deep belief network without labels, one machine after the other, from below."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.progress import track
@@ -13,16 +14,16 @@ from training.fitting.loop import FitDiverged
 from training.models.dbn import DBN, RBM
 
 _MOMENTUM = 0.9
-_SPARSE_BIAS = -1.0  # of the hidden units: most of them silent
+_SPARSE_BIAS = -1.0  # of the hidden units, so that most of them are off at first
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainPlan:
     """How long each machine is fitted, and how its chains run.
 
-    `rates` and `gibbs_steps`, the k of CD-k, are those of Gaussian and of binary
-    machines. A persistent chain goes on where it ended, of binary machines alone: that
-    of a Gaussian one ran away.
+    `rates` and `gibbs_steps`, the k of CD-k, are given for Gaussian and for binary
+    machines. A persistent chain goes on where the last step ended. Only binary machines
+    have one: the chain of a Gaussian machine diverged.
     """
 
     steps: int
@@ -44,32 +45,36 @@ def pretrain(network: DBN, draw: Callable[[int], Tensor], plan: PretrainPlan) ->
         Draws so many standardised crops, (N, 3, S, S) float32.
     plan
         How long.
+
+    Raises
+    ------
+    FitDiverged
+        The loss of a machine is not finite.
     """
+
+    def draw_units(depth: int) -> Tensor:
+        return network.units_above(draw(plan.batch).flatten(1), depth)
+
     for depth, machine in enumerate(network.stack):
-        _fit_machine(
-            machine,
-            lambda depth=depth: network.units_above(  # type: ignore[misc]
-                draw(plan.batch).flatten(1), depth
-            ),
-            plan,
-            f"machine {depth + 1} of {len(network.machines)}",
-        )
+        name = f"machine {depth + 1} of {len(network.machines)}"
+        _fit_machine(machine, partial(draw_units, depth), plan, name)
 
 
 def _fit_machine(
     machine: RBM, draw: Callable[[], Tensor], plan: PretrainPlan, name: str
 ) -> None:
+    """Fit one machine; `draw` returns its visible units (N, visible) float32."""
     is_gaussian = machine.units == "gaussian"
     rate, gibbs_steps = plan.rates[not is_gaussian], plan.gibbs_steps[not is_gaussian]
     optimiser = torch.optim.SGD(
         machine.parameters(), rate, _MOMENTUM, weight_decay=plan.weight_decay
     )
     with torch.no_grad():
-        seen = draw()
+        first = draw()
         machine.hidden_bias.fill_(_SPARSE_BIAS)
         if is_gaussian:
-            machine.visible_bias.copy_(seen.mean(0))
-    chain = seen
+            machine.visible_bias.copy_(first.mean(0))
+    chain = first
     for step in track(range(plan.steps), name):
         for group in optimiser.param_groups:
             group["lr"] = rate * (1 - step / plan.steps)

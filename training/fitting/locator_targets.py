@@ -1,4 +1,4 @@
-"""Whole fields for the locator: patches at its scale, and the maps it should give."""
+"""Draw patches of whole fields for the locator, and the maps that it should predict."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FILL = (
     round(255 * MEAN[0]),
     round(255 * MEAN[1]),
     round(255 * MEAN[2]),
-)  # standardised, it is zero: what convolutions pad with
+)  # it becomes zero when standardised, as the padding of convolutions
 MIN_VISIBLE = 0.15  # share of a box that a patch must show for it to count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocatorBatch:
-    """What the locator is shown and what it should say; see `centre_loss`, `side_loss`.
+    """Patches for the locator and its targets; see `centre_loss` and `side_loss`.
 
     `images` (N, 3, P, P) float32, 0 to 255; `heat`, `weight` (N, K, P/4, P/4); `sides`
     (N, 4, P/4, P/4) pixels; `near` (N, P/4, P/4) bool.
@@ -46,13 +46,16 @@ def draw_batch(
     size: int,
     random: np.random.Generator,
 ) -> LocatorBatch:
-    """Draw random patches from random fields, each at a scale of its own."""
-    drawn = [
+    """Draw `size` random patches from random fields, each at a random scale.
+
+    Cells are about `diameter_px` wide in them; `classes` is the number of maps.
+    """
+    examples = [
         _draw(fields[i], classes, diameter_px, random)
         for i in random.integers(0, len(fields), size)
     ]
     images, *maps = (
-        torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True)
+        torch.from_numpy(np.stack(part)) for part in zip(*examples, strict=True)
     )
     return LocatorBatch(images.permute(0, 3, 1, 2).float(), *maps)
 
@@ -60,6 +63,7 @@ def draw_batch(
 def _draw(
     field: Field, classes: int, diameter_px: float, random: np.random.Generator
 ) -> tuple[NDArray[np.generic], ...]:
+    """Draw one patch (P, P, 3) uint8 and its targets; see `_targets`."""
     patch, boxes, labels = _patch(field, diameter_px, random)
     patch, boxes = _turn(patch, boxes, random)
     height, width = patch.shape[:2]
@@ -72,7 +76,11 @@ def _draw(
 def _patch(
     field: Field, diameter_px: float, random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
-    """Cut a window, zoomed and stretched, that becomes at most `PATCH_PX` wide."""
+    """Cut a window, zoomed and stretched, that becomes at most `PATCH_PX` wide.
+
+    Returns the patch (h, w, 3) uint8, the boxes (N, 4) in its pixels, and the classes
+    (N,) of the cells that it shows.
+    """
     zoom = diameter_px / field.diameter_px * np.exp(random.uniform(-0.5, 0.5))
     stretch = zoom * np.exp(random.normal(0, 0.05, 2))
     frame = np.array(field.pixels.shape[1::-1])
@@ -97,7 +105,10 @@ def _patch(
 def _turn(
     patch: NDArray[np.uint8], boxes: NDArray[np.float32], random: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Flip and transpose at random: the eight symmetries of a slide."""
+    """Flip and transpose a patch (h, w, 3) and boxes (N, 4) at random.
+
+    A slide looks the same in all eight orientations.
+    """
     height, width = patch.shape[:2]
     x0, y0, x1, y1 = boxes.T
     if random.random() < 0.5:
@@ -116,21 +127,26 @@ def _targets(
     shape: tuple[int, int],
     is_complete: bool,
 ) -> tuple[NDArray[np.generic], ...]:
-    """Heat, weight, sides and near for one patch; small cells are drawn over large."""
+    """Return `heat`, `weight`, `sides` and `near` of a patch; see `LocatorBatch`.
+
+    `boxes` (N, 4) in pixels, `labels` (N,) their classes, `shape` the height and width
+    of the patch. Heat is a Gaussian around each centre; near it, the sides of the box
+    are set. Large cells come first, so that small cells on them are not covered.
+    """
     grid = PATCH_PX // STRIDE_PX
     y, x = (np.mgrid[0:grid, 0:grid].astype(np.float32) + 0.5) * STRIDE_PX
     heat = np.zeros((classes, grid, grid), np.float32)
     weight = np.zeros_like(heat)
     weight[:, : -(-shape[0] // STRIDE_PX), : -(-shape[1] // STRIDE_PX)] = 1
     if not is_complete:
-        weight[0] = 0  # unlabelled red cells: neither right nor wrong
+        weight[0] = 0  # red cells are not all labelled: no loss
     sides = np.zeros((4, grid, grid), np.float32)
     near = np.zeros((grid, grid), bool)
     size = boxes[:, 2:] - boxes[:, :2]
     for i in np.argsort(-np.prod(size, axis=1)):
         x0, y0, x1, y1 = boxes[i]
         spread = np.maximum(size[i] * 0.14, 1.5)
-        hill = np.exp(
+        heat_of_cell = np.exp(
             -(
                 ((x - (x0 + x1) / 2) / spread[0]) ** 2
                 + ((y - (y0 + y1) / 2) / spread[1]) ** 2
@@ -140,9 +156,9 @@ def _targets(
         row = min(int((y0 + y1) / 2 // STRIDE_PX), grid - 1)
         column = min(int((x0 + x1) / 2 // STRIDE_PX), grid - 1)
         own = heat[labels[i]]
-        np.maximum(own, hill, out=own)
+        np.maximum(own, heat_of_cell, out=own)
         own[row, column] = 1
-        close = hill > 0.5
+        close = heat_of_cell > 0.5
         close[row, column] = True
         close &= (x > x0) & (x < x1) & (y > y0) & (y < y1)
         sides[:, close] = np.stack([x - x0, y - y0, x1 - x, y1 - y])[:, close]

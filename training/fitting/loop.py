@@ -102,10 +102,8 @@ def fit(
         Of the model and the parts of a batch, which were moved to the device.
     score
         Higher is better, with a line to show; computed on `val` after each epoch.
-    plan
-        Epochs, steps, rates, seed.
-    device
-        The device of this process, and the other processes.
+    plan, device
+        How long and how fast, and on which device of which process.
     folder
         Of the checkpoint and the TensorBoard log; None keeps neither.
     purpose
@@ -134,9 +132,7 @@ def fit(
             if is_first:
                 state, reached = _keep_if_best(copies, score, state, bar)
                 state = replace(state, seconds=time.monotonic() - start)
-                log("loss", value, state.epoch)
-                log("score on val", reached, state.epoch)
-                log("learning rate", stepper.rate, state.epoch)
+                _log_epoch(log, state.epoch, value, reached, stepper.rate)
                 if file is not None:
                     save_checkpoint(file, copies.named(), stepper.optimiser, state)
             is_over = device.agree(state.is_over(plan.patience))
@@ -191,6 +187,19 @@ def _keep_if_best(
         copies.best.load_state_dict(copies.average.state_dict())
         state = replace(state, best_score=reached, best_epoch=state.epoch)
     return state, reached
+
+
+def _log_epoch(
+    log: Callable[[str, float, int], None],
+    epoch: int,
+    loss: float,
+    score: float,
+    rate: float,
+) -> None:
+    """Write the figures of an epoch to the TensorBoard log."""
+    log("loss", loss, epoch)
+    log("score on val", score, epoch)
+    log("learning rate", rate, epoch)
 
 
 def _result(best: Model, state: FittingState) -> Fitted[Model]:

@@ -1,6 +1,6 @@
 """Model graphs: everything between corrected 8-bit pixels and what the device reads.
 
-The same module is evaluated here and exported, so training and device cannot disagree.
+The same module is evaluated here and exported, so training and device always agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Standardise(nn.Module):
         self.std = nn.Buffer(torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Cast first: TensorRT takes uint8 only as the graph's input."""
+        """Cast and standardise; TensorRT takes uint8 only at the graph's input."""
         return self.planes(image.float().permute(0, 3, 1, 2))
 
     def pixels(self, planes: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Standardise(nn.Module):
         return image.clamp(0, 255).byte().permute(0, 2, 3, 1)
 
     def planes(self, image: Tensor) -> Tensor:
-        """Do the same for (N, 3, H, W) float32, 0 to 255, as augmentation leaves it."""
+        """Standardise (N, 3, H, W) float32, 0 to 255, as augmentation returns them."""
         return (image / 255 - self.mean) / self.std
 
 
@@ -53,7 +53,7 @@ class ClassifierGraph(nn.Module):
 
 
 class SequenceGraph(ClassifierGraph):
-    """One step of a recurrent model: crops and what was seen of each cell before."""
+    """One step of a recurrent model: it takes crops and the state of each cell."""
 
     names = ("logits", "probabilities", "next_state")
 
@@ -66,8 +66,8 @@ class SequenceGraph(ClassifierGraph):
         self, image: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(N, S, S, 3) uint8 RGB, (N, D) -> logits, probabilities, next state."""
-        logits, following = self.network(self.standardise(image), state)
-        return logits, functional.softmax(logits / self.temperature, dim=1), following
+        logits, next_state = self.network(self.standardise(image), state)
+        return logits, functional.softmax(logits / self.temperature, dim=1), next_state
 
 
 class LocatorGraph(nn.Module):
@@ -87,7 +87,7 @@ class LocatorGraph(nn.Module):
 
 
 class TorchEngine:
-    """A graph behind the engine protocol: `val` is judged by the device's code."""
+    """A torch graph as an engine, so that training evaluates by the device's code."""
 
     def __init__(self, graph: ClassifierGraph | LocatorGraph) -> None:
         self._graph = graph
@@ -98,10 +98,10 @@ class TorchEngine:
     ) -> Outputs:
         """Run the graph; see `edge.engines.Engine.infer`."""
         device = next(self._graph.parameters()).device
-        given = [torch.from_numpy(np.ascontiguousarray(batch)).to(device)]
+        inputs = [torch.from_numpy(np.ascontiguousarray(batch)).to(device)]
         if state is not None:
-            given.append(torch.from_numpy(state).to(device))
-        outputs = self._graph.eval()(*given)
+            inputs.append(torch.from_numpy(state).to(device))
+        outputs = self._graph.eval()(*inputs)
         named = zip(self._graph.names, outputs, strict=True)
         tensors = {name: values.cpu().numpy() for name, values in named}
         return Outputs(tensors, tensors.pop("next_state", None))

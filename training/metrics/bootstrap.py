@@ -1,4 +1,4 @@
-"""Figures with their uncertainty."""
+"""Compute figures with their uncertainty, by bootstrap over groups of cells."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_interval(
     names = np.array(groups)
     members = [np.flatnonzero(names == group) for group in sorted(set(groups))]
     random = np.random.default_rng(0)
-    drawn = [
+    values = [
         figure(
             np.concatenate(
                 [members[i] for i in random.integers(0, len(members), len(members))]
@@ -42,7 +42,7 @@ def with_interval(
         )
         for _ in range(draws)
     ]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     value = figure(np.arange(len(names)))
     return Metric(
         value=round(value, 4),
@@ -71,23 +71,23 @@ def estimate(
     sums
         (G, S) what each group adds; S may be several axes.
     cells
-        How many the sums are of.
+        How many cells the sums are of.
     draws
-        Of the bootstrap; those without the figure, NaN, do not count.
+        Of the bootstrap; those in which the figure is NaN do not count.
 
     Notes
     -----
-    Draws of a calibration error lie above it, as each repeats cells; the interval is
-    widened to hold the value.
+    A draw repeats cells, so its calibration error is larger than that of all cells; the
+    interval is widened to hold the value.
     """
     groups = len(sums)
-    picked = np.random.default_rng(0).integers(0, groups, (draws, groups))
-    picked += groups * np.arange(draws)[:, None]
-    times = np.bincount(picked.ravel(), minlength=draws * groups).astype(np.float64)
-    flat = times.reshape(draws, groups) @ sums.reshape(groups, -1).astype(np.float64)
-    drawn = figure(flat.reshape(draws, *sums.shape[1:]))
+    chosen = np.random.default_rng(0).integers(0, groups, (draws, groups))
+    chosen += groups * np.arange(draws)[:, None]
+    counts = np.bincount(chosen.ravel(), minlength=draws * groups).astype(np.float64)
+    flat = counts.reshape(draws, groups) @ sums.reshape(groups, -1).astype(np.float64)
+    values = figure(flat.reshape(draws, *sums.shape[1:]))
     value = float(figure(sums.astype(np.float64).sum(axis=0)))
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     return Metric(
         value=round(value, 4),
         low=round(min(float(low), value), 4),
@@ -99,6 +99,6 @@ def estimate(
 def balanced_accuracy(
     predicted: NDArray[np.integer], classes: NDArray[np.integer]
 ) -> float:
-    """Mean recall of the classes that occur."""
+    """Mean recall of the classes that occur, from (N,) predicted and true classes."""
     right = predicted == classes
     return float(np.mean([right[classes == k].mean() for k in np.unique(classes)]))

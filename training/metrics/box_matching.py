@@ -1,4 +1,4 @@
-"""Match found boxes to true ones, and count."""
+"""Match detected boxes with true ones, and count."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Boxes = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Cells found rightly, found without being there, and missed."""
+    """Cells that were found, detections without a cell, and cells that were missed."""
 
     right: int = 0
     wrong: int = 0
@@ -29,25 +29,25 @@ class Tally:
 
     @property
     def precision(self) -> float:
-        """Share of what was found that is there; NaN if nothing was found."""
-        found = self.right + self.wrong
-        return self.right / found if found else float("nan")
+        """Share of the detections that are cells; NaN without detections."""
+        detections = self.right + self.wrong
+        return self.right / detections if detections else float("nan")
 
     @property
     def recall(self) -> float:
-        """Share of what is there that was found; NaN if nothing is there."""
-        there = self.right + self.missed
-        return self.right / there if there else float("nan")
+        """Share of the cells that were found; NaN without cells."""
+        cells = self.right + self.missed
+        return self.right / cells if cells else float("nan")
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; NaN if there is nothing to judge."""
-        judged = 2 * self.right + self.wrong + self.missed
-        return 2 * self.right / judged if judged else float("nan")
+        """Harmonic mean of precision and recall; NaN without cells and detections."""
+        both = 2 * self.right + self.wrong + self.missed
+        return 2 * self.right / both if both else float("nan")
 
 
 def intersection_over_union(a: Boxes, b: Boxes) -> NDArray[np.float32]:
-    """(N, M) overlaps of boxes (N, 4) and (M, 4) x0, y0, x1, y1."""
+    """Overlaps (N, M) of boxes (N, 4) and (M, 4), each x0, y0, x1, y1."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     overlap = np.prod(np.clip(high - low, 0, None), axis=2)
@@ -57,7 +57,12 @@ def intersection_over_union(a: Boxes, b: Boxes) -> NDArray[np.float32]:
 
 
 def match(found: Boxes, true: Boxes) -> tuple[NDArray[np.intp], Tally]:
-    """Give each found box, likeliest first, the best true box still free.
+    """Match each detected box with the best true box that is still free.
+
+    Parameters
+    ----------
+    found, true
+        (N, 4) and (M, 4); of the detected boxes, the most likely come first.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What confusion matrices (..., K, K) say: a row per true class, a column per said."""
+"""Figures of confusion matrices (..., K, K), rows: true class, columns: predicted."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def recalls(confusion: Floats) -> Floats:
 
 
 def precisions(confusion: Floats) -> Floats:
-    """Share of each class's name that is true: (..., K, K) to (..., K).
+    """Share of the cells named so that are of the class: (..., K, K) to (..., K).
 
-    0 if the class occurs and is never said, NaN if it does not occur.
+    0 if the class occurs and is never predicted, NaN if it does not occur.
     """
     named = np.maximum(confusion.sum(axis=-2), 1)
     return _ratio(_right(confusion), named, confusion)
@@ -48,6 +48,7 @@ def f1s(confusion: Floats) -> Floats:
 
 
 def _right(confusion: Floats) -> Floats:
+    """Cells of each class that are named right: (..., K, K) to (..., K)."""
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 

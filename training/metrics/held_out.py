@@ -1,6 +1,6 @@
-"""How well models name held-out cells, each figure with its uncertainty.
+"""Compute how well models name held-out cells, each figure with its uncertainty.
 
-Every cell is named here, however unsure the model is.
+Every cell is named here, however low the confidence is.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from training.metrics.confusion import (
 _BINS = 15
 
 
-class NotJudgeable(HemascopeError):
-    """The outputs and the labels do not belong together."""
+class EvaluationRefused(HemascopeError):
+    """The outputs and the labels do not fit together."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceCost:
-    """What a model takes; NaN where it was not measured.
+    """Size, operations, time and memory of a model; NaN where it was not measured.
 
     `multiply_adds` are those of one crop, `test_s` is for all cells, `ms_per_cell` for
     one cell at a time (batch 1), `peak_memory_mb` is that of the process.
@@ -60,15 +60,16 @@ class Robustness:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluated:
-    """What one model said of labelled cells, and what that cost.
+    """The predictions of one model on labelled cells, and their cost.
 
-    `name` is shown, as "VGG16"; `logits` (N, K) float32; `classes` (N,) the true ones;
-    `domains` and `groups` (N,) the laboratory and the slide of each cell;
+    `name` is shown in reports, such as "VGG16"; `logits` (N, K) float32; `classes` (N,)
+    int64 the true ones; `domains` and `groups` (N,) the laboratory and the slide of
+    each cell;
     `trained_on` the domains that the weights have seen.
 
     Raises
     ------
-    NotJudgeable
+    EvaluationRefused
         The arrays differ in length, are empty, hold a logit that is no number or a
         class without a label.
     """
@@ -90,19 +91,19 @@ class Evaluated:
         cells, width = len(self.classes), len(self.labels)
         lengths = len(self.logits), len(self.domains), len(self.groups)
         if cells == 0 or lengths != (cells, cells, cells):
-            raise NotJudgeable(
+            raise EvaluationRefused(
                 f"{self.name}: rows of logits, domains and groups are {lengths}, "
                 f"expected {cells} of each and at least 1; judge it on labelled cells"
             )
         low, high = int(self.classes.min()), int(self.classes.max())
         if self.logits.shape[1] != width or low < 0 or high >= width:
-            raise NotJudgeable(
+            raise EvaluationRefused(
                 f"{self.name}: {self.logits.shape[1]} logits and classes {low} to "
                 f"{high}, expected {width} as there are labels; use those of its task"
             )
         if not np.isfinite(self.logits).all():
             row = np.flatnonzero(~np.isfinite(self.logits).all(axis=1))[0]
-            raise NotJudgeable(
+            raise EvaluationRefused(
                 f"{self.name}: cell {row} has logits {self.logits[row]}, expected "
                 "finite numbers; train the model again"
             )
@@ -110,7 +111,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """How well one class is told from the others; `cells` of it were labelled."""
+    """How well one class is recognised; `cells` are labelled with it."""
 
     precision: Metric
     recall: Metric
@@ -123,9 +124,10 @@ class Scores:
     """The figures of one model.
 
     Means are taken over the classes that occur. `classes` holds None for a class that
-    does not; `domains` the balanced accuracy of each domain, and `spared` the same
-    without the excluded classes, of the domains that have any: None if no cell is left.
-    `confusion` (K, K) int64 counts cells, a row per true class, a column per said one.
+    does not. `domains` is the balanced accuracy on each domain. `without_excluded` is
+    the same without the excluded classes, for each domain that has any; None if no cell
+    is left. `confusion` (K, K) int64 counts cells, a row per true class, a column per
+    predicted class.
     """
 
     accuracy: Metric
@@ -135,14 +137,14 @@ class Scores:
     calibration_error: Metric
     classes: dict[str, ClassScores | None]
     domains: dict[str, Metric]
-    spared: dict[str, Metric | None]
+    without_excluded: dict[str, Metric | None]
     confusion: NDArray[np.int64]
 
 
-def score(judged: Evaluated, exclusions: Sequence[tuple[str, str]] = ()) -> Scores:
-    """Compute every figure of a model; `exclusions` are (domain, class) to spare."""
-    sums = confusions(judged)
-    cells = len(judged.classes)
+def score(evaluated: Evaluated, exclusions: Sequence[tuple[str, str]] = ()) -> Scores:
+    """Compute every figure of a model; `exclusions` are pairs (domain, class)."""
+    sums = confusions(evaluated)
+    cells = len(evaluated.classes)
     total = sums.sum(axis=0)
 
     def of(figure: Figure) -> Metric:
@@ -163,66 +165,72 @@ def score(judged: Evaluated, exclusions: Sequence[tuple[str, str]] = ()) -> Scor
         balanced_accuracy=of(balanced),
         precision=of(lambda c: np.nanmean(precisions(c), axis=-1)),
         f1=of(lambda c: np.nanmean(f1s(c), axis=-1)),
-        calibration_error=estimate(_calibration_gap, bin_sums(judged), cells),
-        classes={name: of_class(k) for k, name in enumerate(judged.labels)},
-        domains=_by_domain(judged, np.ones(cells, bool)),
-        spared=_spared(judged, exclusions),
+        calibration_error=estimate(_calibration_gap, bin_sums(evaluated), cells),
+        classes={name: of_class(k) for k, name in enumerate(evaluated.labels)},
+        domains=_by_domain(evaluated, np.ones(cells, bool)),
+        without_excluded=_without_excluded(evaluated, exclusions),
         confusion=total,
     )
 
 
-def decisions_of(judged: Evaluated) -> Decisions:
-    """Return what the model says of each cell."""
-    return decide(judged.logits, judged.temperature, judged.abstain_below)
+def decisions_of(evaluated: Evaluated) -> Decisions:
+    """Return the decision of the model on each cell."""
+    return decide(evaluated.logits, evaluated.temperature, evaluated.abstain_below)
 
 
 def confusions(
-    judged: Evaluated, rows: NDArray[np.bool_] | slice = slice(None)
+    evaluated: Evaluated, rows: NDArray[np.bool_] | slice = slice(None)
 ) -> NDArray[np.int64]:
-    """Count true and said classes, slide by slide.
+    """Count true and predicted classes, slide by slide.
 
     Returns
     -------
     NDArray[np.int64]
-        (G, K, K) cells: group, true class, said class. Groups in alphabetical order.
+        (G, K, K) cells: group, true class, predicted class; groups alphabetically.
     """
-    width = len(judged.labels)
-    names, group = np.unique(judged.groups[rows], return_inverse=True)
-    pairs = judged.classes[rows] * width + decisions_of(judged).classes[rows]
+    width = len(evaluated.labels)
+    names, group = np.unique(evaluated.groups[rows], return_inverse=True)
+    pairs = evaluated.classes[rows] * width + decisions_of(evaluated).classes[rows]
     counts = np.bincount(group * width**2 + pairs, minlength=len(names) * width**2)
     return counts.reshape(-1, width, width).astype(np.int64)
 
 
-def _by_domain(judged: Evaluated, kept: NDArray[np.bool_]) -> dict[str, Metric]:
+def _by_domain(evaluated: Evaluated, kept: NDArray[np.bool_]) -> dict[str, Metric]:
     """Balanced accuracy on the kept cells of each domain that has any."""
     domains = {}
-    for domain in np.unique(judged.domains[kept]).tolist():
-        rows = kept & (judged.domains == domain)
-        domains[domain] = estimate(balanced, confusions(judged, rows), int(rows.sum()))
+    for domain in np.unique(evaluated.domains[kept]).tolist():
+        rows = kept & (evaluated.domains == domain)
+        domains[domain] = estimate(
+            balanced, confusions(evaluated, rows), int(rows.sum())
+        )
     return domains
 
 
-def _spared(
-    judged: Evaluated, exclusions: Sequence[tuple[str, str]]
+def _without_excluded(
+    evaluated: Evaluated, exclusions: Sequence[tuple[str, str]]
 ) -> dict[str, Metric | None]:
-    names = np.array(judged.labels)[judged.classes]
+    """Balanced accuracy on each domain with exclusions, without the excluded cells."""
+    names = np.array(evaluated.labels)[evaluated.classes]
     kept = np.ones(len(names), bool)
     for domain, label in exclusions:
-        kept &= (judged.domains != domain) | (names != label)
-    rest = _by_domain(judged, kept)
-    return {d: rest.get(d) for d in np.unique(judged.domains[~kept]).tolist()}
+        kept &= (evaluated.domains != domain) | (names != label)
+    metrics = _by_domain(evaluated, kept)
+    return {d: metrics.get(d) for d in np.unique(evaluated.domains[~kept]).tolist()}
 
 
-def bin_sums(judged: Evaluated) -> Floats:
-    """(G, bins, 3) per slide: sums of confidence and of right names, and cells."""
-    decisions = decisions_of(judged)
+def bin_sums(evaluated: Evaluated) -> Floats:
+    """Sum over bins of confidence, slide by slide: (G, bins, 3).
+
+    The last axis holds the confidence, the number of right names, and that of cells.
+    """
+    decisions = decisions_of(evaluated)
     confidence = decisions.probabilities.max(axis=1)
-    place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    names, group = np.unique(judged.groups, return_inverse=True)
+    bin_of = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    names, group = np.unique(evaluated.groups, return_inverse=True)
     sums = np.zeros((len(names), _BINS, 3))
-    right = decisions.classes == judged.classes
+    right = decisions.classes == evaluated.classes
     each = np.stack([confidence, right, np.ones(len(right))], axis=1)
-    np.add.at(sums, (group, place), each)
+    np.add.at(sums, (group, bin_of), each)
     return sums
 
 

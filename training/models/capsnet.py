@@ -1,9 +1,9 @@
 """A capsule network with dynamic routing.
 
 Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules", arXiv 1710.09829. A
-capsule is a vector: its direction says how something looks, its length how likely it is
-there. The convolutions in front are deeper than the paper's single one, as cells are
-not digits.
+capsule is a vector: its direction describes how something looks, its length how likely
+it is there. There are more convolutions in front than the paper's single one, since
+cells are more complex than digits.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def route(votes: Tensor, iterations: int = _ITERATIONS) -> Tensor:
     Parameters
     ----------
     votes
-        (N, P, K, D): what each of P primary capsules says of each class's capsule.
+        (N, P, K, D): the prediction of each of P primary capsules for the capsule of
+        each of K classes.
     iterations
-        How often the coupling is adapted; gradients flow through the last.
+        How often the coupling is adapted; gradients flow through the last iteration.
 
     Returns
     -------

@@ -1,10 +1,10 @@
 """A deep belief network: restricted Boltzmann machines, one on top of the other.
 
 Hinton, Osindero and Teh, "A Fast Learning Algorithm for Deep Belief Nets", Neural
-Computation 18 (2006). Each machine learns, without labels, what the units below it do;
-the stack is then fitted to labels like any network, and run downwards it draws cells.
-Recipes: Hinton, "A Practical Guide to Training Restricted Boltzmann Machines" (2010);
-persistent chains: Tieleman, ICML 2008.
+Computation 18 (2006). Each machine learns, without labels, the distribution of the
+units below it. The stack is then fitted to labels like any network. Run downwards, it
+generates cells. Recipes: Hinton, "A Practical Guide to Training Restricted Boltzmann
+Machines" (2010); persistent chains: Tieleman, ICML 2008.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RBM(nn.Module):
     visible, hidden
         How many units.
     units
-        Visible ones: "bernoulli", 0 to 1; or "gaussian" of unit variance, for
+        The visible units: "bernoulli", 0 to 1; or "gaussian" of unit variance, for
         standardised pixels.
     """
 
@@ -59,7 +59,9 @@ class RBM(nn.Module):
         return torch.bernoulli(mean)
 
     def free_energy(self, visible: Tensor) -> Tensor:
-        """-ln of the unnormalised probability of (N, visible), the hidden summed out.
+        """Return -ln of the unnormalised probability of (N, visible) units.
+
+        The hidden units are summed out.
 
         bernoulli: -b'v - sum softplus(Wv + c); gaussian: |v - b|^2 / 2 - the same sum.
         """
@@ -74,8 +76,8 @@ class RBM(nn.Module):
     def gibbs(self, visible: Tensor, steps: int) -> Tensor:
         """Go `steps` times up and down and return the visible units (N, visible).
 
-        The last means are returned in place of a sample of Gaussian units: their noise
-        carries nothing.
+        For Gaussian units the last means are returned in place of a sample, whose noise
+        carries no information.
         """
         for _ in range(steps):
             hidden = torch.bernoulli(self.up(visible))
@@ -88,7 +90,7 @@ class RBM(nn.Module):
         Parameters
         ----------
         data
-            (N, visible) what was seen.
+            (N, visible) the visible units of the data.
         chain
             (M, visible) where `gibbs` led from the data (CD-k) or from the last chain
             (persistent).
@@ -108,7 +110,7 @@ class DBN(nn.Module):
     width
         Share of the hidden units.
     dropout
-        Share of each hidden layer that is silent while fitting to labels.
+        Share of each hidden layer that is set to zero while fitting to labels.
     """
 
     def __init__(
@@ -137,13 +139,14 @@ class DBN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) standardised -> logits (N, classes).
 
-        Cells have no upper side: the mean over the four quarter turns and their mirror
-        images is taken.
+        A cell may lie in any direction, so the mean over the four quarter turns and
+        their mirror images is taken.
         """
         views = [v for turned in _turns(x) for v in (turned, turned.flip(3))]
         return torch.stack([self._one_view(v) for v in views]).mean(0)
 
     def _one_view(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) standardised -> logits (N, classes), without turning."""
         units = self.units_above(x.flatten(1), len(self.machines), self.dropout)
         logits: Tensor = self.head(units)
         return logits
@@ -151,7 +154,10 @@ class DBN(nn.Module):
     def units_above(
         self, units: Tensor, depth: int, between: nn.Module | None = None
     ) -> Tensor:
-        """(N, 3 S S) standardised -> the units above `depth` machines."""
+        """(N, 3 S S) standardised -> the units above the lowest `depth` machines.
+
+        `between` is applied after each machine.
+        """
         for machine in self.stack[:depth]:
             units = machine.up(units)
             units = units if between is None else between(units)
@@ -163,14 +169,14 @@ class DBN(nn.Module):
 
     @torch.no_grad()
     def draw(self, start: Tensor, steps: int) -> Tensor:
-        """Draw new cells: Gibbs sampling in the uppermost machine, then down.
+        """Generate cells: Gibbs sampling in the uppermost machine, then down.
 
         Parameters
         ----------
         start
             (N, 3, S, S) standardised images or noise where the chains begin.
         steps
-            Up and down again; enough of them forget the start.
+            Steps of Gibbs sampling; after many the start no longer matters.
 
         Returns
         -------
@@ -180,7 +186,7 @@ class DBN(nn.Module):
         *lower, top = self.stack
         units = self.units_above(start.flatten(1), len(lower))
         units = top.gibbs(torch.bernoulli(units) if lower else units, steps)
-        units = top.down(torch.bernoulli(top.up(units)))  # means: without their noise
+        units = top.down(torch.bernoulli(top.up(units)))  # the means, without noise
         for machine in reversed(lower):
             units = machine.down(units)
         return units.reshape(-1, 3, self.size_px, self.size_px)

@@ -18,8 +18,8 @@ from torch.nn import functional
 from training.models.layers import Norm, cross_entropy, replace_norms, scaled
 
 Width = Callable[[int], int]  # from the paper's channels to ours
-MIN_PX = 75  # the input below which the last grid would vanish
-_POOLED_GRID = 8  # a grid as fine as this is pooled before the auxiliary classifier
+MIN_PX = 75  # smaller inputs would leave no last grid
+_POOLED_GRID = 8  # from this size on, the auxiliary classifier pools its input
 _AUXILIARY_WEIGHT = 0.3
 
 
@@ -246,17 +246,17 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) standardised -> logits (N, classes)."""
-        return self._name(self._middle(x))
+        return self._classify(self._middle(x))
 
     def loss(self, x: Tensor, classes: Tensor) -> Tensor:
         """Cross entropy of (N, 3, S, S) with classes (N,), of both classifiers."""
         middle = self._middle(x)
         return cross_entropy(
-            self._name(middle), classes
+            self._classify(middle), classes
         ) + _AUXILIARY_WEIGHT * cross_entropy(self.AuxLogits(middle), classes)
 
     def _middle(self, x: Tensor) -> Tensor:
-        """Up to the last 7x7 stage, where the auxiliary classifier looks."""
+        """(N, 3, S, S) -> the last 7x7 stage, the input of the auxiliary classifier."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(functional.max_pool2d(x, 3, 2)))
         x = functional.max_pool2d(x, 3, 2)
@@ -264,7 +264,8 @@ class Inception(nn.Module):
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
         return self.Mixed_6e(self.Mixed_6d(x))  # type: ignore[no-any-return]
 
-    def _name(self, x: Tensor) -> Tensor:
+    def _classify(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) of the last 7x7 stage -> logits (N, classes)."""
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         logits: Tensor = self.fc(self.dropout(x.mean((2, 3))))
         return logits

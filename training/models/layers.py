@@ -10,15 +10,15 @@ from torch.nn import functional
 Norm = Literal["batch", "group", "none"]
 NORMS: tuple[Norm, ...] = ("batch", "group", "none")
 _GROUP = 8  # channels that are normalised together
-_SMOOTHING = 0.05
+_SMOOTHING = 0.05  # of labels
 
 
 def normalisation(channels: int, norm: Norm, eps: float = 1e-5) -> nn.Module:
     """Return the layer that normalises (N, channels, H, W), or passes it on.
 
     Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) folds into the
-    convolution before it but remembers its laboratory; group normalisation (Wu and He,
-    arXiv 1803.08494) looks at each image alone.
+    convolution before it, but keeps the statistics of the laboratories it was fitted
+    to; group normalisation (Wu and He, arXiv 1803.08494) uses each image alone.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels, eps=eps)
@@ -37,7 +37,7 @@ def replace_norms(network: nn.Module, norm: Norm) -> None:
 
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean cross entropy of (N, K) logits with smoothed labels; class -1 is left out.
+    """Mean cross entropy of (N, K) logits with smoothed labels; class -1 is ignored.
 
     Smoothing: Szegedy et al., arXiv 1512.00567, section 7.
     """
@@ -47,5 +47,8 @@ def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return `channels` at a share `width`, in whole vector registers of eight."""
+    """Return a share `width` of `channels`, in multiples of 8, at least 8.
+
+    Eight channels fill a vector register.
+    """
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)

@@ -1,10 +1,10 @@
-"""The locator: a small fully convolutional network that points at cells.
+"""The locator: a small fully convolutional network that finds cells.
 
 "Objects as points" (Zhou et al., arXiv 1904.07850): a map per class with a peak at each
 cell's centre, and the distances to the four sides of its box (FCOS, arXiv 1904.01355).
 Channel numbers are multiples of 16, a vector register of eight- or four-byte lanes, and
-the grid is an eighth of the frame where most of the work is done: that is what keeps it
-at a few milliseconds per frame on one core.
+the grid is an eighth of the frame where most of the work is done: so it takes
+a few milliseconds per frame on one core.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ SIDE_PX = 8.0  # sides are predicted as exp(x) times this
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch normalisation, ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -64,7 +65,7 @@ class Locator(nn.Module):
         self.fuse = _conv(quarter, quarter)
         self.head = nn.Conv2d(quarter, classes + 4, 1)
         rare = torch.cat([torch.full((classes,), -3.0), torch.zeros(4)])
-        self.head.bias = nn.Parameter(rare)  # most places hold no cell
+        self.head.bias = nn.Parameter(rare)  # at most positions there is no cell
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Find cells.
@@ -95,7 +96,7 @@ def centre_loss(logits: Tensor, heat: Tensor, weight: Tensor) -> Tensor:
     ----------
     logits, heat, weight
         (N, K, h, w); `heat` is 1 at centres and falls off around them; `weight` is 0
-        where nobody labelled.
+        where cells are not labelled.
     """
     p = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
     centre = (heat > 0.999).float()
@@ -104,17 +105,17 @@ def centre_loss(logits: Tensor, heat: Tensor, weight: Tensor) -> Tensor:
     return -((missed + false) * weight).sum() / centre.sum().clamp(min=1)
 
 
-def side_loss(sides: Tensor, wanted: Tensor, near: Tensor) -> Tensor:
+def side_loss(sides: Tensor, true_sides: Tensor, near: Tensor) -> Tensor:
     """1 - generalised IoU (arXiv 1902.09630), averaged where `near` a centre.
 
     Parameters
     ----------
-    sides, wanted
+    sides, true_sides
         (N, 4, h, w) pixels to left, top, right and bottom.
     near
         (N, h, w) bool.
     """
-    p, t = sides.permute(1, 0, 2, 3)[:, near], wanted.permute(1, 0, 2, 3)[:, near]
+    p, t = sides.permute(1, 0, 2, 3)[:, near], true_sides.permute(1, 0, 2, 3)[:, near]
     if p.shape[1] == 0:
         return sides.sum() * 0
     inner, outer = torch.minimum(p, t), torch.maximum(p, t)

@@ -2,8 +2,8 @@
 
 Each frame of a cell goes through the same convolutions; a gated recurrent unit (Cho et
 al., arXiv 1406.1078) or a long short-term memory (Hochreiter and Schmidhuber, 1997)
-carries what was seen before. The device runs one step per frame, with the state in and
-out, so the cost of a frame does not grow with its history.
+carries information from earlier frames. The device runs one step per frame, with the
+state in and out, so the cost of a frame does not grow with its history.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class RecurrentCNN(nn.Module):
     memory
         Units of the recurrent cell.
     dropout
-        Share of the features that are silent in training.
+        Share of the features that are set to zero in training.
     """
 
-    half_parts = ("features",)  # the state adds up over hours
+    half_parts = ("features",)  # rounding errors of the state would add up over hours
 
     def __init__(
         self,
@@ -80,13 +80,14 @@ class RecurrentCNN(nn.Module):
         return self._step(self.features(x).mean((2, 3)), state)
 
     def _step(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, C), state (N, D) -> logits (N, classes), next state (N, D)."""
         features = self.dropout(features)
         if isinstance(self.cell, nn.GRUCell):
-            seen = state = self.cell(features, state)
+            output = state = self.cell(features, state)
         else:
-            seen, kept = self.cell(features, state.chunk(2, 1))
-            state = torch.cat([seen, kept], 1)
-        return self.head(torch.cat([seen, features], 1)), state
+            output, kept = self.cell(features, state.chunk(2, 1))
+            state = torch.cat([output, kept], 1)
+        return self.head(torch.cat([output, features], 1)), state
 
     def loss(self, x: Tensor, classes: Tensor) -> Tensor:
         """Cross entropy of (N, T, 3, S, S) with classes (N, T), -1 where none."""

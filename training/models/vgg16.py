@@ -39,7 +39,7 @@ class VGG16(nn.Module):
         Side of the input, a multiple of 32; the classic head is made for it, 224 as
         published. There is no adaptive pooling: engines do not take it at every size.
     dropout
-        Share of the head's units that are silent in training.
+        Share of the head's units that are set to zero in training.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What figures are drawn with: looks, axes, bars and matrices."""
+"""What figures are drawn with: styles, axes, bars and matrices."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LINES, MARKERS, _HATCHES = ("-", "--", ":", "-."), "osD^", ("", "///", "...", "x
 _WIDTH, _DPI = 9.6, 120  # inches; 1152 px
 
 
-class Look(NamedTuple):
-    """How a model is drawn: its family's colour; line, marker and hatch its own."""
+class Style(NamedTuple):
+    """How a model is drawn: its family's colour, its own line, marker and hatch."""
 
     name: str
     colour: str
@@ -39,21 +39,21 @@ def family_colour(family: str) -> str:
     return CLASSIFIERS[family].colour if family in CLASSIFIERS else OTHER_COLOUR
 
 
-def looks(judged: Sequence[Evaluated]) -> list[Look]:
-    """Give the second model of a family another line, marker and hatch."""
+def styles(evaluated: Sequence[Evaluated]) -> list[Style]:
+    """Return a style per model; those of one family differ in line and marker."""
     found = []
-    for index, model in enumerate(judged):
-        n = sum(j.family == model.family for j in judged[:index]) % len(LINES)
+    for index, model in enumerate(evaluated):
+        n = sum(j.family == model.family for j in evaluated[:index]) % len(LINES)
         colour = family_colour(model.family)
         name = literal(model.name)
-        found.append(Look(name, colour, LINES[n], MARKERS[n], _HATCHES[n]))
+        found.append(Style(name, colour, LINES[n], MARKERS[n], _HATCHES[n]))
     return found
 
 
-def fill(look: Look, *, hatched: bool = True) -> dict[str, Any]:
-    """Light inside, its full colour around."""
-    style = {"color": to_rgba(look.colour, 0.55), "ec": look.colour}
-    return style | ({"hatch": look.hatch} if hatched else {})
+def fill(style: Style, *, hatched: bool = True) -> dict[str, Any]:
+    """Return the arguments of a bar: pale inside, with an edge in full colour."""
+    arguments = {"color": to_rgba(style.colour, 0.55), "ec": style.colour}
+    return arguments | ({"hatch": style.hatch} if hatched else {})
 
 
 def literal(text: str) -> str:
@@ -64,7 +64,7 @@ def literal(text: str) -> str:
 def panels(
     rows: int, columns: int, height: float, *, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Empty axes, row by row; `height` in inches."""
+    """Return a figure and its empty axes, row by row; `height` in inches."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     each = list(figure.subplots(rows, columns, squeeze=False, sharey=share).flat)
     for axes in each:
@@ -75,18 +75,20 @@ def panels(
     return figure, each
 
 
-def one_each(judged: Sequence[Evaluated], height: float) -> tuple[Figure, list[Axes]]:
-    """Axes for each model, three in a row of this height."""
-    columns = min(3, len(judged))
-    rows = math.ceil(len(judged) / columns)
+def one_each(
+    evaluated: Sequence[Evaluated], height: float
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with axes for each model, three in a row of this height."""
+    columns = min(3, len(evaluated))
+    rows = math.ceil(len(evaluated) / columns)
     figure, each = panels(rows, columns, height * rows)
-    for spare in each[len(judged) :]:
+    for spare in each[len(evaluated) :]:
         spare.set_axis_off()
-    return figure, each[: len(judged)]
+    return figure, each[: len(evaluated)]
 
 
 def png(figure: Figure, explained: Axes | None = None) -> bytes:
-    """Write a figure, with a legend of what one of its axes shows."""
+    """Return a figure as PNG, with a legend of the lines of `explained`."""
     if explained:
         handles, names = explained.get_legend_handles_labels()
         figure.legend(
@@ -98,39 +100,42 @@ def png(figure: Figure, explained: Axes | None = None) -> bytes:
 
 
 def bar(
-    axes: Axes, x: float, metric: Metric, floor: float, look: Look, width: float
+    axes: Axes, x: float, metric: Metric, floor: float, style: Style, width: float
 ) -> None:
     """Draw a bar from `floor`, its interval, and its value above."""
-    axes.bar(x, metric.value - floor, width, floor, **fill(look))
+    axes.bar(x, metric.value - floor, width, floor, **fill(style))
     axes.vlines(x, metric.low, metric.high, color=INK, lw=1.2)
-    say(axes, x, metric.high, f"{metric.value:.3f}")
+    write_above(axes, x, metric.high, f"{metric.value:.3f}")
 
 
-def say(axes: Axes, x: float, y: float, words: str) -> None:
-    """Write small words just above a point."""
+def write_above(axes: Axes, x: float, y: float, text: str) -> None:
+    """Write a small text just above a point."""
     axes.annotate(
-        words, (x, y), (0, 3), textcoords="offset points", ha="center", fontsize=7
+        text, (x, y), (0, 3), textcoords="offset points", ha="center", fontsize=7
     )
 
 
 def heat(
     axes: Axes,
     values: NDArray[np.float64],
-    words: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[str]],
     rows: Sequence[str],
     columns: Sequence[str],
     floor: float,
     outlined: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Draw a matrix, colours from `floor` to 1, with words in its cells."""
+    """Draw a matrix (R, C), colours from `floor` to 1, with texts in its cells.
+
+    `outlined` (R, C) marks cells with a frame.
+    """
     axes.imshow(values, cmap="Blues", vmin=floor, vmax=1, aspect="auto")
     for y, x in np.ndindex(values.shape):
         is_dark = values[y, x] > floor + 0.65 * (1 - floor)
         is_marked = outlined is not None and bool(outlined[y, x])
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
-        style["color"] = "white" if is_dark else INK
-        style["weight"] = "bold" if is_marked else "normal"
-        axes.text(x, y, words[y][x], **style)
+        font: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
+        font["color"] = "white" if is_dark else INK
+        font["weight"] = "bold" if is_marked else "normal"
+        axes.text(x, y, texts[y][x], **font)
         if is_marked:
             edge = to_rgba(_OUTLINE)
             corner = x - 0.46, y - 0.44
@@ -142,7 +147,7 @@ def heat(
 
 
 def share_axis(axes: Axes, what: str, low: float, high: float) -> None:
-    """Count shares in twentieths, or tenths where there are many."""
+    """Set up the y axis for shares: a tick each 0.05, or each 0.1 on a long axis."""
     axes.set_ylabel(ranged(what, low))
     axes.set_ylim(low, high)
     step = 0.05 if low >= 0.5 else 0.1
@@ -150,7 +155,10 @@ def share_axis(axes: Axes, what: str, low: float, high: float) -> None:
 
 
 def log_axis(axes: Axes, values: Sequence[float]) -> float:
-    """Make room for the values that are known, and words; return where it starts."""
+    """Set up a logarithmic x axis with room for texts; return where it starts.
+
+    Values that are not above 0 are not known.
+    """
     known = [value for value in values if value > 0]
     start, end = 0.4 * min(known, default=1), 2.5 * max(known, default=1)
     room = (end / start) ** 0.15
@@ -164,11 +172,11 @@ def log_axis(axes: Axes, values: Sequence[float]) -> float:
 
 
 def floor(values: Iterable[float]) -> float:
-    """Find the tenth below the lowest value, where an axis starts."""
+    """Return where an axis starts: the tenth below the lowest finite value."""
     lowest = min((v for v in values if np.isfinite(v)), default=1.0)
     return max(0, math.floor(10 * lowest - 0.3)) / 10
 
 
 def ranged(what: str, low: float) -> str:
-    """Say where an axis starts."""
+    """Label an axis with where it starts."""
     return f"{what}, shown from {low:.1f} to 1"

@@ -1,4 +1,4 @@
-"""Write what a comparison of models found, as Markdown and as one HTML file."""
+"""Write the report of a comparison of models, as Markdown and as one HTML file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.reports.sections import compared, interval_text, number
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A model that was fitted to all domains but one, judged on that one.
+    """A model that was fitted to all domains but one, evaluated on that one.
 
     `norm` is "batch", "group" or "none"; `colour` what all domains were brought to;
     `home` is the balanced accuracy on held-out cells of the other domains. `errors` are
@@ -56,7 +56,7 @@ class LabelEfficiency:
 
 def write_report(
     folder: Path,
-    judged: Sequence[Evaluated],
+    evaluated: Sequence[Evaluated],
     *,
     title: str,
     facts: Mapping[str, str],
@@ -71,14 +71,14 @@ def write_report(
     ----------
     folder
         Made if it does not exist.
-    judged
-        The models, all judged on the same cells.
+    evaluated
+        The models, all evaluated on the same cells.
     title, facts
         The title, and what the reader must know of the data and the machine.
     exclusions
         (domain, class) of doubtful labels; these domains are shown without them too.
     left_out, efficiency
-        Results of these experiments, if they were made.
+        Results of these studies, if there are any.
     pictures
         PNG or JPEG images to show, by caption.
 
@@ -90,13 +90,13 @@ def write_report(
     Raises
     ------
     ReportImpossible
-        The models were judged on different cells, or a picture is no PNG or JPEG.
+        The models were evaluated on different cells, or a picture is no PNG or JPEG.
     """
-    _check_comparable(judged)
-    scores = [score(j, exclusions) for j in judged]
+    _check_comparable(evaluated)
+    scores = [score(j, exclusions) for j in evaluated]
     blocks = [
         Grid(("about this report", ""), list(facts.items())),
-        *compared(judged, scores),
+        *compared(evaluated, scores),
         *_left_out(left_out),
         *_efficiency(efficiency),
         *_gallery(pictures or {}),
@@ -109,10 +109,12 @@ def _left_out(results: Sequence[LeftOut]) -> Iterator[Block]:
         return
     variants = list(dict.fromkeys(map(_variant, results)))
     domains = sorted({r.domain for r in results})
-    found = {
+    results_of = {
         (_variant(r), r.domain): (r.balanced_accuracy.value, r.home) for r in results
     }
-    table = [[found.get((v, d), (np.nan, np.nan)) for d in domains] for v in variants]
+    table = [
+        [results_of.get((v, d), (np.nan, np.nan)) for d in domains] for v in variants
+    ]
     yield Heading("A laboratory left out")
     yield Grid(
         (
@@ -185,21 +187,21 @@ def _efficiency(results: Sequence[LabelEfficiency]) -> Iterator[Block]:
 def _gallery(pictures: Mapping[str, Path]) -> Iterator[Block]:
     if pictures:
         yield Heading("Pictures")
-    for place, (caption, path) in enumerate(pictures.items(), 1):
-        yield Picture(f"picture-{place}", path.read_bytes(), caption, caption)
+    for index, (caption, path) in enumerate(pictures.items(), 1):
+        yield Picture(f"picture-{index}", path.read_bytes(), caption, caption)
 
 
-def _check_comparable(judged: Sequence[Evaluated]) -> None:
-    if not judged:
+def _check_comparable(evaluated: Sequence[Evaluated]) -> None:
+    if not evaluated:
         raise ReportImpossible("0 models, expected at least 1; name a trained model")
-    first = judged[0]
-    for other in judged[1:]:
+    first = evaluated[0]
+    for other in evaluated[1:]:
         if other.labels != first.labels or not all(
             np.array_equal(getattr(other, rows), getattr(first, rows))
             for rows in ("classes", "domains", "groups")
         ):
             raise ReportImpossible(
-                f"{other.name} was judged on {len(other.classes)} cells of "
+                f"{other.name} was evaluated on {len(other.classes)} cells of "
                 f"{other.labels}, expected the very {len(first.classes)} cells of "
                 f"{first.labels} of {first.name}; use one task and one split"
             )

@@ -1,4 +1,4 @@
-"""Draw what models are worth, as PNG: one colour per family, every range stated."""
+"""Draw figures of evaluated models, as PNG: one colour per family."""
 
 from __future__ import annotations
 
@@ -15,48 +15,50 @@ from training.reports import canvas
 
 
 def performance(
-    judged: Sequence[Evaluated],
+    evaluated: Sequence[Evaluated],
     scores: Sequence[Scores],
     published: Mapping[str, tuple[float, float, float]],
 ) -> bytes:
     """Accuracy, precision and recall, the published ones hollow beside ours."""
     ours = [(s.accuracy, s.precision, s.balanced_accuracy) for s in scores]
-    theirs = [published.get(model.family) for model in judged]
+    theirs = [published.get(model.family) for model in evaluated]
     floor = canvas.floor(
         [metric.low for row in ours for metric in row]
         + [value for row in theirs if row for value in row]
     )
     figure, panels = canvas.panels(1, 3, 4.2, share=True)
-    looks = canvas.looks(judged)
+    styles = canvas.styles(evaluated)
     for k, title in enumerate(("accuracy", "precision (mean)", "recall (mean)")):
         axes = panels[k]
-        for x, (look, mine, paper) in enumerate(zip(looks, ours, theirs, strict=True)):
-            canvas.bar(axes, x - 0.21, mine[k], floor, look, 0.36)
+        for x, (style, mine, paper) in enumerate(
+            zip(styles, ours, theirs, strict=True)
+        ):
+            canvas.bar(axes, x - 0.21, mine[k], floor, style, 0.36)
             if paper:
                 height = paper[k] - floor
-                axes.bar(x + 0.21, height, 0.36, floor, fill=False, ec=look.colour)
-                canvas.say(axes, x + 0.21, paper[k], f"{paper[k]:.3f}")
+                axes.bar(x + 0.21, height, 0.36, floor, fill=False, ec=style.colour)
+                canvas.write_above(axes, x + 0.21, paper[k], f"{paper[k]:.3f}")
         axes.set_title(title)
-        names = [look.name for look in looks]
-        axes.set_xticks(range(len(judged)), names, rotation=35, ha="right")
+        names = [style.name for style in styles]
+        axes.set_xticks(range(len(evaluated)), names, rotation=35, ha="right")
         axes.grid(visible=False, axis="x")
     canvas.share_axis(panels[0], "share", floor, 1.03)
     figure.supxlabel("filled: ours, with 95 % interval; hollow: published", fontsize=9)
     return canvas.png(figure)
 
 
-def class_f1(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
+def class_f1(evaluated: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """F1 of each class; a class without cells is named as such."""
     known = [c.f1.low for s in scores for c in s.classes.values() if c]
-    floor, width = canvas.floor(known), 0.8 / len(judged)
+    floor, width = canvas.floor(known), 0.8 / len(evaluated)
     figure, (axes,) = canvas.panels(1, 1, 4.2)
-    looks = canvas.looks(judged)
-    for index, (look, each) in enumerate(zip(looks, scores, strict=True)):
-        axes.bar(0, 0, label=look.name, **canvas.fill(look))
-        for k, found in enumerate(each.classes.values()):
-            if found:
-                x = k + (index - (len(judged) - 1) / 2) * width
-                canvas.bar(axes, x, found.f1, floor, look, width * 0.9)
+    styles = canvas.styles(evaluated)
+    for index, (style, each) in enumerate(zip(styles, scores, strict=True)):
+        axes.bar(0, 0, label=style.name, **canvas.fill(style))
+        for k, class_scores in enumerate(each.classes.values()):
+            if class_scores:
+                x = k + (index - (len(evaluated) - 1) / 2) * width
+                canvas.bar(axes, x, class_scores.f1, floor, style, width * 0.9)
     cells = {n: c.cells if c else "no" for n, c in scores[0].classes.items()}
     names = [f"{canvas.literal(name)}\n{count} cells" for name, count in cells.items()]
     axes.set_xticks(range(len(names)), names)
@@ -65,130 +67,132 @@ def class_f1(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     return canvas.png(figure, explained=axes)
 
 
-def confusion(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
+def confusion(evaluated: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """One matrix per model: share of each true class, and the number of cells."""
-    figure, panels = canvas.one_each(judged, 3.5)
-    looks = canvas.looks(judged)
-    for axes, look, model, each in zip(panels, looks, judged, scores, strict=True):
+    figure, panels = canvas.one_each(evaluated, 3.5)
+    styles = canvas.styles(evaluated)
+    for axes, style, model, each in zip(panels, styles, evaluated, scores, strict=True):
         total = each.confusion.sum(axis=1, keepdims=True)
         shares = each.confusion / np.maximum(total, 1)
-        words = [
+        texts = [
             [f"{v:.2f}\n{n}" if t else "none" for v, n in zip(vs, ns, strict=True)]
             for vs, ns, t in zip(shares, each.confusion, total[:, 0], strict=True)
         ]
-        canvas.heat(axes, shares, words, model.labels, model.labels, 0.0)
-        axes.set(title=look.name, xlabel="said", ylabel="true")
+        canvas.heat(axes, shares, texts, model.labels, model.labels, 0.0)
+        axes.set(title=style.name, xlabel="predicted", ylabel="true")
     return canvas.png(figure)
 
 
-def calibration(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
+def calibration(evaluated: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """One reliability diagram per model."""
-    figure, panels = canvas.one_each(judged, 3.4)
-    looks = canvas.looks(judged)
-    for axes, look, model, each in zip(panels, looks, judged, scores, strict=True):
+    figure, panels = canvas.one_each(evaluated, 3.4)
+    styles = canvas.styles(evaluated)
+    for axes, style, model, each in zip(panels, styles, evaluated, scores, strict=True):
         confidence, accuracy, cells = reliability(model).T
         axes.plot([0, 1], [0, 1], color=canvas.INK, lw=0.8, ls=":")
-        axes.plot(confidence, accuracy, color=look.colour, lw=1.2)
+        axes.plot(confidence, accuracy, color=style.colour, lw=1.2)
         area = 12 + 300 * cells / cells.sum()
-        fill = canvas.fill(look, hatched=False)
+        fill = canvas.fill(style, hatched=False)
         axes.scatter(confidence, accuracy, area, zorder=3, **fill)
         axes.set(xlim=(0, 1.05), ylim=(-0.05, 1.05))
         axes.set(xlabel="confidence", ylabel="accuracy")
-        axes.set_title(f"{look.name}, ECE {each.calibration_error.value:.3f}")
+        axes.set_title(f"{style.name}, ECE {each.calibration_error.value:.3f}")
     return canvas.png(figure)
 
 
-def abstaining(judged: Sequence[Evaluated]) -> bytes:
+def abstaining(evaluated: Sequence[Evaluated]) -> bytes:
     """Accuracy among the cells named, over the share of cells named."""
     figure, (axes,) = canvas.panels(1, 1, 4.2)
-    lowest, least = [], [0.55]
-    for model, look in zip(judged, canvas.looks(judged), strict=True):
+    accuracies, named_shares = [], [0.55]
+    for model, style in zip(evaluated, canvas.styles(evaluated), strict=True):
         curve = abstention(model)
-        axes.plot(*curve.T, color=look.colour, ls=look.line, label=look.name)
-        lowest.append(float(curve[curve[:, 0] >= 0.5, 1].min()))
+        axes.plot(*curve.T, color=style.colour, ls=style.line, label=style.name)
+        accuracies.append(float(curve[curve[:, 0] >= 0.5, 1].min()))
         share, right = named_share(model)
         if right is not None:
-            ink, form = canvas.INK, look.marker
-            axes.plot(share, right, form, color=look.colour, mec=ink, ms=8)
-            lowest.append(right)
-            least.append(share)
-    left, floor = canvas.floor(least), canvas.floor(lowest)
+            ink, form = canvas.INK, style.marker
+            axes.plot(share, right, form, color=style.colour, mec=ink, ms=8)
+            accuracies.append(right)
+            named_shares.append(share)
+    left, floor = canvas.floor(named_shares), canvas.floor(accuracies)
     axes.set_xlim(left, 1.005)
     axes.set_xlabel(canvas.ranged("share of cells named", left))
     canvas.share_axis(axes, "accuracy among them", floor, 1.005)
     return canvas.png(figure, explained=axes)
 
 
-def domain_matrix(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
+def domain_matrix(evaluated: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """Balanced accuracy of each model on each domain; unseen domains outlined."""
     domains = list(scores[0].domains)
     values = np.array([[s.domains[d].value for d in domains] for s in scores])
-    unseen = np.array([[d not in j.trained_on for d in domains] for j in judged])
-    words = [[f"{value:.3f}" for value in row] for row in values]
-    names = [look.name for look in canvas.looks(judged)]
+    unseen = np.array([[d not in j.trained_on for d in domains] for j in evaluated])
+    texts = [[f"{value:.3f}" for value in row] for row in values]
+    names = [style.name for style in canvas.styles(evaluated)]
     floor = canvas.floor(values.flat)
-    figure, (axes,) = canvas.panels(1, 1, 1.1 + 0.5 * len(judged))
-    canvas.heat(axes, values, words, names, domains, floor, unseen)
+    figure, (axes,) = canvas.panels(1, 1, 1.1 + 0.5 * len(evaluated))
+    canvas.heat(axes, values, texts, names, domains, floor, unseen)
     axes.set_xlabel(canvas.ranged("colour: balanced accuracy", floor))
     return canvas.png(figure)
 
 
-def robustness(judged: Sequence[Evaluated]) -> bytes:
+def robustness(evaluated: Sequence[Evaluated]) -> bytes:
     """Balanced accuracy on crops that are turned or blurred."""
     tests = {
-        "rotation (degrees)": [j.robustness.rotation for j in judged],
-        "blur (sigma, px)": [j.robustness.blur for j in judged],
+        "rotation (degrees)": [j.robustness.rotation for j in evaluated],
+        "blur (sigma, px)": [j.robustness.blur for j in evaluated],
     }
     tests = {title: curves for title, curves in tests.items() if any(curves)}
     floor = canvas.floor(v for cs in tests.values() for c in cs for v in c.values())
     figure, panels = canvas.panels(1, len(tests), 4.2, share=True)
     for axes, (title, curves) in zip(panels, tests.items(), strict=True):
-        for curve, look in zip(curves, canvas.looks(judged), strict=True):
+        for curve, style in zip(curves, canvas.styles(evaluated), strict=True):
             points = np.array(sorted(curve.items())).reshape(-1, 2).T
-            form = f"{look.marker}{look.line}"
-            axes.plot(*points, form, color=look.colour, ms=5, label=look.name)
+            form = f"{style.marker}{style.line}"
+            axes.plot(*points, form, color=style.colour, ms=5, label=style.name)
         axes.set_xlabel(title)
     canvas.share_axis(panels[0], "balanced accuracy", floor, 1.01)
     return canvas.png(figure, explained=panels[0])
 
 
-def speed(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
+def speed(evaluated: Sequence[Evaluated], scores: Sequence[Scores]) -> bytes:
     """Accuracy against time per cell; the area of a marker is the parameters."""
     floor = canvas.floor([s.accuracy.low for s in scores])
-    most = max(1, *(j.cost.parameters for j in judged))
+    largest = max(1, *(j.cost.parameters for j in evaluated))
     figure, (axes,) = canvas.panels(1, 1, 4.2)
-    for model, look, each in zip(judged, canvas.looks(judged), scores, strict=True):
+    for model, style, each in zip(
+        evaluated, canvas.styles(evaluated), scores, strict=True
+    ):
         parameters, time_ms = model.cost.parameters, model.cost.ms_per_cell
-        area, fill = 20 + 900 * parameters / most, canvas.fill(look, hatched=False)
-        metric, name = each.accuracy, f"{look.name}, {si(parameters)}"
-        axes.scatter(time_ms, metric.value, area, marker=look.marker, zorder=3, **fill)
+        area, fill = 20 + 900 * parameters / largest, canvas.fill(style, hatched=False)
+        metric, name = each.accuracy, f"{style.name}, {si(parameters)}"
+        axes.scatter(time_ms, metric.value, area, marker=style.marker, zorder=3, **fill)
         ink, low, high = canvas.INK, metric.low, metric.high
         axes.vlines(time_ms, low, high, color=ink, lw=1.2, zorder=4)
         name += "" if time_ms > 0 else ", not measured"
-        axes.plot([], [], look.marker, color=look.colour, label=name)
-    canvas.log_axis(axes, [j.cost.ms_per_cell for j in judged])
+        axes.plot([], [], style.marker, color=style.colour, label=name)
+    canvas.log_axis(axes, [j.cost.ms_per_cell for j in evaluated])
     axes.set_xlabel("time per cell, one at a time (ms, logarithmic)")
     canvas.share_axis(axes, "accuracy", floor, 1.01)
     return canvas.png(figure, explained=axes)
 
 
-def durations(judged: Sequence[Evaluated]) -> bytes:
+def durations(evaluated: Sequence[Evaluated]) -> bytes:
     """Seconds of training and of testing, as bars over a logarithmic scale."""
-    looks = canvas.looks(judged)
-    figure, panels = canvas.panels(1, 2, 1.4 + 0.4 * len(judged), share=True)
-    training = [model.cost.training_s for model in judged]
-    test = [model.cost.test_s for model in judged]
+    styles = canvas.styles(evaluated)
+    figure, panels = canvas.panels(1, 2, 1.4 + 0.4 * len(evaluated), share=True)
+    training = [model.cost.training_s for model in evaluated]
+    test = [model.cost.test_s for model in evaluated]
     for axes, title, times in zip(
         panels, ("training", "test, all cells"), (training, test), strict=True
     ):
         start = canvas.log_axis(axes, times)
-        for y, (look, time_s) in enumerate(zip(looks, times, strict=True)):
-            words, end = "not measured", start
+        for y, (style, time_s) in enumerate(zip(styles, times, strict=True)):
+            texts, end = "not measured", start
             if time_s > 0:
-                words, end = f"{time_s:,.4g} s", time_s
-                axes.barh(y, end - start, 0.6, start, **canvas.fill(look))
-            axes.text(1.05 * end, y, words, va="center", fontsize=8)
-        axes.set_yticks(range(len(looks)), [look.name for look in looks])
+                texts, end = f"{time_s:,.4g} s", time_s
+                axes.barh(y, end - start, 0.6, start, **canvas.fill(style))
+            axes.text(1.05 * end, y, texts, va="center", fontsize=8)
+        axes.set_yticks(range(len(styles)), [style.name for style in styles])
         axes.set(title=title, xlabel="seconds (logarithmic)")
         axes.grid(visible=False, axis="y")
     panels[0].invert_yaxis()
@@ -196,17 +200,17 @@ def durations(judged: Sequence[Evaluated]) -> bytes:
 
 
 def left_out(
-    rows: Sequence[str], domains: Sequence[str], found: NDArray[np.float64]
+    rows: Sequence[str], domains: Sequence[str], accuracies: NDArray[np.float64]
 ) -> bytes:
     """Balanced accuracy (R, D, 2) on the domain left out and at home; NaN: not run."""
-    words = [
+    texts = [
         ["not run" if np.isnan(v) else f"{v:.3f}\n(home {h:.3f})" for v, h in pairs]
-        for pairs in found
+        for pairs in accuracies
     ]
-    away = found[..., 0]
+    away = accuracies[..., 0]
     figure, (axes,) = canvas.panels(1, 1, 1.1 + 0.6 * len(rows))
     floor = canvas.floor(away.flat)
-    canvas.heat(axes, away, words, rows, domains, floor)
+    canvas.heat(axes, away, texts, rows, domains, floor)
     axes.set_xlabel(canvas.ranged("domain left out; colour: balanced accuracy", floor))
     return canvas.png(figure)
 
@@ -219,7 +223,9 @@ def label_efficiency(
     figure, (axes,) = canvas.panels(1, 1, 3.8)
     for index, (name, line) in enumerate(lines.items()):
         value, low, high = np.array([(m.value, m.low, m.high) for m in line]).T
-        beside = np.array(shares) * 1.03**index  # so that whiskers do not hide another
+        beside = (
+            np.array(shares) * 1.03**index
+        )  # so that whiskers do not cover each other
         form = f"{canvas.MARKERS[index]}{canvas.LINES[index]}"
         colour = (canvas.family_colour("dbn"), canvas.INK)[index % 2]
         axes.plot(beside, value, form, color=colour, ms=5, label=name)

@@ -1,4 +1,4 @@
-"""Sections of a report on models that were judged on the same cells."""
+"""Sections of a report on models that were evaluated on the same cells."""
 
 from __future__ import annotations
 
@@ -22,23 +22,27 @@ PUBLISHED = {
 }
 
 
-def compared(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
-    """Say and show how good the models are, and what they cost."""
-    yield from _summary(judged, scores)
-    yield from _classes(judged, scores)
-    yield from _domains(judged, scores)
-    yield from _confusion(judged, scores)
-    yield from _doubt(judged, scores)
-    yield from _robustness(judged)
-    yield from _cost(judged, scores)
+def compared(
+    evaluated: Sequence[Evaluated], scores: Sequence[Scores]
+) -> Iterator[Block]:
+    """Yield the blocks that show how good the models are, and what they cost."""
+    yield from _summary(evaluated, scores)
+    yield from _classes(evaluated, scores)
+    yield from _domains(evaluated, scores)
+    yield from _confusion(evaluated, scores)
+    yield from _confidence(evaluated, scores)
+    yield from _robustness(evaluated)
+    yield from _cost(evaluated, scores)
 
 
-def _summary(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
+def _summary(
+    evaluated: Sequence[Evaluated], scores: Sequence[Scores]
+) -> Iterator[Block]:
     yield Heading("Accuracy")
     head = ["model", "accuracy", "paper", "precision", "paper"]
     head += ["recall = balanced accuracy", "paper", "F1", "calibration error"]
     rows = []
-    for model, each in zip(judged, scores, strict=True):
+    for model, each in zip(evaluated, scores, strict=True):
         paper = [f"{v:.3f}" for v in PUBLISHED.get(model.family, ())] or ["none"] * 3
         ours = map(
             interval_text, (each.accuracy, each.precision, each.balanced_accuracy)
@@ -55,26 +59,28 @@ def _summary(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[
     )
     yield Picture(
         "performance",
-        figures.performance(judged, scores, PUBLISHED),
+        figures.performance(evaluated, scores, PUBLISHED),
         "Accuracy, precision and recall of each model and of the paper",
         "Filled: ours, the whisker is the 95 % interval. Hollow: the paper's, on its "
         "own data. The bars do not start at 0; the axis says where.",
     )
 
 
-def _classes(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
+def _classes(
+    evaluated: Sequence[Evaluated], scores: Sequence[Scores]
+) -> Iterator[Block]:
     yield Heading("Per class")
     yield Grid(
         ("model", "class", "cells", "precision", "recall", "F1"),
         [
             [model.name, name, *_class_cells(scores_of)]
-            for model, each in zip(judged, scores, strict=True)
+            for model, each in zip(evaluated, scores, strict=True)
             for name, scores_of in each.classes.items()
         ],
     )
     yield Picture(
         "class-f1",
-        figures.class_f1(judged, scores),
+        figures.class_f1(evaluated, scores),
         "F1 of each class and model",
         "F1 falls with missed cells as with false ones. Below each class: how many "
         "cells of it there are; the fewer, the longer the whisker.",
@@ -89,33 +95,39 @@ def _class_cells(scores: ClassScores | None) -> list[str]:
 
 
 def _confusion(
-    judged: Sequence[Evaluated], scores: Sequence[Scores]
+    evaluated: Sequence[Evaluated], scores: Sequence[Scores]
 ) -> Iterator[Block]:
     yield Heading("Confusion")
     yield Picture(
         "confusion",
-        figures.confusion(judged, scores),
+        figures.confusion(evaluated, scores),
         "Confusion matrix of each model",
         "A row is a true class: which share of it was called what, and how many cells "
         "that is. A good model is dark on the diagonal only.",
     )
 
 
-def _domains(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
+def _domains(
+    evaluated: Sequence[Evaluated], scores: Sequence[Scores]
+) -> Iterator[Block]:
     yield Heading("Per domain")
-    first = judged[0]
-    names, spared = list(scores[0].domains), list(scores[0].spared)
+    first = evaluated[0]
+    names, excluded = list(scores[0].domains), list(scores[0].without_excluded)
     head = ["balanced accuracy"]
     for name in names:
         here = first.domains == name
         slides = len(np.unique(first.groups[here]))
         head.append(f"{name} ({int(here.sum())} cells, {slides} slides)")
-    head += [f"{name}, doubtful labels left out" for name in spared]
+    head += [f"{name}, doubtful labels left out" for name in excluded]
     rows = []
-    for model, each in zip(judged, scores, strict=True):
-        marks = ["" if d in model.trained_on else ", unseen" for d in (*names, *spared)]
-        found = [*each.domains.values(), *each.spared.values()]
-        cells = [interval_text(m) + mark for m, mark in zip(found, marks, strict=True)]
+    for model, each in zip(evaluated, scores, strict=True):
+        marks = [
+            "" if d in model.trained_on else ", unseen" for d in (*names, *excluded)
+        ]
+        metrics = [*each.domains.values(), *each.without_excluded.values()]
+        cells = [
+            interval_text(m) + mark for m, mark in zip(metrics, marks, strict=True)
+        ]
         rows.append([model.name, *cells])
     yield Grid(head, rows)
     yield Words(
@@ -124,25 +136,27 @@ def _domains(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[
     )
     yield Picture(
         "domains",
-        figures.domain_matrix(judged, scores),
+        figures.domain_matrix(evaluated, scores),
         "Balanced accuracy of each model on each domain",
         "Outlined and bold: domains that the weights never met. These show what to "
         "expect in a new laboratory.",
     )
 
 
-def _doubt(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
+def _confidence(
+    evaluated: Sequence[Evaluated], scores: Sequence[Scores]
+) -> Iterator[Block]:
     yield Heading("Reliability")
     yield Picture(
         "reliability",
-        figures.calibration(judged, scores),
+        figures.calibration(evaluated, scores),
         "Accuracy over confidence of each model",
         "On the dotted line confidence is what it says; below it the model is too sure "
         "of itself. The area of a point is its share of the cells. ECE: the mean gap.",
     )
     yield Heading("Abstention")
     rows = []
-    for model, each in zip(judged, scores, strict=True):
+    for model, each in zip(evaluated, scores, strict=True):
         share, right = named_share(model)
         named = "names no cell" if right is None else f"{right:.4f}"
         limit, everything = f"{model.abstain_below:.3f}", f"{each.accuracy.value:.4f}"
@@ -151,23 +165,23 @@ def _doubt(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Bl
     yield Grid((*head, "accuracy of all"), rows)
     yield Picture(
         "abstention",
-        figures.abstaining(judged),
+        figures.abstaining(evaluated),
         "Accuracy among the named cells over the share that is named",
         "To the left only the surest cells are named. The marker is the threshold that "
         "the model is shipped with.",
     )
 
 
-def _robustness(judged: Sequence[Evaluated]) -> Iterator[Block]:
-    if any(j.robustness.rotation or j.robustness.blur for j in judged):
+def _robustness(evaluated: Sequence[Evaluated]) -> Iterator[Block]:
+    if any(j.robustness.rotation or j.robustness.blur for j in evaluated):
         yield Heading("Robustness")
-        rotated = [(j.name, j.robustness.rotation) for j in judged]
-        blurred = [(j.name, j.robustness.blur) for j in judged]
+        rotated = [(j.name, j.robustness.rotation) for j in evaluated]
+        blurred = [(j.name, j.robustness.blur) for j in evaluated]
         yield from _altered("rotated by", "°", rotated)
         yield from _altered("blurred by", " px", blurred)
         yield Picture(
             "robustness",
-            figures.robustness(judged),
+            figures.robustness(evaluated),
             "Balanced accuracy on rotated and on blurred crops",
             "A flat line is a model that does not mind. Cells lie in any direction, so "
             "rotation should cost nothing.",
@@ -188,43 +202,43 @@ def _altered(
         )
 
 
-def _cost(judged: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
+def _cost(evaluated: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     yield Heading("Cost")
     head = ("model", "parameters", "multiply-adds per crop", "training (s)")
     yield Grid(
         (*head, "test (s)", "per cell, one at a time (ms)", "peak memory (MB)"),
-        [[j.name, *_cost_cells(j)] for j in judged],
+        [[j.name, *_cost_cells(j)] for j in evaluated],
     )
     yield Picture(
         "speed",
-        figures.speed(judged, scores),
+        figures.speed(evaluated, scores),
         "Accuracy over time per cell",
         "Better is higher and further left. The area of a marker grows with the number "
         "of parameters, which the legend gives.",
     )
     yield Picture(
         "durations",
-        figures.durations(judged),
+        figures.durations(evaluated),
         "Seconds of training and of testing",
         "On a logarithmic scale equal distances are equal factors; bars have no zero.",
     )
 
 
-def _cost_cells(judged: Evaluated) -> list[str]:
-    cost = judged.cost
+def _cost_cells(evaluated: Evaluated) -> list[str]:
+    cost = evaluated.cost
     rest = (cost.training_s, cost.test_s, cost.ms_per_cell, cost.peak_memory_mb)
     sizes = [figures.si(cost.parameters), figures.si(cost.multiply_adds)]
     return sizes + [number(value, ",.4g") for value in rest]
 
 
 def interval_text(metric: Metric | None) -> str:
-    """Write a figure with its interval."""
+    """Write a metric with its interval."""
     if metric is None:
         return "no cells left"
     return f"{metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})"
 
 
 def number(value: float | None, form: str) -> str:
-    """Write a number that may not be known."""
+    """Write a number, or that it was not measured."""
     known = value is not None and math.isfinite(value)
     return format(value, form) if known else "not measured"

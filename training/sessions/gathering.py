@@ -11,7 +11,7 @@ from edge.artifacts.profile import Profile
 from edge.engines.opening import open_engine
 from edge.taxonomy import TASKS
 from training.data.clips import Clips, read_clips
-from training.data.colour_normalisation import Colour, looks
+from training.data.colour_normalisation import Colour, colour_profiles
 from training.data.data_report import Examined, examine_rows, refuse_problems
 from training.data.readers import read_rows
 from training.data.rows import (
@@ -315,4 +315,4 @@ def clips_of(
 def profiles_of(gathered: GatheredRows, colour: Colour) -> dict[str, Profile]:
     """Profiles of the laboratories, over all splits: no label is looked at."""
     rows = [row for part in gathered.parts.values() for row, _ in part]
-    return looks(rows, colour)
+    return colour_profiles(rows, colour)

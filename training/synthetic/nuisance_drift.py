@@ -1,4 +1,4 @@
-"""What changes in a simulated clip besides the cell: its place, the focus, the lamp."""
+"""Changes of a simulated clip that are not of the cell: position, focus, lamp."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How much changes from frame to frame, or lies there, besides the cell itself.
+    """How much changes in a clip besides the cell itself.
 
     `step_px`: standard deviation of the random walk; `drift_px`: fastest steady drift;
     `turn_deg`: standard deviation of the rate of rotation, all three per frame.
@@ -37,39 +37,41 @@ STILL = Drift(0, 0, 0, 0, 0, 0, 0, 0)
 def draw_moves(
     drift: Drift, frames: int, reach_px: float, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Place and rotation (T, 3) of each frame: x and y in pixels, degrees."""
-    turn = random.uniform(0, 2 * np.pi)
+    """Draw the position and rotation (T, 3) of each frame: x, y in pixels, degrees."""
+    direction = random.uniform(0, 2 * np.pi)
     speed = drift.drift_px * random.random() * (random.random() < 0.5)
     steps = drift.step_px * random.normal(0, 1, (frames, 2))
-    steps += speed * np.array([np.cos(turn), np.sin(turn)])
+    steps += speed * np.array([np.cos(direction), np.sin(direction)])
     steps[0] = drift.step_px * random.normal(0, 3, 2)
-    places = _folded(steps.cumsum(axis=0), -reach_px, reach_px)
+    positions = _reflected(steps.cumsum(axis=0), -reach_px, reach_px)
     rate = drift.turn_deg * random.normal()
     angles = random.uniform(0, 360) + rate * np.arange(frames)
-    return np.column_stack([places, angles])
+    return np.column_stack([positions, angles])
 
 
 def draw_focus(
     drift: Drift, frames: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Blur (T,) of each frame: sigma in pixels."""
+    """Draw the blur (T,) of each frame: sigma in pixels."""
     steps = random.normal(0, 0.12, frames)
     steps[0] = random.random()
-    return drift.focus_px * _folded(steps.cumsum(), 0, 1)
+    return drift.focus_px * _reflected(steps.cumsum(), 0, 1)
 
 
 def draw_lamp(
     drift: Drift, frames: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Natural optical density (T, 3) by which the lamp is off in each frame, RGB."""
+    """Draw the natural optical density (T, 3) that the lamp adds in each frame, RGB."""
     level = random.uniform(-1, 1) + random.normal(0, 1, frames)
     white = random.uniform(-0.3, 0.3, 3) + random.normal(0, 0.3, (frames, 3))
     steps = level[:, None] + white
     steps[0] = 4 + random.normal(0, 3) + random.normal(0, 2, 3)
-    return _folded(drift.lamp * steps.cumsum(axis=0), 0, 0.5)
+    return _reflected(drift.lamp * steps.cumsum(axis=0), 0, 0.5)
 
 
-def _folded(path: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Reflect a path at its bounds."""
+def _reflected(
+    path: NDArray[np.float64], low: float, high: float
+) -> NDArray[np.float64]:
+    """Reflect a path, (T,) or (T, C), at its bounds."""
     span = high - low
     return np.asarray(low + span - np.abs((path - low) % (2 * span) - span))

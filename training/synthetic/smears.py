@@ -1,9 +1,9 @@
-"""Simulated smears as training data: complete truth, stains of every colour.
+"""Simulated smears as training data: all cells are known, and the stains are random.
 
-No two laboratories stain alike, and the next one will have colours that nobody here has
-seen. So slides are rendered with random dyes: what stays the same from one to the next
-is the shape of cells, and that is what a model learns from them. What it gains in
-laboratories left out of training stands in DECISIONS.md.
+No two laboratories stain alike, and the next one will have colours that are in no data
+set. So slides are rendered with random dyes: only the shape of cells is common to them,
+and that is what a model learns from them. DECISIONS.md says what this gains in
+laboratories that were left out of training.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def simulated_crops(slides: int, size_px: int, context: float) -> Crops:
 
 
 def random_stain(random: np.random.Generator) -> Stain:
-    """Draw dyes: any hue, nuclei denser than cytoplasm and red cells, plasma clear."""
+    """Draw random dyes of any hue; nuclei are the densest, plasma is almost clear."""
 
     def dye(low: float, high: float, purest: float) -> _Dye:
         mix = random.uniform(purest, 1, 3)
@@ -88,6 +88,7 @@ def random_stain(random: np.random.Generator) -> Stain:
 
 
 def _field(seed: int, classes: tuple[str, ...]) -> Field:
+    """Render one slide, with all its cells of these classes."""
     random = np.random.default_rng((seed, 99))
     known = list(STAINS.values())
     stain = known[seed // 4 % len(known)] if seed % 4 == 0 else random_stain(random)
@@ -111,6 +112,7 @@ def _field(seed: int, classes: tuple[str, ...]) -> Field:
 
 
 def _row(field: Field, label: str) -> Row:
+    """Return the row of a cell on a simulated slide."""
     return Row(
         path=field.path,
         licence="MIT",
@@ -125,7 +127,7 @@ def _row(field: Field, label: str) -> Row:
 
 
 def _between(field: Field, random: np.random.Generator) -> NDArray[np.float32]:
-    """Draw boxes (N, 4) of plasma that no cell reaches into."""
+    """Draw boxes (N, 4) of plasma that no cell overlaps."""
     side = 0.6 * field.diameter_px
     corner = random.uniform((0, 0), np.array(_SIZE_PX) - side, (400, 2))
     boxes = np.hstack([corner, corner + side]).astype(np.float32)
@@ -136,7 +138,10 @@ def _between(field: Field, random: np.random.Generator) -> NDArray[np.float32]:
 def _visible(
     slide: SimulatedSlide, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes of what each cell shows on the slide, also of those that wrap around."""
+    """Boxes (N, 4) and classes (N,) of the visible parts of all cells.
+
+    The slide wraps around, so one cell may show parts at opposite borders.
+    """
     size = np.array(_SIZE_PX, np.float32)
     boxes, labels = [], []
     for cell in slide.cells:

@@ -1,7 +1,7 @@
-"""What lies around the cell of a simulated clip: plasma, and cells with their own fate.
+"""Draw the surroundings of the cell of a simulated clip: plasma and other cells.
 
-On a smear cells touch and lie upon each other, and what happens to one of them says
-nothing of the next: a model must not take its neighbour's end for its own.
+On a smear cells touch and overlap, and each of them changes on its own. So a model must
+learn not to take a neighbour's change for that of the cell.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from edge.simulation.cell_painting import Density, Kind, Stain, paint
 from training.synthetic.nuisance_drift import Drift
 
 _RADII_UM: dict[str, float] = {"erythrocyte": 3.75, "platelet": 1.35}
-_NEAREST, _FARTHEST = 0.85, 1.7  # from centre to centre, in sums of both radii
-_ROOM = 1.5  # side of the drawing of a cell that may swell, in sides of its patch
-_CHANGING = 0.3  # share of red neighbours to which something happens
+_NEAREST, _FARTHEST = 0.85, 1.7  # distance of centres over the sum of both radii
+_ROOM = 1.5  # side of the drawing of a cell that may swell, over that of its patch
+_CHANGING = 0.3  # share of red neighbours that change
 
 
 def draw_surroundings(
@@ -44,7 +44,7 @@ def draw_surroundings(
     drift
         How many neighbours, how uneven the plasma.
     frames
-        How many; those between which nothing changes are the same array.
+        How many; frames between which nothing changes are the same array.
     random
         Chooses.
     """
@@ -52,29 +52,29 @@ def draw_surroundings(
     still = cv2.resize(veil, (size_px, size_px))[..., None] + np.asarray(
         stain.plasma, np.float32
     )
-    moving: list[tuple[Look, list[Stage], int, int]] = []
+    changing: list[tuple[Look, list[Stage], int, int]] = []
     for _ in range(random.poisson(drift.neighbours)):
         kind: Kind = "erythrocyte" if random.random() < 0.85 else "platelet"
         patch = paint(kind, random, um, stain)
         reach = random.uniform(_NEAREST, _FARTHEST)
-        away = reach * (diameter_um / 2 + _RADII_UM[kind]) / um
-        turn = random.uniform(0, 2 * np.pi)
-        x, y = size_px / 2 + away * np.array([np.cos(turn), np.sin(turn)])
+        distance = reach * (diameter_um / 2 + _RADII_UM[kind]) / um
+        angle = random.uniform(0, 2 * np.pi)
+        x, y = size_px / 2 + distance * np.array([np.cos(angle), np.sin(angle)])
         if kind == "erythrocyte" and random.random() < _CHANGING:
             side = int(_ROOM * len(patch)) // 2 * 2 + 1
             look = red_cell(patch, stain, um, side, random)
-            moving.append((look, _fate(frames, random), round(x), round(y)))
+            changing.append((look, _stages(frames, random), round(x), round(y)))
         else:
             _add(still, patch, round(x), round(y))
-    if not moving:
+    if not changing:
         return [still] * frames
-    return _animated(still, moving, frames)
+    return _animated(still, changing, frames)
 
 
-def _fate(frames: int, random: np.random.Generator) -> list[Stage]:
-    """Draw when and how fast a neighbour swells or bursts."""
-    onset, taken = random.integers(0, frames), np.exp(random.uniform(0, np.log(12)))
-    passed = np.clip((np.arange(frames) - onset + 1) / taken, 0, 1)
+def _stages(frames: int, random: np.random.Generator) -> list[Stage]:
+    """Draw when and how fast a neighbour swells or bursts: its stage in each frame."""
+    onset, duration = random.integers(0, frames), np.exp(random.uniform(0, np.log(12)))
+    passed = np.clip((np.arange(frames) - onset + 1) / duration, 0, 1)
     so_far = np.round(1 - (1 - passed) ** 2, 2).tolist()
     if random.random() < 0.5:
         return [Stage(share, 0.0, 0.0) for share in so_far]
@@ -82,23 +82,24 @@ def _fate(frames: int, random: np.random.Generator) -> list[Stage]:
 
 
 def _animated(
-    still: Density, moving: list[tuple[Look, list[Stage], int, int]], frames: int
+    still: Density, changing: list[tuple[Look, list[Stage], int, int]], frames: int
 ) -> list[Density]:
-    shown: list[Density] = []
+    """Add the neighbours that change to plasma and still cells (S, S, 3), by frame."""
+    grounds: list[Density] = []
     drawn: dict[tuple[int, Stage], Density] = {}
     for t in range(frames):
         ground = still.copy()
-        for number, (look, stages, x, y) in enumerate(moving):
+        for number, (look, stages, x, y) in enumerate(changing):
             key = (number, stages[t])
             if key not in drawn:
                 drawn[key] = look(stages[t])
             _add(ground, drawn[key], x, y)
-        shown.append(ground)
-    return shown
+        grounds.append(ground)
+    return grounds
 
 
 def _add(ground: NDArray[np.float32], patch: Density, x: int, y: int) -> None:
-    """Add what of a patch around (x, y) lies in the frame."""
+    """Add a patch (P, P, 3) around (x, y) to a frame (S, S, 3), cut at its borders."""
     size, half = len(ground), len(patch) // 2
     top, left = y - half, x - half
     rows = slice(max(top, 0), max(0, min(top + len(patch), size)))

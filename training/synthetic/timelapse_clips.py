@@ -1,11 +1,11 @@
-"""Simulated time-lapse: one cell per clip, what happens to it known in each frame.
+"""Simulated time-lapse: one cell per clip; its change is known in each frame.
 
-A cell is painted once and then changed as a smooth function of how far it has come, so
-that it stays the same cell.
+A cell is painted once and then changed as a smooth function of the progress of the
+change, so that it stays the same cell.
 
-Nothing but change over time tells the classes apart. Steady cells are as large as
-swollen ones, some are ghosts or spread platelets from the first frame on, and cells
-move and turn under a lamp and a focus that drift, whatever happens to them.
+The classes differ in their change over time alone. Steady cells are as large as swollen
+ones, some are ghosts or spread platelets from the first frame on, and all cells move
+and turn, under a lamp and a focus that drift.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from training.synthetic.surroundings import draw_surroundings
 
 DOMAIN = "simulated time-lapse"
 _NAMES = TASKS["change"]
-_FINE = 2  # a cell is drawn this much finer than it is seen
-_ROOM = 1.1  # side of the drawing, in sides of a frame
+_FINE = 2  # a cell is drawn in pixels of half the size
+_ROOM = 1.1  # side of the drawing over that of a frame
 _OPTICS_UM = 0.13  # diffraction blur of a 1.25 NA objective
-_REACH = 0.12  # how far a cell strays from the middle, in sides of a frame
+_REACH = 0.12  # how far a cell moves from the middle, over the side of a frame
 _SIZES: dict[str, tuple[float, float, float]] = {  # µm, and its share of a frame's side
     "erythrocyte": (7.5, 0.34, 0.60),
     "platelet": (2.7, 0.22, 0.38),
@@ -52,7 +52,7 @@ def simulated_timelapse(
     Parameters
     ----------
     clips
-        How many; the first ones stay the same when more are asked for.
+        How many; with a larger number the first clips stay the same.
     frames
         Of each clip, two or more.
     size_px
@@ -60,7 +60,7 @@ def simulated_timelapse(
     seed
         The same seed renders the same clips.
     drift
-        What else changes.
+        What changes besides the cell.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def simulated_timelapse(
     for number in range(clips):
         random = np.random.default_rng((seed, number))
         change = _NAMES[number % len(_NAMES)]
-        stages, classes[number] = _course(change, frames, random)
+        stages, classes[number] = _changes(change, frames, random)
         kind = _kind(change, random)
         pixels[number] = _film(kind, stages, size_px, drift, random)
     rows = tuple(_row(number, seed, frames) for number in range(clips))
@@ -90,6 +90,7 @@ def simulated_timelapse(
 
 
 def _row(number: int, seed: int, frames: int) -> Row:
+    """Return the row of a simulated clip."""
     name = f"clip-{seed}-{number}"
     return Row(
         path=Path(name),
@@ -107,9 +108,9 @@ def _row(number: int, seed: int, frames: int) -> Row:
 
 
 def _kind(change: str, random: np.random.Generator) -> Kind:
-    """Draw a cell to which this can happen.
+    """Draw a kind of cell that can change so.
 
-    What changes is as likely among steady cells: a kind alone foretells nothing.
+    Steady cells are of the same kinds, so that the kind does not reveal the change.
     """
     is_red = change in ("swelling", "lysis")
     if change == "steady":
@@ -121,14 +122,14 @@ def _kind(change: str, random: np.random.Generator) -> Kind:
     return "platelet" if random.random() < 0.7 else "neutrophil"
 
 
-def _course(
+def _changes(
     change: str, frames: int, random: np.random.Generator
 ) -> tuple[list[Stage], NDArray[np.int64]]:
-    """Draw when and how fast it happens: the stage and the class of each frame."""
+    """Draw when and how fast a cell changes: the stage and the class of each frame."""
     swollen, lost, spread = np.zeros((3, frames))
     classes = np.full(frames, _NAMES.index("steady"), np.int64)
     onset = int(random.integers(1, max(2, round(0.7 * frames))))
-    frames_taken = float(np.exp(random.uniform(np.log(2), np.log(12))))
+    duration = float(np.exp(random.uniform(np.log(2), np.log(12))))
     if change == "steady":
         swollen[:], spread[:] = random.uniform(0, 1, 2) * (random.random(2) < 0.5)
         lost[:] = random.uniform(0.5, 1) * (random.random() < 0.15)
@@ -141,16 +142,19 @@ def _course(
         classes[onset:] = _NAMES.index("swelling")
         classes[burst:] = _NAMES.index("lysis")
     else:
-        so_far = random.uniform(0.7, 1) * _progress(frames, onset, frames_taken)
+        so_far = random.uniform(0.7, 1) * _progress(frames, onset, duration)
         (swollen if change == "swelling" else spread)[:] = so_far
         classes[onset:] = _NAMES.index(change)
     stages = np.stack([swollen, lost, spread], 1).tolist()
     return [Stage(*stage) for stage in stages], classes
 
 
-def _progress(frames: int, onset: int, frames_taken: float) -> NDArray[np.float64]:
-    """From 0 before the onset to 1, fast at first, so that the onset is seen."""
-    passed = np.clip((np.arange(frames) - onset + 1) / frames_taken, 0, 1)
+def _progress(frames: int, onset: int, duration: float) -> NDArray[np.float64]:
+    """Progress (T,) of a change: 0 before the onset, then to 1, fast at first.
+
+    So the onset is visible.
+    """
+    passed = np.clip((np.arange(frames) - onset + 1) / duration, 0, 1)
     return np.asarray(1 - (1 - passed) ** 2, np.float64)
 
 
@@ -191,8 +195,10 @@ def _film(
 
 
 def _placed(drawing: Density, move: NDArray[np.float64], size_px: int) -> Density:
-    """Put a drawing into the frame, `move` (x, y, degrees) from its middle."""
+    """Put a drawing (P, P, 3) into a frame (S, S, 3), moved by (x, y, degrees)."""
     middle, centre = (len(drawing) - 1) / 2, (size_px - 1) / 2
-    place = cv2.getRotationMatrix2D((middle, middle), move[2], 1 / _FINE)
-    place[:, 2] += centre - middle + move[:2]
-    return np.asarray(cv2.warpAffine(drawing, place, (size_px, size_px)), np.float32)
+    transform = cv2.getRotationMatrix2D((middle, middle), move[2], 1 / _FINE)
+    transform[:, 2] += centre - middle + move[:2]
+    return np.asarray(
+        cv2.warpAffine(drawing, transform, (size_px, size_px)), np.float32
+    )

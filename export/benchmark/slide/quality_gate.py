@@ -1,6 +1,6 @@
-"""What the quality gate lets through: real fields as they are, and made bad on purpose.
+"""Measure what the quality gate accepts: real fields as they are, and degraded ones.
 
-Each laboratory is a run: its fields go through the whole pipeline and the gate in the
+Each laboratory is a run. Its fields go through the whole pipeline and the gate in the
 order of the manifest; then some of them again, degraded by a physical amount.
 """
 
@@ -33,13 +33,14 @@ Degrade = Callable[[Frame, float, np.random.Generator], Frame]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GateScore:
-    """How frames of one laboratory fared. `faults` counts what rejected ones had.
+    """How many frames of a laboratory the gate accepted in one condition.
 
-    `learned`: after the good frames of the run; else at its very start.
+    `faults` counts the reasons of the rejected ones. `learned` says that the gate had
+    learned its limits from good frames of the run before; else the run had just begun.
     """
 
     laboratory: str
-    shown: str
+    condition: str
     learned: bool
     frames: int
     accepted: int
@@ -47,44 +48,49 @@ class GateScore:
 
 
 def gate_laboratory(
-    name: str, paths: Sequence[Path], parts: Parts, most_degraded: int, seed: int = 0
+    name: str, paths: Sequence[Path], parts: Parts, max_degraded: int, seed: int = 0
 ) -> Iterator[GateScore]:
-    """Judge the fields of a laboratory as they are, then degraded ones."""
+    """Run the gate on the fields of a laboratory as they are, then on degraded ones.
+
+    At most `max_degraded` fields are degraded, each in every way of `DEGRADED`.
+    """
     opened = parts.open_pipeline()
     pipeline = dataclasses.replace(opened, scale=Scale(None))
     fields = [np.asarray(read_image(path), np.uint8) for path in paths]
-    for field in fields[:5]:  # until the scale is settled
+    for field in fields[:5]:  # until the scale is known
         _examine(pipeline, field)
     gate = QualityGate()
-    seen = [gate.judge(_examine(pipeline, field)) for field in fields]
-    yield _gated(name, "as they are", True, seen)
-    cold = [QualityGate().judge(_examine(pipeline, f)) for f in fields[:most_degraded]]
-    yield _gated(name, "as they are", False, cold)
+    learned = [gate.judge(_examine(pipeline, field)) for field in fields]
+    yield _score(name, "as they are", True, learned)
+    first = [QualityGate().judge(_examine(pipeline, f)) for f in fields[:max_degraded]]
+    yield _score(name, "as they are", False, first)
     um = _examine(pipeline, fields[0]).pixel_size_um or 0.07
-    chosen = fields[:: max(1, len(fields) // most_degraded)][:most_degraded]
-    for shown, degrade in DEGRADED.items():
+    chosen = fields[:: max(1, len(fields) // max_degraded)][:max_degraded]
+    for condition, degrade in DEGRADED.items():
         random = np.random.default_rng(seed)
         bad = [degrade(field, um, random) for field in chosen]
-        result = [_examine(pipeline, field) for field in bad]
-        yield _gated(name, shown, True, [gate.judge(one) for one in result])
-        yield _gated(name, shown, False, [QualityGate().judge(one) for one in result])
+        results = [_examine(pipeline, field) for field in bad]
+        learned = [gate.judge(result) for result in results]
+        yield _score(name, condition, True, learned)
+        first = [QualityGate().judge(result) for result in results]
+        yield _score(name, condition, False, first)
     opened.close()
 
 
 def laboratories(manifest: Path) -> dict[str, list[Path]]:
     """Whole fields of each laboratory that a manifest lists, in its order."""
-    found: dict[str, dict[Path, None]] = {}
+    fields: dict[str, dict[Path, None]] = {}
     with manifest.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             is_field = row["task"] == "cells4" or row["path"].startswith("rpi_wbc/")
             if is_field:
                 path = manifest.parent / row["path"]
-                found.setdefault(row["domain"], {})[path] = None
-    return {name: list(paths) for name, paths in found.items()}
+                fields.setdefault(row["domain"], {})[path] = None
+    return {name: list(paths) for name, paths in fields.items()}
 
 
 def blurred(sigma_um: float) -> Degrade:
-    """Put it out of focus: a Gaussian of so many µm before the sensor's noise."""
+    """Return a change that defocuses: a Gaussian of `sigma_um` before sensor noise."""
 
     def degrade(field: Frame, um: float, random: np.random.Generator) -> Frame:
         light = cv2.GaussianBlur(field.astype(np.float32), (0, 0), sigma_um / um)
@@ -94,15 +100,16 @@ def blurred(sigma_um: float) -> Degrade:
 
 
 def moved(length_um: float) -> Degrade:
-    """Move it so many µm during the exposure, in any direction."""
+    """Return a change that moves the slide by `length_um` during the exposure."""
 
     def degrade(field: Frame, um: float, random: np.random.Generator) -> Frame:
         angle, steps = random.uniform(0, np.pi), 25
         light = np.zeros(field.shape, np.float32)
         for part in np.linspace(-0.5, 0.5, steps):
-            way = part * length_um / um
+            shift = part * length_um / um
             matrix = np.array(
-                [[1, 0, way * np.cos(angle)], [0, 1, way * np.sin(angle)]], np.float32
+                [[1, 0, shift * np.cos(angle)], [0, 1, shift * np.sin(angle)]],
+                np.float32,
             )
             light += cv2.warpAffine(
                 field.astype(np.float32),
@@ -116,7 +123,7 @@ def moved(length_um: float) -> Degrade:
 
 
 def dark(share: float) -> Degrade:
-    """Give it a share of the light."""
+    """Return a change that leaves a share of the light."""
 
     def degrade(field: Frame, um: float, random: np.random.Generator) -> Frame:
         return _sensed(field.astype(np.float32) * share, field, random)
@@ -125,7 +132,7 @@ def dark(share: float) -> Degrade:
 
 
 def saturated(over: float) -> Degrade:
-    """Expose it so that the background would be so many times full scale."""
+    """Return a change that exposes the background to `over` times full scale."""
 
     def degrade(field: Frame, um: float, random: np.random.Generator) -> Frame:
         background = float(np.percentile(field[..., 1], 90))
@@ -136,7 +143,7 @@ def saturated(over: float) -> Degrade:
 
 
 def emptied(field: Frame, um: float, random: np.random.Generator) -> Frame:
-    """Leave the light of the background, as a smooth surface, and noise."""
+    """Replace a field by its background, as a smooth surface, with sensor noise."""
     small = cv2.resize(field, (64, 48), interpolation=cv2.INTER_AREA).astype(np.float32)
     terms, whole = _surface(48, 64), _surface(*field.shape[:2])
     light = np.empty(field.shape, np.float32)
@@ -145,8 +152,8 @@ def emptied(field: Frame, um: float, random: np.random.Generator) -> Frame:
         bright = np.ones(values.shape, bool)
         for share in (50, 60, 70, 80):  # cells are darker: keep what is brightest
             weights, *_ = np.linalg.lstsq(terms[bright], values[bright], rcond=None)
-            off = values - terms @ weights
-            bright = off > np.percentile(off, share)
+            residual = values - terms @ weights
+            bright = residual > np.percentile(residual, share)
         light[..., channel] = (whole @ weights).reshape(field.shape[:2])
     return _sensed(light, field, random)
 
@@ -180,7 +187,11 @@ def _surface(height: int, width: int) -> NDArray[np.float32]:
 def _sensed(
     light: NDArray[np.floating[Any]], field: Frame, random: np.random.Generator
 ) -> Frame:
-    """Add the noise that the field's own sensor has, and end at full scale."""
+    """Add noise as the field's own sensor has it, and clip at full scale.
+
+    `light` (H, W, 3), 0 to 255. 1.4826 times the median absolute deviation is the
+    standard deviation of normal noise.
+    """
     grain = field.astype(np.float32) - cv2.GaussianBlur(field, (0, 0), 1.0)
     deviation = 1.4826 * float(np.median(np.abs(grain)))
     noise = random.standard_normal(field.shape, np.float32) * deviation
@@ -188,14 +199,18 @@ def _sensed(
 
 
 def _examine(pipeline: Pipeline, field: Frame) -> FrameResult:
+    """Send a field (H, W, 3) through the pipeline."""
     now_ns = time.monotonic_ns()
     shot = Shot(0, now_ns, utc_of(now_ns), "field")
     return pipeline.examine(Exposure(shot, lambda: RawFrame(shot, field))).result
 
 
-def _gated(
-    laboratory: str, shown: str, learned: bool, result: Sequence[FrameResult]
+def _score(
+    laboratory: str, condition: str, learned: bool, results: Sequence[FrameResult]
 ) -> GateScore:
-    faults = Counter(str(one.fault) for one in result if one.status == "rejected")
-    accepted = len(result) - sum(faults.values())
-    return GateScore(laboratory, shown, learned, len(result), accepted, dict(faults))
+    """Count accepted and rejected frames."""
+    faults = Counter(str(one.fault) for one in results if one.status == "rejected")
+    accepted = len(results) - sum(faults.values())
+    return GateScore(
+        laboratory, condition, learned, len(results), accepted, dict(faults)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,10 +27,10 @@ from export.benchmark.timelapse.tracking import (
     Scene,
     follow,
     follow_by_trackpy,
+    located_scene,
+    random_scene,
     real_scene,
     score,
-    seen_scene,
-    strewn,
 )
 
 _FOUND = click.Path(path_type=Path, exists=True)
@@ -53,13 +54,13 @@ def timelapse_command() -> None:
 @click.option("--frames", default=60, show_default=True)
 @click.option("--real", type=_FOUND, help="Manifest with the flowcatchr detections.")
 def tracking_command(sizes: tuple[int, ...], frames: int, real: Path | None) -> None:
-    """Score made scenes of known tracks, beside trackpy."""
+    """Score the tracker and trackpy on scenes of known tracks."""
     click.echo(f"| scene | tracker | {' | '.join(_NAMES)} | ms per frame |")
     click.echo("|---|---|" + "---|" * (len(_NAMES) + 1))
     scenes = {}
     for cells in sizes:
-        scenes[f"{cells} cells"] = strewn(cells, frames, 1, hand_um=0)
-        scenes[f"{cells} cells, moved by hand"] = strewn(cells, frames, 2)
+        scenes[f"{cells} cells"] = random_scene(cells, frames, 1, hand_um=0)
+        scenes[f"{cells} cells, moved by hand"] = random_scene(cells, frames, 2)
     moving = SimulatedSettings(
         width_px=800,
         height_px=600,
@@ -69,7 +70,7 @@ def tracking_command(sizes: tuple[int, ...], frames: int, real: Path | None) -> 
         hand_move_every_s=0,
         seed=6,
     )
-    scenes["simulated microscope, stage drifts 1 µm per frame"] = seen_scene(
+    scenes["simulated microscope, stage drifts 1 µm per frame"] = located_scene(
         read_parts(), moving, frames
     )
     for name, scene in scenes.items():
@@ -85,13 +86,14 @@ def tracking_command(sizes: tuple[int, ...], frames: int, real: Path | None) -> 
 def _compare(
     name: str, scene: Scene, settings: TrackingSettings, range_um: float
 ) -> None:
+    """Score each tracker on a scene and show a row of the table for it."""
     runs = {
         "this": follow(scene, settings),
         "trackpy": follow_by_trackpy(scene, range_um, predicts=False),
         "trackpy, predicting drift": follow_by_trackpy(scene, range_um, predicts=True),
     }
-    for tracker, (numbers, places, spent_ms) in runs.items():
-        scores = score(scene.truth, scene.true_um, numbers, places, scene.same_um)
+    for tracker, (numbers, positions, spent_ms) in runs.items():
+        scores = score(scene.truth, scene.true_um, numbers, positions, scene.match_um)
         shown = [
             f"{scores[n]:.3f}" if n[0] != "F" else f"{scores[n]:.0f}" for n in _NAMES
         ]
@@ -108,7 +110,7 @@ def _compare(
 @click.option("--first-seed", default=1, show_default=True)
 @click.option("--changing", default=0.5, show_default=True, help="Share of cells.")
 @click.option(
-    "--set", "wishes", multiple=True, help="NAME=VALUE, of the simulated microscope."
+    "--set", "overrides", multiple=True, help="NAME=VALUE, of the simulated microscope."
 )
 @click.option("--picture", type=click.Path(path_type=Path), help="PNG of some tracks.")
 def events_command(
@@ -117,47 +119,57 @@ def events_command(
     runs: int,
     first_seed: int,
     changing: float,
-    wishes: tuple[str, ...],
+    overrides: tuple[str, ...],
     picture: Path | None,
 ) -> None:
     """Find what happens in simulated runs, one frame every ten seconds."""
     parts, total = _parts(bundle), Score()
     frames = round(hours * 3600 * _RATE_HZ)
     for seed in range(first_seed, first_seed + runs):
-        strips: dict[int, TrackRow] = {}
-
-        def keep(result: FrameResult, into: dict[int, TrackRow] = strips) -> None:
-            if result.frame.first % 100 == 0 and result.following is not None:
-                click.echo(
-                    f"frame {result.frame.first}: {result.following.tracks} tracks"
-                )
-            for cell in result.cells:
-                if picture is not None and cell.course is not msgspec.UNSET:
-                    into.setdefault(cell.track_id or 0, TrackRow()).add(result, cell)
-
-        source = SimulatedSettings(
-            width_px=960,
-            height_px=720,
-            rate_hz=_RATE_HZ,
-            pixel_size_um=0.14,
-            drift_um_per_s=0.002,
-            hand_move_every_s=0,
-            lamp_drift_per_h=-0.01,
-            seed=seed,
-            changing=changing,
-            changing_within_h=hours,
-        )
-        source = _changed(source, wishes)
+        source = _override(_changing_cells(seed, changing, hours), overrides)
+        tracks: dict[int, TrackRow] = {}
         microscope, run = run_simulated(
-            parts, source, frames, TrackingSettings(), EventSettings(), keep
+            parts,
+            source,
+            frames,
+            TrackingSettings(),
+            EventSettings(),
+            partial(_follow_progress, tracks if picture is not None else None),
         )
         one = score_events(microscope, run)
         total.add(one)
         click.echo(f"seed {seed}:\n" + "\n".join(one.lines()))
         if picture is not None:
-            drawn = draw_strips(microscope, run, strips)
-            cv2.imwrite(str(picture), drawn[..., ::-1])
+            strips = draw_strips(microscope, run, tracks)
+            cv2.imwrite(str(picture), strips[..., ::-1])
     click.echo("all:\n" + "\n".join(total.lines()))
+
+
+def _changing_cells(seed: int, changing: float, hours: float) -> SimulatedSettings:
+    """Return a microscope on which a share of the cells changes within some hours."""
+    return SimulatedSettings(
+        width_px=960,
+        height_px=720,
+        rate_hz=_RATE_HZ,
+        pixel_size_um=0.14,
+        drift_um_per_s=0.002,
+        hand_move_every_s=0,
+        lamp_drift_per_h=-0.01,
+        seed=seed,
+        changing=changing,
+        changing_within_h=hours,
+    )
+
+
+def _follow_progress(tracks: dict[int, TrackRow] | None, result: FrameResult) -> None:
+    """Show how far a run is, and keep its tracks where `tracks` is given."""
+    if result.frame.first % 100 == 0 and result.following is not None:
+        click.echo(f"frame {result.frame.first}: {result.following.tracks} tracks")
+    if tracks is None:
+        return
+    for cell in result.cells:
+        if cell.course is not msgspec.UNSET:
+            tracks.setdefault(cell.track_id or 0, TrackRow()).add(result, cell)
 
 
 @timelapse_command.command("cost")
@@ -198,11 +210,18 @@ def degraded_command(bundle: Path | None, alone: Path, clips: int, smooth: int) 
         )
 
 
-def _changed(source: SimulatedSettings, wishes: Sequence[str]) -> SimulatedSettings:
-    told = dict(wish.partition("=")[::2] for wish in wishes)
+def _override(source: SimulatedSettings, overrides: Sequence[str]) -> SimulatedSettings:
+    """Replace settings of the microscope by `NAME=VALUE`.
+
+    Raises
+    ------
+    UsageError
+        There is no such setting, or it does not take the value.
+    """
+    changes = dict(override.partition("=")[::2] for override in overrides)
     try:
         return msgspec.convert(
-            msgspec.structs.asdict(source) | told, SimulatedSettings, strict=False
+            msgspec.structs.asdict(source) | changes, SimulatedSettings, strict=False
         )
     except msgspec.ValidationError as error:
         raise click.UsageError(f"--set: {error}") from error

@@ -1,8 +1,9 @@
-"""A model with a memory against one without, on frames that are hard to read.
+"""Compare a model with a memory and one without, on frames that are hard to read.
 
-Both say what happens to a cell in every frame of simulated clips under more blur, more
-noise or a lamp that wanders further than either was trained on. The one without a
-memory is also given the mean over its last frames, which is what anybody would try.
+Both classify the change of a cell in every frame of simulated clips, with more blur,
+more noise or a stronger drift of the lamp than they were trained on. For the model
+without a memory, the mean over its last frames is evaluated as well: it is the simple
+alternative to a memory.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ _DRAWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """Accuracy per frame, percent, and the gain of memory with its 95 % interval."""
+    """Accuracy per frame in percent, and the gain of the memory in points.
+
+    `alone` is the model without a memory, `smoothed` the mean of its last frames. The
+    gain, with its 95 % interval, is over the better of these two.
+    """
 
     condition: str
     memory: float
@@ -49,20 +54,20 @@ class Gain:
 
 
 def measure_gain(memory: Bundle, alone: Bundle, clips: int, smooth: int) -> list[Gain]:
-    """Judge both on clips of each condition; `smooth` frames make the mean."""
+    """Evaluate both on clips of each condition; `smooth` frames make the mean."""
     gains = []
     for name, drift in CONDITIONS.items():
         right = {}
         for bundle in (memory, alone):
             size_px = crop_size(bundle)
-            made = simulated_timelapse(clips, _FRAMES, size_px, _SEED, drift)
+            simulated = simulated_timelapse(clips, _FRAMES, size_px, _SEED, drift)
             with closing(open_engine(bundle)) as engine:
                 state_size = bundle.record.state_size
-                logits = predict_clips(engine, made.pixels, state_size)
-            right[bundle.id] = logits.argmax(axis=2) == made.classes
+                logits = predict_clips(engine, simulated.pixels, state_size)
+            right[bundle.id] = logits.argmax(axis=2) == simulated.classes
             if bundle is alone:
                 mean = _running_mean(logits, smooth)
-                right["smoothed"] = mean.argmax(axis=2) == made.classes
+                right["smoothed"] = mean.argmax(axis=2) == simulated.classes
         best = max(right[alone.id], right["smoothed"], key=lambda r: float(r.mean()))
         each = 100 * (right[memory.id].mean(axis=1) - best.mean(axis=1))
         low, high = _interval(each)
@@ -81,7 +86,7 @@ def measure_gain(memory: Bundle, alone: Bundle, clips: int, smooth: int) -> list
 
 
 def _running_mean(logits: NDArray[np.float32], frames: int) -> NDArray[np.float64]:
-    """Mean log-probability of each frame and the ones before, at most `frames`."""
+    """Mean log-probability (N, T, K) over the last `frames` frames at each frame."""
     certain = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
     return np.stack(
         [
@@ -93,7 +98,7 @@ def _running_mean(logits: NDArray[np.float32], frames: int) -> NDArray[np.float6
 
 
 def _interval(each: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % interval of the mean, clips drawn again."""
+    """95 % interval of the mean of (N,) values, by bootstrap over clips."""
     random = np.random.default_rng(0)
     drawn = random.integers(0, len(each), (_DRAWS, len(each)))
     low, high = np.percentile(each[drawn].mean(axis=1), [2.5, 97.5])

@@ -1,7 +1,8 @@
 """Score the tracker against known tracks, beside trackpy, in one run.
 
-Scores are those of the multi-object tracking challenges, by the package trackeval: HOTA
-(Luiten et al., arXiv 2009.07736), MOTA, IDF1, switches of number and fragments.
+The scores are those of the multi-object tracking challenges, computed by the package
+trackeval: HOTA (Luiten et al., arXiv 2009.07736), MOTA, IDF1, switches of identity and
+fragments.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,36 +25,37 @@ from edge.simulation.microscope import SimulatedMicroscope
 from edge.taxonomy import NOT_A_CELL
 from edge.timelapse.tracker import FoundCells, Tracker
 
-_PER_MM2 = 6500.0  # cells of a usual smear
-Places = NDArray[np.float64]
+_PER_MM2 = 6500.0  # cells on a usual smear
+Positions = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Frames of cells whose numbers are known.
+    """Frames of cells whose identities are known.
 
-    For each frame: `truth` and `true_um`, all cells in view; `found_um`, what a locator
-    finds of them, and more; `same_um`: a track this far from a cell is half as good as
-    one upon it.
+    For each frame: `truth` (M,) and `true_um` (M, 2) are the numbers and positions of
+    all cells in view, `found_um` (N, 2) the detections, some of them false. A track
+    that is `match_um` away from its cell counts half.
     """
 
     frame_um: tuple[float, float]
     truth: list[Numbers]
-    true_um: list[Places]
-    found_um: list[Places]
-    same_um: float = 1.5
+    true_um: list[Positions]
+    found_um: list[Positions]
+    match_um: float = 1.5
 
 
-def strewn(
+def random_scene(
     cells: int, frames: int, seed: int, *, hand_um: float = 25.0, missed: float = 0.05
 ) -> Scene:
     """Make a scene of about `cells` in view, as dense as on a smear.
 
-    The stage drifts by 1 µm per frame, a hand moves it by `hand_um` in the middle; a
-    third of the cells go their own way, up to 1.5 µm per frame, the others wander by
-    0.15 µm; places are off by 0.15 µm; `missed` are not found, 3 % hide for three
-    frames, and one in a hundred found is none.
+    The stage drifts by 1 µm per frame, and a hand moves it by `hand_um` in the middle
+    of the scene. A third of the cells move by up to 1.5 µm per frame, each in its own
+    direction; all of them diffuse by 0.15 µm. Detections are off by 0.15 µm. A share
+    `missed` of the cells is not detected, 3 % are hidden for three frames, and one
+    detection in a hundred is false.
     """
     random = np.random.default_rng(seed)
     width = np.sqrt(cells / _PER_MM2 * 1e6 * 4 / 3)
@@ -67,44 +70,44 @@ def strewn(
         stage = np.array([0.8, 0.6]) * t + hand_um * (t >= frames // 2)
         at = at + own * 0.707 + random.normal(0, 0.15, at.shape)
         hidden = np.where(random.random(count) < 0.01, 3, np.maximum(hidden - 1, 0))
-        seen_um = at - stage
-        inside = ((seen_um >= 0) & (seen_um < frame_um)).all(axis=1)
+        in_view_um = at - stage
+        inside = ((in_view_um >= 0) & (in_view_um < frame_um)).all(axis=1)
         truth.append(np.flatnonzero(inside))
-        true_um.append(seen_um[inside])
+        true_um.append(in_view_um[inside])
         kept = inside & (hidden == 0) & (random.random(count) >= missed)
-        more = random.uniform(0, frame_um, (random.poisson(cells / 100), 2))
-        off = random.normal(0, 0.15, (int(kept.sum()), 2))
-        found_um.append(np.vstack([seen_um[kept] + off, more]))
+        false = random.uniform(0, frame_um, (random.poisson(cells / 100), 2))
+        error = random.normal(0, 0.15, (int(kept.sum()), 2))
+        found_um.append(np.vstack([in_view_um[kept] + error, false]))
     return Scene((width, 0.75 * width), truth, true_um, found_um)
 
 
 def real_scene(rows: Sequence[Mapping[str, str]]) -> Scene:
     """Make a scene of rows of a manifest, whose boxes are real detections, in pixels.
 
-    Nobody has told which of them are the same cell. The links of trackpy, with its
-    range and memory, stand for the truth: what comes out is agreement, not accuracy.
+    It is not known which of them are the same cell. So the links of trackpy, with its
+    range and memory, are taken for the truth: scores are agreement, not accuracy.
     """
-    frames: dict[str, list[tuple[float, float]]] = {}
+    centres: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         x = (float(row["x0"]) + float(row["x1"])) / 2
         y = (float(row["y0"]) + float(row["y1"])) / 2
-        frames.setdefault(row["path"], []).append((x, y))
-    found = [np.array(frames[name]) for name in sorted(frames)]
+        centres.setdefault(row["path"], []).append((x, y))
+    found = [np.array(centres[name]) for name in sorted(centres)]
     size = np.max([f.max(axis=0) for f in found], axis=0) + 5
-    bare = Scene((float(size[0]), float(size[1])), [], [], found, 4.0)
-    truth, true_um, _ = follow_by_trackpy(bare, 12.0, predicts=False)
-    return Scene(bare.frame_um, truth, true_um, found, 4.0)
+    unlinked = Scene((float(size[0]), float(size[1])), [], [], found, 4.0)
+    truth, true_um, _ = follow_by_trackpy(unlinked, 12.0, predicts=False)
+    return Scene(unlinked.frame_um, truth, true_um, found, 4.0)
 
 
-def seen_scene(parts: Parts, source: SimulatedSettings, frames: int) -> Scene:
-    """Make a scene of what the device's locator finds under a simulated microscope."""
+def located_scene(parts: Parts, source: SimulatedSettings, frames: int) -> Scene:
+    """Make a scene of the cells that the device finds under a simulated microscope."""
     microscope = SimulatedMicroscope(source)
     um, pipeline = source.pixel_size_um, parts.open_pipeline()
     truth, true_um, found_um = [], [], []
     for number in range(frames):
         shot = Shot(number, number, utc_of(0), "made", pixel_size_um=um)
         raw = RawFrame(shot, microscope.render(number))
-        cells = pipeline.examine(Exposure(shot, lambda raw=raw: raw)).result.cells  # type: ignore[misc]
+        cells = pipeline.examine(Exposure(shot, partial(_same, raw))).result.cells
         shown = microscope.truth(number, least_visible=0.5)
         truth.append(np.array([c.id for c in shown], np.int64))
         true_um.append(_centres([c.box for c in shown], um))
@@ -115,17 +118,29 @@ def seen_scene(parts: Parts, source: SimulatedSettings, frames: int) -> Scene:
     )
 
 
-def _centres(boxes: Sequence[tuple[float, float, float, float]], um: float) -> Places:
+def _same(frame: RawFrame) -> RawFrame:
+    """Return a frame that is decoded already."""
+    return frame
+
+
+def _centres(
+    boxes: Sequence[tuple[float, float, float, float]], um: float
+) -> Positions:
+    """Centres (N, 2) in µm of boxes in pixels."""
     corners = np.array(boxes, float).reshape(-1, 4)
     return np.asarray((corners[:, :2] + corners[:, 2:]) / 2 * um)
 
 
 def follow(
     scene: Scene, settings: TrackingSettings
-) -> tuple[list[Numbers], list[Places], NDArray[np.float64]]:
-    """Track a scene; return numbers and places per frame, and ms per frame."""
+) -> tuple[list[Numbers], list[Positions], NDArray[np.float64]]:
+    """Track a scene with the device's tracker.
+
+    Returns the numbers (N,) and positions (N, 2) µm of the tracks in each frame, and
+    the milliseconds of each frame.
+    """
     tracker = Tracker(settings)
-    numbers, places, spent_ms = [], [], []
+    numbers, positions, spent_ms = [], [], []
     for found_um in scene.found_um:
         count = len(found_um)
         found = FoundCells(found_um, np.full(count, 7.5), np.ones(count, bool))
@@ -134,17 +149,18 @@ def follow(
         spent_ms.append(1e3 * (time.perf_counter() - start))
         named = links.tracks >= 0
         numbers.append(links.tracks[named])
-        places.append(found_um[named])
-    return numbers, places, np.array(spent_ms)
+        positions.append(found_um[named])
+    return numbers, positions, np.array(spent_ms)
 
 
 def follow_by_trackpy(
     scene: Scene, range_um: float, *, predicts: bool
-) -> tuple[list[Numbers], list[Places], NDArray[np.float64]]:
+) -> tuple[list[Numbers], list[Positions], NDArray[np.float64]]:
     """Track a scene with trackpy, with or without its prediction of drift.
 
-    Its search range is `range_um`, as our gate, its memory our coasting; where a knot
-    of cells is too large for it, it may narrow the range.
+    Its search range is `range_um`, the greatest step that our tracker allows, and its
+    memory is as long as ours. Where too many cells lie together for it, it may reduce
+    the range.
     """
     import pandas
     import trackpy
@@ -162,38 +178,38 @@ def follow_by_trackpy(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         linked = link(table, range_um, **options)
-    each = 1e3 * (time.perf_counter() - start) / len(scene.found_um)
-    numbers, places = [], []
+    mean_ms = 1e3 * (time.perf_counter() - start) / len(scene.found_um)
+    numbers, positions = [], []
     for t in range(len(scene.found_um)):
         part = linked[linked["frame"] == t]
         numbers.append(part["particle"].to_numpy(np.int64))
-        places.append(part[["x", "y"]].to_numpy(float))
-    return numbers, places, np.array([each])
+        positions.append(part[["x", "y"]].to_numpy(float))
+    return numbers, positions, np.array([mean_ms])
 
 
 def score(
     truth: Sequence[Numbers],
-    true_um: Sequence[Places],
+    true_um: Sequence[Positions],
     numbers: Sequence[Numbers],
-    places: Sequence[Places],
-    same_um: float = 1.5,
+    positions: Sequence[Positions],
+    match_um: float = 1.5,
 ) -> dict[str, float]:
     """Compare tracks with the truth: HOTA, MOTA, IDF1, IDSW and Frag.
 
     Parameters
     ----------
     truth, true_um
-        For each frame the numbers (M,) and places (M, 2) µm of the cells in view.
-    numbers, places
-        Those that a tracker gives, (N,) and (N, 2) µm.
-    same_um
+        For each frame the numbers (M,) and positions (M, 2) µm of the cells in view.
+    numbers, positions
+        Those of the tracks, (N,) and (N, 2) µm.
+    match_um
         See `Scene`.
     """
     from trackeval import metrics
 
-    alike = [
-        np.maximum(0, 1 - np.linalg.norm(a[:, None] - b[None], axis=2) / (2 * same_um))
-        for a, b in zip(true_um, places, strict=True)
+    similarity = [
+        np.maximum(0, 1 - np.linalg.norm(a[:, None] - b[None], axis=2) / (2 * match_um))
+        for a, b in zip(true_um, positions, strict=True)
     ]
     known, found = _dense(truth), _dense(numbers)
     data = {
@@ -204,7 +220,7 @@ def score(
         "num_tracker_dets": sum(len(f) for f in found),
         "gt_ids": known,
         "tracker_ids": found,
-        "similarity_scores": alike,
+        "similarity_scores": similarity,
     }
     quiet = {"PRINT_CONFIG": False}
     hota = metrics.HOTA().eval_sequence(data)
@@ -221,6 +237,6 @@ def score(
 
 
 def _dense(numbers: Sequence[Numbers]) -> list[Numbers]:
-    """Give numbers from 0, without holes, as trackeval wants them."""
+    """Replace the numbers by others from 0 without gaps, as trackeval needs them."""
     known = np.unique(np.concatenate(numbers))
     return [np.searchsorted(known, n) for n in numbers]

@@ -25,7 +25,7 @@ from edge.slide.confusion_correction import ConfusionFile
 from edge.slide.run_state import RunState
 from edge.slide.slide_counter import SlideCounter
 from edge.stages.thumbnail import Thumbnail
-from export.benchmark.slide.scan import walk
+from export.benchmark.slide.scan import scan
 from tests.conftest import frame_result
 from tests.edge.slide.slides import Ground
 
@@ -250,17 +250,17 @@ def test_the_whole_instrument_counts_every_cell_once(parts: Parts) -> None:
         seed=1,
     )
 
-    seen = walk(settings, parts, frames=30)
+    found = scan(settings, parts, frames=30)
 
-    assert seen.returns > 3
-    assert seen.jumps > 0, seen
-    assert seen.twice == 0
-    assert seen.truth.total() > 150
-    assert seen.counted["WBC"] == seen.truth["WBC"] > 3
-    assert abs(seen.counted["RBC"] - seen.truth["RBC"]) <= 0.02 * seen.truth["RBC"]
-    for one in seen.differential.classes:
+    assert found.returns > 3
+    assert found.jumps > 0, found
+    assert found.twice == 0
+    assert found.truth.total() > 150
+    assert found.counted["WBC"] == found.truth["WBC"] > 3
+    assert abs(found.counted["RBC"] - found.truth["RBC"]) <= 0.02 * found.truth["RBC"]
+    for one in found.differential.classes:
         assert one.exact.low <= one.exact.share <= one.exact.high
-    encode(seen.differential)
+    encode(found.differential)
 
 
 def test_a_confusion_file_must_be_of_the_model_that_counts(

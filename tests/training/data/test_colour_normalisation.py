@@ -9,7 +9,7 @@ import pytest
 
 from calibration.reference import plasma_colour
 from edge.simulation.microscope import SimulatedMicroscope
-from training.data.colour_normalisation import looks
+from training.data.colour_normalisation import colour_profiles
 from training.data.layouts.manifest import read_manifest
 from training.data.rows import developed
 
@@ -37,7 +37,7 @@ def test_every_laboratory_gets_the_same_white(manifest: Path, tmp_path: Path) ->
         for row in rows
     ]
 
-    profiles = looks(rows, "white-point")
+    profiles = colour_profiles(rows, "white-point")
     assert set(profiles) == {"giemsa", "wright"}
     for row in rows:
         white = plasma_colour(developed(row, profiles[row.domain]))

@@ -1,4 +1,4 @@
-"""What is drawn from clips, and how what is said of them is judged."""
+"""What is drawn from clips, and how what is said of them is evaluated."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from training.metrics.confusion import accuracy as accuracy_of
 from training.metrics.confusion import count_confusion, f1s, precisions, recalls
 from training.metrics.held_out import (
     Evaluated,
+    EvaluationRefused,
     InferenceCost,
-    NotJudgeable,
     Robustness,
     confusions,
     decisions_of,
@@ -33,7 +33,7 @@ LABELS = ("RBC", "WBC", "Platelet", "Plasma")
 
 
 @pytest.fixture
-def judged(random: np.random.Generator) -> Evaluated:
+def evaluated(random: np.random.Generator) -> Evaluated:
     """Six hundred cells of three laboratories, five slides each."""
     classes = random.choice(4, 600, p=[0.5, 0.3, 0.15, 0.05]).astype(np.int64)
     domains = np.array(["chula", "elsafty", "raabin"])[random.integers(0, 3, 600)]
@@ -56,10 +56,10 @@ def judged(random: np.random.Generator) -> Evaluated:
     )
 
 
-def sure_of(judged: Evaluated, names: list[int], classes: list[int]) -> Evaluated:
+def sure_of(evaluated: Evaluated, names: list[int], classes: list[int]) -> Evaluated:
     """A model that says `names`, one cell per slide."""
     return replace(
-        judged,
+        evaluated,
         logits=(5 * np.eye(len(LABELS))[names]).astype(np.float32),
         classes=np.array(classes),
         domains=np.array(["chula"] * len(names)),
@@ -67,9 +67,9 @@ def sure_of(judged: Evaluated, names: list[int], classes: list[int]) -> Evaluate
     )
 
 
-def test_four_cells_give_what_a_hand_gets(judged: Evaluated) -> None:
+def test_four_cells_give_what_a_hand_gets(evaluated: Evaluated) -> None:
     """RBC: 1 of 2 found, its name once true; WBC: 2 of 2 found, its name 2 of 3."""
-    confusion = confusions(sure_of(judged, [0, 1, 1, 1], [0, 0, 1, 1])).sum(axis=0)
+    confusion = confusions(sure_of(evaluated, [0, 1, 1, 1], [0, 0, 1, 1])).sum(axis=0)
 
     np.testing.assert_array_equal(confusion[:2, :2], [[1, 1], [0, 2]])
     assert accuracy_of(confusion) == 0.75
@@ -78,9 +78,9 @@ def test_four_cells_give_what_a_hand_gets(judged: Evaluated) -> None:
     np.testing.assert_allclose(f1s(confusion), [2 / 3, 0.8, np.nan, np.nan])
 
 
-def test_figures_agree_with_torchmetrics(judged: Evaluated) -> None:
-    scores = score(judged)
-    pair = torch.from_numpy(judged.logits), torch.from_numpy(judged.classes)
+def test_figures_agree_with_torchmetrics(evaluated: Evaluated) -> None:
+    scores = score(evaluated)
+    pair = torch.from_numpy(evaluated.logits), torch.from_numpy(evaluated.classes)
 
     def expected(of: object, average: str) -> object:
         return of(*pair, num_classes=4, average=average).numpy()  # type: ignore[operator]
@@ -98,37 +98,37 @@ def test_figures_agree_with_torchmetrics(judged: Evaluated) -> None:
     np.testing.assert_allclose(each, expected(multiclass_f1_score, "none"), atol=1e-4)
 
 
-def test_the_calibration_error_is_that_of_calibration(judged: Evaluated) -> None:
+def test_the_calibration_error_is_that_of_calibration(evaluated: Evaluated) -> None:
     expected = expected_calibration_error(
-        judged.logits, judged.classes, judged.temperature
+        evaluated.logits, evaluated.classes, evaluated.temperature
     )
 
-    assert score(judged).calibration_error.value == pytest.approx(expected, abs=1e-4)
-    confidence, right, cells = reliability(judged).T
-    assert cells.sum() == len(judged.classes)
+    assert score(evaluated).calibration_error.value == pytest.approx(expected, abs=1e-4)
+    confidence, right, cells = reliability(evaluated).T
+    assert cells.sum() == len(evaluated.classes)
     gap = np.abs(confidence - right) @ cells / cells.sum()
     assert gap == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_fast_interval_is_that_of_the_slow_way(judged: Evaluated) -> None:
-    names = decisions_of(judged).classes
+def test_the_fast_interval_is_that_of_the_slow_way(evaluated: Evaluated) -> None:
+    names = decisions_of(evaluated).classes
     slow = with_interval(
-        lambda rows: balanced_accuracy(names[rows], judged.classes[rows]),
-        judged.groups.tolist(),
+        lambda rows: balanced_accuracy(names[rows], evaluated.classes[rows]),
+        evaluated.groups.tolist(),
         draws=200,
     )
 
     fast = estimate(
-        lambda c: np.nanmean(recalls(c), axis=-1), confusions(judged), 600, draws=200
+        lambda c: np.nanmean(recalls(c), axis=-1), confusions(evaluated), 600, draws=200
     )
 
     assert fast == slow
 
 
-def test_every_interval_holds_its_value(judged: Evaluated) -> None:
-    scores = score(judged, [("raabin", "Platelet")])
+def test_every_interval_holds_its_value(evaluated: Evaluated) -> None:
+    scores = score(evaluated, [("raabin", "Platelet")])
     metrics = [getattr(scores, name) for name in scores.__slots__]
-    metrics += [*scores.domains.values(), *scores.spared.values()]
+    metrics += [*scores.domains.values(), *scores.without_excluded.values()]
     metrics += [
         getattr(c, name)
         for c in scores.classes.values()
@@ -140,62 +140,68 @@ def test_every_interval_holds_its_value(judged: Evaluated) -> None:
     assert all(0 <= m.low <= m.value <= m.high <= 1 for m in found)
 
 
-def test_a_class_that_does_not_occur_has_no_figures(judged: Evaluated) -> None:
-    scores = score(sure_of(judged, [0, 1, 2], [0, 1, 1]))
+def test_a_class_that_does_not_occur_has_no_figures(evaluated: Evaluated) -> None:
+    scores = score(sure_of(evaluated, [0, 1, 2], [0, 1, 1]))
 
     assert scores.classes["Platelet"] is None
     assert scores.classes["Plasma"] is None
     assert scores.balanced_accuracy.value == 0.75
 
 
-def test_a_class_that_is_never_said_has_precision_zero(judged: Evaluated) -> None:
-    found = score(sure_of(judged, [0, 0], [0, 1])).classes["WBC"]
+def test_a_class_that_is_never_said_has_precision_zero(evaluated: Evaluated) -> None:
+    found = score(sure_of(evaluated, [0, 0], [0, 1])).classes["WBC"]
 
     assert found is not None
     assert found.precision.value == found.recall.value == found.f1.value == 0
 
 
-def test_excluded_labels_count_in_no_other_domain(judged: Evaluated) -> None:
-    scores = score(judged, [("raabin", "Platelet")])
-    kept = (judged.domains == "raabin") & (judged.classes != LABELS.index("Platelet"))
+def test_excluded_labels_count_in_no_other_domain(evaluated: Evaluated) -> None:
+    scores = score(evaluated, [("raabin", "Platelet")])
+    kept = (evaluated.domains == "raabin") & (
+        evaluated.classes != LABELS.index("Platelet")
+    )
     expected = balanced_accuracy(
-        decisions_of(judged).classes[kept], judged.classes[kept]
+        decisions_of(evaluated).classes[kept], evaluated.classes[kept]
     )
 
-    assert list(scores.spared) == ["raabin"]
-    spared = scores.spared["raabin"]
-    assert spared is not None
-    assert spared.value == pytest.approx(expected, abs=1e-4)
-    assert spared.rows == kept.sum()
-    assert scores.domains == score(judged).domains
+    assert list(scores.without_excluded) == ["raabin"]
+    without_excluded = scores.without_excluded["raabin"]
+    assert without_excluded is not None
+    assert without_excluded.value == pytest.approx(expected, abs=1e-4)
+    assert without_excluded.rows == kept.sum()
+    assert scores.domains == score(evaluated).domains
 
 
-def test_a_domain_without_any_kept_cell_is_said_to_have_none(judged: Evaluated) -> None:
-    pair = sure_of(judged, [0, 1], [0, 1])
+def test_a_domain_without_any_kept_cell_is_said_to_have_none(
+    evaluated: Evaluated,
+) -> None:
+    pair = sure_of(evaluated, [0, 1], [0, 1])
 
-    assert score(pair, [("chula", "RBC"), ("chula", "WBC")]).spared == {"chula": None}
+    assert score(pair, [("chula", "RBC"), ("chula", "WBC")]).without_excluded == {
+        "chula": None
+    }
 
 
-def test_abstaining_trades_cells_for_accuracy(judged: Evaluated) -> None:
-    shares, right = abstention(judged).T
-    share, accuracy = named_share(judged)
+def test_abstaining_trades_cells_for_accuracy(evaluated: Evaluated) -> None:
+    shares, right = abstention(evaluated).T
+    share, accuracy = named_share(evaluated)
 
     assert (np.diff(shares) > 0).all()
     assert shares[-1] == 1
-    assert right[-1] == pytest.approx(score(judged).accuracy.value, abs=1e-4)
+    assert right[-1] == pytest.approx(score(evaluated).accuracy.value, abs=1e-4)
     assert right[shares == share] == accuracy
     assert accuracy is not None
     assert accuracy > right[-1]
 
 
-def test_cells_of_equal_confidence_are_named_together(judged: Evaluated) -> None:
-    curve = abstention(sure_of(judged, [0, 1, 1, 1], [0, 0, 1, 1]))
+def test_cells_of_equal_confidence_are_named_together(evaluated: Evaluated) -> None:
+    curve = abstention(sure_of(evaluated, [0, 1, 1, 1], [0, 0, 1, 1]))
 
     np.testing.assert_array_equal(curve, [[1, 0.75]])
 
 
-def test_a_model_that_names_nothing_has_no_accuracy(judged: Evaluated) -> None:
-    assert named_share(replace(judged, abstain_below=1.1)) == (0, None)
+def test_a_model_that_names_nothing_has_no_accuracy(evaluated: Evaluated) -> None:
+    assert named_share(replace(evaluated, abstain_below=1.1)) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +213,10 @@ def test_a_model_that_names_nothing_has_no_accuracy(judged: Evaluated) -> None:
     ],
 )
 def test_outputs_that_do_not_fit_the_labels_are_refused(
-    judged: Evaluated, change: dict[str, object], words: str
+    evaluated: Evaluated, change: dict[str, object], words: str
 ) -> None:
-    with pytest.raises(NotJudgeable, match=words):
-        replace(judged, **change)  # type: ignore[arg-type]
+    with pytest.raises(EvaluationRefused, match=words):
+        replace(evaluated, **change)  # type: ignore[arg-type]
 
 
 def test_a_confusion_has_a_row_per_true_class() -> None:

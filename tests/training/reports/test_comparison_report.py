@@ -26,7 +26,7 @@ Model = Callable[..., Evaluated]
 
 @pytest.fixture
 def model(random: np.random.Generator) -> Model:
-    """Build models that were judged on the same 300 cells; no platelet among them."""
+    """Build models evaluated on the same 300 cells; no platelet among them."""
     classes = random.choice([0, 1, 3], 300).astype(np.int64)
     domains = np.array(["chula", "raabin"])[random.integers(0, 2, 300)]
     groups = np.char.add(domains, random.integers(0, 4, 300).astype(str))
@@ -76,10 +76,12 @@ class Page(HTMLParser):
             self.words += f"{data} "
 
 
-def render(folder: Path, judged: list[Evaluated], **more: object) -> tuple[str, Page]:
+def render(
+    folder: Path, evaluated: list[Evaluated], **more: object
+) -> tuple[str, Page]:
     """Write a report; return its Markdown and its page."""
     more = {"title": "Five families", "facts": {"split": "test"}} | more
-    path = write_report(folder, judged, **more)  # type: ignore[arg-type]
+    path = write_report(folder, evaluated, **more)  # type: ignore[arg-type]
     assert path == folder / "report.html"
     markdown = (folder / "report.md").read_text("utf-8")
     return markdown, Page(path.read_text("utf-8"))
@@ -208,7 +210,7 @@ def test_two_models_of_one_family_are_told_apart(tmp_path: Path, model: Model) -
 def test_models_judged_on_other_cells_are_refused(tmp_path: Path, model: Model) -> None:
     other = replace(model("dbn"), classes=np.zeros(300, np.int64))
 
-    with pytest.raises(ReportImpossible, match="DBN was judged on 300 cells"):
+    with pytest.raises(ReportImpossible, match="DBN was evaluated on 300 cells"):
         render(tmp_path, [model(), other])
     with pytest.raises(ReportImpossible, match="0 models"):
         render(tmp_path, [])

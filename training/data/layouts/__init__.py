@@ -1,1 +1,1 @@
-"""The layouts that labelled cells come in, one file each. They say what a file says."""
+"""The layouts of labelled data sets, one file each; they read and do not interpret."""

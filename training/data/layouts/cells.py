@@ -1,4 +1,4 @@
-"""One labelled cell, as the file of any layout has it."""
+"""One labelled cell, as any layout gives it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from training.data.rows import DataInvalid
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One labelled cell; `split` is None where none is given."""
+    """One labelled cell; `split` is None where the data set states none.
+
+    `name` is its label as the data set has it; `where` names its line or file in error
+    messages; `index` is that of its image in a stack.
+    """
 
     path: Path
     name: str
@@ -23,7 +27,13 @@ class Cell:
 
 
 def read_box(sides: Sequence[str], where: str) -> Box:
-    """Read four numbers."""
+    """Read the four numbers of a box.
+
+    Raises
+    ------
+    DataInvalid
+        They are not four numbers; `where` names the line.
+    """
     try:
         x0, y0, x1, y1 = (float(side) for side in sides)
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Images of one cell, in a folder per class, perhaps inside one per split."""
+"""Images of one cell each, in a folder per class, perhaps inside one per split."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def read_class_folders(source: Path) -> Iterator[Cell]:
 def _read_classes(
     folders: Sequence[Path], source: Path, split: str | None
 ) -> Iterator[Cell]:
+    """Read the images in folders that are named after classes."""
     for folder in folders:
         images = images_in(folder)
         if not images:

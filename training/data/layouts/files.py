@@ -1,4 +1,4 @@
-"""Texts, images and folders of a data set; what would be overlooked is refused."""
+"""Read texts, images and folders of a data set; unexpected files are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.sources.image_files import SUFFIXES
 from training.data.rows import DataInvalid
 
-_LITTER = {"thumbs.db", "desktop.ini"}  # that file managers leave behind
+_IGNORED = {"thumbs.db", "desktop.ini"}  # files that file managers leave behind
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -21,7 +21,13 @@ _SPLITS = {
 
 
 def read_text(file: Path) -> str:
-    """Read a text file, UTF-8."""
+    """Read a text file in UTF-8.
+
+    Raises
+    ------
+    DataInvalid
+        It cannot be read.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -29,7 +35,13 @@ def read_text(file: Path) -> str:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Folders of a folder in which images would be overlooked."""
+    """List the folders in a folder that must not hold images itself.
+
+    Raises
+    ------
+    DataInvalid
+        An image lies beside them; it would be overlooked.
+    """
     entries = _entries(folder)
     folders = [path for path in entries if path.is_dir()]
     for path in entries if folders else ():
@@ -42,7 +54,13 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Images of a folder in which nothing else is expected."""
+    """List the images in a folder that must not hold anything else.
+
+    Raises
+    ------
+    DataInvalid
+        Another file or a folder lies among them.
+    """
     entries = _entries(folder)
     for path in entries:
         if path.is_dir() or path.suffix.lower() not in SUFFIXES:
@@ -54,12 +72,13 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
+    """List a folder, in order, without hidden and ignored files."""
     if not folder.is_dir():
         return []
     return sorted(
         path
         for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name.casefold() not in _LITTER
+        if not path.name.startswith(".") and path.name.casefold() not in _IGNORED
     )
 
 
@@ -69,7 +88,13 @@ def is_split(folder: Path) -> bool:
 
 
 def splits_of(folders: Iterable[Path]) -> dict[Path, str]:
-    """Tell the split of each folder by its name."""
+    """Return the split of each folder by its name.
+
+    Raises
+    ------
+    DataInvalid
+        A folder has the name of no split.
+    """
     splits = {}
     for folder in folders:
         if not is_split(folder):

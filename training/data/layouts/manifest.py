@@ -1,4 +1,4 @@
-"""A manifest: a table of cells in a .csv, the only layout that says everything."""
+"""A manifest: a table of cells as CSV, the only layout that states everything."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ COLUMNS = ("path", "licence", "split", "label", "x0", "y0", "x1", "y1")
 def read_manifest(manifest: Path, task: str = "cells4") -> list[Row]:
     """Read a manifest; image paths are relative to it.
 
-    `task` is that of rows which do not say one.
+    `task` is that of rows that state none.
 
     Raises
     ------
     DataInvalid
-        A column is missing, a split or a box is not one; names the line.
+        A column is missing, or a split or box is not valid; names the line.
     """
     with io.StringIO(read_text(manifest), newline="") as file:
         reader = csv.DictReader(file)
@@ -36,6 +36,7 @@ def read_manifest(manifest: Path, task: str = "cells4") -> list[Row]:
 
 
 def _row(line: dict[str, str], manifest: Path, number: int, task: str) -> Row:
+    """Read line `number` of a manifest."""
     where = f"{manifest}:{number}"
     if None in line.values():
         raise DataInvalid(f"{where}: has fewer columns than the first line")

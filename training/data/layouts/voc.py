@@ -12,7 +12,13 @@ from training.data.rows import SPLITS, DataInvalid
 
 
 def read_voc(source: Path) -> Iterator[Cell]:
-    """Read the boxes of every annotation, and see that every image has one."""
+    """Read the boxes of every annotation; every image must have one.
+
+    Raises
+    ------
+    DataInvalid
+        A file cannot be read, or an image has no annotation.
+    """
     files = sorted((source / "Annotations").glob("*.xml"))
     split_of = _splits(source, {file.stem for file in files})
     annotated = set()
@@ -40,7 +46,13 @@ def read_voc(source: Path) -> Iterator[Cell]:
 
 
 def _splits(source: Path, stems: set[str]) -> dict[str, str]:
-    """Which split each image's stem is in; empty where no list is there."""
+    """Return the split of each image, by its stem; empty if there are no lists.
+
+    Raises
+    ------
+    DataInvalid
+        An image is in two lists, or in none, or has no annotation.
+    """
     splits: dict[str, str] = {}
     for split in SPLITS:
         file = source / "ImageSets" / "Main" / f"{split}.txt"
@@ -68,10 +80,17 @@ class _NoDocumentType(ET.TreeBuilder):
 
 
 def _parse_xml(file: Path) -> ET.Element:
+    """Read an XML file without entities.
+
+    Raises
+    ------
+    DataInvalid
+        It is not XML, or declares a document type.
+    """
     parser = ET.XMLParser(target=_NoDocumentType())  # noqa: S314
     try:
         return ET.fromstring(file.read_bytes(), parser)  # noqa: S314
-    except (ET.ParseError, LookupError, ValueError) as error:  # an encoding, too
+    except (ET.ParseError, LookupError, ValueError) as error:  # also unknown encodings
         raise DataInvalid(f"{file}: not XML that can be read: {error}") from error
     except DataInvalid as error:
         raise DataInvalid(f"{file}: {error}") from error

@@ -15,7 +15,13 @@ from training.data.rows import DataInvalid
 
 
 def read_yolo(source: Path) -> Iterator[Cell]:
-    """Read the boxes of every image, and see that every label file has one."""
+    """Read the boxes of every image; image and label file must come in pairs.
+
+    Raises
+    ------
+    DataInvalid
+        A file cannot be read, or one of a pair is missing.
+    """
     names = _class_names(source)
     for images, labels, split in _folders(source):
         known = {"classes"}
@@ -36,7 +42,7 @@ def read_yolo(source: Path) -> Iterator[Cell]:
 
 
 def _folders(source: Path) -> list[tuple[Path, Path, str | None]]:
-    """Folders of images and of their labels, with their split."""
+    """List the folders of images and of their labels, with their split."""
     images, labels = source / "images", source / "labels"
     if images.is_dir() or labels.is_dir():  # images/train and labels/train, or none
         names = sorted({f.name for f in (*folders_in(images), *folders_in(labels))})
@@ -51,7 +57,13 @@ def _folders(source: Path) -> list[tuple[Path, Path, str | None]]:
 def _boxes(
     image: Path, file: Path, names: Mapping[int, str]
 ) -> Iterator[tuple[int, str, Box]]:
-    """Line number, name of the class, and box in pixels of each line."""
+    """Yield the number, the name of the class and the box in pixels of each line.
+
+    Raises
+    ------
+    DataInvalid
+        A line is not a class and four numbers; names the line.
+    """
     lines = enumerate(map(str.split, read_text(file).splitlines()), 1)
     filled = [(number, words) for number, words in lines if words]
     if not filled:
@@ -78,7 +90,13 @@ def _boxes(
 
 
 def _class_names(source: Path) -> dict[int, str]:
-    """Names of the classes, of data.yaml or classes.txt."""
+    """Read the names of the classes from data.yaml or classes.txt.
+
+    Raises
+    ------
+    DataInvalid
+        There is neither, or it has no names.
+    """
     for file in (source / "data.yaml", source / "data.yml"):
         if file.exists():
             names = _yaml_names(read_text(file))
@@ -93,9 +111,9 @@ def _class_names(source: Path) -> dict[int, str]:
 
 
 def _yaml_names(text: str) -> dict[int, str]:
-    """Read `names:` in the forms that tools write: a list or a mapping, in or under it.
+    """Read `names:` as tools write it: a list or a mapping, inline or below.
 
-    No more of YAML: its library is not worth one key.
+    A library for YAML would be needed for this one key alone.
     """
     text = re.sub(r"(^|\s)#.*", "", text)
     inline = re.search(r"^names:\s*[\[{](.*?)[\]}]", text, re.MULTILINE | re.DOTALL)
@@ -105,6 +123,6 @@ def _yaml_names(text: str) -> dict[int, str]:
         r"^[ \t]*(?:(\d+)\s*:|-)?[ \t]*(\S.*?)[ \t]*$", listed, re.MULTILINE
     )
     return {
-        int(number) if number else place: name.strip("'\"")
-        for place, (number, name) in enumerate(items)
+        int(number) if number else index: name.strip("'\"")
+        for index, (number, name) in enumerate(items)
     }
