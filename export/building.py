@@ -50,12 +50,12 @@ class Batch(click.ParamType):  # type: ignore[type-arg]
         parts = str(value).split(",")
         if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
             self.fail(f"{value!r}: expected three numbers such as 1,32,128")
-        least, usual, most = (int(part) for part in parts)
-        if not 1 <= least <= usual <= most:
+        low, usual, high = (int(part) for part in parts)
+        if not 1 <= low <= usual <= high:
             self.fail(
                 f"{value!r}: expected 1 or more, none smaller than the one before"
             )
-        return least, usual, most
+        return low, usual, high
 
 
 _STANDARD = EngineSettings()
@@ -99,12 +99,12 @@ def build_command(
     precision: Precision,
     batch: tuple[int, int, int],
     force: bool,
-    **told: Any,
+    **options: Any,
 ) -> None:
     """Build TensorRT engines of BUNDLES, the shipped ones if none is named.
 
-    An engine that is there and good is tested and left; of any other it is said why it
-    is built again.
+    An engine that is there is tested, and kept if it passes. For any other, the reason
+    why it is built again is shown.
     """
     console = Console()
     for folder in bundles or (LOCATOR, CLASSIFIER, ON_REFERENCE):
@@ -114,22 +114,22 @@ def build_command(
             engine="tensorrt",
             precision="fp32" if is_locator else precision,
             batch=batch,
-            **told,
+            **options,
         )
-        place, reasons = stale_engine(bundle, settings)
-        reasons = reasons or _what_fails(bundle, settings)
+        path, reasons = stale_engine(bundle, settings)
+        reasons = reasons or _failures(bundle, settings)
         for reason in reasons:
             console.print(f"{bundle.id}: {reason}", highlight=False)
         if reasons or force:
-            _build(bundle, place, settings, console)
+            _build(bundle, path, settings, console)
         else:
             console.print(f"{bundle.id}: the engine is good, its self-test passed")
-        console.print(_shown(bundle.id, read_manifest(place)))
-        console.print(f"engine: {place.folder}", highlight=False)
+        console.print(_table(bundle.id, read_manifest(path)))
+        console.print(f"engine: {path.folder}", highlight=False)
 
 
-def _what_fails(bundle: Bundle, settings: EngineSettings) -> list[str]:
-    """Say what an engine does wrong that fits by its passport; nothing if it passes."""
+def _failures(bundle: Bundle, settings: EngineSettings) -> list[str]:
+    """Test an engine whose manifest fits; return why it fails, or nothing."""
     try:
         open_engine(bundle, settings).close()
     except GpuFailed:
@@ -140,32 +140,33 @@ def _what_fails(bundle: Bundle, settings: EngineSettings) -> list[str]:
 
 
 def _build(
-    bundle: Bundle, place: EnginePath, settings: EngineSettings, console: Console
+    bundle: Bundle, path: EnginePath, settings: EngineSettings, console: Console
 ) -> None:
-    """Build one engine, and show how far it is; Ctrl-C ends it, nothing is written."""
+    """Build one engine and show its progress; Ctrl-C ends it, nothing is written."""
     cancel = threading.Event()
     with _bar(console) as bar:
         task = bar.add_task(f"building {bundle.id}", total=1.0, phase="")
 
-        def tell(share: float, phase: str) -> None:
+        def show(share: float, phase: str) -> None:
             bar.update(task, completed=share, phase=phase[:48])
 
         def work() -> EngineManifest:
             return build_engine(
                 bundle,
                 build_options_of(bundle, settings.precision, settings.batch),
-                place,
+                path,
                 settings,
                 datetime.now(timezone.utc).replace(microsecond=0),
-                progress=tell,
+                progress=show,
                 cancel=cancel,
             )
 
         run_in_thread(work, cancel)
-        tell(1.0, "")
+        show(1.0, "")
 
 
 def _bar(console: Console) -> Progress:
+    """Return a bar that shows the phase of a build."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -175,10 +176,11 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def _shown(bundle_id: str, passport: EngineManifest) -> Table:
+def _table(bundle_id: str, manifest: EngineManifest) -> Table:
+    """Show what an engine was built from, where, and how it did."""
     grid = Table(title=f"passport of {bundle_id}", show_header=False)
-    site, order = passport.site, passport.order
-    worst = ", ".join(f"{n} {v:.2g}" for n, v in passport.parity.worst.items())
+    site, order = manifest.site, manifest.order
+    worst = ", ".join(f"{n} {v:.2g}" for n, v in manifest.parity.worst.items())
     where = "" if site.l4t is None else f", Jetson Linux {site.l4t}"
     grid.add_row("precision", order.precision)
     for name, shapes in order.shapes.items():
@@ -186,13 +188,13 @@ def _shown(bundle_id: str, passport: EngineManifest) -> Table:
     grid.add_row(
         "built on",
         f"{site.gpu}, compute capability {site.compute_capability}{where}; "
-        f"{site.flavour} {site.tensorrt}, driver {passport.driver}",
+        f"{site.flavour} {site.tensorrt}, driver {manifest.driver}",
     )
-    grid.add_row("build", f"{passport.build_seconds:.1f} s")
+    grid.add_row("build", f"{manifest.build_seconds:.1f} s")
     grid.add_row("worst difference on golden input", worst)
-    if passport.parity.agreement is not None:
-        grid.add_row("golden cells named alike", f"{passport.parity.agreement:.1%}")
-    for latency in passport.latency:
+    if manifest.parity.agreement is not None:
+        grid.add_row("golden cells named alike", f"{manifest.parity.agreement:.1%}")
+    for latency in manifest.latency:
         grid.add_row(
             f"{latency.rows} rows",
             f"{latency.median_ms:.3f} ms, 99 % within {latency.p99_ms:.3f} ms",

@@ -114,7 +114,7 @@ def test_too_few_cells_are_said() -> None:
 
 
 def strange_site(cells: int = 1500) -> tuple[np.ndarray, np.ndarray]:
-    """What is said where a stain makes the model too sure, and too fond of class 1."""
+    """Predictions where a stain makes the model too sure, and prefer class 1."""
     logits, classes = overconfident(1.0, cells)
     predicted = logits * 3.0 + np.array([0.0, 2.5, 0.0, 0.0], np.float32)
     return log_probabilities(predicted, 1.0), classes

@@ -86,10 +86,12 @@ def test_every_expected_change_counts_once_and_others_are_false_alarms() -> None
             box=(max(x - 20, 0), max(y - 20, 0), x + 20, y + 20),
         )
 
-    told = [event(n, e.change, e.frame + 1, e.x_um, e.y_um) for n, e in enumerate(must)]
-    strays = [event(900, "lysis", 5, 1.0, 1.0), told[0]]
-    said = msgspec.structs.replace(frame_result(0), events=(*told, *strays))
-    result = score_events(microscope, [said, *[frame_result(0)] * 89])
+    found = [
+        event(n, e.change, e.frame + 1, e.x_um, e.y_um) for n, e in enumerate(must)
+    ]
+    false = [event(900, "lysis", 5, 1.0, 1.0), found[0]]
+    frame = msgspec.structs.replace(frame_result(0), events=(*found, *false))
+    result = score_events(microscope, [frame, *[frame_result(0)] * 89])
 
     assert len(must) >= 4
     assert sum(result.found.values()) == len(must)

@@ -1,1 +1,1 @@
-"""Judge and compare bundles."""
+"""Evaluate and compare bundles, and run studies."""

@@ -111,10 +111,8 @@ def fit(
 
     Raises
     ------
-    FitDiverged
-        The loss is not finite.
-    CheckpointRefused
-        The folder holds a checkpoint of another run, or a damaged one.
+    FitDiverged, CheckpointRefused
+        The loss is not finite; the checkpoint is damaged or of another run.
     """
     model.to(device.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval()

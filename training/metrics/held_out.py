@@ -93,7 +93,7 @@ class Evaluated:
         if cells == 0 or lengths != (cells, cells, cells):
             raise EvaluationRefused(
                 f"{self.name}: rows of logits, domains and groups are {lengths}, "
-                f"expected {cells} of each and at least 1; judge it on labelled cells"
+                f"expected {cells} of each and at least 1; use labelled cells"
             )
         low, high = int(self.classes.min()), int(self.classes.max())
         if self.logits.shape[1] != width or low < 0 or high >= width:

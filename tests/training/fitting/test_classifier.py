@@ -1,4 +1,4 @@
-"""What is drawn from clips, and how what is said of them is evaluated."""
+"""Batches that are drawn from clips, and predictions that are evaluated."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_some_of_each_class_are_drawn_the_same_every_time() -> None:
 
 
 def test_a_drawn_view_of_a_box_shows_at_least_the_cell() -> None:
-    assert STOCK_CONTEXT * BOXED.least == pytest.approx(1.0)
-    assert BOXED.most == 1.0
+    assert STOCK_CONTEXT * BOXED.min_side == pytest.approx(1.0)
+    assert BOXED.max_side == 1.0
 
 
 def test_what_the_device_shows_has_its_pixels_in_the_stock() -> None:

@@ -39,9 +39,9 @@ def test_the_targets_decode_to_the_boxes_they_were_made_of(fields, random) -> No
     for number in range(8):
         heat, sides = batch.heat[number].numpy(), batch.sides[number].numpy()
         peaks = np.where(heat > 0.999, heat, 0).transpose(1, 2, 0)[None]
-        told = _Told(peaks.astype(np.float32), sides.transpose(1, 2, 0)[None])
+        engine = _FixedOutputs(peaks.astype(np.float32), sides.transpose(1, 2, 0)[None])
         image = batch.images[number].permute(1, 2, 0).numpy().astype(np.uint8)
-        regions = find_regions(image, told, spec, (PATCH_PX, PATCH_PX))
+        regions = find_regions(image, engine, spec, (PATCH_PX, PATCH_PX))
         red = regions.kinds == 0
         boxes = regions.boxes[red]
         sizes += np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist()
@@ -49,7 +49,7 @@ def test_the_targets_decode_to_the_boxes_they_were_made_of(fields, random) -> No
     assert np.median(sizes) == pytest.approx(24, rel=0.3)
 
 
-class _Told:
+class _FixedOutputs:
     def __init__(self, likely: np.ndarray, sides: np.ndarray) -> None:
         self._tensors = {"likely": likely, "sides": sides}
 
