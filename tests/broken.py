@@ -1,6 +1,7 @@
-"""Devices that are broken in one way each, for real, and what doctor must say.
+"""Devices that are broken in one way each, and what doctor must find.
 
-`python -m tests.broken` writes the real output for some of them into docs/doctor.md.
+They are really broken: files are altered, brokers refuse, cameras show one picture.
+`python -m tests.broken` writes the output for some of them into docs/doctor.md.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from edge import clock
 from edge.artifacts.bundle import CLASSIFIER, LOCATOR
 from edge.artifacts.profile import ProfileRecord, save_profile
 from edge.demo.broker import free_port
-from edge.doctor.device import read_subject
+from edge.doctor.device import read_device
 from edge.doctor.findings import Finding, Status
 from edge.doctor.registry import CHECKS
 from edge.doctor.report import table_of
-from edge.doctor.runner import examine, look
+from edge.doctor.runner import examine_device, run_check
 from edge.ledger.cursor import Cursor, write_cursor
 from edge.ledger.writer import Ledger
 from edge.mqtt import ARCHIVE_STATE, Link
@@ -55,7 +56,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "doctor.md"
 
 
 class Device:
-    """A device that is well, in a folder: what is broken, a set-up breaks.
+    """A device in a folder in which nothing is wrong, until a function breaks it.
 
     `broker` is up, and its archive listens.
     """
@@ -63,7 +64,7 @@ class Device:
     def __init__(self, folder: Path, broker: ShippedBroker) -> None:
         self.folder, self.broker = folder, broker
         self.opened = ExitStack()
-        self.text = ""  # put before the settings as it is
+        self.text = ""  # written before the settings, as it is
         (folder / "images").mkdir(parents=True)
         for number, png in enumerate(_fields()):
             (folder / "images" / f"{number}.png").write_bytes(png)
@@ -96,7 +97,7 @@ class Device:
         self.write_rows(3)
 
     def write_rows(self, rows: int, **changes: Any) -> None:
-        """Write and acknowledge so many rows; `changes` are of the results."""
+        """Write and acknowledge so many rows; `changes` replace fields of results."""
         ledger = Ledger(self.folder / "ledger", DEVICE)
         text = frame_result(**({"utc": clock.utc_now()} | changes))
         written = [ledger.append(text) for _ in range(rows)]
@@ -110,9 +111,9 @@ class Device:
         path.write_bytes(self.text.encode() + msgspec.toml.encode(self.settings))
         return path
 
-    def look(self, name: str) -> tuple[Finding, ...]:
-        """What one check finds."""
-        return look(CHECKS[name], read_subject(self.config()))
+    def check(self, name: str) -> tuple[Finding, ...]:
+        """Run one check in this process."""
+        return run_check(CHECKS[name], read_device(self.config()))
 
     def close(self) -> None:
         self.opened.close()
@@ -132,7 +133,7 @@ def _png(rgb: Any) -> bytes:
 
 
 def start_shipped(folder: Path) -> ShippedBroker:
-    """A broker as we ship it, with an archive that has said that it listens."""
+    """A broker as we ship it, with an archive whose state is online."""
     broker = ShippedBroker(folder)
     (folder / "archive-password").write_text(PASSWORDS["archive"])
     settings = BrokerSettings(
@@ -347,13 +348,13 @@ def settings_that_everybody_changes(device: Device) -> None:
 
 
 def a_disk_that_is_nearly_full(device: Device) -> None:
-    """Every disk is, where one byte is too much."""
+    """Every disk is nearly full if the limit is zero."""
     device.settings["alarms"] = {"disk_share": [0.0, 0.0]}
 
 
 @dataclass(frozen=True)
 class Broken:
-    """How a device is broken, which check sees it, and what that check must say."""
+    """How a device is broken, which check finds it, and what it must find."""
 
     how: Callable[[Device], None]
     name: str
@@ -375,7 +376,7 @@ BROKEN = [
         "--check",
     ),
     Broken(no_toml, "settings", "fault", "device.toml:1: not TOML", "--check"),
-    Broken(no_camera, "camera", "fault", "/dev/video9 is not there", "plug"),
+    Broken(no_camera, "camera", "fault", "/dev/video9 does not exist", "plug"),
     Broken(a_camera_in_use, "camera", "fault", r"used by process \d+ \(sleep\)", "end"),
     Broken(no_light, "camera", "fault", r"dark: brightness 0\.01", "lamp"),
     Broken(too_much_light, "camera", "fault", "100 % of the counts", "exposure"),
@@ -391,7 +392,7 @@ BROKEN = [
     Broken(an_altered_flat_field, "calibration", "fault", "flat_field.npy", "restore"),
     Broken(an_old_calibration, "calibration", "warning", "days old", "again"),
     Broken(no_calibration, "calibration", "warning", "no profile", "calibrate field"),
-    Broken(an_altered_row, "ledger", "fault", "row 2 does not follow", "do not delete"),
+    Broken(an_altered_row, "ledger", "fault", "row 2 was altered", "do not delete"),
     Broken(no_database, "ledger", "fault", "not a database", "disk|folder"),
     Broken(the_ledger_of_another_device, "ledger", "fault", "'scope-01', not", "own"),
     Broken(a_run_that_died, "ledger", "fault", "it was killed", "start run again"),
@@ -399,11 +400,11 @@ BROKEN = [
         rows_that_nobody_publishes,
         "ledger",
         "warning",
-        "8 rows are here alone.*nobody publishes",
+        "8 rows exist only here.*no process publishes",
         "start hemascope-publish",
     ),
     Broken(a_raised_alarm, "alarms", "fault", "no-frames since", "cable and power"),
-    Broken(no_broker, "broker", "fault", "does not answer", "start the broker"),
+    Broken(no_broker, "broker", "fault", "does not answer", "start mosquitto"),
     Broken(an_unknown_host, "broker", "fault", "'lab-server.invalid'", "host"),
     Broken(a_wrong_password, "broker", "fault", "refuses us: Not auth", "password"),
     Broken(no_password, "broker", "fault", "password", r"\[broker\]"),
@@ -413,7 +414,11 @@ BROKEN = [
         a_certificate_for_another_name, "broker", "fault", "IP address mis", "address"
     ),
     Broken(
-        a_certificate_that_ends_soon, "broker", "warning", "own certif.* 8 days", "new"
+        a_certificate_that_ends_soon,
+        "broker",
+        "warning",
+        "device's certif.* 8 days",
+        "new",
     ),
     Broken(
         the_certificate_listener_with_a_password, "broker", "fault", "closed", "log"
@@ -521,24 +526,26 @@ SHOWN = [
 
 
 WIDTH = 96
-_MARK = "# Broken on purpose\n"  # what follows on the page is written here
-_SAID = """
-Real output, written by `python -m tests.broken`, which breaks a device in each of these
-ways; the tests compare every line with what doctor says today. The device lies in
-`/tmp/device`.
+_MARK = "# Broken on purpose\n"  # the rest of the page is written by `write_page`
+_INTRODUCTION = """
+This is real output. `python -m tests.broken` breaks a device in each of these ways and
+writes what doctor finds; the tests compare every line with what doctor finds today. The
+device is in the folder `/tmp/device`.
 """
 
 
 def shown(findings: tuple[Finding, ...]) -> str:
-    """Findings as the command prints them where there is no terminal."""
+    """Return findings as the command prints them into a file."""
     console = Console(width=WIDTH, file=io.StringIO(), record=True)
     console.print(table_of(findings))
     lines = console.export_text(styles=False).splitlines()
     return "\n".join(line.rstrip() for line in lines)
 
 
-def without_place(findings: tuple[Finding, ...], device: Device) -> tuple[Finding, ...]:
-    """A device lies elsewhere in each test, and speaks through another port."""
+def without_addresses(
+    findings: tuple[Finding, ...], device: Device
+) -> tuple[Finding, ...]:
+    """Replace the folder and the port, which differ in each test."""
     text = msgspec.json.encode(findings).decode()
     text = text.replace(str(device.folder), "/tmp/device")  # noqa: S108 only a name
     text = text.replace(f":{device.broker.ports['tls']} ", ":8883 ")
@@ -547,16 +554,16 @@ def without_place(findings: tuple[Finding, ...], device: Device) -> tuple[Findin
 
 
 def essence(text: str) -> str:
-    """What stays when numbers, dates, ends of lines and other cameras do not count."""
+    """Return a text without what differs each time: numbers, line ends, cameras."""
     text = re.sub(r"\s+", "", text)
     text = re.sub(r"camerashere:.*?→", "→", text)
     return re.sub(r"[0-9a-f]{8,}…?|\d+", "0", text)
 
 
 def write_page(path: Path) -> None:
-    """Break a device in each of `SHOWN` ways and write what doctor says."""
+    """Break a device in each way of `SHOWN`, and write what doctor finds."""
     before, mark, _ = path.read_text(encoding="utf-8").partition(_MARK)
-    parts = [before + mark + _SAID]
+    parts = [before + mark + _INTRODUCTION]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         broker = start_shipped(_made(Path(folder) / "broker"))
         opened.callback(broker.close)
@@ -576,9 +583,9 @@ def _made(folder: Path) -> Path:
 
 
 def _part(title: str, device: Device, names: tuple[str, ...]) -> str:
-    report = examine(device.config(), names)
+    report = examine_device(device.config(), names)
     only = "".join(f" --only {name}" for name in names)
-    text = shown(without_place(report.findings, device))
+    text = shown(without_addresses(report.findings, device))
     code = 1 if report.status == "fault" else 0
     return (
         f"## {title}\n\n```\n$ hemascope doctor --config /tmp/device/device.toml{only}"

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from edge.doctor.registry import CHECKS
 from edge.doctor.report import table_of
-from edge.doctor.runner import examine
+from edge.doctor.runner import examine_device
 
 _WIDTH = 100  # where nobody tells: a pipe, a file
 
@@ -31,8 +31,8 @@ def doctor_command(config: Path | None, only: tuple[str, ...], as_json: bool) ->
 
     Safe while the device works. Ends with 1 if something is broken, else with 0.
     """
-    with Console(stderr=True).status("looking at the device"):
-        report = examine(config, only)
+    with Console(stderr=True).status("examining the device"):
+        report = examine_device(config, only)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
     else:

@@ -1,8 +1,8 @@
-"""One check in this process: `python -m edge.doctor NAME [SETTINGS]`."""
+"""Run one check in this process: `python -m edge.doctor NAME [SETTINGS]`."""
 
 import sys
 
-from edge.doctor.runner import alone
+from edge.doctor.runner import check_process
 
 if __name__ == "__main__":
-    alone(sys.argv[1:])
+    check_process(sys.argv[1:])

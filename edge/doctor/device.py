@@ -1,4 +1,4 @@
-"""What is examined: the settings of a device, as far as they can be read."""
+"""The device that is examined: its settings, as far as they can be read."""
 
 from __future__ import annotations
 
@@ -18,113 +18,117 @@ from edge.settings.models import LocationSettings, ModelSettings, SequenceSettin
 from edge.settings.run import AlarmSettings, LedgerSettings, RunSettings
 from edge.settings.sources import SourceSettings
 
-USUAL = Path("/etc/hemascope/device.toml")  # where the units look
+DEFAULT_CONFIG = Path("/etc/hemascope/device.toml")  # the file of the systemd units
 T = TypeVar("T")
 
 
 class SettingMissing(Exception):
-    """A check needs a setting that nobody could read; the finding says so."""
+    """A check needs a setting that could not be read; the finding says so."""
 
 
 @dataclass(frozen=True)
 class ExaminedDevice:
-    """A settings file: `config`, None where there is none.
+    """A device as its settings file describes it.
 
-    `refused` says why it is not valid, None where it is. Its good parts are there even
-    so, so that one wrong line does not hide what else is wrong.
+    `config` is the file, None without one. `config_error` says why it is not valid,
+    None if it is. `parts` are the settings that could be read: one wrong line does not
+    hide what else is wrong.
     """
 
     config: Path | None
-    refused: str | None = None
+    config_error: str | None = None
     parts: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def device(self) -> str:
-        """Name of the device."""
-        return str(self._part("device"))
+    def name(self) -> str:
+        """The device's name."""
+        return str(self._required("device"))
 
     @cached_property
     def source(self) -> SourceSettings:
         """Where frames come from."""
-        found: SourceSettings = self._part("source")
-        return found
+        source: SourceSettings = self._required("source")
+        return source
 
     @cached_property
     def ledger(self) -> LedgerSettings:
-        """Where results are kept."""
-        found: LedgerSettings = self._part("ledger")
-        return found
+        """Where results are stored."""
+        ledger: LedgerSettings = self._required("ledger")
+        return ledger
 
     @cached_property
     def profile(self) -> Path | None:
         """The calibration's folder."""
-        return self._or("profile", None)
+        return self._optional("profile", None)
 
     @cached_property
     def model(self) -> ModelSettings:
         """The classifier and its engine."""
-        return self._or("model", ModelSettings())
+        return self._optional("model", ModelSettings())
 
     @cached_property
     def location(self) -> LocationSettings:
         """How cells are located."""
-        return self._or("location", LocationSettings())
+        return self._optional("location", LocationSettings())
 
     @cached_property
     def sequence(self) -> SequenceSettings | None:
-        """The recurrent model."""
-        return self._or("sequence", None)
+        """The sequence model."""
+        return self._optional("sequence", None)
 
     @cached_property
     def run(self) -> RunSettings:
-        """Of the run process."""
-        return self._or("run", RunSettings())
+        """Settings of the run process."""
+        return self._optional("run", RunSettings())
 
     @cached_property
     def alarms(self) -> AlarmSettings:
         """Limits of disk and temperature."""
-        return self._or("alarms", AlarmSettings())
+        return self._optional("alarms", AlarmSettings())
 
     @cached_property
     def broker(self) -> BrokerSettings:
         """Where results are published; needs a settings file."""
         if self.config is None:
             raise SettingMissing("broker")
-        return self._or("broker", BrokerSettings())
+        return self._optional("broker", BrokerSettings())
 
-    def _part(self, name: str) -> Any:
+    def _required(self, name: str) -> Any:
         if name not in self.parts:
             raise SettingMissing(name)
         return self.parts[name]
 
-    def _or(self, name: str, default: T) -> T:
-        """Return a part that may be left out; but not one that is wrong."""
+    def _optional(self, name: str, default: T) -> T:
+        """Return a part that may be left out.
+
+        In an invalid file a missing part may be the wrong one. Then it has no default.
+        """
         if name in self.parts:
-            found: T = self.parts[name]
-            return found
-        if self.refused is not None:
+            part: T = self.parts[name]
+            return part
+        if self.config_error is not None:
             raise SettingMissing(name)
         return default
 
 
-def nearest(folder: Path) -> Path:
-    """Return `folder`, or the part of its path that is there and may be seen."""
+def nearest_existing(folder: Path) -> Path:
+    """Return `folder`, or the nearest folder above it that this user can see."""
     while not os.access(folder, os.F_OK) and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
-def read_subject(config: Path | None) -> ExaminedDevice:
+def read_device(config: Path | None) -> ExaminedDevice:
     """Read a settings file as far as it can be read; never raises.
 
-    Without one, the file that the units use is taken, if there is one.
+    Without one, the file of the systemd units is read, if there is one.
     """
-    if config is None and USUAL.exists():
-        config = USUAL
+    if config is None and DEFAULT_CONFIG.exists():
+        config = DEFAULT_CONFIG
     if config is None:
         return ExaminedDevice(None)
     try:
-        good = read_toml(config, DeviceFile)
+        settings = read_toml(config, DeviceFile)
     except ConfigurationInvalid as error:
         return ExaminedDevice(config, str(error), read_good_parts(config, DeviceFile))
-    return ExaminedDevice(config, None, msgspec.structs.asdict(good))
+    return ExaminedDevice(config, None, msgspec.structs.asdict(settings))

@@ -1,4 +1,4 @@
-"""Which of our processes are at work on this machine, seen without disturbing them."""
+"""Which of our processes work on this machine, found out without disturbing them."""
 
 from __future__ import annotations
 
@@ -6,53 +6,53 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from edge.doctor.device import nearest
+from edge.doctor.device import nearest_existing
 from edge.ledger.cursor import PUBLISHER_LOCK, WRITER_LOCK, holder
 
 
 def run_process(ledger: Path) -> int | None:
-    """Return the process that examines frames into `ledger`, None without one."""
+    """Return the process that writes results into `ledger`; None without one."""
     return holder(ledger / WRITER_LOCK)
 
 
 def publish_process(ledger: Path) -> int | None:
-    """Return the process that publishes `ledger`, None without one."""
+    """Return the process that publishes `ledger`; None without one."""
     return holder(ledger / PUBLISHER_LOCK)
 
 
-def is_hidden(ledger: Path) -> bool:
-    """Whether our rights keep us from seeing who is at work on `ledger`."""
+def may_not_see_processes(ledger: Path) -> bool:
+    """Whether this user's permissions hide which processes use `ledger`."""
     lock = ledger / WRITER_LOCK
     if os.access(lock, os.F_OK):
         return not os.access(lock, os.R_OK)
-    return not os.access(nearest(ledger), os.X_OK)
+    return not os.access(nearest_existing(ledger), os.X_OK)
 
 
 def users_of(path: Path, proc: Path = Path("/proc")) -> list[str]:
-    """Name the other processes that have `path` open, as far as we may see.
+    """Name the other processes that have `path` open.
 
-    As root all are seen, else those of the same user.
+    Root sees all of them, another user only those of the same user.
     """
-    wanted, found = path.resolve(), []
+    wanted, users = path.resolve(), []
     for folder in proc.glob("[0-9]*"):
         if folder.name == str(os.getpid()):
             continue
-        if wanted in _opened(folder / "fd"):
-            found.append(f"process {folder.name} ({_name(folder)})")
-    return found
+        if wanted in _open_files(folder / "fd"):
+            users.append(f"process {folder.name} ({_program(folder)})")
+    return users
 
 
-def _opened(links: Path) -> set[Path]:
-    """Return the files that a process has open; none of another user's."""
-    found = set()
-    with suppress(OSError):  # it has ended, or we may not look
+def _open_files(links: Path) -> set[Path]:
+    """Return the files that a process has open; none of another user's process."""
+    files = set()
+    with suppress(OSError):  # it has ended, or belongs to another user
         for link in links.iterdir():
             with suppress(OSError):  # closed meanwhile
-                found.add(link.readlink())
-    return found
+                files.add(link.readlink())
+    return files
 
 
-def _name(folder: Path) -> str:
+def _program(folder: Path) -> str:
     try:
         return (folder / "comm").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,10 @@
-"""Which checks there are, and how long each may take."""
+"""Which checks there are, and how long each may take.
+
+A new check is a function `check_<name>` in a module of `edge.doctor.checks`, a line in
+`CHECKS`, a way to break a device in `tests/broken.py`, and a line in the table of
+`docs/doctor.md`. `tests/edge/doctor/test_registry.py` fails if one of these is missing
+or misspelt: a function is named by a string here, which no type checker reads.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +15,26 @@ from importlib import import_module
 from edge.doctor.device import ExaminedDevice
 from edge.doctor.findings import Finding
 
-Look = Callable[[ExaminedDevice], Iterable[Finding]]
+CheckFunction = Callable[[ExaminedDevice], Iterable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: the module of this folder that has it, and its deadline.
+    """One check: its name, the module that has its function, and its deadline.
 
-    The module is imported only where the check runs: whoever asks for the clock needs
-    no OpenCV.
+    The module is imported only where the check runs. So the check of the clock needs no
+    OpenCV, and a library that ends its process on import ends one check only.
     """
 
     name: str
     module: str
     deadline_s: float
 
-    def load(self) -> Look:
+    def load(self) -> CheckFunction:
         """Import the function `check_<name>`."""
-        found: Look = getattr(
-            import_module(f"edge.doctor.checks.{self.module}"), f"check_{self.name}"
-        )
-        return found
+        module = import_module(f"edge.doctor.checks.{self.module}")
+        function: CheckFunction = getattr(module, f"check_{self.name}")
+        return function
 
 
 CHECKS = {
@@ -42,7 +47,7 @@ CHECKS = {
         Check("calibration", "calibration", 20),
         Check("ledger", "ledger", 30),
         Check("alarms", "ledger", 20),
-        Check("broker", "delivery", 45),  # and the archive behind it
+        Check("broker", "delivery", 45),  # also finds out about the archive
         Check("clock", "machine", 20),
         Check("disk", "machine", 20),
         Check("temperature", "machine", 20),

@@ -1,4 +1,4 @@
-"""A report for people."""
+"""A report for people, as a table on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge.doctor.findings import Finding, Status, worst
+from edge.doctor.findings import Finding, Status, worst_status
+from edge.rendering.plain_text import plain
 
 _STYLES: dict[Status, str] = {
     "ok": "green",
@@ -16,35 +17,30 @@ _STYLES: dict[Status, str] = {
     "warning": "yellow",
     "fault": "bold red",
 }
-_VERDICTS: dict[Status, str] = {
+_SUMMARIES: dict[Status, str] = {
     "ok": "all is well",
-    "unknown": "nothing is wrong as far as could be seen",
-    "warning": "it works; some things should be looked after",
+    "unknown": "nothing wrong was found, but not everything could be checked",
+    "warning": "it works; somebody should look at the warnings",
     "fault": "something is broken",
 }
 
 
 def table_of(findings: Sequence[Finding]) -> RenderableType:
-    """Return one line per finding, and under it the one thing to do."""
+    """Return a line for each finding, and below it the one thing to do."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(3):
         grid.add_column(overflow="fold")
     before = ""
     for finding in findings:
-        text = Text(_plain(finding.found))
+        text = plain(finding.found)
         if finding.remedy is not None:
-            text.append(f"\n→ {_plain(finding.remedy)}", "bold")
+            text.append("\n→ ", "bold").append(plain(finding.remedy, "bold"))
         name = finding.name if finding.name != before else ""
-        mark = Text(finding.status, _STYLES[finding.status])
-        grid.add_row(mark, name, text)
+        status = Text(finding.status, _STYLES[finding.status])
+        grid.add_row(status, name, text)
         before = finding.name
-    count = {s: sum(f.status == s for f in findings) for s in _STYLES}
-    numbers = ", ".join(f"{n} {status}" for status, n in count.items() if n)
-    status = worst(findings)
-    verdict = Text(_VERDICTS[status], _STYLES[status])
-    return Group(grid, Text(), verdict.append(f" ({numbers})", "default"))
-
-
-def _plain(text: str) -> str:
-    """Show what would command the terminal instead of doing it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    counts = {s: sum(f.status == s for f in findings) for s in _STYLES}
+    numbers = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    worst = worst_status(findings)
+    summary = Text(_SUMMARIES[worst], _STYLES[worst])
+    return Group(grid, Text(), summary.append(f" ({numbers})", "default"))

@@ -1,7 +1,8 @@
 """Run the checks, each in a process of its own with a deadline.
 
-A camera's driver, a GPU's or a dead network disk may hang or end whoever touches it; so
-a check is given up at its deadline, and one that dies is a finding like any other.
+A driver of a camera or a GPU, or a dead network disk, can block or end the process that
+uses it. So a check that takes too long is killed, and a check that dies is a finding
+like any other.
 """
 
 from __future__ import annotations
@@ -21,72 +22,75 @@ from pathlib import Path
 import msgspec
 
 from edge import __version__, clock
-from edge.doctor.device import ExaminedDevice, SettingMissing, read_subject
-from edge.doctor.findings import Finding, Report, fault, unknown, worst
+from edge.doctor.device import ExaminedDevice, SettingMissing, read_device
+from edge.doctor.findings import Finding, Report, fault, unknown, worst_status
 from edge.doctor.registry import CHECKS, Check
 from edge.schema.codec import PayloadInvalid, decode
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 4
-_GONE_S = 2.0
+_MAX_PROCESSES = 4
+_KILL_TIMEOUT_S = 2.0
 Findings = tuple[Finding, ...]
 
 
-def examine(config: Path | None, names: Sequence[str] = ()) -> Report:
-    """Examine a device; `names` are the checks wanted, all if empty. Never raises.
+def examine_device(config: Path | None, names: Sequence[str] = ()) -> Report:
+    """Run checks on a device, each in its own process. Never raises.
 
     Parameters
     ----------
     config
-        The settings file; None takes the one of the units, if there is one.
+        The settings file; None takes the one of the systemd units, if there is one.
     names
-        Of `CHECKS`.
+        Of `CHECKS`; all if empty.
     """
     wanted = [check for name, check in CHECKS.items() if not names or name in names]
-    config = read_subject(config).config
-    looked = _in_processes(wanted, config)
-    findings = tuple(finding for found, _ in looked for finding in found)
+    config = read_device(config).config
+    results = _in_processes(wanted, config)
+    findings = tuple(finding for found, _ in results for finding in found)
     return Report(
         utc=clock.utc_now(),
         software=__version__,
         config=None if config is None else str(config),
-        status=worst(findings),
+        status=worst_status(findings),
         findings=findings,
         spent_s={
             check.name: round(spent_s, 2)
-            for check, (_, spent_s) in zip(wanted, looked, strict=True)
+            for check, (_, spent_s) in zip(wanted, results, strict=True)
         },
     )
 
 
-def look(check: Check, subject: ExaminedDevice) -> Findings:
-    """Run one check here; whatever it raises is a finding after those before it."""
-    found: list[Finding] = []
+def run_check(check: Check, device: ExaminedDevice) -> Findings:
+    """Run one check in this process.
+
+    If it raises, this is one more finding, after those that it had found before.
+    """
+    findings: list[Finding] = []
     try:
-        for finding in check.load()(subject):
-            found.append(finding)
+        for finding in check.load()(device):
+            findings.append(finding)
     except SettingMissing as missing:
         text = "there is no settings file"
-        if subject.config is not None:
-            text = f"the settings do not say {missing}, or say it wrongly"
+        if device.config is not None:
+            text = f"{missing} is missing from the settings, or wrong there"
         remedy = "see to the finding on settings first"
-        found.append(unknown(check.name, text, remedy))
+        findings.append(unknown(check.name, text, remedy))
     except Exception as error:
         log.exception("check=%s broke", check.name)
         text = f"the check itself broke: {error!r}"
         command = f"hemascope -v doctor --only {check.name}"
-        remedy = f"say so to the makers, with what `{command}` prints"
-        found.append(fault(check.name, text, remedy))
-    return tuple(found)
+        remedy = f"send the makers what `{command}` prints"
+        findings.append(fault(check.name, text, remedy))
+    return tuple(findings)
 
 
 def _in_processes(
     checks: Sequence[Check], config: Path | None
 ) -> list[tuple[Findings, float]]:
-    """Run checks beside each other; whoever is interrupted takes them along."""
+    """Run checks side by side; if this is interrupted, all of them are killed."""
     started, is_over = list[subprocess.Popen[bytes]](), threading.Event()
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_MAX_PROCESSES) as pool:
         try:
             return list(
                 pool.map(lambda c: _in_process(c, config, started, is_over), checks)
@@ -106,7 +110,7 @@ def _in_process(
     started: list[subprocess.Popen[bytes]],
     is_over: threading.Event,
 ) -> tuple[Findings, float]:
-    """Run one check in another process, until its deadline."""
+    """Run one check in another process; return its findings and the seconds it took."""
     command = [sys.executable, "-m", "edge.doctor", check.name]
     command += [] if config is None else [str(config)]
     start_s = time.monotonic()
@@ -115,62 +119,72 @@ def _in_process(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONSAFEPATH": "1"},  # no modules of the present folder
+        env=os.environ
+        | {"PYTHONSAFEPATH": "1"},  # import nothing from the current folder
         start_new_session=True,  # what it starts ends with it
     )
     started.append(process)
-    if is_over.is_set():  # interrupted while it was being started
+    if is_over.is_set():  # interrupted while this one was being started
         _end(process)
     try:
         out, err = process.communicate(timeout=check.deadline_s)
-        found = _read(check, process.returncode, out, err)
+        findings = _read(check, process.returncode, out, err)
     except subprocess.TimeoutExpired:
         _end(process)
-        found = (
+        findings = (
             fault(
                 check.name,
-                f"no answer within {check.deadline_s:g} s: what was looked at hangs",
-                "start the machine again; if it hangs again, unplug what hangs",
+                f"no answer within {check.deadline_s:g} s: the check hangs",
+                "restart the machine; if it hangs again, unplug what it waits for",
             ),
         )
-    return found, time.monotonic() - start_s
+    return findings, time.monotonic() - start_s
 
 
 def _read(check: Check, code: int, out: bytes, err: bytes) -> Findings:
-    """Read what a check's process said, or say how it died."""
-    log.debug("check=%s said %s", check.name, err.decode(errors="replace"))
+    """Read the findings of a check's process, or say how it died."""
+    log.debug("check=%s printed %s", check.name, err.decode(errors="replace"))
     try:
         return decode(out, Findings)
     except PayloadInvalid:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-        last = err.decode(errors="replace").strip().splitlines()[-1:]
+        last = err.decode(errors="replace").strip().rpartition("\n")[2]
         return (
             fault(
                 check.name,
-                f"the check ended with {how}: {' '.join(last)[:300] or 'silently'}",
-                "a library or driver that it uses is broken: install it again",
+                f"the check ended with {how}: {last[:300] or 'it printed nothing'}",
+                "reinstall the library or driver that it uses",
             ),
         )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a check with all it started; one that the kernel holds is left alone."""
-    with suppress(ProcessLookupError):  # ended twice
+    """Kill a check and all processes that it started.
+
+    One that waits in the kernel cannot be killed; it is not waited for.
+    """
+    with suppress(ProcessLookupError):  # it was ended before
         os.killpg(process.pid, signal.SIGKILL)
     try:
-        process.communicate(timeout=_GONE_S)
+        process.communicate(timeout=_KILL_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        log.warning("process=%d cannot be ended", process.pid)
+        log.warning("process=%d cannot be killed", process.pid)
 
 
-def alone(arguments: Iterable[str]) -> None:
-    """Run one check and write what it found; `arguments` are its name and the file.
+def check_process(arguments: Iterable[str]) -> None:
+    """Run one check and write its findings to the standard output.
 
-    Libraries that print do so on the standard error.
+    Libraries that print write to the standard error instead: nothing may get between
+    the findings.
+
+    Parameters
+    ----------
+    arguments
+        The check's name, and the settings file if there is one.
     """
     name, *config = arguments
     out = os.dup(1)
     os.dup2(2, 1)
-    subject = read_subject(Path(config[0]) if config else None)
+    device = read_device(Path(config[0]) if config else None)
     with os.fdopen(out, "wb") as file:
-        file.write(msgspec.json.encode(look(CHECKS[name], subject)))
+        file.write(msgspec.json.encode(run_check(CHECKS[name], device)))

@@ -1,1 +1,1 @@
-"""One file per thing that is checked."""
+"""The checks: one module for each part of a device; `registry` lists them."""

@@ -1,4 +1,4 @@
-"""The calibration profile: is it whole, young, complete, and the one in use."""
+"""The calibration profile: whether it is whole, recent, complete, and in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from edge import clock
 from edge.artifacts.profile import Profile, load_profile
 from edge.doctor.device import ExaminedDevice, SettingMissing
-from edge.doctor.findings import Finding, fault_of, ok, unknown, warning
+from edge.doctor.findings import Finding, fault_from, ok, unknown, warning
 from edge.doctor.processes import run_process
 from edge.errors import HemascopeError
 from edge.ledger.reader import LedgerReader
@@ -18,76 +18,77 @@ from edge.schema.codec import PayloadInvalid
 from edge.schema.entries import read_row
 from edge.schema.results import Result
 
-_OLD = timedelta(days=180)  # a lamp has aged, somebody has cleaned the condenser
+_MAX_AGE = timedelta(days=180)  # a lamp ages, somebody cleans the condenser
 _NAME = "calibration"
-_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)  # of a profile written by hand
+# The time of creation of a profile that was written by hand.
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-def check_calibration(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Load the profile and say what is missing from it."""
-    if subject.profile is None:
+def check_calibration(device: ExaminedDevice) -> Iterator[Finding]:
+    """Load the profile and check what is missing from it."""
+    if device.profile is None:
         yield warning(
             _NAME,
-            "there is no profile: colours are as the camera gives them",
-            "on an empty place: `hemascope calibrate field --config "
-            f"{subject.config or 'device.toml'} --out profile`, then profile = "
-            "'profile' in the settings",
+            "there is no profile: colours are not corrected",
+            "on an empty field run `hemascope calibrate field --config "
+            f"{device.config or 'device.toml'} --out profile`, then set "
+            "profile = 'profile'",
         )
         return
     try:
-        profile = load_profile(subject.profile)
-        model = subject.model
+        profile = load_profile(device.profile)
+        model = device.model
         bundle = model.bundle or shipped_classifier(profile)
         refuse_other_confidence(profile, load_model(bundle, model))
     except HemascopeError as error:
-        yield fault_of(_NAME, error, "calibrate again")
+        yield fault_from(_NAME, error, "calibrate again")
         return
-    lacking = [*_lacking(profile, subject), *_other_in_use(profile, subject)]
-    yield from lacking
-    if not lacking:
+    problems = [*_problems(profile, device), *_other_in_use(profile, device)]
+    yield from problems
+    if not problems:
         record = profile.record
         yield ok(
             _NAME,
             f"{(profile.calibration_id or '')[:12]} of camera "
             f"{record.camera_serial or 'unnamed'}, {_age(profile).days} days old, "
-            f"{_scale(profile, subject)} µm per pixel",
+            f"{_scale(profile, device)} µm per pixel",
         )
 
 
-def _lacking(profile: Profile, subject: ExaminedDevice) -> Iterator[Finding]:
+def _problems(profile: Profile, device: ExaminedDevice) -> Iterator[Finding]:
     record, age = profile.record, _age(profile)
-    if record.created_at == _NEVER:
-        yield unknown(_NAME, "nobody wrote down how old it is", "calibrate again")
+    if record.created_at == _UNKNOWN_TIME:
+        yield unknown(_NAME, "it does not say when it was made", "calibrate again")
     elif age < timedelta(0):
         yield warning(
             _NAME,
-            f"it was made at {record.created_at:%Y-%m-%d %H:%M} UTC, which is to come",
-            "set the clock right",
+            f"it was made at {record.created_at:%Y-%m-%d %H:%M} UTC, in the future",
+            "set the clock",
         )
-    elif age > _OLD:
+    elif age > _MAX_AGE:
         yield warning(
             _NAME,
-            f"it is {age.days} days old, expected at most {_OLD.days}",
+            f"it is {age.days} days old, expected at most {_MAX_AGE.days}",
             "calibrate the field again",
         )
     if not record.is_verified:
         yield warning(
             _NAME,
-            "it was read off frames with cells, no empty field was seen",
-            "`hemascope calibrate field` on an empty place",
+            "it was made from frames with cells, not from an empty field",
+            "run `hemascope calibrate field` on an empty field",
         )
-    if _scale(profile, subject) is None:
+    if _scale(profile, device) is None:
         yield warning(
             _NAME,
-            "nobody tells the size of a pixel; it is read off the cells at each start",
-            "`hemascope calibrate scale` with a stage micrometer",
+            "the pixel size is not set; each start estimates it from the cells",
+            "run `hemascope calibrate scale` with a stage micrometer",
         )
 
 
-def _other_in_use(profile: Profile, subject: ExaminedDevice) -> Iterator[Finding]:
-    """Say where `run` was started with another calibration."""
+def _other_in_use(profile: Profile, device: ExaminedDevice) -> Iterator[Finding]:
+    """Check whether `run` was started with another calibration."""
     try:
-        folder = subject.ledger.folder
+        folder = device.ledger.folder
     except SettingMissing:
         return
     if run_process(folder) is None:
@@ -96,14 +97,14 @@ def _other_in_use(profile: Profile, subject: ExaminedDevice) -> Iterator[Finding
     if newest is not None and newest.calibration_id != profile.calibration_id:
         yield warning(
             _NAME,
-            f"run examines with calibration {(newest.calibration_id or 'none')[:12]}, "
-            f"the settings name {(profile.calibration_id or '')[:12]}",
-            "`systemctl restart hemascope-run`",
+            f"run uses calibration {(newest.calibration_id or 'none')[:12]}, but the "
+            f"settings name {(profile.calibration_id or '')[:12]}",
+            "run `systemctl restart hemascope-run`",
         )
 
 
 def _newest_result(folder: Path) -> Result | None:
-    """Return the newest result among the last rows that shows cells."""
+    """Return the newest result of an examined frame, among the last rows."""
     try:
         reader = LedgerReader(folder)
     except HemascopeError:
@@ -125,11 +126,11 @@ def _age(profile: Profile) -> timedelta:
     return clock.utc_now() - profile.record.created_at
 
 
-def _scale(profile: Profile, subject: ExaminedDevice) -> float | None:
-    told = profile.record.pixel_size_um
-    if told is not None:
-        return told
+def _scale(profile: Profile, device: ExaminedDevice) -> float | None:
+    calibrated = profile.record.pixel_size_um
+    if calibrated is not None:
+        return calibrated
     try:
-        return getattr(subject.source, "pixel_size_um", None)
+        return getattr(device.source, "pixel_size_um", None)
     except SettingMissing:
         return None

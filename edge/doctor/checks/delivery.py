@@ -1,7 +1,7 @@
-"""The way to the archive: name, port, certificate, log-in, topics, and who listens.
+"""The way to the archive: name, port, certificate, log-in, topics, and the archive.
 
-The broker takes the user name for the client id, so a second connection would throw
-`publish` out. While it is at work, what it does is looked at instead.
+The broker takes the user name as the client id, so a second connection would disconnect
+`publish`. While `publish` is at work, doctor does not log in, but watches its cursor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 from edge import clock
 from edge.doctor.device import ExaminedDevice
-from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
+from edge.doctor.findings import Finding, fault, fault_from, ok, unknown, warning
 from edge.doctor.processes import publish_process
 from edge.errors import HemascopeError
 from edge.ledger.cursor import Cursor, read_cursor, stored_s_ago
@@ -38,46 +38,57 @@ from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.messages import ArchiveState
 from edge.settings.delivery import BrokerSettings
 
-_TOUCH_S = 5.0
-_WATCHED_S = 2.5  # a publisher that is connected stores its cursor every second
-_SOON = timedelta(days=30)
-_CREDENTIALS, _GIVEN = Path("/etc/hemascope/credentials"), Path("/run/credentials")
-_FAILURE = 0x80
-_NEW = "make a new one: docs/operations.md says how, without losing a result"
-_READ_ITS_LOG = "read the broker's log: `journalctl -u mosquitto` there"
+_TIMEOUT_S = 5.0
+_WATCH_S = 2.5  # a connected publisher stores its cursor every second
+_EXPIRES_SOON = timedelta(days=30)
+# systemd copies the credentials of a unit from the first folder into the second.
+_CREDENTIALS, _UNIT_CREDENTIALS = (
+    Path("/etc/hemascope/credentials"),
+    Path("/run/credentials"),
+)
+_FAILURE = 0x80  # MQTT 5, section 2.4: reason codes from here on are failures
+_NEW_CERTIFICATE = (
+    "make a new one: docs/operations.md says how, without losing a result"
+)
+_READ_BROKER_LOG = "read the broker's log: run `journalctl -u mosquitto` on its machine"
 
 
-def check_broker(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Go the way of a result, one step after the other."""
-    settings, folder = _with_credentials(subject.broker), subject.ledger.folder
-    hidden = [path for path in _files(settings) if _is_hidden(path)]
-    if hidden:
-        yield unknown("broker", f"this user may not read {hidden[0]}", "use sudo")
+def check_broker(device: ExaminedDevice) -> Iterator[Finding]:
+    """Check the way of a result, step by step."""
+    settings, folder = _with_credentials(device.broker), device.ledger.folder
+    unreadable = [path for path in _files(settings) if _is_unreadable(path)]
+    if unreadable:
+        yield unknown(
+            "broker", f"this user may not read {unreadable[0]}", "run doctor with sudo"
+        )
         yield _archive_unknown()
         return
     yield from _own_certificates(settings)
-    reached = list(_reach(settings))
-    yield from reached
-    if any(f.status == "fault" for f in reached):
+    connection = list(_check_connection(settings))
+    yield from connection
+    if any(f.status == "fault" for f in connection):
         yield _archive_unknown()
         return
     process = publish_process(folder)
     if process is not None:
-        yield from _as_publish_sees_it(process, folder)
+        yield from _from_cursor(process, folder)
         return
     try:
-        yield from _log_in(settings, subject.device)
+        yield from _log_in(settings, device.name)
     except HemascopeError as error:
-        yield fault_of("broker", error, _READ_ITS_LOG)
+        yield fault_from("broker", error, _READ_BROKER_LOG)
         yield _archive_unknown()
 
 
 def _with_credentials(settings: BrokerSettings) -> BrokerSettings:
-    """Take what systemd hands to `publish` from where it takes it itself."""
+    """Return settings that name the original files of a unit's credentials.
+
+    systemd shows the copies to the unit alone.
+    """
     changed = {}
     for name in ("password_file", "key", "cert"):
         path: Path | None = getattr(settings, name)
-        is_given = path is not None and path.is_relative_to(_GIVEN)
+        is_given = path is not None and path.is_relative_to(_UNIT_CREDENTIALS)
         if path is None or not is_given or os.access(path, os.F_OK):
             continue
         changed[name] = _CREDENTIALS / path.name
@@ -89,18 +100,18 @@ def _files(settings: BrokerSettings) -> list[Path]:
     return [path for path in named if path is not None]
 
 
-def _is_hidden(path: Path) -> bool:
-    """Whether our rights are what keeps us from reading a file."""
+def _is_unreadable(path: Path) -> bool:
+    """Whether this user's permissions forbid to read a file."""
     try:
         path.open("rb").close()
     except PermissionError:
         return True
-    except OSError:  # it is not there, which is told later
+    except OSError:  # it does not exist, which is reported later
         return False
     return False
 
 
-def _reach(settings: BrokerSettings) -> Iterator[Finding]:
+def _check_connection(settings: BrokerSettings) -> Iterator[Finding]:
     """Resolve the name, open a connection, and check the broker's certificate."""
     where = f"{settings.host}:{settings.port}"
     try:
@@ -109,16 +120,16 @@ def _reach(settings: BrokerSettings) -> Iterator[Finding]:
         yield fault(
             "broker",
             f"the name {settings.host!r} is not known: {error}",
-            "correct host in [broker], or ask the network's name server",
+            "correct host in [broker], or add the name to the network's name server",
         )
         return
     try:
-        plain = socket.create_connection((settings.host, settings.port), _TOUCH_S)
+        plain = socket.create_connection((settings.host, settings.port), _TIMEOUT_S)
     except OSError as error:
         yield fault(
             "broker",
             f"{where} does not answer: {error}",
-            "start the broker there: `systemctl start mosquitto`, and open the port",
+            "on its machine run `systemctl start mosquitto`, and open the port",
         )
         return
     with plain:
@@ -133,14 +144,14 @@ def _without_tls(settings: BrokerSettings) -> Finding:
         return ok("broker", f"{settings.host}:{settings.port} answers, on this machine")
     return warning(
         "broker",
-        f"{settings.host}:{settings.port} answers without TLS: the network can read "
-        "and alter everything",
+        f"{settings.host}:{settings.port} answers without TLS: others in the network "
+        "can read and alter everything",
         "set ca and the TLS port, 8883, in [broker]",
     )
 
 
 def _certificate_of(plain: socket.socket, settings: BrokerSettings) -> Finding:
-    """Shake hands and say how long the broker's certificate is good."""
+    """Connect by TLS, and check how long the broker's certificate is valid."""
     try:
         context = ssl.create_default_context(cafile=str(settings.ca))
         with context.wrap_socket(plain, server_hostname=settings.host) as secured:
@@ -148,31 +159,41 @@ def _certificate_of(plain: socket.socket, settings: BrokerSettings) -> Finding:
     except ssl.SSLCertVerificationError as error:
         return fault(
             "broker",
-            f"its certificate is not accepted: {error.verify_message}",
-            _REMEDIES.get(error.verify_code, _OTHER_CA),
+            f"the broker's certificate is not accepted: {error.verify_message}",
+            _CERTIFICATE_REMEDIES.get(error.verify_code, _OTHER_CA),
         )
     except FileNotFoundError:
-        return fault("broker", f"ca {settings.ca} is not there", "copy ca.pem there")
+        return fault("broker", f"ca {settings.ca} does not exist", "copy ca.pem there")
     except ssl.SSLError as error:
-        return fault("broker", f"no TLS: {error}", "check ca, and that port is 8883")
+        return fault(
+            "broker", f"TLS failed: {error}", "check ca, and that port is 8883"
+        )
     except OSError as error:
-        return fault("broker", f"TLS broke off: {error}", "check that port is 8883")
+        return fault(
+            "broker",
+            f"the connection broke during TLS: {error}",
+            "check that port is 8883",
+        )
     text = f"{settings.host}:{settings.port} answers; its certificate"
-    return _ends("broker", text, ends, _NEW)
+    return _validity("broker", text, ends, _NEW_CERTIFICATE)
 
 
-_OTHER_CA = "copy the authority's present ca.pem from the server"
-_REMEDIES = {
+_OTHER_CA = "copy the authority's current ca.pem from the server"
+_CERTIFICATE_REMEDIES = {  # by OpenSSL's X509_V_ERR_…
     10: "renew the broker's certificate, or set this machine's clock",  # expired
-    9: "set this machine's clock: the certificate begins later",
+    9: "set this machine's clock: the certificate is not valid yet",
     62: "make the broker's certificate for the name that [broker] host gives",
     64: "make the broker's certificate for the address that [broker] host gives",
 }
 
 
 def _own_certificates(settings: BrokerSettings) -> Iterator[Finding]:
-    """Say how long the authority's and our own certificate are good."""
-    for name, path in (("authority", settings.ca), ("own", settings.cert)):
+    """Check how long the authority's and our own certificate are valid."""
+    certificates = (
+        ("the authority's certificate", settings.ca),
+        ("this device's certificate", settings.cert),
+    )
+    for name, path in certificates:
         if path is None or not path.exists():
             continue
         try:
@@ -186,21 +207,21 @@ def _own_certificates(settings: BrokerSettings) -> Iterator[Finding]:
         except (OSError, subprocess.SubprocessError):
             yield unknown(
                 "broker",
-                f"{path}: openssl cannot read how long it is good",
-                f"look at it: `openssl x509 -in {path} -text`",
+                f"{path}: openssl cannot read how long it is valid",
+                f"run `openssl x509 -in {path} -text` and read what it prints",
             )
             continue
         ends = _date(text.strip().removeprefix("notAfter="))
-        yield _ends("broker", f"the {name} certificate {path}", ends, _NEW)
+        yield _validity("broker", f"{name} {path}", ends, _NEW_CERTIFICATE)
 
 
-def _ends(name: str, what: str, ends: datetime, remedy: str) -> Finding:
-    left = ends - clock.utc_now()
-    text = f"{what} is good until {ends:%Y-%m-%d}"
-    if left < timedelta(0):
-        return fault(name, f"{what} ended {ends:%Y-%m-%d}", remedy)
-    if left < _SOON:
-        return warning(name, f"{text}, {left.days} days", remedy)
+def _validity(name: str, what: str, ends: datetime, remedy: str) -> Finding:
+    remaining = ends - clock.utc_now()
+    text = f"{what} is valid until {ends:%Y-%m-%d}"
+    if remaining < timedelta(0):
+        return fault(name, f"{what} expired on {ends:%Y-%m-%d}", remedy)
+    if remaining < _EXPIRES_SOON:
+        return warning(name, f"{text}, for {remaining.days} days", remedy)
     return ok(name, text)
 
 
@@ -209,17 +230,17 @@ def _date(text: str) -> datetime:
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), timezone.utc)
 
 
-def _as_publish_sees_it(process: int, folder: Path) -> Iterator[Finding]:
-    """Say whether `publish` stays connected, by its cursor."""
+def _from_cursor(process: int, folder: Path) -> Iterator[Finding]:
+    """Check whether `publish` stays connected, by its cursor."""
     before = read_cursor(folder)
-    time.sleep(_WATCHED_S)
+    time.sleep(_WATCH_S)
     after = read_cursor(folder)
     who = f"publish (process {process})"
-    if not _is_serving(before, after, folder):
+    if not _is_connected(before, after, folder):
         yield fault(
             "broker",
-            f"{who} is not connected; it tries again and again",
-            "read why in `journalctl -u hemascope-publish`",
+            f"{who} is not connected; it keeps trying",
+            "read the reason in `journalctl -u hemascope-publish`",
         )
         yield _archive_unknown()
         return
@@ -228,24 +249,24 @@ def _as_publish_sees_it(process: int, folder: Path) -> Iterator[Finding]:
     yield ok("archive", f"it has acknowledged row {upto:,}; see ledger and alarms")
 
 
-def _is_serving(before: Cursor | None, after: Cursor | None, folder: Path) -> bool:
-    """Whether the connection is the same and its cursor was stored just now."""
+def _is_connected(before: Cursor | None, after: Cursor | None, folder: Path) -> bool:
+    """Whether the connection is still the same and the cursor was just stored."""
     if before is None or after is None or before.connections != after.connections:
         return False
     age_s = stored_s_ago(folder)
-    return age_s is not None and age_s < _WATCHED_S
+    return age_s is not None and age_s < _WATCH_S
 
 
 def _archive_unknown() -> Finding:
     return unknown(
         "archive",
-        "nobody can tell whether it listens",
+        "whether it listens could not be checked",
         "see to the finding on the broker first",
     )
 
 
 def _log_in(settings: BrokerSettings, device: str) -> Iterator[Finding]:
-    """Connect as the device would, ask for its topics, and hear of the archive."""
+    """Connect as the device does; try its topics; read the archive's state."""
     with closing(Link(settings, device, [])):
         pass
     names = [topic(device, "ack"), f"{topic(device, REQUESTS)}/#", ARCHIVE_STATE]
@@ -256,28 +277,30 @@ def _log_in(settings: BrokerSettings, device: str) -> Iterator[Finding]:
         except BrokerRefused:
             yield fault(
                 "broker",
-                f"it lets {device!r} in but not read {name}",
-                "put systemd/mosquitto/hemascope.acl on the broker, then `systemctl "
-                "reload mosquitto`",
+                f"it lets {device!r} log in, but not read {name}",
+                "install systemd/mosquitto/hemascope.acl on the broker, then run "
+                "`systemctl reload mosquitto`",
             )
             yield _archive_unknown()
             return
     with closing(Link(settings, device, [ARCHIVE_STATE])) as link:
-        wrote = link.publish(topic(device, "metrics"), encode(_figures(device)))
-        heard = _listen(link, wrote)
-    if any(isinstance(e, Published) and e.reason_code >= _FAILURE for e in heard):
+        message_id = link.publish(
+            topic(device, "metrics"), encode(_idle_metrics(device))
+        )
+        received = _receive(link, message_id)
+    if any(isinstance(e, Published) and e.reason_code >= _FAILURE for e in received):
         yield fault(
             "broker",
-            f"it lets {device!r} in but not write {topic(device, 'metrics')}",
-            "give the device's name as username: the access list is by name",
+            f"it lets {device!r} log in, but not write {topic(device, 'metrics')}",
+            "set username to the device's name: the access list goes by name",
         )
     else:
-        yield ok("broker", f"MQTT 5, lets {device!r} in, its topics are allowed")
-    yield _archive([e for e in heard if isinstance(e, Message)])
+        yield ok("broker", f"MQTT 5, {device!r} can log in, its topics are allowed")
+    yield _archive([e for e in received if isinstance(e, Message)])
 
 
-def _figures(device: str) -> Metrics:
-    """Return what is true of a device whose programs are not at work."""
+def _idle_metrics(device: str) -> Metrics:
+    """Return the metrics of a device whose processes are not at work."""
     return Metrics(
         device=device,
         utc=clock.utc_now(),
@@ -288,26 +311,28 @@ def _figures(device: str) -> Metrics:
     )
 
 
-def _listen(link: Link, message_id: int) -> list[Message | Published]:
+def _receive(link: Link, message_id: int) -> list[Message | Published]:
     """Return what arrives until `message_id` is answered, and shortly after."""
-    heard: list[Message | Published] = []
-    until_s = time.monotonic() + _TOUCH_S
+    received: list[Message | Published] = []
+    until_s = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < until_s:
-        heard += link.poll(0.1)
-        if any(isinstance(e, Published) and e.message_id == message_id for e in heard):
+        received += link.poll(0.1)
+        if any(
+            isinstance(e, Published) and e.message_id == message_id for e in received
+        ):
             until_s = min(until_s, time.monotonic() + 0.3)
-    return heard
+    return received
 
 
 def _archive(messages: list[Message]) -> Finding:
-    """Say whether an archive listens, by its retained state."""
+    """Check whether an archive listens, by its retained state."""
     start = "start `hemascope archive` on the lab server"
     if not messages:
-        return warning("archive", "none has ever been at this broker", start)
+        return warning("archive", "no archive has ever connected to this broker", start)
     try:
         state = decode(messages[-1].payload, ArchiveState).state
     except PayloadInvalid as error:
-        return fault("archive", f"its state is no state: {error}", start)
+        return fault("archive", f"its state cannot be read: {error}", start)
     if state != "online":
         return warning("archive", f"it is {state}; rows stay on the device", start)
     return ok("archive", "it listens")

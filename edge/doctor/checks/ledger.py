@@ -1,4 +1,4 @@
-"""The ledger: can it be read, is it whole, who uses it, what is not archived yet."""
+"""The ledger: whether it can be read and is whole, who uses it, what is archived."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from edge import clock
-from edge.doctor.device import ExaminedDevice, nearest
-from edge.doctor.findings import Finding, fault, fault_of, ok, unknown, warning
+from edge.doctor.device import ExaminedDevice, nearest_existing
+from edge.doctor.findings import Finding, fault, fault_from, ok, unknown, warning
 from edge.doctor.processes import publish_process, run_process
 from edge.errors import HemascopeError
 from edge.ledger.cursor import read_cursor
@@ -23,47 +23,47 @@ from edge.monitoring.alarms import KINDS
 from edge.pipeline.empty_results import STOPPED
 from edge.schema.codec import PayloadInvalid, decode
 
-_VERIFIED = 1000  # of the newest rows
+_VERIFIED_ROWS = 1000  # the newest ones; all of them would take minutes
 _NAME = "ledger"
 _ARCHIVED_WITHIN = timedelta(seconds=KINDS["archive-away"].after_s)
 
 
 class _RowHead(msgspec.Struct, frozen=True):
-    """All that is read of a row here, whatever kind of row it is."""
+    """What is read of a row here, whatever kind of row it is."""
 
     utc: datetime
     reason: str | None = None
 
 
-def check_ledger(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Read the ledger beside whoever writes it, and verify its newest rows."""
-    folder = subject.ledger.folder
-    if (missing := _cannot_read(folder)) is not None:
+def check_ledger(device: ExaminedDevice) -> Iterator[Finding]:
+    """Read the ledger while `run` may write it, and verify its newest rows."""
+    folder = device.ledger.folder
+    if (missing := _why_unreadable(folder)) is not None:
         yield missing
         return
     try:
         with closing(LedgerReader(folder)) as reader:
-            yield from _look_at(reader, folder, subject.device)
+            yield from _check_rows(reader, folder, device.name)
     except HemascopeError as error:
-        yield fault_of(_NAME, error, "check the disk and the folder's rights")
+        yield fault_from(_NAME, error, "check the disk and the folder's permissions")
     except sqlite3.Error as error:
         yield fault(
             _NAME,
             f"{folder}: {error}",
-            "move the folder aside, do not delete it, and start with a new one",
+            "move the folder elsewhere, do not delete it, and start with a new one",
         )
 
 
-def check_alarms(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Say which alarms of the device are not over."""
-    folder = subject.ledger.folder
-    missing = _cannot_read(folder)
+def check_alarms(device: ExaminedDevice) -> Iterator[Finding]:
+    """Check which alarms of the device are not over."""
+    folder = device.ledger.folder
+    missing = _why_unreadable(folder)
     if missing is not None:
         is_new = missing.status == "warning"
         yield (
-            ok("alarms", "there is no ledger yet that could hold one")
+            ok("alarms", "none: there is no ledger yet")
             if is_new
-            else unknown("alarms", missing.found, "use sudo")
+            else unknown("alarms", missing.found, "run doctor with sudo")
         )
         return
     try:
@@ -74,108 +74,116 @@ def check_alarms(subject: ExaminedDevice) -> Iterator[Finding]:
         return
     for alarm in active:
         kind = KINDS.get(alarm.code)
-        tell = fault if alarm.severity == "red" else warning
-        yield tell(
+        finding = fault if alarm.severity == "red" else warning
+        yield finding(
             "alarms",
             f"{alarm.code} since {alarm.since:%Y-%m-%d %H:%M:%S} UTC: {alarm.text}",
             "read docs/operations.md" if kind is None else kind.advice,
         )
     if not active:
-        yield ok("alarms", "none is raised")
+        yield ok("alarms", "none")
 
 
 def newest_utc(reader: LedgerReader) -> datetime | None:
-    """Return when the newest row was written; None of an empty ledger."""
+    """Return when the newest row was written; None if there is no row."""
     _, newest = reader.span()
     rows = reader.rows(newest - 1, 1)
-    return _said(rows[0]).utc if rows else None
+    return _row_head(rows[0]).utc if rows else None
 
 
-def _cannot_read(folder: Path) -> Finding | None:
-    """Say why there is nothing to read; None if there is."""
-    if not os.access(nearest(folder), os.X_OK):
-        return unknown(
-            _NAME, f"{folder} cannot be looked into by this user", "use sudo"
-        )
+def _why_unreadable(folder: Path) -> Finding | None:
+    """Return the finding that the ledger cannot be read; None if it can."""
+    if not os.access(nearest_existing(folder), os.X_OK):
+        return unknown(_NAME, f"this user may not see {folder}", "run doctor with sudo")
     if not os.access(folder, os.F_OK):
         return warning(
             _NAME,
-            f"{folder} is not there: nothing was examined yet",
-            "start it: `systemctl start hemascope-run`, or `hemascope run`",
+            f"{folder} does not exist: no frame was examined yet",
+            "start it with `systemctl start hemascope-run` or `hemascope run`",
         )
     if not os.access(folder, os.R_OK | os.X_OK):
-        return unknown(_NAME, f"{folder} cannot be read by this user", "use sudo")
+        return unknown(
+            _NAME, f"this user may not read {folder}", "run doctor with sudo"
+        )
     return None
 
 
-def _look_at(reader: LedgerReader, folder: Path, device: str) -> Iterator[Finding]:
+def _check_rows(
+    reader: LedgerReader, folder: Path, device_name: str
+) -> Iterator[Finding]:
     oldest, newest = reader.span()
-    rows = reader.rows(max(0, newest - _VERIFIED), _VERIFIED)
+    rows = reader.rows(max(0, newest - _VERIFIED_ROWS), _VERIFIED_ROWS)
     broken = first_broken(rows)
-    if reader.device != device:
+    if reader.device != device_name:
         yield fault(
             _NAME,
-            f"{folder} is the ledger of device {reader.device!r}, not of {device!r}",
-            "give each device a folder of its own in [ledger]",
+            f"{folder} is the ledger of device {reader.device!r}, not of "
+            f"{device_name!r}",
+            "give each device its own folder in [ledger]",
         )
     if broken is not None:
         yield fault(
             _NAME,
-            f"row {broken} does not follow from the row before, or was altered",
-            "stop run, move the folder aside (do not delete it), start with a new one",
+            f"row {broken} was altered, or does not follow from the row before",
+            "stop run, move the folder elsewhere (do not delete it), and start with a "
+            "new one",
         )
     if not reader.state.exists:
         yield warning(
-            _NAME, "it is of an earlier version", "start `hemascope run` once"
+            _NAME, "an earlier version wrote it", "start `hemascope run` once"
         )
-    yield from _ended(rows, folder)
+    yield from _end_of_run(rows, folder)
     if broken is None:
         yield ok(
             _NAME,
-            f"rows {oldest:,} to {newest:,}, the newest {len(rows):,} follow from each "
-            f"other; epoch {reader.epoch[:8]}, {_at_work(folder)}",
+            f"rows {oldest:,} to {newest:,}, the newest {len(rows):,} are an unbroken "
+            f"chain; epoch {reader.epoch[:8]}, {_processes(folder)}",
         )
-        yield _archived(reader, folder)
+        yield _archiving(reader, folder)
 
 
-def _at_work(folder: Path) -> str:
-    writes, publishes = run_process(folder), publish_process(folder)
+def _processes(folder: Path) -> str:
+    writer, publisher = run_process(folder), publish_process(folder)
     return (
-        f"{'nobody' if writes is None else f'process {writes}'} writes, "
-        f"{'nobody' if publishes is None else f'process {publishes}'} publishes"
+        f"{'no process' if writer is None else f'process {writer}'} writes, "
+        f"{'no process' if publisher is None else f'process {publisher}'} publishes"
     )
 
 
-def _ended(rows: list[LedgerRow], folder: Path) -> Iterator[Finding]:
-    """Say why there are no more rows, if the last one does."""
+def _end_of_run(rows: list[LedgerRow], folder: Path) -> Iterator[Finding]:
+    """Return why the run process ended, if the last row says so."""
     if not rows or run_process(folder) is not None:
         return
-    reason = _said(rows[-1]).reason or ""
+    reason = _row_head(rows[-1]).reason or ""
     if reason.startswith(STOPPED):
         yield fault(_NAME, reason, "remove the cause, then start run again")
 
 
-def _archived(reader: LedgerReader, folder: Path) -> Finding:
-    """Say how many rows are here alone."""
+def _archiving(reader: LedgerReader, folder: Path) -> Finding:
+    """Return how many rows the archive has not acknowledged."""
     _, newest = reader.span()
     cursor = read_cursor(folder)
-    upto = cursor.upto if cursor is not None and cursor.epoch == reader.epoch else 0
-    waiting = newest - upto
+    acknowledged = (
+        cursor.upto if cursor is not None and cursor.epoch == reader.epoch else 0
+    )
+    waiting = newest - acknowledged
     if waiting <= 0:
         return ok(_NAME, "the archive has acknowledged every row")
-    due = reader.rows(upto, 1)
-    since = _said(due[0]).utc if due else clock.utc_now()
-    text = f"{waiting:,} rows are here alone, the oldest of {since:%Y-%m-%d %H:%M} UTC"
+    oldest = reader.rows(acknowledged, 1)
+    since = _row_head(oldest[0]).utc if oldest else clock.utc_now()
+    text = f"{waiting:,} rows exist only here, the oldest of {since:%Y-%m-%d %H:%M} UTC"
     if clock.utc_now() - since <= _ARCHIVED_WITHIN:
         return ok(_NAME, text)
     if publish_process(folder) is None:
         return warning(
-            _NAME, f"{text}; nobody publishes", "`systemctl start hemascope-publish`"
+            _NAME,
+            f"{text}; no process publishes",
+            "run `systemctl start hemascope-publish`",
         )
     return warning(_NAME, text, KINDS["archive-away"].advice)
 
 
-def _said(row: LedgerRow) -> _RowHead:
+def _row_head(row: LedgerRow) -> _RowHead:
     try:
         return decode(row.data, _RowHead)
     except PayloadInvalid:

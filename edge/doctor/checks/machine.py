@@ -15,7 +15,7 @@ from pathlib import Path
 import edge
 from edge import clock
 from edge.doctor.checks.ledger import newest_utc
-from edge.doctor.device import ExaminedDevice, SettingMissing, nearest
+from edge.doctor.device import ExaminedDevice, SettingMissing, nearest_existing
 from edge.doctor.findings import Finding, fault, ok, unknown, warning
 from edge.engines.build_manifest import l4t_release
 from edge.errors import HemascopeError
@@ -24,20 +24,20 @@ from edge.monitoring.alarms import KINDS
 from edge.monitoring.metrics import disk, temperature_c
 from edge.settings.run import AlarmSettings
 
-_BEHIND = timedelta(seconds=10)
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"}
-_FORGETFUL = {"tmpfs", "ramfs"}
-_FAST = "MAXN"  # begins the name of the highest power mode
+_CLOCK_TOLERANCE = timedelta(seconds=10)
+_NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"}
+_MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
+_FULL_POWER = "MAXN"  # begins the name of the highest power mode
 
 
-def check_clock(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Say whether times in results can be believed."""
+def check_clock(device: ExaminedDevice) -> Iterator[Finding]:
+    """Check whether the times in results can be true."""
     installed = Path(edge.__file__).stat().st_mtime
     yield judge_clock(
         clock.utc_now(),
         is_synchronised=clock.is_synchronised(),
         not_before={
-            "the newest row of the ledger": _newest(subject),
+            "the newest row of the ledger": _newest(device),
             "the installation": datetime.fromtimestamp(installed, timezone.utc),
         },
     )
@@ -46,64 +46,66 @@ def check_clock(subject: ExaminedDevice) -> Iterator[Finding]:
 def judge_clock(
     now: datetime, *, is_synchronised: bool, not_before: dict[str, datetime | None]
 ) -> Finding:
-    """Judge the wall time `now` by what must lie before it."""
+    """Judge the wall time `now` by moments that must be before it."""
     for what, then in not_before.items():
-        if then is not None and now < then - _BEHIND:
+        if then is not None and now < then - _CLOCK_TOLERANCE:
             return fault(
                 "clock",
-                f"it is {now:%Y-%m-%d %H:%M:%S} UTC, before {what} "
+                f"the clock says {now:%Y-%m-%d %H:%M:%S} UTC, which is before {what} "
                 f"({then:%Y-%m-%d %H:%M:%S})",
-                "set the clock (`timedatectl`), and see to the battery of the board",
+                "set the clock with `timedatectl`, and check the board's battery",
             )
     if not is_synchronised:
         return warning(
             "clock",
-            f"{now:%Y-%m-%d %H:%M:%S} UTC, and it follows no time server",
+            f"{now:%Y-%m-%d %H:%M:%S} UTC, not set by a time server",
             KINDS["clock-unsynchronised"].advice,
         )
-    return ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, follows a time server")
+    return ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, set by a time server")
 
 
-def _newest(subject: ExaminedDevice) -> datetime | None:
+def _newest(device: ExaminedDevice) -> datetime | None:
     try:
-        with closing(LedgerReader(subject.ledger.folder)) as reader:
+        with closing(LedgerReader(device.ledger.folder)) as reader:
             return newest_utc(reader)
     except (SettingMissing, HemascopeError, OSError, sqlite3.Error):
         return None
 
 
-def check_disk(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Say whether the ledger's disk takes rows, and will."""
-    folder = nearest(subject.ledger.folder)  # it will be made there
-    limits = subject.alarms
+def check_disk(device: ExaminedDevice) -> Iterator[Finding]:
+    """Check whether rows can be written to the ledger's disk, now and later."""
+    folder = nearest_existing(device.ledger.folder)  # where the ledger will be made
+    limits = device.alarms
     kind = file_system_of(folder)
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         yield fault(
             "disk",
-            f"{folder} is mounted read-only: an error of the disk does that",
-            "read `dmesg`, then check the disk with fsck",
+            f"{folder} is mounted read-only, which an error of the disk causes",
+            "read `dmesg`, then check the disk with `fsck`",
         )
-    if kind in _NETWORK:
+    if kind in _NETWORK_FILE_SYSTEMS:
         yield fault(
             "disk",
-            f"{folder} lies on a network disk ({kind}), where a ledger breaks",
+            f"{folder} is on a network disk ({kind}), where a ledger can be damaged",
             "choose a folder on a local disk in [ledger]",
         )
-    if kind in _FORGETFUL:
+    if kind in _MEMORY_FILE_SYSTEMS:
         yield warning(
             "disk",
-            f"{folder} lies in memory ({kind}): a power cut loses every row",
+            f"{folder} is in memory ({kind}): a power cut loses every row",
             "choose a folder on a disk in [ledger]",
         )
-    yield _room(folder, limits)
+    yield _free_space(folder, limits)
 
 
-def _room(folder: Path, limits: AlarmSettings) -> Finding:
+def _free_space(folder: Path, limits: AlarmSettings) -> Finding:
     free, used = disk(folder)
     amber, red = limits.disk_share
     text = f"{folder}: {100 * used:.0f} % used, {free >> 20:,} MiB free"
     if os.statvfs(folder).f_favail == 0 and os.statvfs(folder).f_files:
-        return fault("disk", f"{text}, but no more files", "delete old files")
+        return fault(
+            "disk", f"{text}, but no more files can be created", "delete old files"
+        )
     if used >= red:
         return fault("disk", text, KINDS["disk-filling"].advice)
     if used >= amber:
@@ -112,49 +114,49 @@ def _room(folder: Path, limits: AlarmSettings) -> Finding:
 
 
 def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """Return the kind of file system that holds `folder`; "" where nobody can tell."""
-    wanted, best, kind = os.path.realpath(folder), "", ""
+    """Return the kind of file system that holds `folder`; "" if it is not known."""
+    path, innermost, kind = os.path.realpath(folder), "", ""
     try:
         lines = mounts.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return ""
     for line in lines:
-        _, place, found = line.split()[:3]
-        place = place.replace("\\040", " ")
-        is_above = wanted == place or wanted.startswith(place.rstrip("/") + "/")
-        if is_above and len(place) >= len(best):
-            best, kind = place, found
+        _, mount, mounted_kind = line.split()[:3]
+        mount = mount.replace("\\040", " ")
+        is_above = path == mount or path.startswith(mount.rstrip("/") + "/")
+        if is_above and len(mount) >= len(innermost):
+            innermost, kind = mount, mounted_kind
     return kind
 
 
-def check_temperature(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Say how hot the hottest part is."""
+def check_temperature(device: ExaminedDevice) -> Iterator[Finding]:
+    """Check how hot the hottest part is."""
     try:
-        limits = subject.alarms
+        limits = device.alarms
     except SettingMissing:
         limits = AlarmSettings()
-    yield judge_heat(temperature_c(), limits)
+    yield judge_temperature(temperature_c(), limits)
 
 
-def judge_heat(heat_c: float | None, limits: AlarmSettings) -> Finding:
-    """Judge the temperature of the hottest part; None where none is told."""
+def judge_temperature(hottest_c: float | None, limits: AlarmSettings) -> Finding:
+    """Judge the temperature of the hottest part; None if it is not known."""
     amber, red = limits.temperature_c
-    if heat_c is None:
+    if hottest_c is None:
         return unknown(
             "temperature",
-            "this machine tells none",
-            "nothing on a virtual machine; else see `ls /sys/class/thermal`",
+            "this machine does not report it",
+            "look into /sys/class/thermal, unless this is a virtual machine",
         )
-    text = f"the hottest part has {heat_c:.0f} °C, alarms begin at {amber:.0f} °C"
-    if heat_c >= red:
+    text = f"the hottest part has {hottest_c:.0f} °C, alarms begin at {amber:.0f} °C"
+    if hottest_c >= red:
         return fault("temperature", text, KINDS["hot"].advice)
-    if heat_c >= amber:
+    if hottest_c >= amber:
         return warning("temperature", text, KINDS["hot"].advice)
     return ok("temperature", text)
 
 
-def check_power(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Say whether a Jetson runs as fast as it could."""
+def check_power(device: ExaminedDevice) -> Iterator[Finding]:
+    """Check whether a Jetson runs as fast as it can."""
     if l4t_release() is None:
         yield ok("power", "not a Jetson")
         return
@@ -166,7 +168,7 @@ def _power_mode() -> Finding:
     program = shutil.which("nvpmodel", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     output = ""
     if program is not None:
-        done = subprocess.run(  # noqa: S603 it was looked up
+        done = subprocess.run(  # noqa: S603 found by its name, with fixed arguments
             [program, "-q"], capture_output=True, text=True, check=False, timeout=10
         )
         output = done.stdout
@@ -174,41 +176,44 @@ def _power_mode() -> Finding:
 
 
 def judge_mode(output: str) -> Finding:
-    """Judge what `nvpmodel -q` says."""
+    """Judge what `nvpmodel -q` printed."""
     mode = re.search(r"NV Power Mode:\s*(\S+)", output)
     if mode is None:
         return unknown(
             "power",
-            "nvpmodel does not say the power mode",
-            "ask it: `sudo nvpmodel -q`",
+            "nvpmodel does not report the power mode",
+            "run `sudo nvpmodel -q`",
         )
-    if not mode[1].startswith(_FAST):
+    if not mode[1].startswith(_FULL_POWER):
         return warning(
             "power",
-            f"power mode {mode[1]}: slower than the board can",
-            "`sudo nvpmodel -m 0`, unless the supply or the heat forbids it",
+            f"power mode {mode[1]}, in which the board is slower than it can be",
+            "run `sudo nvpmodel -m 0`, unless power supply or cooling is too weak",
         )
     return ok("power", f"power mode {mode[1]}")
 
 
 def judge_supply(sys: Path) -> Iterator[Finding]:
-    """Say whether a Jetson was slowed down by its supply, and if clocks are fixed."""
-    slowed = {
+    """Check whether its power supply slowed a Jetson down, and if clocks are fixed.
+
+    `sys` is /sys; the kernel counts over-current events in its hwmon files.
+    """
+    event_counts = {
         file.name.partition("_")[0]: _number(file)
         for file in sorted(sys.glob("class/hwmon/hwmon*/oc*_event_cnt"))
     }
-    if any(slowed.values()):
-        counts = ", ".join(f"{name} {count}" for name, count in slowed.items())
+    if any(event_counts.values()):
+        counts = ", ".join(f"{name} {count}" for name, count in event_counts.items())
         yield warning(
             "power",
-            f"slowed down by under-voltage or over-current since the start: {counts}",
-            "use a supply of the power that the board asks for",
+            f"slowed down by under-voltage or over-current since its start: {counts}",
+            "use a power supply as strong as the board requires",
         )
     clocks = sys / "devices/system/cpu/cpu0/cpufreq"
     low, high = (_number(clocks / f"scaling_{end}_freq") for end in ("min", "max"))
     if low and high:
-        fixed = "fixed at their highest" if low == high else "follow the load"
-        yield ok("power", f"clocks {fixed}, at most {high / 1e6:.2f} GHz")
+        behaviour = "fixed at their highest" if low == high else "follow the load"
+        yield ok("power", f"clocks {behaviour}, at most {high / 1e6:.2f} GHz")
 
 
 def _number(file: Path) -> int:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge.doctor.device import USUAL, ExaminedDevice
+from edge.doctor.device import DEFAULT_CONFIG, ExaminedDevice
 from edge.doctor.findings import Finding, fault, ok, warning
 
 
-def check_settings(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Say whether `run` and `publish` would take the settings."""
-    if subject.config is None:
+def check_settings(device: ExaminedDevice) -> Iterator[Finding]:
+    """Check whether `run` and `publish` accept the settings."""
+    if device.config is None:
         yield warning(
             "settings",
-            f"no settings file was given, and there is no {USUAL}",
-            "copy examples/device.toml, change it, and give it as --config",
+            f"no settings file was given, and {DEFAULT_CONFIG} does not exist",
+            "copy examples/device.toml, edit it, and name it with --config",
         )
-    elif subject.refused is not None:
+    elif device.config_error is not None:
         yield fault(
             "settings",
-            subject.refused,
-            f"correct it, then `hemascope run --check --config {subject.config}`",
+            device.config_error,
+            f"correct it, then run `hemascope run --check --config {device.config}`",
         )
     else:
-        yield ok("settings", f"{subject.config}: device {subject.device}")
+        yield ok("settings", f"{device.config}: device {device.name}")

@@ -1,4 +1,4 @@
-"""Versions of what is installed, beside what the package asks for."""
+"""Installed versions, compared with those that the package requires."""
 
 from __future__ import annotations
 
@@ -15,60 +15,69 @@ from edge.doctor.findings import Finding, fault, ok, warning
 from edge.engines.build_manifest import l4t_release
 
 _NAME = "versions"
-_GPU = ("tensorrt", "pycuda")  # told where there are any
-_TOLD = ("numpy", "opencv-python", "onnxruntime", "paho-mqtt", "scipy", "msgspec")
+_GPU_PACKAGES = ("tensorrt", "pycuda")  # listed only where they are installed
+_LISTED = ("numpy", "opencv-python", "onnxruntime", "paho-mqtt", "scipy", "msgspec")
 
 
-def check_versions(subject: ExaminedDevice) -> Iterator[Finding]:
-    """Compare Python and the packages with what hemascope needs."""
-    told = metadata("hemascope")
-    python = told["Requires-Python"] or ""
-    here = platform.python_version()
-    if not SpecifierSet(python).contains(here):
+def check_versions(device: ExaminedDevice) -> Iterator[Finding]:
+    """Compare Python and the packages with what hemascope requires."""
+    package = metadata("hemascope")
+    required_python = package["Requires-Python"] or ""
+    python = platform.python_version()
+    if not SpecifierSet(required_python).contains(python):
         yield fault(
-            _NAME, f"Python {here}, expected {python}", "make the environment with it"
+            _NAME,
+            f"Python {python}, expected {required_python}",
+            "make the virtual environment with that version",
         )
-    if told["Version"] != __version__:
+    if package["Version"] != __version__:
         yield warning(
             _NAME,
-            f"hemascope {__version__} runs, {told['Version']} is installed",
-            "install it again: `pip install .`",
+            f"hemascope {__version__} runs, but {package['Version']} is installed",
+            "install it again with `pip install .`",
         )
-    wanted = {*_needs_gpu(subject)}
-    for line in told.get_all("Requires-Dist") or []:
-        yield from judge_requirement(Requirement(line), wanted)
+    extras = {*_extras_of(device)}
+    for line in package.get_all("Requires-Dist") or []:
+        yield from judge_requirement(Requirement(line), extras)
     release = l4t_release()
     yield ok(
         _NAME,
-        f"hemascope {__version__}, Python {here} on {platform.machine()}, "
-        + ", ".join(f"{name} {_version(name) or 'missing'}" for name in _TOLD)
-        + "".join(f", {name} {_version(name)}" for name in _GPU if _version(name))
+        f"hemascope {__version__}, Python {python} on {platform.machine()}, "
+        + ", ".join(f"{name} {_version(name) or 'missing'}" for name in _LISTED)
+        + "".join(
+            f", {name} {_version(name)}" for name in _GPU_PACKAGES if _version(name)
+        )
         + ("" if release is None else f", Jetson Linux {release}"),
     )
 
 
-def _needs_gpu(subject: ExaminedDevice) -> Iterator[str]:
+def _extras_of(device: ExaminedDevice) -> Iterator[str]:
+    """Return the extras of the package that the settings need."""
     try:
-        if subject.model.engine == "tensorrt":
+        if device.model.engine == "tensorrt":
             yield "device"
     except SettingMissing:
         return
 
 
-def judge_requirement(wanted: Requirement, extras: set[str]) -> Iterator[Finding]:
-    """Say where a package is missing or of another version; extras only if named."""
-    if wanted.marker is not None and not any(
-        wanted.marker.evaluate({"extra": extra}) for extra in {"", *extras}
+def judge_requirement(required: Requirement, extras: set[str]) -> Iterator[Finding]:
+    """Return a finding if a package is missing or of a wrong version.
+
+    A requirement of an extra counts only if the extra is among `extras`.
+    """
+    if required.marker is not None and not any(
+        required.marker.evaluate({"extra": extra}) for extra in {"", *extras}
     ):
         return
-    found = _version(wanted.name)
-    if found is None:
-        text = f"{wanted.name} is not installed, expected {wanted.specifier or 'it'}"
-    elif not wanted.specifier.contains(found, prereleases=True):
-        text = f"{wanted.name} {found}, expected {wanted.specifier}"
+    installed = _version(required.name)
+    if installed is None:
+        expected = required.specifier or "any version"
+        text = f"{required.name} is not installed, expected {expected}"
+    elif not required.specifier.contains(installed, prereleases=True):
+        text = f"{required.name} {installed}, expected {required.specifier}"
     else:
         return
-    yield fault(_NAME, text, f"`pip install '{wanted.name}{wanted.specifier}'`")
+    yield fault(_NAME, text, f"run `pip install '{required.name}{required.specifier}'`")
 
 
 def _version(name: str) -> str | None:

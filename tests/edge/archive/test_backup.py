@@ -30,7 +30,7 @@ from edge.delivery.publisher import Publisher
 from edge.demo.broker import Mosquitto
 from edge.doctor.device import ExaminedDevice
 from edge.doctor.registry import CHECKS
-from edge.doctor.runner import look
+from edge.doctor.runner import run_check
 from edge.errors import HemascopeError
 from edge.ledger.cursor import read_cursor
 from edge.ledger.reader import LedgerReader
@@ -246,7 +246,7 @@ def test_a_ledger_that_was_lost_delivers_what_its_copy_has_and_a_new_one_goes_on
     rescued = ExaminedDevice(
         None, None, {"device": DEVICE, "ledger": LedgerSettings(rescue)}
     )
-    output = [finding.found for finding in look(CHECKS["ledger"], rescued)]
+    output = [finding.found for finding in run_check(CHECKS["ledger"], rescued)]
     assert "the archive has acknowledged every row" in output
     assert old != new
     assert archived(file, old) == written(rescue)

@@ -26,20 +26,20 @@ from edge.cli.doctor import doctor_command
 from edge.contract.json_schemas import schema_text
 from edge.doctor import runner
 from edge.doctor.checks import delivery
-from edge.doctor.checks.camera import judge, nodes_of
+from edge.doctor.checks.camera import judge_frames, nodes_of
 from edge.doctor.checks.machine import (
     file_system_of,
     judge_clock,
-    judge_heat,
     judge_mode,
     judge_supply,
+    judge_temperature,
 )
 from edge.doctor.checks.permissions import may_write
 from edge.doctor.checks.versions import judge_requirement
-from edge.doctor.findings import Finding, Report, fault, ok, worst
+from edge.doctor.findings import Finding, Report, fault, ok, worst_status
 from edge.doctor.registry import CHECKS, Check
 from edge.doctor.report import table_of
-from edge.doctor.runner import examine
+from edge.doctor.runner import examine_device
 from edge.frames import RawFrame, Shot
 from edge.ledger.cursor import WRITER_LOCK, holder, read_cursor
 from edge.ledger.writer import Ledger
@@ -56,7 +56,7 @@ from tests.broken import (
     essence,
     shown,
     start_shipped,
-    without_place,
+    without_addresses,
 )
 from tests.conftest import frame_result
 from tests.systemd.broker import ShippedBroker
@@ -77,12 +77,12 @@ def device(tmp_path: Path, shipped: ShippedBroker) -> Iterator[Device]:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda one: one.how.__name__)
-def test_what_is_broken_is_found_with_its_remedy(
+def test_each_broken_part_is_found_with_its_remedy(
     device: Device, broken: Broken
 ) -> None:
     broken.how(device)
 
-    found = device.look(broken.name)
+    found = device.check(broken.name)
 
     fitting = [
         f
@@ -93,73 +93,73 @@ def test_what_is_broken_is_found_with_its_remedy(
     ]
     assert fitting, found
     if broken.how in SHOWN:
-        text = essence(shown(without_place(found, device)))
+        text = essence(shown(without_addresses(found, device)))
         assert text in essence(PAGE.read_text(encoding="utf-8")), (
             "run `python -m tests.broken`"
         )
 
 
-def test_a_device_that_is_well_has_no_finding(device: Device) -> None:
+def test_a_device_that_is_well_has_no_problem(device: Device) -> None:
     of_the_machine = {"clock", "temperature", "disk", "power"}
 
-    found = [f for name in CHECKS for f in device.look(name)]
+    found = [f for name in CHECKS for f in device.check(name)]
 
     wrong = [f for f in found if f.status != "ok" and f.name not in of_the_machine]
     assert wrong == []
     assert {f.name for f in found} == {*CHECKS, "archive"}
 
 
-def test_one_wrong_line_does_not_hide_what_else_is_wrong(device: Device) -> None:
+def test_one_wrong_line_does_not_hide_other_findings(device: Device) -> None:
     device.settings["run"] = {"worker": 2}
     device.settings["device"] = "scope-02"
 
-    assert device.look("settings")[0].status == "fault"
-    (other, *_) = device.look("ledger")
+    assert device.check("settings")[0].status == "fault"
+    (other, *_) = device.check("ledger")
     assert "not of 'scope-02'" in other.found
 
 
-def test_without_settings_the_machine_is_looked_at_all_the_same(device: Device) -> None:
+def test_without_settings_the_machine_is_still_checked(device: Device) -> None:
     device.text = "[[["
 
     for name in ("camera", "ledger", "broker", "bundle"):
-        (found,) = device.look(name)
+        (found,) = device.check(name)
         assert found.status == "unknown"
         assert found.remedy == "see to the finding on settings first"
     for name in ("power", "versions", "temperature"):
-        assert "settings" not in device.look(name)[0].found
+        assert "settings" not in device.check(name)[0].found
 
 
 # -- beside a run that is at work ------------------------------------------------------
 
 
 def test_a_run_at_work_keeps_its_camera_and_its_ledger(device: Device) -> None:
-    """The source would be found broken if it were opened."""
+    """Opening the source would find a fault."""
     device.settings["source"] = {"kind": "opencv", "device": "/dev/video9"}
     folder = device.folder / "ledger"
     ledger, meter = Ledger(folder, "scope-01"), Meter()
-    (before,) = device.look("camera")
+    (before,) = device.check("camera")
     for _ in range(20):
         text = frame_result(utc=clock.utc_now(), monotonic_ns=time.monotonic_ns())
         ledger.append(text)
         meter.count(text)
     write_metrics(folder, meter.read(folder, queue=0, is_paused=False))
 
-    (camera,) = device.look("camera")
-    kept = device.look("ledger")
+    (camera,) = device.check("camera")
+    ledger_findings = device.check("ledger")
     ledger.append(frame_result())  # nobody holds it up
     write_metrics(folder, meter.read(folder, queue=0, is_paused=True))
-    (paused,) = device.look("camera")
+    (paused,) = device.check("camera")
     ledger.close()
 
     assert before.status == "warning"
-    assert "gives no figures" in before.found
+    assert "reports no figures" in before.found
     assert camera.status == "ok"
-    assert f"run (process {os.getpid()}) has it" in camera.found
+    assert f"run (process {os.getpid()}) uses it" in camera.found
     assert "2.0 results per second, 0 of 20 rejected" in camera.found
-    assert any(f"process {os.getpid()} writes" in f.found for f in kept)
+    assert any(f"process {os.getpid()} writes" in f.found for f in ledger_findings)
     assert "command start --device scope-01" in str(paused.remedy)
-    (after,) = device.look("camera")
-    assert "/dev/video9 is not there" in after.found
+    (after,) = device.check("camera")
+    assert "/dev/video9 does not exist" in after.found
 
 
 def test_a_lock_is_seen_only_while_it_is_held(tmp_path: Path) -> None:
@@ -172,10 +172,10 @@ def test_a_lock_is_seen_only_while_it_is_held(tmp_path: Path) -> None:
     assert holder(path) is None
 
 
-def test_a_publisher_at_work_is_not_thrown_out(
+def test_a_publisher_at_work_is_not_disconnected(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.doctor.checks.delivery._WATCHED_S", 1.5)
+    monkeypatch.setattr("edge.doctor.checks.delivery._WATCH_S", 1.5)
     folder = device.folder / "ledger"
     command = [sys.executable, "-m", "edge", "publish", "--config", device.config()]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as publisher:
@@ -186,7 +186,7 @@ def test_a_publisher_at_work_is_not_thrown_out(
         time.sleep(1.2)
         before = read_cursor(folder)
 
-        found = device.look("broker")
+        found = device.check("broker")
 
         after = read_cursor(folder)
         publisher.send_signal(signal.SIGTERM)
@@ -197,7 +197,9 @@ def test_a_publisher_at_work_is_not_thrown_out(
     assert f"publish (process {publisher.pid}) is connected" in found[2].found
 
 
-def test_what_a_user_may_not_see_is_unknown_and_left_alone(device: Device) -> None:
+def test_parts_that_a_user_may_not_see_are_unknown_and_not_opened(
+    device: Device,
+) -> None:
     """The camera is not opened where nobody can tell whether run has it."""
     device.settings["source"] = {"kind": "opencv", "device": "/dev/video9"}
     config = device.config()
@@ -216,14 +218,14 @@ def test_what_a_user_may_not_see_is_unknown_and_left_alone(device: Device) -> No
 
     text = {f.name: (f.status, f.remedy) for f in found}
     for name in ("camera", "alarms", "broker"):
-        assert text[name] == ("unknown", "use sudo")
+        assert text[name] == ("unknown", "run doctor with sudo")
     assert not [f for f in found if f.status == "fault"]
 
 
-# -- what hangs, dies or breaks --------------------------------------------------------
+# -- a check that hangs, dies or breaks ------------------------------------------------
 
 
-def test_a_check_that_hangs_is_given_up(
+def test_a_check_that_hangs_is_killed(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (device.folder / "bundle").mkdir()
@@ -232,7 +234,7 @@ def test_a_check_that_hangs_is_given_up(
     monkeypatch.setitem(CHECKS, "bundle", Check("bundle", "models", 1.0))
     start_s = time.monotonic()
 
-    report = examine(device.config(), ["bundle"])
+    report = examine_device(device.config(), ["bundle"])
 
     assert time.monotonic() - start_s < 4
     assert report.status == "fault"
@@ -267,7 +269,7 @@ def test_an_interrupted_doctor_ends_at_once_and_leaves_no_process(
 
 
 def _checks_of(config: str) -> list[str]:
-    """Processes of checks that look at these settings."""
+    """Return the processes of checks of this device."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -281,36 +283,36 @@ def test_a_check_that_dies_is_a_finding_and_the_others_go_on(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A library that ends the process, as some do where their driver is missing."""
-    (tmp_path / "scipy.py").write_text("import os\nos.abort()\n")
+    (tmp_path / "onnxruntime.py").write_text("import os\nos.abort()\n")
     path = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{path}")
 
-    report = examine(device.config(), ["settings", "bundle"])
+    report = examine_device(device.config(), ["settings", "bundle"])
 
     assert [f.status for f in report.findings] == ["ok", "fault"]
     assert "ended with signal SIGABRT" in report.findings[1].found
 
 
 def test_a_check_that_breaks_is_a_finding(device: Device) -> None:
-    subject = runner.read_subject(device.config())
+    read = runner.read_device(device.config())
 
-    (found,) = runner.look(Check("nothing", "machine", 1), subject)
+    (found,) = runner.run_check(Check("nothing", "machine", 1), read)
 
     assert found.status == "fault"
     assert "the check itself broke" in found.found
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no safe path yet")
-def test_files_of_the_present_folder_are_no_modules(
+def test_files_in_the_current_folder_are_not_imported(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "msgspec.py").write_text("raise ImportError('of the laboratory')")
     monkeypatch.chdir(tmp_path)
 
-    assert examine(device.config(), ["settings"]).status == "ok"
+    assert examine_device(device.config(), ["settings"]).status == "ok"
 
 
-def test_what_a_library_prints_does_not_spoil_the_answer(
+def test_a_library_that_prints_does_not_spoil_the_findings(
     device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -319,13 +321,13 @@ def test_what_a_library_prints_does_not_spoil_the_answer(
     path = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{path}")
 
-    assert examine(device.config(), ["settings"]).status == "ok"
+    assert examine_device(device.config(), ["settings"]).status == "ok"
 
 
 # -- the command -----------------------------------------------------------------------
 
 
-def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(
+def test_the_command_prints_a_table_or_json_and_has_an_exit_code(
     device: Device,
 ) -> None:
     config = str(device.config())
@@ -345,21 +347,21 @@ def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(
     assert msgspec.convert(report, Report).findings[0].name == "camera"
 
 
-def test_a_finding_without_a_remedy_cannot_be() -> None:
+def test_a_finding_needs_a_remedy_unless_it_is_ok() -> None:
     with pytest.raises(ValueError, match="expected a remedy"):
         Finding(name="disk", status="fault", found="full")
-    with pytest.raises(ValueError, match="none for what is"):
+    with pytest.raises(ValueError, match="none with ok"):
         Finding(name="disk", status="ok", found="empty", remedy="rejoice")
-    assert worst([]) == "ok"
-    assert worst([ok("a", "b"), fault("a", "b", "c"), ok("a", "b")]) == "fault"
+    assert worst_status([]) == "ok"
+    assert worst_status([ok("a", "b"), fault("a", "b", "c"), ok("a", "b")]) == "fault"
 
 
-def test_a_finding_cannot_command_the_terminal() -> None:
+def test_a_finding_cannot_control_the_terminal() -> None:
     assert "\x1b" not in shown((fault("camera", "\x1b[2Jgone", "\x1b[31m"),))
     assert table_of([]) is not None
 
 
-# -- what this machine is not ----------------------------------------------------------
+# -- other machines than this one ------------------------------------------------------
 
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
 
@@ -378,13 +380,13 @@ def test_a_clock_that_went_back_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heat_c", "status"),
+    ("hottest_c", "status"),
     [(None, "unknown"), (60.0, "ok"), (86.0, "warning"), (96.0, "fault")],
 )
 def test_heat_is_judged_by_the_limits_of_the_alarms(
-    heat_c: float | None, status: str
+    hottest_c: float | None, status: str
 ) -> None:
-    assert judge_heat(heat_c, AlarmSettings()).status == status
+    assert judge_temperature(hottest_c, AlarmSettings()).status == status
 
 
 @pytest.mark.parametrize(
@@ -397,7 +399,7 @@ def test_heat_is_judged_by_the_limits_of_the_alarms(
         ("", "unknown"),
     ],
 )
-def test_the_power_mode_is_read_off_nvpmodel(text: str, status: str) -> None:
+def test_the_power_mode_is_read_from_nvpmodel(text: str, status: str) -> None:
     assert judge_mode(text).status == status
 
 
@@ -441,7 +443,7 @@ def test_the_file_system_is_the_innermost_mount(tmp_path: Path) -> None:
         (0o750, 1, {0}, False),
     ],
 )
-def test_who_may_write_is_read_off_the_mode(
+def test_who_may_write_is_read_from_the_mode(
     tmp_path: Path, mode: int, user: int, groups: set[int], may: bool
 ) -> None:
     folder = tmp_path / "f"
@@ -453,7 +455,7 @@ def test_who_may_write_is_read_off_the_mode(
     assert may_write(folder, state.st_uid + user, others) is may
 
 
-def test_packages_are_compared_with_what_is_asked_for() -> None:
+def test_packages_are_compared_with_what_is_required() -> None:
     def compare(text: str, *extras: str) -> list[str]:
         return [f.found for f in judge_requirement(Requirement(text), {*extras})]
 
@@ -470,12 +472,12 @@ def test_packages_are_compared_with_what_is_asked_for() -> None:
 def test_a_certificate_warns_before_it_ends() -> None:
     def judged(days: float) -> tuple[str, str]:
         ends = clock.utc_now() + timedelta(days=days)
-        found = delivery._ends("broker", "its certificate", ends, "renew it")
+        found = delivery._validity("broker", "its certificate", ends, "renew it")
         return found.status, found.found
 
     assert judged(31)[0] == "ok"
     assert judged(9.5)[0] == "warning"
-    assert judged(9.5)[1].endswith(", 9 days")
+    assert judged(9.5)[1].endswith(", for 9 days")
     assert judged(-0.1)[0] == "fault"
     assert (
         delivery._date("Nov 25 12:00:00 2026 GMT").isoformat()[:13] == "2026-11-25T12"
@@ -489,23 +491,27 @@ def exposed(**of_the_shot: object) -> RawFrame:
 
 def test_a_control_that_moves_or_may_move_is_named() -> None:
     moved = exposed(doubt="exposure_ms went from 10 to 14; lock it")
-    loose = exposed(controls=Controls(exposure_ms=10, automatic=("gain", "exposure")))
+    automatic = exposed(
+        controls=Controls(exposure_ms=10, automatic=("gain", "exposure"))
+    )
 
-    (found,) = judge([moved], is_live=True, frozen_after=5)
+    (found,) = judge_frames([moved], is_live=True, frozen_after=5)
     assert (found.status, found.remedy) == ("warning", "lock it")
     assert found.found == "exposure_ms went from 10 to 14"
-    (found,) = judge([loose], is_live=True, frozen_after=5, allowed=["exposure"])
+    (found,) = judge_frames(
+        [automatic], is_live=True, frozen_after=5, allowed=["exposure"]
+    )
     assert found.found == "the camera changes by itself: gain"
     both = ["exposure", "gain"]
-    assert judge([loose], is_live=True, frozen_after=5, allowed=both) == []
+    assert judge_frames([automatic], is_live=True, frozen_after=5, allowed=both) == []
 
 
 def test_a_recording_may_show_the_same_twice() -> None:
     same = [exposed()] * 5
 
-    assert judge(same, is_live=False, frozen_after=5) == []
-    assert judge(same[:4], is_live=True, frozen_after=5) == []
-    (found,) = judge(same, is_live=True, frozen_after=5)
+    assert judge_frames(same, is_live=False, frozen_after=5) == []
+    assert judge_frames(same[:4], is_live=True, frozen_after=5) == []
+    (found,) = judge_frames(same, is_live=True, frozen_after=5)
     assert "frozen" in found.found
 
 
@@ -516,15 +522,17 @@ def test_device_nodes_are_found_in_any_source() -> None:
     ]
 
 
-def test_a_ledger_of_the_future_and_of_nobody(device: Device, tmp_path: Path) -> None:
-    """The settings may name a folder that was never used."""
+def test_a_ledger_that_was_never_used_is_a_warning(
+    device: Device, tmp_path: Path
+) -> None:
+    """The settings name a folder that does not exist yet."""
     device.settings["ledger"] = {"folder": "new/ledger"}
 
-    (found,) = device.look("ledger")
+    (found,) = device.check("ledger")
 
     assert found.status == "warning"
-    assert "nothing was examined yet" in found.found
-    assert device.look("alarms")[0].status == "ok"
+    assert "no frame was examined yet" in found.found
+    assert device.check("alarms")[0].status == "ok"
     assert not (device.folder / "new").exists()
 
 
@@ -534,7 +542,7 @@ def test_doctor_leaves_no_connection_and_no_file_behind(device: Device) -> None:
     ledger = (device.folder / "ledger" / "ledger.sqlite").read_bytes()
 
     for name in CHECKS:
-        device.look(name)
+        device.check(name)
 
     after = sorted(p for p in device.folder.rglob("*") if "sqlite-" not in p.name)
     assert after == before
