@@ -25,7 +25,7 @@ from edge.artifacts.profile import ConfidenceRecord, Profile, load_profile
 from edge.pipeline.parts import Parts, read_parts, shipped_classifier
 from edge.pipeline.pixel_size import Scale
 from edge.rendering.plots import BLUE, INK, RED, Axes, png
-from edge.rendering.report_blocks import Grid, Picture, Words, write_pages
+from edge.rendering.report_blocks import Paragraph, Picture, TextTable, write_pages
 from edge.stages.decision import Adaptation, log_probabilities
 
 _MAX_ABSTAINED = 0.2
@@ -153,7 +153,7 @@ def _write_page(
         folder,
         "Confidence at this site",
         [
-            Words(
+            Paragraph(
                 "Where confidence means what it says, the dots lie on the diagonal. "
                 "The reviewed cells were fitted to: on others the gain is the one of "
                 "the table."
@@ -164,7 +164,7 @@ def _write_page(
                 "Share of right names over confidence, before (red) and after (blue)",
                 "Above the diagonal the model is too modest, below it too sure.",
             ),
-            Grid(
+            TextTable(
                 ["measured", "value"],
                 [
                     ["reviewed cells", str(record.cells)],

@@ -25,10 +25,10 @@ from edge.rendering.plots import (
 )
 from edge.rendering.report_blocks import (
     Block,
-    Grid,
     Heading,
+    Paragraph,
     Picture,
-    Words,
+    TextTable,
     write_pages,
 )
 from edge.stages.colour_correction import correct, prepare
@@ -61,7 +61,7 @@ def _before_and_after(field: EmptyField, before: Image, after: Image) -> list[Bl
     if not field.is_verified:
         shown = "a field with cells (no empty one was seen: unverified)"
     return [
-        Words(
+        Paragraph(
             f"Left as the camera saw {shown}, right as every frame is corrected from "
             "now on, until the next calibration."
         ),
@@ -77,12 +77,12 @@ def _before_and_after(field: EmptyField, before: Image, after: Image) -> list[Bl
 
 def _figures(
     field: EmptyField, profile: Profile, frames: int, size_px: tuple[int, int]
-) -> Grid:
+) -> TextTable:
     """List what was measured."""
     width, height = size_px
     black = "not measured" if field.black_level is None else f"{field.black_level:.1f}"
     white = " / ".join(f"{value:.1f}" for value in field.white_point)
-    return Grid(
+    return TextTable(
         ["measured", "value"],
         [
             ["frames", str(frames)],

@@ -10,7 +10,7 @@ import numpy as np
 from calibration.scale import PixelScale
 from edge.frames import Counts
 from edge.rendering.plots import GREEN, PAGE_PX, Image, png, resized
-from edge.rendering.report_blocks import Grid, Picture, write_pages
+from edge.rendering.report_blocks import Picture, TextTable, write_pages
 
 
 def write_scale_page(folder: Path, scale: PixelScale, image: Counts) -> Path:
@@ -31,7 +31,7 @@ def write_scale_page(folder: Path, scale: PixelScale, image: Counts) -> Path:
                 if is_ruler
                 else "Every green box should touch one whole red cell.",
             ),
-            Grid(
+            TextTable(
                 ["measured", "value"],
                 [
                     ["µm per pixel", f"{scale.um:.5f}"],

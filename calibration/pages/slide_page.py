@@ -16,7 +16,13 @@ from calibration.reference import (
 from edge.artifacts.profile import Profile, ReferenceRecord
 from edge.frames import Counts
 from edge.rendering.plots import INK, RED, Axes, Image, png, side_by_side
-from edge.rendering.report_blocks import Grid, Heading, Picture, Words, write_pages
+from edge.rendering.report_blocks import (
+    Heading,
+    Paragraph,
+    Picture,
+    TextTable,
+    write_pages,
+)
 from edge.stages.colour_correction import correct, prepare
 
 _NUCLEI, _DOTS = (90, 60, 150), 400
@@ -43,7 +49,7 @@ def write_slide_page(
         folder,
         "Slide reference",
         [
-            Words(
+            Paragraph(
                 "Left at a common white, right with the slide's own map to the "
                 "reference look. Accept it if the right one looks like the smears that "
                 "you know: cells keep their structure, plasma stays light grey."
@@ -58,7 +64,7 @@ def write_slide_page(
                 "A field of this slide before and after",
                 "Nothing but colour may differ.",
             ),
-            Grid(
+            TextTable(
                 [
                     "optical density above plasma, red / green / blue",
                     "cells",

@@ -29,10 +29,10 @@ from edge.rendering.plots import (
 )
 from edge.rendering.report_blocks import (
     Block,
-    Grid,
     Heading,
+    Paragraph,
     Picture,
-    Words,
+    TextTable,
     write_pages,
 )
 from edge.schema.results import Event, Filmstrip
@@ -65,7 +65,7 @@ def runs_table(spans: Sequence[RunSpan]) -> Table:
 
 
 def _blocks(story: RunHistory) -> Iterator[Block]:
-    yield Grid(("", ""), _facts(story))
+    yield TextTable(("", ""), _facts(story))
     yield from _counted(story)
     if story.counts:
         yield Heading("Counts over time")
@@ -89,13 +89,13 @@ def _blocks(story: RunHistory) -> Iterator[Block]:
             yield _cell(story, track, course)
         left = len({e.track_id for e in story.events.values()}) - len(story.courses)
         if left > 0:
-            yield Words(f"{left} more cells changed and are not drawn.")
+            yield Paragraph(f"{left} more cells changed and are not drawn.")
     if story.incidents:
         yield Heading("Gaps, alarms, notes and commands")
         told = [(_time(at), text) for at, text in story.incidents]
-        yield Grid(("time (UTC)", "what"), told)
+        yield TextTable(("time (UTC)", "what"), told)
         if story.more_incidents:
-            yield Words(f"{story.more_incidents} more are in the archive.")
+            yield Paragraph(f"{story.more_incidents} more are in the archive.")
 
 
 def _facts(story: RunHistory) -> list[tuple[str, str]]:
@@ -129,7 +129,7 @@ def _counted(story: RunHistory) -> Iterator[Block]:
     if differential is None or not differential.total:
         return
     yield Heading("Differential")
-    yield Grid(
+    yield TextTable(
         ("class", "counted", "share", "95 % limits"),
         [
             (
@@ -141,7 +141,7 @@ def _counted(story: RunHistory) -> Iterator[Block]:
             for one in differential.classes
         ],
     )
-    yield Words(
+    yield Paragraph(
         f"{differential.total} of {differential.of}, each counted once, "
         f"{differential.unidentified} unidentified beside them, at the last frame."
     )
@@ -153,9 +153,9 @@ def _events(story: RunHistory) -> Iterator[Block]:
     yield Heading("Events")
     told = list(story.events.values())
     if not told:
-        yield Words("Nothing happened to any cell that was followed.")
+        yield Paragraph("Nothing happened to any cell that was followed.")
         return
-    yield Grid(
+    yield TextTable(
         ("event", "cell", "change", "onset (UTC)", "frame", "sure", "ended"),
         [
             (
@@ -171,7 +171,7 @@ def _events(story: RunHistory) -> Iterator[Block]:
         ],
     )
     if len(told) > _MOST_EVENTS:
-        yield Words(f"{len(told) - _MOST_EVENTS} more are in the archive.")
+        yield Paragraph(f"{len(told) - _MOST_EVENTS} more are in the archive.")
 
 
 def _counts(story: RunHistory) -> Image:

@@ -1,4 +1,4 @@
-"""Text from elsewhere, for a terminal."""
+"""Show text from others on a terminal, without obeying it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from rich.text import Text
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Show what would command the terminal, or set the text, instead of doing it.
+    """Return text whose control characters are visible and have no effect.
 
-    Rich takes a `str` in a table for its markup: "[/b]" would end the program, and
-    "[link=…]" would lead elsewhere than it says.
+    Rich reads a `str` in a table as its markup: "[/b]" would end the program, and
+    "[link=…]" would open another page than it shows.
     """
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return Text(shown, style)

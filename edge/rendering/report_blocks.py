@@ -1,4 +1,7 @@
-"""Blocks of a report, and how they become Markdown or one HTML page."""
+"""The blocks of a report, which become a Markdown page and an HTML page.
+
+The HTML page holds its pictures, so that it can be sent as one file.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ from pathlib import Path
 
 from edge.errors import HemascopeError
 
-_KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
+_FORMATS = {  # by the first bytes of a file
+    b"\x89PNG": "png",
+    b"\xff\xd8\xff": "jpeg",
+}
 
 
 class ReportImpossible(HemascopeError):
-    """What is given cannot be put into one report."""
+    """These parts cannot be put into one report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +32,14 @@ class Heading:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Paragraph:
     """A paragraph."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class TextTable:
     """A table; the first column names the rows."""
 
     head: Sequence[str]
@@ -42,19 +48,19 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image, what it shows in a few words, and how to read it."""
+    """An image; `alt` says briefly what it shows, `caption` how to read it."""
 
     name: str
     content: bytes
     alt: str
-    words: str
+    caption: str
 
     @property
-    def kind(self) -> str:
-        """Its format: png or jpeg."""
-        for start, kind in _KINDS.items():
+    def format(self) -> str:
+        """Its format, "png" or "jpeg", found from its first bytes."""
+        for start, name in _FORMATS.items():
             if self.content.startswith(start):
-                return kind
+                return name
         raise ReportImpossible(
             f"{self.alt}: starts with {self.content[:4]!r}, expected a PNG or a JPEG; "
             "convert the picture"
@@ -62,15 +68,15 @@ class Picture:
 
     @property
     def path(self) -> str:
-        """Where it lies beside the Markdown."""
-        return f"figures/{self.name}.{self.kind}"
+        """Its file, relative to the Markdown page."""
+        return f"figures/{self.name}.{self.format}"
 
 
-Block = Heading | Words | Grid | Picture
+Block = Heading | Paragraph | TextTable | Picture
 
 
 def write_pages(folder: Path, title: str, blocks: Sequence[Block]) -> Path:
-    """Write `report.md` with `figures/`, and `report.html`; return the latter."""
+    """Write `report.md` with `figures/`, and `report.html`; return the HTML page."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
@@ -82,7 +88,7 @@ def write_pages(folder: Path, title: str, blocks: Sequence[Block]) -> Path:
 
 
 def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    """Render blocks as Markdown; pictures are files in `figures/`."""
+    """Return blocks as Markdown; pictures are files in `figures/`."""
 
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(_plain(cell) for cell in cells)} |"
@@ -92,18 +98,18 @@ def _markdown(title: str, blocks: Sequence[Block]) -> str:
         match block:
             case Heading(text):
                 parts.append(f"## {_plain(text)}")
-            case Words(text):
+            case Paragraph(text):
                 parts.append(_plain(text))
-            case Grid(head, rows):
+            case TextTable(head, rows):
                 rule = f"|{'---|' * len(head)}"
                 parts.append("\n".join([line(head), rule, *map(line, rows)]))
-            case Picture(alt=alt, words=words):
-                parts += [f"![{_plain(alt)}]({block.path})", _plain(words)]
+            case Picture(alt=alt, caption=caption):
+                parts += [f"![{_plain(alt)}]({block.path})", _plain(caption)]
     return "\n\n".join(parts) + "\n"
 
 
 def _html(title: str, blocks: Sequence[Block]) -> str:
-    """Render blocks as one page; pictures are part of it."""
+    """Return blocks as one HTML page that contains its pictures."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         first, *rest = (html.escape(cell) for cell in cells)
@@ -116,26 +122,26 @@ def _html(title: str, blocks: Sequence[Block]) -> str:
         match block:
             case Heading(text):
                 parts.append(f"<h2>{html.escape(text)}</h2>")
-            case Words(text):
+            case Paragraph(text):
                 parts.append(f"<p>{html.escape(text)}</p>")
-            case Grid(head, rows):
+            case TextTable(head, rows):
                 body = "\n".join(line(row, "td") for row in rows)
                 parts.append(
                     f'<div class="grid"><table><thead>{line(head, "th")}</thead>\n'
                     f"<tbody>{body}</tbody></table></div>"
                 )
-            case Picture(content=content, alt=alt, words=words):
+            case Picture(content=content, alt=alt, caption=caption):
                 data = base64.b64encode(content).decode()
                 parts.append(
                     f'<figure><img alt="{html.escape(alt)}" '
-                    f'src="data:image/{block.kind};base64,{data}">'
-                    f"<figcaption>{html.escape(words)}</figcaption></figure>"
+                    f'src="data:image/{block.format};base64,{data}">'
+                    f"<figcaption>{html.escape(caption)}</figcaption></figure>"
                 )
     return _PAGE.format(title=html.escape(title), body="\n".join(parts))
 
 
 def _plain(text: str) -> str:
-    """Escape what Markdown, or the HTML in it, would take for more than text."""
+    """Escape what Markdown, or HTML within it, would not show as plain text."""
     escaped = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", escaped)
 

@@ -11,10 +11,10 @@ import numpy as np
 from edge.artifacts.bundle import Metric
 from edge.rendering.report_blocks import (
     Block,
-    Grid,
     Heading,
     Picture,
     ReportImpossible,
+    TextTable,
     write_pages,
 )
 from training.data.colour_normalisation import Colour
@@ -95,7 +95,7 @@ def write_report(
     _check_comparable(evaluated)
     scores = [score(j, exclusions) for j in evaluated]
     blocks = [
-        Grid(("about this report", ""), list(facts.items())),
+        TextTable(("about this report", ""), list(facts.items())),
         *compared(evaluated, scores),
         *_left_out(left_out),
         *_efficiency(efficiency),
@@ -116,7 +116,7 @@ def _left_out(results: Sequence[LeftOut]) -> Iterator[Block]:
         [results_of.get((v, d), (np.nan, np.nan)) for d in domains] for v in variants
     ]
     yield Heading("A laboratory left out")
-    yield Grid(
+    yield TextTable(
         (
             "model",
             "left out",
@@ -160,7 +160,7 @@ def _efficiency(results: Sequence[LabelEfficiency]) -> Iterator[Block]:
         return
     results = sorted(results, key=lambda r: r.share)
     yield Heading("Label efficiency")
-    yield Grid(
+    yield TextTable(
         ("share of labels", "pretrained", "from scratch"),
         [
             [

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from edge.artifacts.bundle import Metric
-from edge.rendering.report_blocks import Block, Grid, Heading, Picture, Words
+from edge.rendering.report_blocks import Block, Heading, Paragraph, Picture, TextTable
 from training.fitting.families import CLASSIFIERS
 from training.metrics.held_out import ClassScores, Evaluated, Scores
 from training.metrics.reliability import named_share
@@ -50,8 +50,8 @@ def _summary(
         pairs = [cell for pair in zip(ours, paper, strict=True) for cell in pair]
         rest = [interval_text(each.f1), interval_text(each.calibration_error)]
         rows.append([model.name, *pairs, *rest])
-    yield Grid(head, rows)
-    yield Words(
+    yield TextTable(head, rows)
+    yield Paragraph(
         "In brackets: 95 % intervals, bootstrap over slides. Precision, recall and F1 "
         "are means over the classes that occur. Every cell is named here. The paper's "
         "numbers were measured on another data set: the distance from ours does not "
@@ -70,7 +70,7 @@ def _classes(
     evaluated: Sequence[Evaluated], scores: Sequence[Scores]
 ) -> Iterator[Block]:
     yield Heading("Per class")
-    yield Grid(
+    yield TextTable(
         ("model", "class", "cells", "precision", "recall", "F1"),
         [
             [model.name, name, *_class_cells(scores_of)]
@@ -129,8 +129,8 @@ def _domains(
             interval_text(m) + mark for m, mark in zip(metrics, marks, strict=True)
         ]
         rows.append([model.name, *cells])
-    yield Grid(head, rows)
-    yield Words(
+    yield TextTable(head, rows)
+    yield Paragraph(
         "Unseen: the weights never met this domain. An interval over one or two slides "
         "says little."
     )
@@ -162,7 +162,7 @@ def _confidence(
         limit, everything = f"{model.abstain_below:.3f}", f"{each.accuracy.value:.4f}"
         rows.append([model.name, limit, f"{share:.3f}", named, everything])
     head = ("model", "abstains below", "share named", "accuracy of those")
-    yield Grid((*head, "accuracy of all"), rows)
+    yield TextTable((*head, "accuracy of all"), rows)
     yield Picture(
         "abstention",
         figures.abstaining(evaluated),
@@ -193,7 +193,7 @@ def _altered(
 ) -> Iterator[Block]:
     steps = sorted({step for _, curve in curves for step in curve})
     if steps:
-        yield Grid(
+        yield TextTable(
             [f"balanced accuracy, {how}", *(f"{step:g}{unit}" for step in steps)],
             [
                 [name, *(number(curve.get(s), ".3f") for s in steps)]
@@ -205,7 +205,7 @@ def _altered(
 def _cost(evaluated: Sequence[Evaluated], scores: Sequence[Scores]) -> Iterator[Block]:
     yield Heading("Cost")
     head = ("model", "parameters", "multiply-adds per crop", "training (s)")
-    yield Grid(
+    yield TextTable(
         (*head, "test (s)", "per cell, one at a time (ms)", "peak memory (MB)"),
         [[j.name, *_cost_cells(j)] for j in evaluated],
     )
