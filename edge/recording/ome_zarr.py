@@ -22,8 +22,7 @@ an error (Zarr v3, section "Fill value").
 What we know of a frame is in `0/zarr.json` too. A file per frame would be a second
 file that can be lost or disagree; as it is, one `rename` publishes both.
 
-https://ngff.openmicroscopy.org/0.5/,
-https://zarr-specs.readthedocs.io/en/latest/v3/core/
+https://ngff.openmicroscopy.org/0.5, https://zarr-specs.readthedocs.io/en/latest/v3/core
 """
 
 from __future__ import annotations
@@ -52,6 +51,8 @@ _METADATA, _DRAFT, _ARRAY = "zarr.json", "zarr.new", "0"
 # folder would have to be synced. With "." all names are in one folder: one sync.
 _CHUNK = "c.{number}.0.0.0"
 _GZIP_LEVEL = 1  # higher levels take longer and find only noise
+# Colours and full range for viewers (OME-Zarr 0.5, "omero"), which otherwise show three
+# grey channels, each stretched by its own contrast.
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
 _GZIP = {"name": "gzip", "configuration": {"level": _GZIP_LEVEL}}
 
@@ -78,6 +79,8 @@ class RealDisk:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
+            # Not fsync: it also waits for times that nobody reads. The size, which a
+            # reader needs, is written by fdatasync as well (fdatasync(2)).
             os.fdatasync(fd)
 
     def rename(self, old: Path, new: Path) -> None:
@@ -178,13 +181,14 @@ class GrowingZarr:
     ) -> None:
         """Add frames, all encoded alike; see `edge.recording.frame_files.FrameFile`."""
         like, array = frames[0][0], self._folder / _ARRAY
-        known = list(self._frames)
+        known = list(self._frames)  # a copy: after an error the old list still holds
         # 1. The chunks: nobody asks for them before they are counted.
         for (encoded, metadata), plane in zip(
             frames, planes[len(known) :], strict=True
         ):
             self._disk.write(array / _CHUNK.format(number=len(known)), encoded.data)
             known.append(_frame_attributes(encoded, metadata, plane))
+        # One sync for the names of all of them, however many there are.
         self._disk.sync_folder(array)
         # 2. The image: only when it changes, as when the pixel size becomes known.
         group_json = _group(image)
@@ -194,6 +198,8 @@ class GrowingZarr:
         array_json = _array(like, known, image)
         _replace_metadata(self._disk, array, array_json)
         # 4. Once: the folder's final name. Before it, nobody takes it for a recording.
+        #    A folder is renamed with all that is in it, but the names in it are its own
+        #    and must be on the disk before.
         if not self._frames:
             self._disk.sync_folder(self._folder)
             self._disk.rename(self._folder, self.path)
@@ -276,6 +282,8 @@ def read_frames(path: Path) -> list[ZarrFrame]:
             metadata=bytes(attributes.frame),
             attributes=attributes,
         )
+        # The size is enough here: it finds chunks that are missing or cut off without
+        # reading hundreds of megabytes. `read` compares the CRC.
         if _size_of(frame.chunk) != attributes.bytes:
             break
         frames.append(frame)
@@ -385,7 +393,6 @@ def _group(image: OmeImage) -> bytes:
     ]
     scale = [1.0, 1.0, um or 1.0, um or 1.0]
     full_scale = int(np.iinfo(image.dtype).max)
-    # Without a window a viewer stretches each frame by its own contrast.
     window = {"start": 0, "end": full_scale, "min": 0, "max": full_scale}
     channels = [
         {"label": label, "color": colour, "active": True, "window": window}
@@ -400,8 +407,7 @@ def _group(image: OmeImage) -> bytes:
         "multiscales": [{"name": image.name, "axes": axes, "datasets": [dataset]}],
         "omero": {"channels": channels, "rdefs": {"model": "color"}},
     }
-    attributes = {"ome": ome}
-    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     return msgspec.json.format(msgspec.json.encode(group), indent=1)
 
 
@@ -425,12 +431,14 @@ def _array(
         "node_type": "array",
         "shape": [len(frames), samples, height, width],
         "data_type": like.dtype,
+        # A chunk is what a reader must fetch as a whole. A frame per chunk makes one
+        # frame the cheapest to read, and a chunk is never written twice.
         "chunk_grid": {
             "name": "regular",
             "configuration": {"chunk_shape": [1, samples, height, width]},
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": 0,
+        "fill_value": 0,  # required; no chunk that is counted is ever missing
         "codecs": [
             {"name": "bytes", "configuration": {"endian": "little"}},
             *([_GZIP] if like.compression == "deflate" else []),

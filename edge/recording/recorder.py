@@ -103,34 +103,15 @@ class Recorder:
         examined
             The frame with its pixels.
         """
-        run, passed_over = result.run, result.frame.passed_over
         is_planned = result.point is not None or result.missed_points is not None
         if not is_planned:  # the plan that it was taken for is over
             item = replace(item, planned=None)
         if isinstance(item, Gap):
-            self._enqueue(GapLine(seq=seq, run=run, gap=item))
+            self._enqueue(GapLine(seq=seq, run=result.run, gap=item))
         elif examined is None:
-            reason = result.reason or "examining it failed"
-            self._enqueue(
-                FailedFrame(
-                    seq=seq,
-                    run=run,
-                    shot=item.shot,
-                    planned=item.planned,
-                    passed_over=passed_over,
-                    reason=reason,
-                )
-            )
+            self._enqueue(_failed_frame(seq, item, result))
         else:
-            frame = Frame(
-                seq=seq,
-                run=run,
-                shot=examined.raw.shot,
-                planned=item.planned,
-                passed_over=passed_over,
-                scale=examined.scale,
-            )
-            self._take_frame(frame, examined)
+            self._take_frame(_frame(seq, item, result, examined), examined)
 
     def _take_frame(self, frame: Frame, examined: ExaminedFrame) -> None:
         """Enqueue one of `every` frames; the others are missing on purpose."""
@@ -300,3 +281,27 @@ class Recorder:
             with self._changed:
                 self._count_loss(reason)
             self._writer.add_missing(missing_frames_of(item, reason[:1000]))
+
+
+def _frame(
+    seq: int, item: Exposure, result: FrameResult, examined: ExaminedFrame
+) -> Frame:
+    return Frame(
+        seq=seq,
+        run=result.run,
+        shot=examined.raw.shot,
+        planned=item.planned,
+        passed_over=result.frame.passed_over,
+        scale=examined.scale,
+    )
+
+
+def _failed_frame(seq: int, item: Exposure, result: FrameResult) -> FailedFrame:
+    return FailedFrame(
+        seq=seq,
+        run=result.run,
+        shot=item.shot,
+        planned=item.planned,
+        passed_over=result.frame.passed_over,
+        reason=result.reason or "examining it failed",
+    )
