@@ -1,7 +1,14 @@
 """One connection to an MQTT 5 broker, driven from the caller's own thread.
 
-There is no client thread that could die unseen: the network moves in `poll`, callbacks
-only put events into a list, and whatever goes wrong is raised where it can be handled.
+The usual way with paho is `loop_start`: a thread of the library moves the network and
+calls callbacks. An exception in a callback then ends that thread, and the program goes
+on without a connection and without a word. Here the caller moves the network, in
+`Link.poll`. Callbacks only append to a list of events. Whatever goes wrong is raised in
+`poll` or `publish`, where the caller can handle it.
+
+Nothing is kept across connections: each begins with `clean_start`, and a broken `Link`
+is thrown away. Who needs a message to arrive for certain keeps it on disk and waits for
+an acknowledgement of the receiver (`edge/delivery/publisher.py`).
 """
 
 from __future__ import annotations
@@ -34,10 +41,15 @@ ROOT = "cells/v1"
 REQUESTS, RESPONSES = "cmd/req", "cmd/resp"
 ARCHIVE_STATE = f"{ROOT}/archive/state"
 MAX_PAYLOAD_BYTES = 256_000
-_MOST_PACKET_BYTES = 300_000  # the broker keeps larger ones from us
-_CONNECT_S = 5.0
-_GOODBYE_S = 2.0
-_IN_FLIGHT = 200
+# MQTT 5, section 2.4: reason codes from here on say that a message was not taken.
+REASON_FAILURE = 0x80
+# Brokers here take messages of 256 kB. The topic and the properties come on top, so the
+# limit for what we receive is larger.
+_MAX_PACKET_BYTES = 300_000
+_CONNECT_TIMEOUT_S = 5.0
+_DISCONNECT_TIMEOUT_S = 2.0
+_MAX_IN_FLIGHT = 200
+# A refusal lasts until a person changes a setting; asking more often helps nobody.
 _REFUSED_PAUSE_S = 60.0
 
 
@@ -46,7 +58,7 @@ class BrokerUnreachable(HemascopeError):
 
 
 class BrokerRefused(HemascopeError):
-    """The broker answers but does not let us in."""
+    """The broker answers but refuses the connection or a subscription."""
 
 
 class PayloadRefused(HemascopeError):
@@ -54,19 +66,22 @@ class PayloadRefused(HemascopeError):
 
 
 def topic(device: str, name: str) -> str:
-    """Topic `name` of a device; "+" as the device stands for all."""
+    """Return topic `name` of a device; "+" as the device stands for all devices."""
     return f"{ROOT}/{device}/{name}"
 
 
-def device_of(topic_text: str) -> tuple[str, str]:
-    """Device and name that a topic of ours speaks of."""
+def split_topic(topic_text: str) -> tuple[str, str]:
+    """Split a topic of ours into device and name: the reverse of `topic`."""
     _, _, device, name = topic_text.split("/", 3)
     return device, name
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What arrived. `is_retained`: its sender had it kept, whenever it was sent."""
+    """A message that arrived.
+
+    `is_retained`: its sender had the broker keep it. It may have been sent at any time.
+    """
 
     topic: str
     payload: bytes
@@ -78,7 +93,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The broker's answer to a QoS 1 message. Not delivery: nothing is stored yet."""
+    """The broker's answer to a QoS 1 message. It has the message; nobody else may."""
 
     message_id: int
     reason_code: int
@@ -86,14 +101,14 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker says for us when we vanish; retained, QoS 1."""
+    """What the broker publishes for us if the connection breaks; retained, QoS 1."""
 
     topic: str
     payload: bytes
 
 
 class Link:
-    """A connection. Used from one thread; when it breaks, make a new one."""
+    """A connection. Used from one thread; if it breaks, make a new one."""
 
     def __init__(
         self,
@@ -113,47 +128,22 @@ class Link:
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
-        self._where = f"{settings.host}:{settings.port}"
+        self._address = f"{settings.host}:{settings.port}"
         self._events: deque[Message | Published] = deque()
         self._refusal: ReasonCode | None = None
-        self._farewell: ReasonCode | None = None
-        self._unanswered: set[int] = set()
-        self._is_up = False
-        self._granted = False
-        self._client = self._prepare(settings, client_id, will)
-        most = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        most.MaximumPacketSize = _MOST_PACKET_BYTES
-        try:
-            self._client.connect(
-                settings.host,
-                settings.port,
-                settings.keepalive_s,
-                clean_start=True,
-                properties=most,
-            )
-        except ssl.SSLError as error:
-            raise BrokerRefused(f"broker {self._where}: TLS failed: {error}") from error
-        except UnicodeError as error:
-            raise ConfigurationInvalid(
-                f"broker {self._where}: {error}; expected a host's name"
-            ) from error
-        except OSError as error:
-            raise BrokerUnreachable(
-                f"broker {self._where}: {error}; is it running, and does a firewall "
-                "stand between?"
-            ) from error
-        self._await("_is_up")
+        self._disconnect_reason: ReasonCode | None = None
+        self._unconfirmed: set[int] = set()  # ids of messages without a PUBACK
+        self._is_connected = False
+        self._is_subscribed = False
+        self._client = self._create_client(settings, client_id, will)
+        self._connect(settings)
+        self._wait_until(lambda: self._is_connected)
         if subscriptions:
-            self._client.subscribe(
-                [
-                    (name, SubscribeOptions(qos=1, retainAsPublished=True))
-                    for name in subscriptions
-                ]
-            )
-            self._await("_granted")
+            self._subscribe(subscriptions)
+            self._wait_until(lambda: self._is_subscribed)
 
     def poll(self, timeout_s: float) -> list[Message | Published]:
-        """Move the network for up to `timeout_s` and return what arrived.
+        """Send and receive for up to `timeout_s`; return what arrived.
 
         Raises
         ------
@@ -161,12 +151,14 @@ class Link:
             The connection is gone.
         """
         code = self._client.loop(timeout_s)
-        if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or not self._is_up:
-            self._is_up = False
-            why = str(self._farewell or paho.error_string(code))
-            if why == "Session taken over":
-                why += ": another program came with our name; give each its own"
-            raise BrokerUnreachable(f"broker {self._where}: connection lost ({why})")
+        if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or not self._is_connected:
+            self._is_connected = False
+            reason = str(self._disconnect_reason or paho.error_string(code))
+            if reason == "Session taken over":
+                reason += ": another program uses this client id; give each its own"
+            raise BrokerUnreachable(
+                f"broker {self._address}: connection lost ({reason})"
+            )
         events = list(self._events)
         self._events.clear()
         return events
@@ -184,8 +176,8 @@ class Link:
     ) -> int:
         """Send a message; return its id, as in `Published`.
 
-        `correlation` tells which answer belongs to which request; after `expires_s`
-        the broker no longer delivers it.
+        `correlation` tells which answer belongs to which request. After `expires_s` the
+        broker no longer delivers the message.
 
         Raises
         ------
@@ -211,58 +203,39 @@ class Link:
             MQTTErrorCode.MQTT_ERR_QUEUE_SIZE,
         ):
             raise BrokerUnreachable(
-                f"broker {self._where}: {paho.error_string(sent.rc)}"
+                f"broker {self._address}: {paho.error_string(sent.rc)}"
             )
+        # A full queue is no error: paho keeps the message and sends it once earlier
+        # ones are confirmed.
         if qos > 0:
-            self._unanswered.add(sent.mid)
+            self._unconfirmed.add(sent.mid)
         return sent.mid
 
     def close(self) -> None:
-        """Say goodbye, so that the will is not published. Safe to call twice.
-
-        What the broker still has to say is read first: closing a socket with unread
-        data resets the connection, and the goodbye would be lost with it.
-        """
-        deadline = time.monotonic() + _GOODBYE_S
-        while self._is_up and self._unanswered and time.monotonic() < deadline:
+        """Disconnect, so that the will is not published. Safe to call twice."""
+        # The outstanding PUBACKs are read first. To close a socket that has unread data
+        # resets the connection (RFC 2525, 2.17). The DISCONNECT could be lost with it,
+        # and the broker would publish the will although we ended in order.
+        deadline = time.monotonic() + _DISCONNECT_TIMEOUT_S
+        while self._is_connected and self._unconfirmed and time.monotonic() < deadline:
             if self._client.loop(0.05) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._is_up = False
-        if self._is_up:
+                self._is_connected = False
+        if self._is_connected:
             self._client.disconnect()
-            self._is_up = False
+            self._is_connected = False
 
-    def _prepare(
+    def _create_client(
         self, settings: BrokerSettings, client_id: str, will: Will | None
     ) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5
         )
-        client.connect_timeout = _CONNECT_S
-        client.max_inflight_messages_set(_IN_FLIGHT)
-        try:
-            for file in filter(None, (settings.ca, settings.cert, settings.key)):
-                file.open("rb").close()  # ssl would not say which one is missing
-            if settings.ca is not None:
-                client.tls_set(
-                    str(settings.ca),
-                    None if settings.cert is None else str(settings.cert),
-                    None if settings.key is None else str(settings.key),
-                )
-            if settings.username is not None:
-                client.username_pw_set(settings.username, _password(settings))
-        except ssl.SSLError as error:
-            raise ConfigurationInvalid(
-                f"ca {settings.ca}, cert {settings.cert}, key {settings.key}: "
-                f"{error}; expected PEM files that belong together"
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationInvalid(
-                f"{getattr(error, 'filename', settings.password_file)}: {error}; check "
-                "the [broker] settings"
-            ) from error
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(_MAX_IN_FLIGHT)
+        _set_credentials(client, settings)
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
-        client.on_socket_open = _without_delay
+        client.on_socket_open = _disable_nagle
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
@@ -270,23 +243,58 @@ class Link:
         client.on_publish = self._on_publish
         return client
 
-    def _await(self, flag: str) -> None:
-        deadline = time.monotonic() + _CONNECT_S
-        while not getattr(self, flag):
+    def _connect(self, settings: BrokerSettings) -> None:
+        limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        # The broker then drops larger packets itself. It must not be possible to fill
+        # the memory of a device by publishing.
+        limits.MaximumPacketSize = _MAX_PACKET_BYTES
+        try:
+            self._client.connect(
+                settings.host,
+                settings.port,
+                settings.keepalive_s,
+                clean_start=True,
+                properties=limits,
+            )
+        except ssl.SSLError as error:
+            raise BrokerRefused(
+                f"broker {self._address}: TLS failed: {error}"
+            ) from error
+        except UnicodeError as error:
+            raise ConfigurationInvalid(
+                f"broker {self._address}: {error}; expected a host's name"
+            ) from error
+        except OSError as error:
+            raise BrokerUnreachable(
+                f"broker {self._address}: {error}; is it running, and does a firewall "
+                "block the port?"
+            ) from error
+
+    def _subscribe(self, topics: list[str]) -> None:
+        # Without `retainAsPublished` the broker clears the retain flag of messages that
+        # arrive later. A request or an acknowledgement that somebody retained would
+        # then look like a new one.
+        options = SubscribeOptions(qos=1, retainAsPublished=True)
+        self._client.subscribe([(name, options) for name in topics])
+
+    def _wait_until(self, is_done: Callable[[], bool]) -> None:
+        """Poll until the broker has answered what was asked last."""
+        deadline = time.monotonic() + _CONNECT_TIMEOUT_S
+        while not is_done():
             if self._refusal is not None:
                 raise BrokerRefused(
-                    f"broker {self._where}: refuses us: {self._refusal}; check user "
+                    f"broker {self._address}: refuses us: {self._refusal}; check user "
                     "name, password, certificate and access list"
                 )
             if time.monotonic() > deadline:
                 raise BrokerUnreachable(
-                    f"broker {self._where}: no answer within {_CONNECT_S:.0f} s; is it "
-                    "an MQTT 5 broker?"
+                    f"broker {self._address}: no answer within "
+                    f"{_CONNECT_TIMEOUT_S:.0f} s; is it an MQTT 5 broker?"
                 )
             code = self._client.loop(0.05)
             if code is not MQTTErrorCode.MQTT_ERR_SUCCESS and self._refusal is None:
                 raise BrokerUnreachable(
-                    f"broker {self._where}: closed the connection "
+                    f"broker {self._address}: closed the connection "
                     f"({paho.error_string(code)})"
                 )
 
@@ -298,7 +306,7 @@ class Link:
         reason: ReasonCode,
         _properties: Any,
     ) -> None:
-        self._is_up = not reason.is_failure
+        self._is_connected = not reason.is_failure
         self._refusal = reason if reason.is_failure else None
 
     def _on_disconnect(
@@ -309,16 +317,16 @@ class Link:
         reason: ReasonCode,
         _properties: Any,
     ) -> None:
-        self._is_up = False
+        self._is_connected = False
         if reason.is_failure:
-            self._farewell = reason
-            log.warning("broker=%s disconnected reason=%s", self._where, reason)
+            self._disconnect_reason = reason
+            log.warning("broker=%s disconnected reason=%s", self._address, reason)
 
     def _on_subscribe(
         self, _client: Any, _data: Any, _id: int, reasons: list[ReasonCode], _props: Any
     ) -> None:
         failed = [reason for reason in reasons if reason.is_failure]
-        self._granted = not failed
+        self._is_subscribed = not failed
         self._refusal = failed[0] if failed else None
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
@@ -337,13 +345,42 @@ class Link:
     def _on_publish(
         self, _client: Any, _data: Any, message_id: int, reason: ReasonCode, _props: Any
     ) -> None:
-        self._unanswered.discard(message_id)
+        self._unconfirmed.discard(message_id)
         self._events.append(Published(message_id, reason.value))
 
 
-def _without_delay(_client: Any, _data: Any, opened: Any) -> None:
-    """Send small messages at once: waiting to join them costs 40 ms each (Nagle)."""
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _disable_nagle(_client: Any, _data: Any, opened_socket: Any) -> None:
+    """Send small packets at once.
+
+    Nagle's algorithm (RFC 896) holds back a small packet until the one before it is
+    acknowledged, and the receiver's TCP delays that by 40 ms.
+    """
+    opened_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _set_credentials(client: paho.Client, settings: BrokerSettings) -> None:
+    """Give the client its certificates, user name and password."""
+    try:
+        for file in filter(None, (settings.ca, settings.cert, settings.key)):
+            file.open("rb").close()  # the error of `ssl` does not name the file
+        if settings.ca is not None:
+            client.tls_set(
+                str(settings.ca),
+                None if settings.cert is None else str(settings.cert),
+                None if settings.key is None else str(settings.key),
+            )
+        if settings.username is not None:
+            client.username_pw_set(settings.username, _password(settings))
+    except ssl.SSLError as error:
+        raise ConfigurationInvalid(
+            f"ca {settings.ca}, cert {settings.cert}, key {settings.key}: "
+            f"{error}; expected PEM files that belong together"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationInvalid(
+            f"{getattr(error, 'filename', settings.password_file)}: {error}; check "
+            "the [broker] settings"
+        ) from error
 
 
 def _password(settings: BrokerSettings) -> str | None:
@@ -358,9 +395,9 @@ def keep_serving(
     stop: Event,
     on_wait: Callable[[str], None] = lambda reason: None,
 ) -> None:
-    """Connect and serve until `stop`, again and again, whatever the broker does.
+    """Connect and serve until `stop`; connect again whenever the connection breaks.
 
-    `on_wait` is told why, every second before the next try.
+    `on_wait` is called with the reason, every second before the next try.
 
     Raises
     ------
@@ -382,10 +419,10 @@ def keep_serving(
             _wait(stop, _REFUSED_PAUSE_S, partial(on_wait, str(error)))
 
 
-def _wait(stop: Event, wait_s: float, on_turn: Callable[[], None]) -> None:
-    """Wait for `stop`, at most `wait_s`; call `on_turn` at once and every second."""
+def _wait(stop: Event, wait_s: float, on_second: Callable[[], None]) -> None:
+    """Wait for `stop`, at most `wait_s`; call `on_second` at once and every second."""
     deadline_s = time.monotonic() + wait_s
     while (left_s := deadline_s - time.monotonic()) > 0:
-        on_turn()
+        on_second()
         if stop.wait(min(left_s, 1.0)):
             return

@@ -1,4 +1,4 @@
-"""So many at once, then so many per second."""
+"""Limit how often something may happen: a burst first, then so many per second."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """A token bucket: holds up to `at_once`, refilled by `per_s`."""
+    """A token bucket: it holds up to `burst` tokens and gains `per_s` per second."""
 
     def __init__(
         self,
-        at_once: float,
+        burst: float,
         per_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most, self._per_s, self._monotonic = at_once, per_s, monotonic
-        self._left, self._since_s = at_once, monotonic()
+        self._burst, self._per_s, self._monotonic = burst, per_s, monotonic
+        self._tokens, self._refilled_s = burst, monotonic()
 
-    def spend(self) -> bool:
-        """Spend one; False where there is none left."""
+    def try_acquire(self) -> bool:
+        """Take one token; return False where there is none."""
         now_s = self._monotonic()
-        self._left = min(self._most, self._left + (now_s - self._since_s) * self._per_s)
-        self._since_s = now_s
-        if self._left < 1:
+        gained = (now_s - self._refilled_s) * self._per_s
+        self._tokens = min(self._burst, self._tokens + gained)
+        self._refilled_s = now_s
+        if self._tokens < 1:
             return False
-        self._left -= 1
+        self._tokens -= 1
         return True

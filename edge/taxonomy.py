@@ -50,7 +50,7 @@ UNIDENTIFIED = "unidentified"
 NOT_A_CELL = "Plasma"  # how a classifier says that nothing is there
 
 
-def as_task(label: str, task: str) -> str | None:
+def label_in_task(label: str, task: str) -> str | None:
     """Name `label` in `task`: a white-cell kind is a WBC of `cells4`; else None."""
     if label in TASKS[task]:
         return label

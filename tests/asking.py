@@ -11,7 +11,7 @@ from edge.mqtt import Message, topic
 from edge.remote.command_executor import CommandFailed, Done, Handler
 from edge.schema.codec import encode
 from edge.schema.entries import Audit, Entry, Note, RunMark, read_row
-from edge.schema.requests import CommandName, NoteRequest, Request, type_of
+from edge.schema.requests import CommandName, NoteRequest, Request, request_type
 from edge.schema.results import Result
 
 DEVICE = "scope-01"
@@ -46,7 +46,7 @@ def request_of(
     }
     if name == "note":
         return NoteRequest(**fields, text=f"note {number}")  # type: ignore[arg-type]
-    return type_of(name)(**fields)  # type: ignore[arg-type]
+    return request_type(name)(**fields)  # type: ignore[arg-type]
 
 
 def message_of(

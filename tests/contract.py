@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from edge.contract.asyncapi import document
+from edge.contract.asyncapi import asyncapi_document
 from edge.mqtt import Message
 
 _JPEG = b"\xff\xd8\xff"
@@ -17,7 +17,7 @@ _JPEG = b"\xff\xd8\xff"
 
 @cache
 def published_contract() -> dict[str, Any]:
-    return document()
+    return asyncapi_document()
 
 
 def schema_of_message(name: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.monitoring.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, Link, topic
-from edge.remote.admission import REFUSALS_AT_ONCE
+from edge.remote.admission import REFUSAL_BURST
 from edge.remote.client import new_request
 from edge.remote.command_executor import CommandExecutor
 from edge.schema.codec import encode, write_toml
@@ -328,7 +328,7 @@ class Range:
             if number % 500 == 0:
                 self.examine()
         self.sent += len(shots)
-        while self.enemy._unanswered:
+        while self.enemy._unconfirmed:
             self.enemy.poll(0.05)
 
     def measure(self) -> None:
@@ -451,9 +451,9 @@ def _ask(place: Range, request: Request) -> None:
 def _verdict(place: Range, reader: LedgerReader) -> dict[str, Any]:
     """Prove that all still work and nothing was taken."""
     last = new_request("stop", "anna")
-    if place.requests > REFUSALS_AT_ONCE:
+    if place.requests > REFUSAL_BURST:
         time.sleep(11)  # then one refusal more has a row of its own
-    _ask(place, new_request("stop", "anna", lives_s=900))  # refused: too long
+    _ask(place, new_request("stop", "anna", lifetime_s=900))  # refused: too long
     _ask(place, last)
     place.until(lambda: len(place.handlers.did) == 2)
     place.until(lambda: len(place.archived()) == place.rows)

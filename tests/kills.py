@@ -22,7 +22,7 @@ from pathlib import Path
 
 from edge.demo.broker import Mosquitto, start_broker
 from edge.errors import HemascopeError
-from edge.remote.client import NoAnswer, ask, new_request
+from edge.remote.client import NoAnswer, new_request, send_request
 from edge.schema.codec import write_toml
 from edge.settings.delivery import BrokerSettings, CommandSettings
 from edge.settings.files import DeviceFile
@@ -88,8 +88,8 @@ def _keep_asking(
         number += 1
         text = f"note {number}"
         try:
-            request = new_request("note", "anna", text, lives_s=20)
-            *_, last = ask(address, DEVICE, "note", request, timeout_s=3)
+            request = new_request("note", "anna", text, lifetime_s=20)
+            *_, last = send_request(address, DEVICE, "note", request, timeout_s=3)
             told[text] = last.outcome
         except NoAnswer:
             told[text] = "nobody knows"

@@ -1,1 +1,1 @@
-"""The lab server: receive, store, look back."""
+"""The lab server: receive and store rows, back them up, report on runs."""

@@ -1,7 +1,7 @@
 """Copy a ledger or an archive while it is at work, and prove the copy.
 
-SQLite copies the state of one moment; whoever writes goes on. Copying the file with
-`cp` would leave out what is still in its log, or mix two moments.
+SQLite's backup copies the state of one moment, while the writer goes on. To copy the
+file with `cp` would leave out the rows that are still in its log, or mix two moments.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _BUSY_S = 30
 
 
 class BackupFailed(HemascopeError):
-    """There is no copy, or it is not what it should be; an earlier one was kept."""
+    """There is no new copy, or it is damaged; an earlier copy was kept."""
 
 
 def back_up(database: Path, copy: Path) -> str:
     """Copy `database`, verify every row of the copy, then give it the name `copy`.
 
-    Returns what it holds, for people. An earlier copy of that name is replaced only by
-    one that is whole.
+    Returns a sentence on what it holds. An earlier copy of that name is replaced only
+    by one that is whole.
 
     Raises
     ------
     BackupFailed
-        It is neither ledger nor archive, cannot be read, or a row is altered; the disk
-        of the copy does not take it.
+        The file is neither ledger nor archive or cannot be read, a row is altered, or
+        the copy cannot be written.
     """
     if not database.is_file():
         raise BackupFailed(f"{database}: no such file; name a ledger or an archive")
@@ -44,20 +44,24 @@ def back_up(database: Path, copy: Path) -> str:
         draft.unlink(missing_ok=True)
         draft.touch(mode=0o600)  # it holds what the database holds
         _copy(database, draft)
-        held = _verify(draft)
-        _settle(draft)
+        description = _verify(draft)
+        _finish_file(draft)
         draft.replace(copy)
     except (sqlite3.Error, OSError) as error:
         raise BackupFailed(
-            f"{database} to {copy}: {error}; check both disks and their rights"
+            f"{database} to {copy}: {error}; check both disks and their permissions"
         ) from error
     finally:
         draft.unlink(missing_ok=True)
-    return held
+    return description
 
 
 def _copy(database: Path, draft: Path) -> None:
-    """Copy all pages in one read transaction: in steps, each write would begin anew."""
+    """Copy all pages in one step.
+
+    In several steps, every write to the database between two of them would make SQLite
+    begin again, and beside a busy writer the copy would never end.
+    """
     uri = f"{database.resolve().as_uri()}?mode=ro"
     with (
         closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as source,
@@ -67,27 +71,27 @@ def _copy(database: Path, draft: Path) -> None:
 
 
 def _verify(draft: Path) -> str:
-    """Check every row; return what the copy holds."""
+    """Check every row; return a sentence on what the copy holds."""
     with closing(sqlite3.connect(draft)) as db:
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
         if {"rows", "meta"} <= names:
-            wrong = first_broken(_rows(db))
-            (held,) = db.execute("SELECT count(*) FROM rows").fetchone()
-            text, broken = "ledger", [] if wrong is None else [f"row {wrong}"]
+            broken = first_broken(_ledger_rows(db))
+            (count,) = db.execute("SELECT count(*) FROM rows").fetchone()
+            kind, damaged = "ledger", [] if broken is None else [f"row {broken}"]
         elif {"rows", "holes"} <= names:
-            (held,) = db.execute("SELECT count(*) FROM rows").fetchone()
-            text, broken = "archive", list(_broken_chains(draft))
+            (count,) = db.execute("SELECT count(*) FROM rows").fetchone()
+            kind, damaged = "archive", list(_broken_chains(draft))
         else:
             raise BackupFailed(f"{draft}: neither a ledger nor an archive; name one")
-    if broken:
+    if damaged:
         raise BackupFailed(
-            f"the {text} is damaged at {', '.join(broken)}; keep the earlier copy, and "
-            "see docs/operations.md"
+            f"the {kind} is damaged at {', '.join(damaged)}; keep the earlier copy, "
+            "and see docs/operations.md"
         )
-    return f"{text} of {held:,} rows, all intact"
+    return f"{kind} of {count:,} rows, all intact"
 
 
-def _rows(db: sqlite3.Connection) -> Iterator[LedgerRow]:
+def _ledger_rows(db: sqlite3.Connection) -> Iterator[LedgerRow]:
     for row in db.execute("SELECT seq, data, sha256 FROM rows ORDER BY seq"):
         yield LedgerRow(*row)
 
@@ -95,13 +99,13 @@ def _rows(db: sqlite3.Connection) -> Iterator[LedgerRow]:
 def _broken_chains(path: Path) -> Iterator[str]:
     with closing(Store(path, must_exist=True)) as store:
         for chain in store.chains():
-            wrong = store.verify(chain)
-            if wrong is not None:
-                yield f"row {wrong} of {chain.device} {chain.epoch}"
+            broken = store.verify(chain)
+            if broken is not None:
+                yield f"row {broken} of {chain.device} {chain.epoch}"
 
 
-def _settle(draft: Path) -> None:
-    """Make the copy one file that no power cut takes back."""
+def _finish_file(draft: Path) -> None:
+    """Make the copy one file without a log, and flush it to the disk."""
     with closing(sqlite3.connect(draft)) as db:
         db.execute("PRAGMA journal_mode = DELETE")
     with draft.open("rb") as file:

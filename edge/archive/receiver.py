@@ -1,4 +1,15 @@
-"""The archive: stores what devices publish, in order, and only then acknowledges it."""
+"""The archive process: stores what devices publish, and only then acknowledges it.
+
+Its half of the protocol in `edge/delivery/publisher.py`. The archive decides from its
+store alone where a device goes on: an acknowledgement always names the last row stored.
+With `resume` it asks the device to go back to the row after that. It asks
+
+- when it connects, of every ledger that it knows, since the devices may wait;
+- when a device comes online, since the device may have deleted rows meanwhile;
+- when a row arrives that lies ahead or does not follow, since rows between are missing.
+
+So it needs no memory of its own beside the store, and may be restarted at any moment.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +17,15 @@ import logging
 import time
 from threading import Event
 
-from edge.archive.store import Chain, Receipt, Store
+from edge.archive.store import Chain, Store, StoreOutcome
 from edge.monitoring.systemd import Notifier
 from edge.mqtt import (
     ARCHIVE_STATE,
     Link,
     Message,
     Will,
-    device_of,
     keep_serving,
+    split_topic,
     topic,
 )
 from edge.rate_limit import RateLimit
@@ -29,7 +40,7 @@ _RESUME_PERIOD_S = 1.0
 
 
 class Archive:
-    """The archiving process. One thread; everything happens in `run`."""
+    """The archive process. One thread; everything happens in `run`."""
 
     def __init__(
         self,
@@ -40,17 +51,17 @@ class Archive:
     ) -> None:
         self._store, self._broker, self._client_id = store, broker, client_id
         self._notifier = notifier or Notifier()
-        self._arrived = 0
-        self._resumed_s: dict[Chain, float] = {}
-        self._complaints = RateLimit(20, 0.2)
+        self._results_received = 0
+        self._resume_asked_s: dict[Chain, float] = {}
+        self._log_limit = RateLimit(20, 0.2)
 
     def run(self, stop: Event) -> None:
-        """Archive until `stop`; connections come and go.
+        """Archive until `stop`; connect again whenever the connection breaks.
 
         Raises
         ------
         ArchiveFailed
-            The disk takes no rows.
+            The disk cannot be written.
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
@@ -75,48 +86,55 @@ class Archive:
 
     def _serve(self, link: Link, stop: Event) -> None:
         while not stop.is_set():
-            arrived = [e for e in link.poll(_POLL_S) if isinstance(e, Message)]
-            for message in arrived:
+            messages = [e for e in link.poll(_POLL_S) if isinstance(e, Message)]
+            for message in messages:
                 if (
-                    device_of(message.topic)[1] == "state"
+                    split_topic(message.topic)[1] == "state"
                     and message.topic != ARCHIVE_STATE
                 ):
-                    self._greet(link, message)
-            results = [m for m in arrived if device_of(m.topic)[1] == "result"]
-            for chain, verdict in self._store.take(results).items():
-                self._answer(link, chain, verdict)
-            self._arrived += len(results)
-            self._notifier.progress(f"{self._arrived} results arrived since the start")
+                    self._handle_state(link, message)
+            results = [m for m in messages if split_topic(m.topic)[1] == "result"]
+            for chain, outcome in self._store.store_messages(results).items():
+                self._respond(link, chain, outcome)
+            self._results_received += len(results)
+            self._notifier.progress(
+                f"{self._results_received} results received since the start"
+            )
         link.publish(
             ARCHIVE_STATE, encode(ArchiveState(state="stopped")), is_retained=True
         )
         link.close()
 
-    def _greet(self, link: Link, message: Message) -> None:
-        """Tell a device that came online where to go on."""
+    def _handle_state(self, link: Link, message: Message) -> None:
+        """Tell a device that came online which row to send next."""
         try:
             state = decode(message.payload, DeviceState)
         except PayloadInvalid as error:
-            if self._complaints.spend():
+            if self._log_limit.try_acquire():
                 log.warning("topic=%s ignored: %s", message.topic, error)
             return
-        if state.device == device_of(message.topic)[0] and state.state == "online":
-            self._acknowledge(link, self._store.expect(state), resume=True)
+        if state.device == split_topic(message.topic)[0] and state.state == "online":
+            self._acknowledge(link, self._store.note_oldest(state), resume=True)
 
-    def _answer(self, link: Link, chain: Chain, verdict: Receipt) -> None:
-        """Acknowledge, and ask to resume where rows are missing, once per second."""
-        lacks = verdict in (Receipt.AHEAD, Receipt.QUARANTINED)
+    def _respond(self, link: Link, chain: Chain, outcome: StoreOutcome) -> None:
+        """Acknowledge; where rows are missing, ask to resume, once per second."""
+        # A device may have a whole window of rows under way, and each of them lies
+        # ahead. One request is enough; more would make it begin again and again.
+        has_missing = outcome in (StoreOutcome.AHEAD, StoreOutcome.QUARANTINED)
         now_s = time.monotonic()
-        due = now_s - self._resumed_s.get(chain, -_RESUME_PERIOD_S) >= _RESUME_PERIOD_S
-        if lacks and due:
-            self._resumed_s = {
+        due = (
+            now_s - self._resume_asked_s.get(chain, -_RESUME_PERIOD_S)
+            >= _RESUME_PERIOD_S
+        )
+        if has_missing and due:
+            self._resume_asked_s = {
                 known: at
-                for known, at in self._resumed_s.items()
+                for known, at in self._resume_asked_s.items()
                 if now_s - at < _RESUME_PERIOD_S
             }
-            self._resumed_s[chain] = now_s
-        if due or not lacks:
-            self._acknowledge(link, chain, resume=lacks)
+            self._resume_asked_s[chain] = now_s
+        if due or not has_missing:
+            self._acknowledge(link, chain, resume=has_missing)
 
     def _acknowledge(self, link: Link, chain: Chain, *, resume: bool) -> None:
         upto, sha256 = self._store.cursor(chain)

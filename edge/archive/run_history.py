@@ -25,12 +25,15 @@ from edge.taxonomy import NOT_A_CELL
 
 log = logging.getLogger(__name__)
 
-_MARK, _MOST_MARK_BYTES = b'"kind":"run"', 16_384  # a note of 1000 signs, escaped, fits
+_MARK_BYTES, _MAX_MARK_BYTES = (
+    b'"kind":"run"',
+    16_384,
+)  # a note of 1000 signs, escaped, fits
 _LAST_ROWS = 20
-_MOST_BINS, _ROWS_A_BIN = 240, 2  # of a run; counts are means of what was examined
-_MOST_POINTS = 4096  # of a course; of more every other one goes
-MOST_COURSES = 40  # cells that something happened to whose course is shown
-MOST_INCIDENTS = 200  # the others are counted
+_MAX_BINS, _MIN_ROWS_PER_BIN = 240, 2  # of a run; counts are means of what was examined
+_MAX_POINTS = 4096  # of a course; of more every other one goes
+MAX_CELL_HISTORIES = 40  # cells that something happened to whose course is shown
+MAX_INCIDENTS = 200  # the others are counted
 
 
 class RunUnknown(HemascopeError):
@@ -79,7 +82,7 @@ class CellHistory:
             self.seconds.append(seconds)
             self.shares.append(shares)
         self.seen += 1
-        if len(self.seconds) > _MOST_POINTS:
+        if len(self.seconds) > _MAX_POINTS:
             del self.seconds[1::2], self.shares[1::2]
             self.stride *= 2
 
@@ -124,8 +127,8 @@ def list_runs(store: Store) -> list[RunSpan]:
     for chain in store.chains():
         marks = [
             (entry, entry.entry)
-            for row in store.short_rows_with(chain, _MARK, _MOST_MARK_BYTES)
-            if isinstance(entry := _read(chain, row), Entry)
+            for row in store.short_rows_with(chain, _MARK_BYTES, _MAX_MARK_BYTES)
+            if isinstance(entry := _decode_row(chain, row), Entry)
             and isinstance(entry.entry, RunMark)
         ]
         starts = [both for both in marks if both[1].phase == "start"]
@@ -168,23 +171,23 @@ def find_run(store: Store, run: str) -> RunSpan:
     return found[0]
 
 
-def tell(store: Store, span: RunSpan) -> RunHistory:
+def read_run_history(store: Store, span: RunSpan) -> RunHistory:
     """Read what became of a run."""
-    story = RunHistory(span, *_end_of(store, span))
+    story = RunHistory(span, *_last_moment(store, span))
     sums: dict[str, NDArray[np.float64]] = {}
     rows = span.last - span.first + 1
-    bins = min(max(rows // _ROWS_A_BIN, 1), _MOST_BINS)
+    bins = min(max(rows // _MIN_ROWS_PER_BIN, 1), _MAX_BINS)
     examined = np.zeros(bins)
     for stored in store.rows(span.chain, span.first, span.last):
-        row = _read(span.chain, stored)
+        row = _decode_row(span.chain, stored)
         if row is None:
             story.unread += 1
             continue
-        _note(story, row)
+        _record_incident(story, row)
         if isinstance(row, Entry):
             continue
         story.statuses[row.status] += 1
-        _take_events(story, row)
+        _record_events(story, row)
         if row.following is not None and row.following.classes:
             story.classes = row.following.classes
         if row.status not in ("ok", "degraded"):
@@ -197,11 +200,11 @@ def tell(store: Store, span: RunSpan) -> RunHistory:
     sums.pop(NOT_A_CELL, None)
     with np.errstate(invalid="ignore"):
         story.counts = {label: total / examined for label, total in sums.items()}
-    _follow(store, story)
+    _read_cell_histories(store, story)
     return story
 
 
-def _take_events(story: RunHistory, row: Result) -> None:
+def _record_events(story: RunHistory, row: Result) -> None:
     """Take what is told of cells; pictures of those that are shown, as first told."""
     if row.following is not None and row.following.continuity == "new run":
         story.before.update(row.following.ended)
@@ -212,18 +215,18 @@ def _take_events(story: RunHistory, row: Result) -> None:
         story.events[event.id] = event
         ago_s = (row.utc - event.onset_utc) / timedelta(seconds=1)
         story.onsets.setdefault(event.id, story.span.since(row) - ago_s)
-        if len(story.courses) < MOST_COURSES:
+        if len(story.courses) < MAX_CELL_HISTORIES:
             story.courses.setdefault(event.track_id, CellHistory())
         if event.track_id in story.courses and strip is not UNSET:
             story.strips.setdefault(event.track_id, strip)
 
 
-def _follow(store: Store, story: RunHistory) -> None:
+def _read_cell_histories(store: Store, story: RunHistory) -> None:
     """Read the courses of the cells that something happened to first."""
     if not story.courses:
         return
     for stored in store.rows(story.span.chain, story.span.first, story.span.last):
-        row = _read(story.span.chain, stored)
+        row = _decode_row(story.span.chain, stored)
         if not isinstance(row, Result):
             continue
         for cell in row.cells:
@@ -232,7 +235,7 @@ def _follow(store: Store, story: RunHistory) -> None:
                 course.add(story.span.since(row), cell.course.probabilities)
 
 
-def _read(chain: Chain, row: LedgerRow) -> Result | Entry | None:
+def _decode_row(chain: Chain, row: LedgerRow) -> Result | Entry | None:
     """Decode a row; None where it is not one that this version knows."""
     try:
         return read_row(row.data)
@@ -241,35 +244,37 @@ def _read(chain: Chain, row: LedgerRow) -> Result | Entry | None:
         return None
 
 
-def _end_of(store: Store, span: RunSpan) -> tuple[float, datetime]:
+def _last_moment(store: Store, span: RunSpan) -> tuple[float, datetime]:
     """Seconds to the last of the last rows, whose order need not be that of time.
 
     At least one second, and when it was.
     """
     last = store.rows(span.chain, max(span.first, span.last - _LAST_ROWS), span.last)
-    read = [row for stored in last if (row := _read(span.chain, stored)) is not None]
+    read = [
+        row for stored in last if (row := _decode_row(span.chain, stored)) is not None
+    ]
     latest = max(read, key=span.since, default=None)
     if latest is None:
         return 1.0, span.utc
     return max(span.since(latest), 1.0), latest.utc
 
 
-def _note(story: RunHistory, row: Result | Entry) -> None:
+def _record_incident(story: RunHistory, row: Result | Entry) -> None:
     """Keep what happened beside the frames, as far as there is room."""
-    text = _gap(row) if isinstance(row, Result) else _incident(row)
+    text = _gap_text(row) if isinstance(row, Result) else _entry_text(row)
     if text is None:
         return
-    if len(story.incidents) < MOST_INCIDENTS:
+    if len(story.incidents) < MAX_INCIDENTS:
         story.incidents.append((row.utc, text))
     else:
         story.more_incidents += 1
 
 
-def _gap(row: Result) -> str | None:
+def _gap_text(row: Result) -> str | None:
     return f"gap: {row.reason}" if row.status == "gap" else None
 
 
-def _incident(row: Entry) -> str | None:
+def _entry_text(row: Entry) -> str | None:
     entry = row.entry
     if isinstance(entry, Alarm):
         what = entry.severity if entry.until is None else "over"

@@ -37,11 +37,17 @@ from edge.rendering.report_blocks import (
 )
 from edge.schema.results import Event, Filmstrip
 
-_CHANGES = ((190, 190, 190), (0, 114, 178), (213, 94, 0), (0, 158, 115), (230, 159, 0))
+_CHANGE_COLOURS = (
+    (190, 190, 190),
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (230, 159, 0),
+)
 _TILE_PX = PAGE_PX // 12
 _RIBBON_PX, _LEGEND_PX = 36, 26
-_MOST_EVENTS = 200
-_NAMES_A_ROW = 5
+_MAX_EVENTS = 200
+_NAMES_PER_ROW = 5
 
 
 def write_run_page(folder: Path, story: RunHistory) -> Path:
@@ -60,23 +66,23 @@ def runs_table(spans: Sequence[RunSpan]) -> Table:
         start, end = span.start, "ended" if span.is_ended else "not ended"
         rows = f"{end}, {span.last - span.first + 1} rows"
         who = (plain(start.slide or ""), plain(start.operator or ""))
-        grid.add_row(start.run, span.chain.device, *who, _time(span.utc), rows)
+        grid.add_row(start.run, span.chain.device, *who, _time_text(span.utc), rows)
     return grid
 
 
 def _blocks(story: RunHistory) -> Iterator[Block]:
     yield TextTable(("", ""), _facts(story))
-    yield from _counted(story)
+    yield from _differential_blocks(story)
     if story.counts:
         yield Heading("Counts over time")
         yield Picture(
             "counts",
-            png(_counts(story)),
+            png(_draw_counts(story)),
             "Cells per frame over time",
             "Mean number of cells per examined frame; a line breaks where nothing was "
             "examined.",
         )
-    yield from _events(story)
+    yield from _event_blocks(story)
     if story.courses:
         yield Heading("What changed, cell by cell")
         words = (
@@ -84,15 +90,15 @@ def _blocks(story: RunHistory) -> Iterator[Block]:
             "probability of each class as the height of its colour, from the first to "
             "the last frame in which it was followed. A line marks the onset."
         )
-        yield Picture("classes", png(_legend(story.classes)), "Classes", words)
+        yield Picture("classes", png(_draw_legend(story.classes)), "Classes", words)
         for track, course in story.courses.items():
-            yield _cell(story, track, course)
+            yield _draw_cell(story, track, course)
         left = len({e.track_id for e in story.events.values()}) - len(story.courses)
         if left > 0:
             yield Paragraph(f"{left} more cells changed and are not drawn.")
     if story.incidents:
         yield Heading("Gaps, alarms, notes and commands")
-        told = [(_time(at), text) for at, text in story.incidents]
+        told = [(_time_text(at), text) for at, text in story.incidents]
         yield TextTable(("time (UTC)", "what"), told)
         if story.more_incidents:
             yield Paragraph(f"{story.more_incidents} more are in the archive.")
@@ -104,8 +110,8 @@ def _facts(story: RunHistory) -> list[tuple[str, str]]:
     facts = [
         ("device", span.chain.device),
         ("operator", span.start.operator or "not said"),
-        ("start (UTC)", _time(span.utc)),
-        ("last row (UTC)", f"{_time(story.until)}, {is_over}"),
+        ("start (UTC)", _time_text(span.utc)),
+        ("last row (UTC)", f"{_time_text(story.until)}, {is_over}"),
         ("rows", f"{span.first} to {span.last} of ledger {span.chain.epoch}"),
         *((f"frames {name}", str(rows[name])) for name in ("ok", "degraded")),
         *((f"rows {name}", str(rows[name])) for name in ("rejected", "gap")),
@@ -124,7 +130,7 @@ def _facts(story: RunHistory) -> list[tuple[str, str]]:
     return facts
 
 
-def _counted(story: RunHistory) -> Iterator[Block]:
+def _differential_blocks(story: RunHistory) -> Iterator[Block]:
     differential = None if story.last is None else story.last.differential
     if differential is None or not differential.total:
         return
@@ -147,7 +153,7 @@ def _counted(story: RunHistory) -> Iterator[Block]:
     )
 
 
-def _events(story: RunHistory) -> Iterator[Block]:
+def _event_blocks(story: RunHistory) -> Iterator[Block]:
     if not story.classes:
         return
     yield Heading("Events")
@@ -162,60 +168,60 @@ def _events(story: RunHistory) -> Iterator[Block]:
                 str(e.id),
                 str(e.track_id),
                 e.change,
-                _time(e.onset_utc),
+                _time_text(e.onset_utc),
                 str(e.onset),
                 f"{100 * e.confidence:.0f} %",
                 e.reason or "goes on",
             )
-            for e in told[:_MOST_EVENTS]
+            for e in told[:_MAX_EVENTS]
         ],
     )
-    if len(told) > _MOST_EVENTS:
-        yield Paragraph(f"{len(told) - _MOST_EVENTS} more are in the archive.")
+    if len(told) > _MAX_EVENTS:
+        yield Paragraph(f"{len(told) - _MAX_EVENTS} more are in the archive.")
 
 
-def _counts(story: RunHistory) -> Image:
-    unit_s, unit = _unit(story)
+def _draw_counts(story: RunHistory) -> Image:
+    unit_s, unit = _time_unit(story)
     length = story.seconds / unit_s
     most = max(float(np.nanmax(c, initial=1.0)) for c in story.counts.values())
     axes = Axes(
         (0.0, length), (0.0, 1.2 * most), labels=(f"{unit} since the start", "cells")
     )
     for place, (label, counts) in enumerate(story.counts.items()):
-        row, column = divmod(place, _NAMES_A_ROW)
+        row, column = divmod(place, _NAMES_PER_ROW)
         at = (70 + 175 * column, 36 + 16 * row)
-        _write(axes.image, label, at, _colour(label))
+        _write_text(axes.image, label, at, _label_colour(label))
         middles = (np.arange(len(counts)) + 0.5) / len(counts) * length
         known = np.flatnonzero(np.isfinite(counts))
         for part in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
             x, y = middles[part].tolist(), counts[part].tolist()
             if len(part) == 1:
-                axes.dots(x, y, _colour(label))
+                axes.dots(x, y, _label_colour(label))
             elif len(part):
-                axes.line(x, y, _colour(label))
+                axes.line(x, y, _label_colour(label))
     return axes.image
 
 
-def _colour(label: str) -> Colour:
+def _label_colour(label: str) -> Colour:
     red, green, blue = bytes.fromhex(dict(legend()).get(label, "#666666")[1:])
     return red, green, blue
 
 
-def _cell(story: RunHistory, track: int, course: CellHistory) -> Picture:
+def _draw_cell(story: RunHistory, track: int, course: CellHistory) -> Picture:
     """Draw one cell: its pictures, and its ribbon."""
     events = [e for e in story.events.values() if e.track_id == track]
     strip = story.strips.get(track)
-    parts = [] if strip is None else [_tiles(strip)]
-    parts.append(_ribbon(story, course, events))
+    parts = [] if strip is None else [_draw_filmstrip(strip)]
+    parts.append(_draw_class_ribbon(story, course, events))
     changes = " and ".join(dict.fromkeys(e.change for e in events))
-    words = f"Cell {track}: {changes}, onset {_time(events[0].onset_utc)} UTC."
+    words = f"Cell {track}: {changes}, onset {_time_text(events[0].onset_utc)} UTC."
     if strip is None:
         words += " No pictures travelled with it: its rows had no room."
     name = f"cell-{track}"
     return Picture(name, png(np.vstack(parts)), f"Cell {track} over time", words)
 
 
-def _tiles(strip: Filmstrip) -> Image:
+def _draw_filmstrip(strip: Filmstrip) -> Image:
     """Unroll a strip: its pictures side by side, and their frames."""
     tiles = np.full((_TILE_PX + 18, PAGE_PX, 3), PAPER, np.uint8)
     read = cv2.imdecode(np.frombuffer(strip.jpeg, np.uint8), cv2.IMREAD_COLOR)
@@ -226,11 +232,13 @@ def _tiles(strip: Filmstrip) -> Image:
     high = min(row.shape[0], _TILE_PX)
     tiles[:high, : row.shape[1]] = row[:high]
     for place, frame in enumerate(strip.frames):
-        _write(tiles, str(frame), (place * _TILE_PX + 4, _TILE_PX + 13))
+        _write_text(tiles, str(frame), (place * _TILE_PX + 4, _TILE_PX + 13))
     return tiles
 
 
-def _ribbon(story: RunHistory, course: CellHistory, events: Sequence[Event]) -> Image:
+def _draw_class_ribbon(
+    story: RunHistory, course: CellHistory, events: Sequence[Event]
+) -> Image:
     """Draw the probability of each class over the time the cell was followed."""
     ribbon = np.full((_RIBBON_PX + 22, PAGE_PX, 3), PAPER, np.uint8)
     if not course.seconds:
@@ -242,40 +250,40 @@ def _ribbon(story: RunHistory, course: CellHistory, events: Sequence[Event]) -> 
     edges = np.rint(np.cumsum(shares, axis=1) * _RIBBON_PX).astype(int)
     for x in range(PAGE_PX):
         top = 0
-        for colour, bottom in zip(_CHANGES, edges[x].tolist(), strict=False):
+        for colour, bottom in zip(_CHANGE_COLOURS, edges[x].tolist(), strict=False):
             ribbon[top:bottom, x] = colour
             top = bottom
     for event in events:
         part = (story.onsets[event.id] - first) / wide
         x = round(min(max(part, 0.0), 1.0) * (PAGE_PX - 2))
         ribbon[: _RIBBON_PX + 6, x : x + 2] = INK
-    unit_s, unit = _unit(story)
-    _write(ribbon, f"{first / unit_s:.1f} {unit}", (2, _RIBBON_PX + 18))
-    _write(ribbon, f"{last / unit_s:.1f} {unit}", (PAGE_PX - 96, _RIBBON_PX + 18))
+    unit_s, unit = _time_unit(story)
+    _write_text(ribbon, f"{first / unit_s:.1f} {unit}", (2, _RIBBON_PX + 18))
+    _write_text(ribbon, f"{last / unit_s:.1f} {unit}", (PAGE_PX - 96, _RIBBON_PX + 18))
     return ribbon
 
 
-def _unit(story: RunHistory) -> tuple[int, str]:
+def _time_unit(story: RunHistory) -> tuple[int, str]:
     """Seconds of the unit that a run is told in, and its name."""
     return (60, "minutes") if story.seconds < 7200 else (3600, "hours")
 
 
-def _legend(names: Sequence[str]) -> Image:
+def _draw_legend(names: Sequence[str]) -> Image:
     picture = np.full((_LEGEND_PX, PAGE_PX, 3), PAPER, np.uint8)
-    for place, (name, colour) in enumerate(zip(names, _CHANGES, strict=False)):
+    for place, (name, colour) in enumerate(zip(names, _CHANGE_COLOURS, strict=False)):
         x = 4 + place * 150
         picture[6:20, x : x + 14] = colour
-        _write(picture, name, (x + 22, 18))
+        _write_text(picture, name, (x + 22, 18))
     picture[-1] = RULE
     return picture
 
 
-def _write(
+def _write_text(
     picture: Image, text: str, at: tuple[int, int], colour: Colour = INK
 ) -> None:
     font = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(picture, text, at, font, 0.42, colour, 1, cv2.LINE_AA)
 
 
-def _time(at: datetime) -> str:
+def _time_text(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}"

@@ -1,9 +1,17 @@
 """The archive's file: the rows of all devices, each ledger one unbroken chain.
 
-A device's rows follow from each other: row n carries the sha256 of row n - 1. A row is
-accepted if it is the next one and follows; a row already stored is dropped; a later
-one is answered with where to resume. Rows that do not follow are kept aside, never
-mixed in.
+A device's rows follow from each other: row n carries the sha256 of row n - 1. For each
+row that arrives there are four outcomes, see `StoreOutcome`:
+
+- It is the next row and follows: it is stored.
+- It is stored already: it is dropped. The device did not hear our acknowledgement.
+- It lies further ahead: it is dropped, and the device is asked to go back. To keep it
+  until the rows between arrive would need a second, unproven store.
+- It does not follow, or cannot be read: it is kept in quarantine, for a person to look
+  at. It is never mixed with the chain.
+
+The invariant: the stored rows of one ledger are a prefix of its chain, apart from holes
+that the device itself declared. So one number and one hash acknowledge all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +27,7 @@ from pathlib import Path
 from edge.clock import utc_now
 from edge.errors import HemascopeError
 from edge.ledger.rows import LedgerRow, first_broken
-from edge.mqtt import Message, device_of
+from edge.mqtt import Message, split_topic
 from edge.rate_limit import RateLimit
 from edge.schema.codec import PayloadInvalid, decode
 from edge.schema.messages import DeviceState
@@ -27,18 +35,18 @@ from edge.schema.results import FIRST_PREVIOUS, ResultHead
 
 log = logging.getLogger(__name__)
 
-
-# Whatever is sent to the archive, it cannot fill the disk or the memory with it.
-MOST_ASIDE, MOST_ASIDE_BYTES = 10_000, 64 << 20
-_MOST_CHAINS = 1000
+# Anybody whom the broker lets publish can send nonsense. These bounds keep it from
+# filling the disk or the memory.
+MAX_QUARANTINED, MAX_QUARANTINE_BYTES = 10_000, 64 << 20
+_MAX_CHAINS = 1000
 
 
 class ArchiveFailed(HemascopeError):
-    """The archive's disk or file does not take rows; nothing was acknowledged."""
+    """The archive cannot write to its disk or file; nothing was acknowledged."""
 
 
-class Receipt(Enum):
-    """What became of a message."""
+class StoreOutcome(Enum):
+    """What became of a row that arrived."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"
@@ -48,7 +56,7 @@ class Receipt(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One ledger of one device."""
+    """The rows of one ledger of one device."""
 
     device: str
     epoch: str
@@ -69,46 +77,54 @@ class Store:
             raise ArchiveFailed(f"{path}: no such archive; check [archive] file")
         try:
             if must_exist:
-                self._db = _opened_to_read(path)
+                self._db = _open_read_only(path)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(path, timeout=10)
                 self._db.executescript(_TABLES)
-            self._aside = self._count_aside()
+            self._quarantine_size = self._measure_quarantine()
         except (sqlite3.Error, OSError) as error:
             raise ArchiveFailed(
                 f"{path}: {error}; check the disk and its rights"
             ) from error
-        self._oldest: dict[Chain, int] = {}
-        self._not_kept = 0
-        self._complaints = RateLimit(20, 0.2)
+        self._oldest_held: dict[Chain, int] = {}
+        self._discarded = 0
+        self._log_limit = RateLimit(20, 0.2)
 
-    def take(self, messages: Iterable[Message]) -> dict[Chain, Receipt]:
-        """Store messages of result topics in one transaction; return the last verdicts.
+    def store_messages(self, messages: Iterable[Message]) -> dict[Chain, StoreOutcome]:
+        """Store messages of result topics; return the last outcome for each ledger.
 
         Raises
         ------
         ArchiveFailed
-            The disk does not take them: none of them is stored.
+            The disk cannot be written: none of them is stored.
         """
-        verdicts: dict[Chain, Receipt] = {}
+        outcomes: dict[Chain, StoreOutcome] = {}
+        # One transaction for all that arrived together: a commit waits for the disk,
+        # and one per row would limit the archive to some hundred rows per second. An
+        # acknowledgement is sent only after the commit.
         try:
             with self._db:
                 for message in messages:
-                    chain, verdict = self._judge(message)
+                    chain, outcome = self._store_message(message)
                     if chain is not None:
-                        verdicts[chain] = verdict
+                        outcomes[chain] = outcome
         except sqlite3.Error as error:
-            raise ArchiveFailed(f"the archive takes no rows: {error}") from error
-        return verdicts
+            raise ArchiveFailed(
+                f"the archive cannot store rows: {error}; check its disk"
+            ) from error
+        return outcomes
 
-    def expect(self, state: DeviceState) -> Chain:
-        """Note the oldest row that a device still has, so that a hole can be seen."""
+    def note_oldest(self, state: DeviceState) -> Chain:
+        """Note the oldest row that a device still holds; return its ledger.
+
+        Rows before it were deleted there. If they are not here, they can never come.
+        """
         chain = Chain(state.device, state.epoch)
-        self._oldest.pop(chain, None)
-        self._oldest[chain] = state.oldest
-        if len(self._oldest) > _MOST_CHAINS:  # the one not heard of for longest
-            del self._oldest[next(iter(self._oldest))]
+        self._oldest_held.pop(chain, None)
+        self._oldest_held[chain] = state.oldest
+        if len(self._oldest_held) > _MAX_CHAINS:  # forget the one not heard for longest
+            del self._oldest_held[next(iter(self._oldest_held))]
         return chain
 
     def cursor(self, chain: Chain) -> tuple[int, str]:
@@ -121,10 +137,11 @@ class Store:
         return (int(found[0]), str(found[1])) if found else (0, FIRST_PREVIOUS)
 
     def chains(self) -> list[Chain]:
-        """Every ledger of which something is stored."""
+        """Return every ledger of which rows are stored."""
         found: list[Chain] = []
         at = ("", "")
-        while at is not None:  # from one to the next by the key, not over all rows
+        # From one ledger to the next by the key. SELECT DISTINCT would read all rows.
+        while at is not None:
             at = self._db.execute(
                 "SELECT device, epoch FROM rows WHERE (device, epoch) > (?, ?) "
                 "ORDER BY device, epoch LIMIT 1",
@@ -146,21 +163,20 @@ class Store:
             yield LedgerRow(*row)
 
     def short_rows_with(
-        self, chain: Chain, text: bytes, most_bytes: int
+        self, chain: Chain, text: bytes, max_bytes: int
     ) -> Iterator[LedgerRow]:
-        """Return rows of one ledger that hold these bytes, in order; no longer ones.
-
-        Of a longer row the disk is asked for its length alone.
-        """
+        """Return rows of at most `max_bytes` that contain `text`, in order."""
+        # CASE makes SQLite look at the length first. The length is in the row's header,
+        # so the pictures and cells of long rows are not read from the disk.
         for row in self._db.execute(
             "SELECT seq, data, sha256 FROM rows WHERE device = ? AND epoch = ? "
             "AND CASE WHEN length(data) <= ? THEN instr(data, ?) END ORDER BY seq",
-            (chain.device, chain.epoch, most_bytes, text),
+            (chain.device, chain.epoch, max_bytes, text),
         ):
             yield LedgerRow(*row)
 
     def holes(self) -> list[tuple[str, str, int, int]]:
-        """Device, epoch, first and last number of rows that can never come."""
+        """Return device, epoch, first and last number of rows that can never come."""
         return self._db.execute(
             "SELECT device, epoch, first, last FROM holes"
         ).fetchall()
@@ -178,79 +194,84 @@ class Store:
         """Close the file."""
         self._db.close()
 
-    def _judge(self, message: Message) -> tuple[Chain | None, Receipt]:
-        device, _ = device_of(message.topic)
+    def _store_message(self, message: Message) -> tuple[Chain | None, StoreOutcome]:
+        device, _ = split_topic(message.topic)
         try:
             head = decode(message.payload, ResultHead)
         except PayloadInvalid as error:
-            self._put_aside(device, message.payload, str(error))
-            return None, Receipt.QUARANTINED
+            self._quarantine(device, message.payload, str(error))
+            return None, StoreOutcome.QUARANTINED
         if head.device != device:
-            self._put_aside(device, message.payload, f"says it is of {head.device!r}")
-            return None, Receipt.QUARANTINED
+            self._quarantine(device, message.payload, f"says it is of {head.device!r}")
+            return None, StoreOutcome.QUARANTINED
         chain = Chain(device, head.epoch)
-        return chain, self._file(chain, head, message.payload)
+        return chain, self._store_row(chain, head, message.payload)
 
-    def _file(self, chain: Chain, head: ResultHead, data: bytes) -> Receipt:
-        """Decide about one well-formed row, and store it if it follows."""
+    def _store_row(self, chain: Chain, head: ResultHead, data: bytes) -> StoreOutcome:
+        """Decide what to do with a row that can be read, and store it if it follows."""
         last, last_hash = self.cursor(chain)
         sha256 = hashlib.sha256(data).hexdigest()
         if head.seq == last and sha256 != last_hash:
             return self._replace_last(chain, head, data)
         if head.seq <= last:
-            return self._compare(chain, head.seq, data, sha256)
-        oldest = max(self._oldest.get(chain, 1), last + 1)
+            return self._check_duplicate(chain, head.seq, data, sha256)
+        # The row that a device would send next: the one after our last, or the oldest
+        # that it holds, if it deleted rows that we do not have.
+        oldest = max(self._oldest_held.get(chain, 1), last + 1)
         if head.seq > oldest:
-            return Receipt.AHEAD
+            return StoreOutcome.AHEAD
         if head.seq > last + 1:
             hole = (chain.device, chain.epoch, last + 1, head.seq - 1)
             self._db.execute("INSERT INTO holes VALUES (?, ?, ?, ?)", hole)
-            log.error(
-                "device=%s rows %d to %d are gone for good", chain.device, *hole[2:]
-            )
+            log.error("device=%s rows %d to %d are lost", chain.device, *hole[2:])
         elif head.prev != last_hash:
-            self._put_aside(
+            self._quarantine(
                 chain.device, data, f"row {head.seq} does not follow {last}"
             )
-            return Receipt.QUARANTINED
+            return StoreOutcome.QUARANTINED
         self._insert(chain, head.seq, data, sha256)
-        return Receipt.STORED
+        return StoreOutcome.STORED
 
-    def _compare(self, chain: Chain, seq: int, data: bytes, sha256: str) -> Receipt:
-        """Drop what is stored already; put aside what claims to be it and is not."""
+    def _check_duplicate(
+        self, chain: Chain, seq: int, data: bytes, sha256: str
+    ) -> StoreOutcome:
+        """Drop a row that is stored already; quarantine one with other bytes."""
         known = self._row(chain, seq)
         if known is not None and known.sha256 != sha256:
-            self._put_aside(
+            self._quarantine(
                 chain.device,
                 data,
                 f"another row {seq} than the one stored; if the device's ledger was "
                 "restored from a copy, give it a new folder",
             )
-        return Receipt.DUPLICATE
+        return StoreOutcome.DUPLICATE
 
-    def _replace_last(self, chain: Chain, head: ResultHead, data: bytes) -> Receipt:
-        """Take the device's word against what came for the same row before.
+    def _replace_last(
+        self, chain: Chain, head: ResultHead, data: bytes
+    ) -> StoreOutcome:
+        """Replace the last row by another one with the same number.
 
-        The last row is the only one that no later row vouches for. A device sends it
-        again with other bytes when our acknowledgement showed it that what came here
-        was altered on the way.
+        The last row is the only one that no later row proves. It may have been altered
+        on the way. Then our acknowledgement, with a hash that is not its own, told the
+        device so, and it sends the row again. That one is believed, and the earlier one
+        goes into quarantine.
         """
-        before, old = self._row(chain, head.seq - 1), self._row(chain, head.seq)
-        follows_a_hole = before is None and head.seq > 1  # any row before is possible
+        before, altered = self._row(chain, head.seq - 1), self._row(chain, head.seq)
+        follows_a_hole = before is None and head.seq > 1  # the row before is not known
         expected = before.sha256 if before else FIRST_PREVIOUS
         if not follows_a_hole and head.prev != expected:
-            self._put_aside(
-                chain.device, data, f"another row {head.seq}, not following"
+            self._quarantine(
+                chain.device, data, f"another row {head.seq} that does not follow"
             )
-            return Receipt.QUARANTINED
-        if old is not None:
-            self._put_aside(chain.device, old.data, f"row {head.seq} came altered")
+            return StoreOutcome.QUARANTINED
+        if altered is not None:
+            self._quarantine(chain.device, altered.data, f"row {head.seq} was altered")
         self._db.execute(
             "DELETE FROM rows WHERE device = ? AND epoch = ? AND seq = ?",
             (chain.device, chain.epoch, head.seq),
         )
         self._insert(chain, head.seq, data, hashlib.sha256(data).hexdigest())
-        return Receipt.STORED
+        return StoreOutcome.STORED
 
     def _row(self, chain: Chain, seq: int) -> LedgerRow | None:
         found = self._db.execute(
@@ -264,16 +285,16 @@ class Store:
         row = (chain.device, chain.epoch, seq, data, sha256, utc_now().isoformat())
         self._db.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def _put_aside(self, device: str, data: bytes, reason: str) -> None:
-        """Keep what is not believed, until there is too much of it."""
-        count, size = self._aside
-        if count >= MOST_ASIDE or size + len(data) > MOST_ASIDE_BYTES:
-            self._not_kept += 1
-            if self._complaints.spend():
+    def _quarantine(self, device: str, data: bytes, reason: str) -> None:
+        """Keep what is not believed, until the quarantine is full."""
+        count, size = self._quarantine_size
+        if count >= MAX_QUARANTINED or size + len(data) > MAX_QUARANTINE_BYTES:
+            self._discarded += 1
+            if self._log_limit.try_acquire():
                 log.error(
-                    "device=%s quarantine is full, %d messages were not kept: %s",
+                    "device=%s quarantine is full, %d messages were discarded: %s",
                     device,
-                    self._not_kept,
+                    self._discarded,
                     reason,
                 )
             return
@@ -283,11 +304,11 @@ class Store:
             (device, sha256, data, reason, utc_now().isoformat()),
         ).rowcount
         if is_new:
-            self._aside = count + 1, size + len(data)
-            if self._complaints.spend():
+            self._quarantine_size = count + 1, size + len(data)
+            if self._log_limit.try_acquire():
                 log.error("device=%s quarantined: %s", device, reason)
 
-    def _count_aside(self) -> tuple[int, int]:
+    def _measure_quarantine(self) -> tuple[int, int]:
         """Return how many messages are in quarantine, and their bytes."""
         count, size = self._db.execute(
             "SELECT count(*), total(length(data)) FROM quarantine"
@@ -295,10 +316,13 @@ class Store:
         return int(count), int(size)
 
 
-def _opened_to_read(path: Path) -> sqlite3.Connection:
-    """Open a file without a right to write; a copy in a folder without one, too.
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    """Open the archive without writing to it, also in a folder that is read-only.
 
-    There SQLite cannot make the files by which it follows a writer, and there is none.
+    In WAL mode SQLite must write the file "-shm" to read beside a writer. Where it
+    cannot, there is no writer either: the file is a copy, and `immutable` tells SQLite
+    that nobody changes it. A "-wal" file beside it holds rows that would then be
+    missed: in that case the error stands.
     """
     address = f"{path.resolve().as_uri()}?mode=ro"
     try:

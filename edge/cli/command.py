@@ -9,7 +9,12 @@ import msgspec
 
 from edge.cli.options import with_broker
 from edge.errors import ConfigurationInvalid
-from edge.remote.client import LIVES_S, CommandRefused, ask, new_request
+from edge.remote.client import (
+    REQUEST_LIFETIME_S,
+    CommandRefused,
+    new_request,
+    send_request,
+)
 from edge.schema.requests import COMMANDS, CommandName
 from edge.schema.results import Name
 from edge.settings.delivery import BrokerSettings
@@ -26,7 +31,7 @@ from edge.settings.delivery import BrokerSettings
 @with_broker
 @click.option(
     "--lives",
-    default=LIVES_S,
+    default=REQUEST_LIFETIME_S,
     show_default=True,
     type=click.FloatRange(1, 3600),
     help="May be begun for so many seconds.",
@@ -73,7 +78,7 @@ def command_command(
             f"--device {device!r}: {error}; expected a-z, 0-9 and -, at most 32"
         ) from error
     request = new_request(name, by or _user(), text, lives, **fields)
-    for answer in ask(broker, device, name, request, timeout_s=timeout):
+    for answer in send_request(broker, device, name, request, timeout_s=timeout):
         line = f"{answer.outcome}: {answer.text} (row {answer.row} of {device})"
         if answer.outcome in ("refused", "failed"):
             raise CommandRefused(line)

@@ -12,12 +12,12 @@ import click
 import msgspec
 from rich.console import Console
 
-from edge.archive.run_history import list_runs, tell
+from edge.archive.run_history import list_runs, read_run_history
 from edge.archive.run_report import write_run_page
 from edge.archive.store import Store
 from edge.cli.signals import until_signalled
-from edge.dashboard.display import shown
-from edge.demo.launcher import ARCHIVE, demonstrate
+from edge.dashboard.display import show_live
+from edge.demo.launcher import ARCHIVE, run_demo
 from edge.settings.sources import SimulatedSettings
 
 _MOVING = SimulatedSettings(slide_frames=3.0, is_endless=False)
@@ -73,14 +73,16 @@ def demo_command(
         folder = folder.resolve()  # settings files read paths from their own folder
         folder.mkdir(parents=True, exist_ok=True)
         stop = opened.enter_context(until_signalled())
-        show = opened.enter_context(shown(page, console, opens=opens))
-        summary = demonstrate(
+        show = opened.enter_context(show_live(page, console, opens=opens))
+        summary = run_demo(
             folder, source, frames, stop, show, console.print, follows=timelapse
         )
         if timelapse:
             with closing(Store(folder / ARCHIVE)) as store:
                 (span,) = list_runs(store)
-                written = write_run_page(pages / span.start.run, tell(store, span))
+                written = write_run_page(
+                    pages / span.start.run, read_run_history(store, span)
+                )
             click.echo(f"page of the run: {written}")
     click.echo(str(summary))
     if summary.lost:

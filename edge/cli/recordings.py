@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from edge.cli.signals import until_signalled
 from edge.errors import ConfigurationInvalid, HemascopeError
-from edge.ledger.cursor import hold
+from edge.ledger.cursor import acquire_lock
 from edge.recording.format import (
     LOCK,
     SETTINGS,
@@ -85,7 +85,7 @@ def repair_command(recording: Path) -> None:
     """Repair the index of RECORDING after damage, so that its frames can be read."""
     opened = open_recording(recording)
     lock = recording.resolve().parent / LOCK
-    with hold(lock, "records beside") if lock.exists() else nullcontext():
+    with acquire_lock(lock, "records beside") if lock.exists() else nullcontext():
         for message in opened.repair():
             click.echo(message)
     frames = sum(recorded.stored_frame is not None for recorded in opened.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from edge.archive.run_history import find_run, list_runs, tell
+from edge.archive.run_history import find_run, list_runs, read_run_history
 from edge.archive.run_report import runs_table, write_run_page
 from edge.archive.store import Store
 
@@ -31,6 +31,6 @@ def runs_command(run: str | None, archive: Path, out: Path | None) -> None:
         if run is None:
             Console().print(runs_table(list_runs(store)))
             return
-        story = tell(store, find_run(store, run))
+        story = read_run_history(store, find_run(store, run))
     page = write_run_page(out or Path(story.span.start.run), story)
     click.echo(f"page: {page}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edge.monitoring.systemd import Notifier, notifier_of
+from edge.monitoring.systemd import Notifier, notifier_from_environment
 
 _SAME_S = 1.0  # one Ctrl-C may arrive twice, from the terminal and from make
 
@@ -47,4 +47,4 @@ def service_notifier() -> Notifier:
     If the watchdog ends a hanging process, every thread writes where it stands.
     """
     faulthandler.enable()
-    return notifier_of()
+    return notifier_from_environment()

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from edge.cli.options import with_broker
 from edge.cli.signals import until_signalled
-from edge.dashboard.display import shown
+from edge.dashboard.display import show_live
 from edge.dashboard.terminal import watch
 from edge.settings.delivery import BrokerSettings
 
@@ -25,5 +25,5 @@ def watch_command(
 ) -> None:
     """Show all devices live, from MQTT alone."""
     client_id = f"{broker.username or 'watch'}-{secrets.token_hex(4)}"
-    with until_signalled() as stop, shown(page, Console(), names=names) as show:
+    with until_signalled() as stop, show_live(page, Console(), names=names) as show:
         watch(broker, stop, show, client_id)

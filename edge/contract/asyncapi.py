@@ -15,7 +15,7 @@ import msgspec
 
 from edge import __version__
 from edge.contract.published import with_published_keys, with_published_names
-from edge.delivery.announcer import ANSWER_LIVES_S
+from edge.delivery.announcer import RESPONSE_EXPIRY_S
 from edge.ledger.preview_file import MAX_PREVIEW_BYTES
 from edge.monitoring.metrics import Metrics
 from edge.mqtt import ARCHIVE_STATE, REQUESTS, RESPONSES, topic
@@ -111,7 +111,7 @@ CHANNELS = (
         "send",
         (Response,),
         "What became of a request.",
-        expires_s=ANSWER_LIVES_S,
+        expires_s=RESPONSE_EXPIRY_S,
     ),
     Channel(
         "archive-state",
@@ -126,10 +126,10 @@ CHANNELS = (
 
 def asyncapi_text() -> str:
     """Return the document as it is written to its file."""
-    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(asyncapi_document(), indent=2, ensure_ascii=False) + "\n"
 
 
-def document() -> dict[str, Any]:
+def asyncapi_document() -> dict[str, Any]:
     """Return the AsyncAPI 3.0 document."""
     kinds = list(dict.fromkeys(k for c in CHANNELS for k in c.messages))
     _, components = msgspec.json.schema_components(

@@ -1,1 +1,1 @@
-"""Watch and the page, from MQTT alone."""
+"""The live table and the live page, from MQTT alone."""

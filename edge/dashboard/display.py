@@ -1,4 +1,4 @@
-"""Show an observer as a live table in the terminal, and as a page."""
+"""Show devices in the terminal, and on a page in the browser."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from edge.dashboard.web import Dashboard
 
 
 @contextmanager
-def shown(
+def show_live(
     page: int | None,
     console: Console,
     *,
     opens: bool = False,
     names: tuple[str, ...] = (),
 ) -> Iterator[Callable[[Observer], None]]:
-    """Show an observer as a live table, and as a page if a port is given."""
+    """Yield a function that shows an observer: as a table, and on a page if wanted.
+
+    `page` is the port of the page, None for no page. `opens`: open it in the browser.
+    """
     with ExitStack() as opened:
         live = opened.enter_context(Live(console=console, refresh_per_second=4))
         dashboard = None

@@ -1,4 +1,4 @@
-"""What can be known of the devices from MQTT alone; shown by `watch` and the page."""
+"""What is known of the devices from MQTT alone; shown by `watch` and the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 
 from edge.ledger.preview_file import MAX_PREVIEW_BYTES
 from edge.monitoring.metrics import Metrics
-from edge.mqtt import ARCHIVE_STATE, ROOT, Message, device_of, topic
+from edge.mqtt import ARCHIVE_STATE, ROOT, Message, split_topic, topic
 from edge.rate_limit import RateLimit
 from edge.schema.codec import PayloadInvalid, decode
 from edge.schema.entries import Alarm, Entry, RunMark, read_row
@@ -22,18 +22,18 @@ from edge.schema.results import Differential, Drift, Limits, Name, Result
 
 log = logging.getLogger(__name__)
 
-Said = TypeVar("Said", bound=Result | Entry | DeviceState | Metrics)
+DeviceMessage = TypeVar("DeviceMessage", bound=Result | Entry | DeviceState | Metrics)
 
-STALE_S = 10.0  # without a result for so long, what is shown is not live
-_BEHIND_S = 3.0  # rows that were there so long ago should have come
-_RATE_OVER_S = 10.0
-_COUNTED_OVER_S = 60.0
-# Whatever arrives, what is kept stays small.
-_MOST_MISSING = 10_000
-_MOST_DEVICES = 1000
-_MOST_LABELS, _LONGEST_LABEL = 64, 64
-_MOST_ALARMS = 32
-_JPEG = b"\xff\xd8\xff"
+STALE_S = 10.0  # without a result for longer, what is shown is not live
+_EXPECTED_AFTER_S = 3.0  # a row of the ledger should have arrived by then
+_RATE_WINDOW_S = 10.0
+_COUNT_WINDOW_S = 60.0
+# Anybody whom the broker lets publish can send nonsense: bounds on what is kept.
+_MAX_MISSING = 10_000
+_MAX_DEVICES = 1000
+_MAX_LABELS, _MAX_LABEL_LENGTH = 64, 64
+_MAX_ALARMS = 32
+_JPEG_MAGIC = b"\xff\xd8\xff"
 
 SUBSCRIPTIONS = [
     topic("+", name)
@@ -43,13 +43,15 @@ SUBSCRIPTIONS = [
 
 @dataclass(slots=True)
 class DeviceView:
-    """One device as seen from outside.
+    """What its messages say of one device.
 
-    `missing` are rows that have not come yet; `gaps` rows that say that frames never
-    came, `lost` so many of those as the camera could count. `drift` is that of the last
-    frame that was examined, which `examined` is. `cells` are summed over all frames, so
-    one that stays in view is among them again and again; `differential` has each once.
-    `start` says what slide the `run` is of.
+    `stated_epoch` is the ledger that its state names, `epoch` that of its last row.
+    `missing` are numbers of rows that have not arrived yet. `gaps` counts rows that say
+    that frames are missing, `lost` the frames that the camera could count among them.
+    `examined` is the last frame that was examined, `drift` the drift that it shows.
+    `cells` are summed over all frames, so a cell that stays in view is counted in each;
+    `differential` counts it once. `start` names the slide of the `run`. `totals` and
+    `newest` are counts with the time at which they arrived.
     """
 
     device: str
@@ -72,7 +74,7 @@ class DeviceView:
     totals: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=2000))
     last: Result | None = None
     examined: Result | None = None
-    heard_s: float | None = None
+    last_result_s: float | None = None
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
     missing: set[int] = field(default_factory=set)
     preview: bytes | None = None
@@ -83,31 +85,31 @@ class DeviceView:
     newest: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=16))
 
     def rate_hz(self, now_s: float) -> float:
-        """Results per second over the last ten seconds."""
-        recent = sum(1 for at in self.arrivals_s if now_s - at <= _RATE_OVER_S)
-        return recent / _RATE_OVER_S
+        """Return results per second over the last ten seconds."""
+        recent = sum(1 for at in self.arrivals_s if now_s - at <= _RATE_WINDOW_S)
+        return recent / _RATE_WINDOW_S
 
     def counted_per_min(self, now_s: float) -> float | None:
-        """Cells counted per minute over the last one; None where nothing is counted."""
-        recent = [(at, n) for at, n in self.totals if now_s - at <= _COUNTED_OVER_S]
+        """Return cells counted in the last minute, None where nothing is counted."""
+        recent = [(at, n) for at, n in self.totals if now_s - at <= _COUNT_WINDOW_S]
         if len(recent) < 2 or now_s <= recent[0][0]:
             return None
         return 60 * (recent[-1][1] - recent[0][1]) / (now_s - recent[0][0])
 
     def age_s(self, now_s: float) -> float | None:
-        """Seconds since the last new result came; None if none has."""
-        return None if self.heard_s is None else now_s - self.heard_s
+        """Return the seconds since the last new result; None if there was none."""
+        return None if self.last_result_s is None else now_s - self.last_result_s
 
-    def behind(self, now_s: float) -> int:
-        """How many rows the device has had for a while that have not come here."""
-        due = [seq for at, seq in self.newest if now_s - at >= _BEHIND_S]
+    def rows_behind(self, now_s: float) -> int:
+        """Return how many rows the device wrote some time ago that have not arrived."""
+        due = [seq for at, seq in self.newest if now_s - at >= _EXPECTED_AFTER_S]
         return max(0, max(due, default=0) - self.seq)
 
     def is_stale(self, now_s: float) -> bool:
         """Whether what is shown may no longer be true."""
         age_s = self.age_s(now_s)
         is_live = self.state == "online" and not self.is_paused
-        if not is_live or age_s is None or self.behind(now_s) > 0:
+        if not is_live or age_s is None or self.rows_behind(now_s) > 0:
             return True
         return age_s > STALE_S + self._until_next_s
 
@@ -117,54 +119,54 @@ class DeviceView:
         point = None if self.last is None else self.last.point
         return 0.0 if point is None else point.next_s or 0.0
 
-    def condition(self, now_s: float) -> str:
-        """Say in a few words how things are, and why they are not live."""
+    def state_text(self, now_s: float) -> str:
+        """Return the state of the device for people; it says why it is not live."""
         if self.state != "online":
             return self.state
         if self.is_paused:
             return "stopped by command"
-        if behind := self.behind(now_s):
+        if behind := self.rows_behind(now_s):
             return f"{behind:,} rows behind"
         return "no results" if self.is_stale(now_s) else "online"
 
 
 class Observer:
-    """Keeps one view per device. Believes nothing that does not decode."""
+    """Keeps one view per device. A message that does not decode is ignored."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self.devices: dict[str, DeviceView] = {}
         self.archive_state = "unknown"
         self.ignored = 0
-        self._complaints = RateLimit(20, 0.2, monotonic)
+        self._log_limit = RateLimit(20, 0.2, monotonic)
 
-    def take(self, message: Message) -> None:
-        """Take in one message of any of our topics."""
+    def handle(self, message: Message) -> None:
+        """Update the views by one message of any of our topics."""
         try:
             if message.topic == ARCHIVE_STATE:
                 self.archive_state = decode(message.payload, ArchiveState).state
             elif message.topic.startswith(ROOT):
-                self._take_device(message)
+                self._handle_device(message)
         except PayloadInvalid as error:
             self.ignored += 1
-            if self._complaints.spend():
+            if self._log_limit.try_acquire():
                 log.warning("topic=%s ignored: %s", message.topic, error)
 
-    def lose_link(self) -> None:
-        """Forget what was live: nobody tells us any more. Counts stay."""
+    def mark_unreachable(self) -> None:
+        """Forget what was live: the connection to the broker broke. Counts stay."""
         self.archive_state = "unknown"
         for view in self.devices.values():
             view.state, view.metrics = "unreachable", None
             view.newest.clear()
 
-    def _take_device(self, message: Message) -> None:
-        device, name = _named(message)
+    def _handle_device(self, message: Message) -> None:
+        device, name = _device_and_name(message)
         match name:
             case "result":
-                row = _own(read_row(message.payload), device)
+                row = _require_sender(read_row(message.payload), device)
                 self._take_row(self._view(device), row)
             case "state":
-                state = _own(decode(message.payload, DeviceState), device)
+                state = _require_sender(decode(message.payload, DeviceState), device)
                 self._take_state(self._view(device), state)
             case "ack":
                 ack = decode(message.payload, Ack)
@@ -172,30 +174,32 @@ class Observer:
                 if ack.epoch == (view.stated_epoch or view.epoch):
                     view.acknowledged = ack.upto
             case "preview":
-                seq = _row_of(message)
+                seq = _preview_row(message)
                 view = self._view(device)
                 view.preview, view.preview_seq = message.payload, seq
             case "alarm":
-                entry = _own(decode(message.payload, Entry), device)
+                entry = _require_sender(decode(message.payload, Entry), device)
                 if not isinstance(entry.entry, Alarm):
-                    raise PayloadInvalid("no alarm")
-                _take_alarm(self._view(device), entry.entry, entry.seq)
+                    raise PayloadInvalid("an entry that is not an alarm")
+                _update_alarm(self._view(device), entry.entry, entry.seq)
             case "metrics":
-                metrics = _own(decode(message.payload, Metrics), device)
+                metrics = _require_sender(decode(message.payload, Metrics), device)
                 view = self._view(device)
                 view.metrics = metrics
                 view.newest.append((self._monotonic(), view.metrics.newest))
 
     def _view(self, device: str) -> DeviceView:
-        if device not in self.devices and len(self.devices) >= _MOST_DEVICES:
-            raise PayloadInvalid(f"more than {_MOST_DEVICES} devices")
+        if device not in self.devices and len(self.devices) >= _MAX_DEVICES:
+            raise PayloadInvalid(f"more than {_MAX_DEVICES} devices")
         return self.devices.setdefault(device, DeviceView(device))
 
     def _take_state(self, view: DeviceView, state: DeviceState) -> None:
-        """Believe all but late wills; a new ledger starts counting again.
+        """Take over a device's state, but no late will; a new ledger counts from 0.
 
-        A device whose count of connections was lost counts from a lower one: what it
-        says itself is never late.
+        Only a will (`offline`) can be late: the broker sends it when it notices that a
+        connection is dead, and the device may be connected again by then. What the
+        device sends itself is believed although its count of connections is lower: it
+        may have lost the count.
         """
         if state.epoch == view.stated_epoch:
             if state.state == "offline" and state.connection < view.connection:
@@ -208,26 +212,26 @@ class Observer:
             view.newest.clear()
         view.state, view.connection = state.state, state.connection
         view.is_paused = state.is_paused
-        view.alarms = {alarm.code: alarm for alarm in state.alarms[:_MOST_ALARMS]}
+        view.alarms = {alarm.code: alarm for alarm in state.alarms[:_MAX_ALARMS]}
 
     def _take_row(self, view: DeviceView, row: Result | Entry) -> None:
         if row.epoch != view.epoch:
             view.epoch, view.seq, view.missing = row.epoch, row.seq - 1, set()
         is_new = row.seq > view.seq
         if is_new:
-            room = _MOST_MISSING - len(view.missing)
+            room = _MAX_MISSING - len(view.missing)
             skipped = range(view.seq + 1, row.seq)
             view.missing.update(skipped[max(0, len(skipped) - room) :])
             view.seq = row.seq
         elif row.seq in view.missing:
             view.missing.discard(row.seq)
         else:
-            return  # sent again
+            return  # a row that was sent again
         view.rows += 1
         if isinstance(row, Result):
             self._take_result(view, row, is_new=is_new)
         elif is_new and isinstance(row.entry, RunMark):
-            _follow_run(view, row.entry.run)
+            _switch_run(view, row.entry.run)
             if row.entry.phase in ("start", "resumed"):
                 view.start = row.entry
 
@@ -235,7 +239,7 @@ class Observer:
         for label, count in result.counts.items():
             is_known = label in view.cells
             if is_known or (
-                len(view.cells) < _MOST_LABELS and len(label) <= _LONGEST_LABEL
+                len(view.cells) < _MAX_LABELS and len(label) <= _MAX_LABEL_LENGTH
             ):
                 view.cells[label] += count
         if result.status == "gap":
@@ -244,41 +248,41 @@ class Observer:
         if not is_new:
             return
         view.last, view.status, view.reason = result, result.status, result.reason
-        if result.status != "gap":  # nobody has looked at anything
-            view.heard_s = self._monotonic()
-            view.arrivals_s.append(view.heard_s)
+        if result.status != "gap":  # in a gap nothing was examined
+            view.last_result_s = self._monotonic()
+            view.arrivals_s.append(view.last_result_s)
             view.drift = result.drift or view.drift
             view.examined = result
-            _follow_run(view, result.run)
+            _switch_run(view, result.run)
         if result.differential is not None:
             view.differential = result.differential
             view.totals.append((self._monotonic(), result.differential.total))
 
 
-def _follow_run(view: DeviceView, run: str | None) -> None:
-    """Show nothing of the slide before."""
+def _switch_run(view: DeviceView, run: str | None) -> None:
+    """Forget the counts of the run before, if this is another run."""
     if run != view.run:
         view.run, view.start, view.differential = run, None, None
         view.totals.clear()
 
 
-def _named(message: Message) -> tuple[str, str]:
-    """Device and name in a topic; refuse what cannot be, and what was kept too long."""
-    device, name = device_of(message.topic)
+def _device_and_name(message: Message) -> tuple[str, str]:
+    """Split the topic; refuse an impossible device, and what should not be retained."""
+    device, name = split_topic(message.topic)
     try:
         msgspec.convert(device, Name)
     except msgspec.ValidationError as error:
-        raise PayloadInvalid(f"no device has this name: {error}") from error
+        raise PayloadInvalid(f"not the name of a device: {error}") from error
     if message.is_retained and name != "state":
-        raise PayloadInvalid("retained: it may be of any time")
+        raise PayloadInvalid("retained: it may have been sent at any time")
     return device, name
 
 
-def _take_alarm(view: DeviceView, alarm: Alarm, row: int) -> None:
-    """Show an alarm that begins, and no longer one that is over."""
+def _update_alarm(view: DeviceView, alarm: Alarm, row: int) -> None:
+    """Add an alarm that begins, remove one that is over."""
     if alarm.until is not None:
         view.alarms.pop(alarm.code, None)
-    elif alarm.code in view.alarms or len(view.alarms) < _MOST_ALARMS:
+    elif alarm.code in view.alarms or len(view.alarms) < _MAX_ALARMS:
         view.alarms[alarm.code] = ActiveAlarm(
             severity=alarm.severity,
             code=alarm.code,
@@ -288,16 +292,16 @@ def _take_alarm(view: DeviceView, alarm: Alarm, row: int) -> None:
         )
 
 
-def _own(text: Said, device: str) -> Said:
-    """Refuse what one device says on the topics of another."""
-    if text.device != device:
-        raise PayloadInvalid(f"it is of {text.device!r}")
-    return text
+def _require_sender(content: DeviceMessage, device: str) -> DeviceMessage:
+    """Refuse what one device sends on the topics of another."""
+    if content.device != device:
+        raise PayloadInvalid(f"it is of {content.device!r}")
+    return content
 
 
-def _row_of(message: Message) -> int:
+def _preview_row(message: Message) -> int:
     """Return the row that a preview shows, as its property `seq` says."""
-    if not message.payload.startswith(_JPEG) or (
+    if not message.payload.startswith(_JPEG_MAGIC) or (
         len(message.payload) > MAX_PREVIEW_BYTES
     ):
         raise PayloadInvalid(
@@ -311,34 +315,34 @@ def _row_of(message: Message) -> int:
     return int(text)
 
 
-def slide_of(view: DeviceView) -> str:
-    """Name the slide that a device counts on, and who is at it."""
+def slide_text(view: DeviceView) -> str:
+    """Return the slide that a device counts on, and its operator."""
     start = view.start
     if start is None or start.slide is None:
         return f"run {view.run}"
     return f"slide {start.slide}" + (f" by {start.operator}" if start.operator else "")
 
 
-def gaps_of(view: DeviceView) -> str:
-    """Write how often frames never came, and how many."""
+def gaps_text(view: DeviceView) -> str:
+    """Return how often frames were missing, and how many."""
     if not view.gaps:
         return "none"
     return f"{view.gaps:,}, {view.lost:,} frames"
 
 
-def drift_of(view: DeviceView, now_s: float) -> str:
-    """Write how far the microscope is from its calibration, and what to do."""
+def drift_text(view: DeviceView, now_s: float) -> str:
+    """Return how far the microscope is from its calibration."""
     drift = view.drift
     if drift is None:
         return "unknown"
     text = drift.status if drift.of is None else f"{drift.status}: {drift.of}"
-    off = None if drift.of is None else _off(drift)
+    off = None if drift.of is None else _worst_figure(drift)
     text += "" if off is None else f" {off}"
     return f"was {text}" if view.is_stale(now_s) else text
 
 
-def _off(drift: Drift) -> str | None:
-    """Write the figure that is worst."""
+def _worst_figure(drift: Drift) -> str | None:
+    """Return the figure that differs most from the calibration."""
     if drift.of == "focus":
         sharp = drift.sharpness
         return None if sharp is None else f"{100 * sharp:.0f} % as sharp"
@@ -346,6 +350,6 @@ def _off(drift: Drift) -> str | None:
     return None if colour is None else f"ΔE {colour:.1f}"
 
 
-def span(limits: Limits) -> str:
-    """Write limits in percent."""
+def limits_text(limits: Limits) -> str:
+    """Return limits in percent."""
     return f"{100 * limits.low:.1f} to {100 * limits.high:.1f} %"

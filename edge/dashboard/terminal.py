@@ -1,4 +1,4 @@
-"""A live table in the terminal, from MQTT alone."""
+"""A live table of the devices in the terminal, from MQTT alone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from edge.dashboard.observer import (
     SUBSCRIPTIONS,
     DeviceView,
     Observer,
-    drift_of,
-    gaps_of,
-    slide_of,
-    span,
+    drift_text,
+    gaps_text,
+    limits_text,
+    slide_text,
 )
 from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
 from edge.rendering.plain_text import plain
@@ -27,7 +27,7 @@ from edge.schema.messages import ActiveAlarm
 from edge.settings.delivery import BrokerSettings
 
 _REFRESH_HZ = 4
-_DRIFT = {"good": "green", "amber": "yellow", "red": "red"}
+_DRIFT_COLOURS = {"good": "green", "amber": "yellow", "red": "red"}
 _COLUMNS = (
     "device",
     "state",
@@ -59,13 +59,13 @@ def watch(
             while not stop.is_set():
                 for event in link.poll(1 / _REFRESH_HZ):
                     if isinstance(event, Message):
-                        observer.take(event)
+                        observer.handle(event)
                 if time.monotonic() - shown_s > 1 / _REFRESH_HZ:
                     shown_s = time.monotonic()
                     show(observer)
         except BrokerUnreachable:
-            observer.lose_link()
-            show(observer)  # now, not only when a broker answers again
+            observer.mark_unreachable()
+            show(observer)  # at once, not only when a broker answers again
             raise
         link.close()
 
@@ -73,7 +73,7 @@ def watch(
 
 
 def table(observer: Observer) -> RenderableType:
-    """All devices, one row each, and what is wrong with them."""
+    """Return a table with one row per device, what it counted, and its alarms."""
     now_s = time.monotonic()
     grid = Table(
         title=f"archive: {observer.archive_state}",
@@ -82,63 +82,77 @@ def table(observer: Observer) -> RenderableType:
         padding=(0, 1, 0, 0),
     )
     for number, column in enumerate(_COLUMNS):
-        is_text = column in ("state", "gaps", "drift")  # these give way
+        is_text = column in ("state", "gaps", "drift")  # these wrap
         justify: Literal["left", "right"] = "right" if number > 1 else "left"
         grid.add_column(column, justify=justify, no_wrap=not is_text, overflow="fold")
     notes = []
     for view in observer.devices.values():
-        grid.add_row(*_columns(view, now_s))
+        grid.add_row(*_device_row(view, now_s))
         if view.reason is not None and view.status != "ok":
             note = f"{view.device}: {view.status}: {view.reason}"
             notes.append(plain(note, "yellow"))
-        notes += [_alarm(view, alarm) for alarm in view.alarms.values()]
+        notes += [_alarm_text(view, alarm) for alarm in view.alarms.values()]
     if not observer.devices:
-        notes.append(Text("no device has been heard of yet", "dim"))
+        notes.append(Text("no device has sent anything yet", "dim"))
     counted = [
         text(view, now_s)
         for view in observer.devices.values()
-        for text in (_differential, _sums)
+        for text in (_differential_table, _cell_sums)
     ]
     return Group(grid, *(c for c in counted if c is not None), *notes)
 
 
-def _differential(view: DeviceView, now_s: float) -> RenderableType | None:
-    """Return what a device has counted on its slide, each cell once."""
-    text = view.differential
-    if text is None:
+def _differential_table(view: DeviceView, now_s: float) -> RenderableType | None:
+    """Return a table of what a device counted on its slide, each cell once."""
+    differential = view.differential
+    if differential is None:
         return None
     rate = view.counted_per_min(now_s)
     stale = view.is_stale(now_s)
     title = (
-        f"{view.device}{', STALE' if stale else ''}: {slide_of(view)}, "
-        f"{text.total} of {text.of}"
-        + (f", {text.unidentified} unidentified" if text.unidentified else "")
+        f"{view.device}{', STALE' if stale else ''}: {slide_text(view)}, "
+        f"{differential.total} of {differential.of}"
+        + (
+            f", {differential.unidentified} unidentified"
+            if differential.unidentified
+            else ""
+        )
         + ("" if rate is None else f", {rate:.0f} per minute")
-        + f", 95 % within {_delay(view)}"
-        + ("" if text.since is None else f", since {text.since:%H:%M} UTC: resumed")
-        + (f", {text.patches} unjoined patches" if text.patches > 1 else "")
+        + f", 95 % within {_latency_text(view)}"
+        + (
+            ""
+            if differential.since is None
+            else f", since {differential.since:%H:%M} UTC: resumed"
+        )
+        + (
+            f", {differential.patches} unjoined patches"
+            if differential.patches > 1
+            else ""
+        )
     )
     grid = Table(title=plain(title), title_justify="left", box=SIMPLE_HEAD)
     grid.add_column("class")
     for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
         grid.add_column(column, justify="right")
     style = "dim" if stale else ""
-    for one in text.classes:
-        corrected = "" if one.corrected is None else span(one.corrected)
+    for one in differential.classes:
+        corrected = "" if one.corrected is None else limits_text(one.corrected)
         grid.add_row(
             plain(one.label),
             str(one.count),
             f"{100 * one.exact.share:.1f} %",
-            span(one.exact),
+            limits_text(one.exact),
             corrected,
             str(one.more),
             style=style,
         )
-    grid.caption = f"more cells: until limits are {100 * text.wanted_width:g} % apart"
+    grid.caption = (
+        f"more cells: until limits are {100 * differential.wanted_width:g} % apart"
+    )
     return grid
 
 
-def _alarm(view: DeviceView, alarm: ActiveAlarm) -> Text:
+def _alarm_text(view: DeviceView, alarm: ActiveAlarm) -> Text:
     note = (
         f"{view.device}: {alarm.severity} alarm {alarm.code} since "
         f"{alarm.since:%Y-%m-%d %H:%M:%S} UTC: {alarm.text}"
@@ -146,21 +160,21 @@ def _alarm(view: DeviceView, alarm: ActiveAlarm) -> Text:
     return plain(note, "bold red" if alarm.severity == "red" else "yellow")
 
 
-def _status(view: DeviceView) -> str:
+def _drift_status(view: DeviceView) -> str:
     return "" if view.drift is None else view.drift.status
 
 
-def _delay(view: DeviceView) -> str:
+def _latency_text(view: DeviceView) -> str:
     run = None if view.metrics is None else view.metrics.run
     if run is None or run.latency_ms is None:
         return "?"
     return f"{run.latency_ms.p95:.0f} ms"
 
 
-def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
+def _device_row(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
     age_s = view.age_s(now_s)
     stale = view.is_stale(now_s)
-    state = view.condition(now_s)
+    state = view.state_text(now_s)
     state = f"{state}, STALE" if stale else state
     return (
         plain(view.device),
@@ -170,13 +184,13 @@ def _columns(view: DeviceView, now_s: float) -> tuple[RenderableType, ...]:
         str(view.seq),
         str(view.acknowledged),
         Text(str(len(view.missing)), "red" if view.missing else ""),
-        gaps_of(view),
-        Text(drift_of(view, now_s), _DRIFT.get(_status(view), "")),
+        gaps_text(view),
+        Text(drift_text(view, now_s), _DRIFT_COLOURS.get(_drift_status(view), "")),
     )
 
 
-def _sums(view: DeviceView, now_s: float) -> RenderableType | None:
-    """Return cells over all frames, where they are not counted once each."""
+def _cell_sums(view: DeviceView, now_s: float) -> RenderableType | None:
+    """Return cells over all frames, where no cells are counted once each."""
     if view.differential is not None or not view.cells:
         return None
     total = sum(view.cells.values())

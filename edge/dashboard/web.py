@@ -1,7 +1,8 @@
 """A page that shows the devices live; it knows only what `Observer` knows.
 
-Served on the loopback address with the standard library: a handful of people look at it
-through a reverse proxy that adds TLS and log-in.
+It is served on the loopback address by the standard library. Others reach it through a
+reverse proxy that adds TLS and log-in: this server has neither, and is made for a few
+readers.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from urllib.parse import urlsplit
 from edge.dashboard.observer import (
     DeviceView,
     Observer,
-    drift_of,
-    gaps_of,
-    slide_of,
-    span,
+    drift_text,
+    gaps_text,
+    limits_text,
+    slide_text,
 )
 from edge.errors import ConfigurationInvalid
 from edge.rendering.annotation import legend
 
 _PERIOD_S = 0.25
 _LOOPBACK = "localhost", "127.0.0.1", "::1"
-_SILENT_S = 3.0  # `show` comes a few times per second
-_POLICY = (
+_STALE_AFTER_S = 3.0  # `show` is called a few times per second
+_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -44,22 +45,23 @@ _FILES = {
 
 
 class Dashboard:
-    """The page's server, in threads of its own. `show` gives it what to say."""
+    """The server of the page, in threads of its own. `show` gives it new data."""
 
     def __init__(
         self, port: int, host: str = "127.0.0.1", names: Collection[str] = ()
     ) -> None:
         """Serve at once; port 0 takes a free one.
 
-        `names` are those that a reverse proxy asks by, beside the loopback's own: what
-        asks by another name is a stranger's page that made its name lead here.
+        `names` are host names under which a reverse proxy is reached. Requests for any
+        other name are refused. Else a page of a stranger, whose name he lets point to
+        this address (DNS rebinding), could read this one.
 
         Raises
         ------
         ConfigurationInvalid
             The port is taken.
         """
-        self._view: dict[str, Any] = {}
+        self._data: dict[str, Any] = {}
         self._shown_s = time.monotonic()
         self.previews: dict[str, bytes] = {}
         self.stop = threading.Event()
@@ -78,23 +80,23 @@ class Dashboard:
 
     def show(self, observer: Observer) -> None:
         """Show what the observer knows now."""
-        self._view, self._shown_s = view_of(observer), time.monotonic()
+        self._data, self._shown_s = page_data(observer), time.monotonic()
         self.previews = {
             name: view.preview
             for name, view in observer.devices.items()
             if view.preview is not None
         }
 
-    def view(self) -> bytes:
-        """Return what the page shows now; without news nothing in it is live."""
-        view = self._view
-        if view and time.monotonic() - self._shown_s > _SILENT_S:
+    def data(self) -> bytes:
+        """Return the data of the page as JSON; old data is marked as not live."""
+        data = self._data
+        if data and time.monotonic() - self._shown_s > _STALE_AFTER_S:
             old = [
-                {**device, "is_stale": True, "state": "no news"}
-                for device in view["devices"]
+                {**device, "is_stale": True, "state": "no new data"}
+                for device in data["devices"]
             ]
-            view = {**view, "archive": "unknown", "devices": old}
-        return json.dumps(view).encode()
+            data = {**data, "archive": "unknown", "devices": old}
+        return json.dumps(data).encode()
 
     def close(self) -> None:
         """Stop serving."""
@@ -109,9 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*request)
 
     def do_GET(self) -> None:
-        asked = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if asked not in self._dashboard.names:
-            self.send_error(403, "unknown name; start watch with --page-name")
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if host not in self._dashboard.names:
+            self.send_error(403, "unknown host name; allow it by watch --page-name")
             return
         path = self.path.split("?", 1)[0]
         preview = re.fullmatch(r"/preview/([a-z0-9-]+)\.jpg", path)
@@ -126,50 +128,50 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing of every request."""
+        """Do not log every request."""
 
     def _send(self, content: bytes, kind: str) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("Content-Security-Policy", _POLICY)
+        self.send_header("Content-Security-Policy", _SECURITY_POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        with suppress(ConnectionError):  # the reader has gone
+        with suppress(ConnectionError):  # the browser has closed the connection
             self.wfile.write(content)
 
     def _stream(self) -> None:
-        """Server-sent events, a few per second, until the reader goes."""
+        """Send events, a few per second, until the browser closes the connection."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        with suppress(OSError):  # the reader has gone
+        with suppress(OSError):  # the browser has closed the connection
             while not self._dashboard.stop.wait(_PERIOD_S):
-                self.wfile.write(b"data: " + self._dashboard.view() + b"\n\n")
+                self.wfile.write(b"data: " + self._dashboard.data() + b"\n\n")
                 self.wfile.flush()
 
 
-def view_of(observer: Observer) -> dict[str, Any]:
-    """Return what the page shows, as plain data."""
+def page_data(observer: Observer) -> dict[str, Any]:
+    """Return the data of the page."""
     now_s = time.monotonic()
     return {
         "archive": observer.archive_state,
         "colours": dict(legend()),
-        "devices": [_device(view, now_s) for view in observer.devices.values()],
+        "devices": [_device_data(view, now_s) for view in observer.devices.values()],
     }
 
 
-def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
+def _device_data(view: DeviceView, now_s: float) -> dict[str, Any]:
     last, age_s, is_stale = view.examined, view.age_s(now_s), view.is_stale(now_s)
     return {
         "device": view.device,
-        "state": view.condition(now_s),
+        "state": view.state_text(now_s),
         "is_stale": is_stale,
         "cells": dict(view.cells.most_common()),
         "in_view": {} if last is None or is_stale else last.counts,
-        "differential": _differential(view),
+        "differential": _differential_data(view),
         "preview_seq": view.preview_seq,
         "reason": view.reason,
         "alarms": [
@@ -183,28 +185,28 @@ def _device(view: DeviceView, now_s: float) -> dict[str, Any]:
         "facts": {
             "last result": "never" if age_s is None else f"{age_s:.1f} s ago",
             "results": f"{view.rate_hz(now_s):.1f} per second",
-            **_run(view, now_s),
+            **_run_facts(view, now_s),
             "row": f"{view.seq:,} ({view.acknowledged:,} archived)",
             "missing rows": f"{len(view.missing)}",
             "model": "" if last is None else last.model or "",
             "calibration": "none" if last is None else last.calibration_id or "none",
-            "pixel size": _pixel_size(view),
-            "gaps": gaps_of(view),
-            "drift": drift_of(view, now_s),
-            **_advice(view),
-            "per frame": _spent(view),
-            **_figures(view),
+            "pixel size": _pixel_size_text(view),
+            "gaps": gaps_text(view),
+            "drift": drift_text(view, now_s),
+            **_advice_facts(view),
+            "per frame": _time_per_frame(view),
+            **_metrics_facts(view),
         },
     }
 
 
-def _advice(view: DeviceView) -> dict[str, str]:
-    """Return what to do about a drift; nothing where there is none."""
+def _advice_facts(view: DeviceView) -> dict[str, str]:
+    """Return what to do about a drift; empty where there is none."""
     drift = view.drift
-    return {} if drift is None or drift.advice is None else {"do": drift.advice}
+    return {} if drift is None or drift.advice is None else {"advice": drift.advice}
 
 
-def _differential(view: DeviceView) -> dict[str, dict[str, Any]] | None:
+def _differential_data(view: DeviceView) -> dict[str, dict[str, Any]] | None:
     """Return counts, shares and limits by class, as text."""
     if view.differential is None:
         return None
@@ -212,21 +214,21 @@ def _differential(view: DeviceView) -> dict[str, dict[str, Any]] | None:
         one.label: {
             "count": one.count,
             "share": f"{100 * (one.corrected or one.exact).share:.1f} %",
-            "limits": span(one.corrected or one.exact),
+            "limits": limits_text(one.corrected or one.exact),
             "more": one.more,
         }
         for one in view.differential.classes
     }
 
 
-def _run(view: DeviceView, now_s: float) -> dict[str, str]:
-    """Return what there is to know of the slide's run."""
+def _run_facts(view: DeviceView, now_s: float) -> dict[str, str]:
+    """Return the slide, its run, and how far counting is."""
     differential = view.differential
     if differential is None:
-        return {"slide": "nothing is counted" if view.run is None else slide_of(view)}
+        return {"slide": "no run" if view.run is None else slide_text(view)}
     rate = view.counted_per_min(now_s)
     facts = {
-        "slide": slide_of(view),
+        "slide": slide_text(view),
         "counted": f"{differential.total:,} {differential.of}, "
         f"{differential.unidentified:,} unidentified",
         "counting": "" if rate is None else f"{rate:.0f} cells per minute",
@@ -241,41 +243,41 @@ def _run(view: DeviceView, now_s: float) -> dict[str, str]:
     return facts
 
 
-def _figures(view: DeviceView) -> dict[str, str]:
-    """Return what the device measured of itself; nothing where it said nothing."""
+def _metrics_facts(view: DeviceView) -> dict[str, str]:
+    """Return the metrics of the device."""
     if view.metrics is None:
-        return {"device's own figures": "none heard"}
-    run, figures = view.metrics.run, {}
-    figures["waits for the archive"] = f"{view.metrics.backlog:,} rows"
+        return {"metrics": "none received"}
+    run, facts = view.metrics.run, {}
+    facts["not archived yet"] = f"{view.metrics.backlog:,} rows"
     if run is None:
-        return {**figures, "run process": "silent"}
+        return {**facts, "run process": "sends no metrics"}
     if run.latency_ms is not None:
-        late = run.latency_ms
-        figures["exposure to row"] = (
-            f"{late.p50:.0f} ms, 95 % {late.p95:.0f}, 99 % {late.p99:.0f}"
+        latency = run.latency_ms
+        facts["exposure to row"] = (
+            f"{latency.p50:.0f} ms, 95 % {latency.p95:.0f}, 99 % {latency.p99:.0f}"
         )
-    figures["frames"] = (
+    facts["frames"] = (
         f"{run.queue} in work, {run.passed_over:,} passed over, {run.rejected:,} "
         "rejected"
     )
-    figures["disk"] = (
+    facts["disk"] = (
         f"{100 * run.disk_used:.0f} % used, {run.disk_free_bytes / 2**30:.1f} GiB free"
     )
     if run.temperature_c is not None:
-        figures["hottest part"] = f"{run.temperature_c:.0f} °C"
-    return figures
+        facts["highest temperature"] = f"{run.temperature_c:.0f} °C"
+    return facts
 
 
-def _pixel_size(view: DeviceView) -> str:
+def _pixel_size_text(view: DeviceView) -> str:
     last = view.examined
     if last is None or last.pixel_size_um is None:
         return "unknown"
     return f"{last.pixel_size_um:.3f} µm ({last.pixel_size_origin})"
 
 
-def _spent(view: DeviceView) -> str:
+def _time_per_frame(view: DeviceView) -> str:
     if view.examined is None:
         return ""
-    spent = {k: v for k, v in view.examined.timings_ms.items() if k != "wait"}
-    largest = max(spent, key=lambda stage: spent[stage], default="")
-    return f"{sum(spent.values()):.0f} ms, most of it {largest}" if spent else ""
+    times_ms = {k: v for k, v in view.examined.timings_ms.items() if k != "wait"}
+    slowest = max(times_ms, key=lambda stage: times_ms[stage], default="")
+    return f"{sum(times_ms.values()):.0f} ms, most of it {slowest}" if times_ms else ""

@@ -1,4 +1,4 @@
-"""What the publisher sees go wrong, and what it says of the device's standing."""
+"""Alarms of delivery, and the status and metrics that the publisher sends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edge.monitoring.metrics import Metrics, read_metrics
 from edge.schema.entries import Alarm
 from edge.schema.messages import ActiveAlarm
 
-_LINGER_S = 60.0  # so long after it was seen, what is wrong counts as going on
+_EVENT_LASTS_S = 60.0  # a reported event counts as a condition for this long
 
 
 class DeliveryMonitor:
-    """Alarms of delivery, and the figures of the device. Used from one thread."""
+    """Alarms of delivery, and the metrics of the device. Used from one thread."""
 
     def __init__(
         self,
@@ -26,55 +26,71 @@ class DeliveryMonitor:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._ledger, self._monotonic = folder, ledger, monotonic
-        self._latch = Latch("publish", ledger.state.alarms(), monotonic=monotonic)
-        self._seen_s: dict[str, float] = {}
-        self._unrecorded = 0
+        self._latch = Latch(
+            "publish", ledger.state.active_alarms(), monotonic=monotonic
+        )
+        self._reported_s: dict[str, float] = {}
+        self._unrecorded_requests = 0
 
-    def saw(self, code: str) -> None:
-        """Note that something of `_SEEN` happened."""
-        self._seen_s[code] = self._monotonic()
+    def report(self, code: str) -> None:
+        """Note that an event of `_EVENT_TEXTS` happened."""
+        self._reported_s[code] = self._monotonic()
 
-    def look(self, *, archive_is_there: bool, unrecorded: int) -> list[Alarm]:
-        """Return the alarms that begin or end; `unrecorded` requests got no row.
+    def update_alarms(
+        self, *, archive_is_online: bool, unrecorded_requests: int
+    ) -> list[Alarm]:
+        """Return the alarms that begin or end now.
 
-        What an earlier process handed over may become a row only now: it is ours too.
+        Parameters
+        ----------
+        archive_is_online
+            Whether the archive has said so on this connection.
+        unrecorded_requests
+            How many refused requests got no row, since the last one that got one.
         """
-        self._latch.adopt(self._ledger.state.alarms())
-        found: dict[str, AlarmCondition] = {}
-        if not archive_is_there:
+        # An alarm that an earlier publisher handed over may become a row only now. It
+        # is ours to end.
+        self._latch.adopt(self._ledger.state.active_alarms())
+        conditions: dict[str, AlarmCondition] = {}
+        if not archive_is_online:
             text = "no archive listens; rows are kept here"
-            found["archive-away"] = AlarmCondition("amber", text)
+            conditions["archive-away"] = AlarmCondition("amber", text)
         if read_metrics(self._folder) is None:
-            found["run-silent"] = AlarmCondition("red", "no process examines frames")
-        if unrecorded > self._unrecorded:  # the count stays until the next refusal
-            text = f"{unrecorded} refused requests got no row of their own"
-            found["requests-flooded"] = AlarmCondition("amber", text)
-        self._unrecorded = unrecorded
-        since_s = self._monotonic() - _LINGER_S
-        for code, text in _SEEN.items():
-            if self._seen_s.get(code, since_s) > since_s:
-                found[code] = AlarmCondition("red", text)
-        return self._latch.look(found)
+            conditions["run-silent"] = AlarmCondition(
+                "red", "no process examines frames"
+            )
+        # The count stays as it is until the next refusal gets a row. So only a rising
+        # count shows that the flood goes on.
+        if unrecorded_requests > self._unrecorded_requests:
+            text = f"{unrecorded_requests} refused requests got no row of their own"
+            conditions["requests-flooded"] = AlarmCondition("amber", text)
+        self._unrecorded_requests = unrecorded_requests
+        since_s = self._monotonic() - _EVENT_LASTS_S
+        for code, text in _EVENT_TEXTS.items():
+            if self._reported_s.get(code, since_s) > since_s:
+                conditions[code] = AlarmCondition("red", text)
+        return self._latch.update(conditions)
 
     def device_status(self) -> tuple[bool, tuple[ActiveAlarm, ...]]:
-        """Whether examination is stopped, and the alarms that are not over.
+        """Return whether examination is paused, and the alarms that are not over.
 
-        Alarms of our own count at once, before the run process has given them a row.
+        Alarms of the publisher count at once, before the run process has written a row
+        about them.
         """
         state = self._ledger.state
-        alarms = {alarm.code: alarm for alarm in state.alarms()}
+        alarms = {alarm.code: alarm for alarm in state.active_alarms()}
         for alarm in self._latch.active:
-            young = ActiveAlarm(
+            without_row = ActiveAlarm(
                 severity=alarm.severity,
                 code=alarm.code,
                 text=alarm.text,
                 since=alarm.since,
             )
-            alarms.setdefault(alarm.code, young)
+            alarms.setdefault(alarm.code, without_row)
         return state.is_paused, tuple(alarms[code] for code in sorted(alarms))
 
-    def figures(self, acknowledged: int) -> Metrics:
-        """Return the figures of this moment."""
+    def metrics(self, acknowledged: int) -> Metrics:
+        """Return the metrics of this moment; row `acknowledged` is archived."""
         _, newest = self._ledger.span()
         return Metrics(
             device=self._ledger.device,
@@ -86,7 +102,7 @@ class DeliveryMonitor:
         )
 
 
-_SEEN = {
+_EVENT_TEXTS = {
     "archive-disagrees": "the archive acknowledges a row that the ledger does not hold",
     "broker-refuses": "the broker refuses what this device publishes",
 }

@@ -1,9 +1,24 @@
-"""Publish the ledger, and forget nothing before the archive has acknowledged it.
+"""Publish the ledger until the archive has acknowledged every row.
 
 A broker's PUBACK is not delivery: it says that the broker has the message, not that
-anybody stored it. So rows are sent in order, as the very bytes of the ledger, within a
-window; the cursor moves only when the archive acknowledges a row with its hash. Without
-news for `ack_timeout_s`, or when the archive asks, sending starts again at the cursor.
+anybody stored it. So delivery is proven from end to end, by the archive alone.
+
+The protocol is go-back-N with cumulative acknowledgements, as data links use it:
+
+- Rows are sent in order, as the very bytes of the ledger, at most `window` of them
+  beyond the last acknowledged one.
+- An acknowledgement names a row and its hash. It stands for all rows before it too,
+  since the archive takes a row only where it follows from the one before. The cursor
+  then moves to this row.
+- Without an acknowledgement for `ack_timeout_s`, or when the archive asks, sending goes
+  back to the cursor. The archive drops what it has already.
+
+The invariant: the cursor never passes a row that the archive does not hold. The writer
+deletes rows up to the cursor, so this is what makes that safe.
+
+Why not leave it to the broker's queue (a session that is kept, QoS 1): it has a limit
+beyond which it drops messages silently, and it is lost with the broker's disk.
+
 While no archive listens, only the newest rows are sent, for those who watch.
 """
 
@@ -24,7 +39,7 @@ from edge.ledger.cursor import (
     PUBLISHER_LOCK,
     Cursor,
     LedgerBusy,
-    hold,
+    acquire_lock,
     read_cursor,
     write_cursor,
 )
@@ -34,14 +49,15 @@ from edge.ledger.rows import LedgerDamaged, LedgerRow
 from edge.monitoring.systemd import Notifier
 from edge.mqtt import (
     ARCHIVE_STATE,
+    REASON_FAILURE,
     REQUESTS,
     Link,
     Message,
     PayloadRefused,
     Published,
     Will,
-    device_of,
     keep_serving,
+    split_topic,
     topic,
 )
 from edge.rate_limit import RateLimit
@@ -53,18 +69,17 @@ from edge.settings.delivery import BrokerSettings, CommandSettings, PublishSetti
 
 log = logging.getLogger(__name__)
 
-_FAILURE = 0x80  # reason codes from here on say that a message was not taken
-_BURST_ROWS = 50
-_NEWEST_ROWS = 5  # sent without waiting for an archive that is away
+_BURST_ROWS = 50  # at most, before the network is polled again
+_NEWEST_ROWS = 5  # sent although no archive listens
 _POLL_S = 0.005
 _CURSOR_PERIOD_S = 1.0
 _PREVIEW_PERIOD_S = 1 / 30
 _ENTRIES_PERIOD_S = 0.05
-_SECOND_S = 1.0
+_HOUSEKEEPING_PERIOD_S = 1.0
 
 
 class Publisher:
-    """The publishing process. One thread; everything happens in `run`."""
+    """The publish process. One thread; everything happens in `run`."""
 
     def __init__(
         self,
@@ -86,39 +101,36 @@ class Publisher:
         self._folder, self._broker, self._settings = folder, broker, settings
         self._notifier = notifier or Notifier()
         self._ledger = LedgerReader(folder)
-        state = self._ledger.state
+        self._take_ledger()
+        self.device = self._ledger.device
+        self._cursor, announced = _cursor_of(folder, self._ledger.epoch)
+        self._announcer = Announcer(self._ledger, announced)
+        self._admission = Admission(folder, self._ledger.state, commands)
+        self._monitor = DeliveryMonitor(folder, self._ledger)
+        self._log_limit = RateLimit(20, 0.2)
+        self._published_status: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
+        self._sent = self._cursor.upto
+        self._archive_is_online = False
+        self._preview_seq = 0
+        # Moments on the monotonic clock: what was done last, and when.
+        self._progress_s = self._cursor_stored_s = time.monotonic()
+        self._entries_sent_s = self._housekeeping_s = self._preview_sought_s = 0.0
+
+    def _take_ledger(self) -> None:
+        """Check that this ledger can be published, and that nobody else does."""
         try:
-            if not state.exists:
+            if not self._ledger.state.exists:
                 raise LedgerDamaged(
-                    f"{folder}: a ledger of an earlier version; start `hemascope run` "
-                    "once, which brings it up to date"
+                    f"{self._folder}: a ledger of an earlier version; start "
+                    "`hemascope run` once, which brings it up to date"
                 )
-            self._lock = hold(folder / PUBLISHER_LOCK, "publishes")
+            self._lock = acquire_lock(self._folder / PUBLISHER_LOCK, "publishes")
         except (LedgerBusy, LedgerDamaged):
             self._ledger.close()
             raise
-        self.device = self._ledger.device
-        cursor = read_cursor(folder)
-        is_ours = cursor is not None and cursor.epoch == self._ledger.epoch
-        known = cursor.announced if cursor is not None and is_ours else None
-        self._announcer = Announcer(self._ledger, known)
-        self._admission = Admission(folder, state, commands)
-        self._complaints = RateLimit(20, 0.2)
-        self._lookout = DeliveryMonitor(folder, self._ledger)
-        self._stated: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
-        self._announced_s = self._second_s = 0.0
-        if cursor is None or not is_ours:
-            connections = 0 if cursor is None else cursor.connections
-            cursor = Cursor(self._ledger.epoch, 0, FIRST_PREVIOUS, connections)
-        self._cursor = cursor
-        self._sent = cursor.upto
-        self._archive_is_there = False
-        self._heard_s = self._stored_s = time.monotonic()
-        self._preview_seq = 0
-        self._looked_s = 0.0
 
     def run(self, stop: Event) -> None:
-        """Publish until `stop`; connections come and go.
+        """Publish until `stop`; connect again whenever the connection breaks.
 
         Raises
         ------
@@ -130,16 +142,19 @@ class Publisher:
         self._notifier.ready()
         keep_serving(self._connect, self._serve, stop, self._notifier.progress)
         self._notifier.stopping()
-        self._store()
+        self._store_cursor()
         self._admission.close()
         self._ledger.close()
         self._lock.close()
 
     def _connect(self) -> Link:
+        # The number of this connection is on disk before the last will that carries it
+        # reaches the broker. So the will of an earlier connection has a lower number,
+        # and readers know it as late when the broker publishes it after our state.
         self._cursor = msgspec.structs.replace(
             self._cursor, connections=self._cursor.connections + 1
         )
-        self._store()
+        self._store_cursor()
         link = Link(
             self._broker,
             client_id=self.device,
@@ -148,170 +163,191 @@ class Publisher:
                 ARCHIVE_STATE,
                 f"{topic(self.device, REQUESTS)}/#",
             ],
-            will=Will(topic(self.device, "state"), self._state("offline")),
+            will=Will(topic(self.device, "state"), self._state_message("offline")),
         )
+        # What was sent on the connection before may be lost: begin at the cursor.
         self._sent = self._cursor.upto
-        self._archive_is_there = False
-        self._heard_s = time.monotonic()
-        self._announcer.begin()
-        self._say(link, "online")
+        self._archive_is_online = False
+        self._progress_s = time.monotonic()
+        self._announcer.restart()
+        self._publish_state(link, "online")
         log.info("device=%s connection=%d up", self.device, self._cursor.connections)
         return link
 
     def _serve(self, link: Link, stop: Event) -> None:
         while not stop.is_set():
             for event in link.poll(_POLL_S):
-                self._take(link, event)
-            self._send(link)
+                self._handle_event(link, event)
+            self._send_rows(link)
             self._send_preview(link)
             now_s = time.monotonic()
-            if now_s - self._announced_s > _ENTRIES_PERIOD_S:
-                self._announced_s = now_s
+            if now_s - self._entries_sent_s > _ENTRIES_PERIOD_S:
+                self._entries_sent_s = now_s
                 self._announcer.send(link)
-            if now_s - self._second_s > _SECOND_S:
-                self._second_s = now_s
-                self._look_around(link)
-            if now_s - self._stored_s > _CURSOR_PERIOD_S:
-                self._store()
-            self._notifier.progress(self._how_far())
-        self._say(link, "stopped")
+            if now_s - self._housekeeping_s > _HOUSEKEEPING_PERIOD_S:
+                self._housekeeping_s = now_s
+                self._run_housekeeping(link)
+            if now_s - self._cursor_stored_s > _CURSOR_PERIOD_S:
+                self._store_cursor()
+            self._notifier.progress(self._progress_text())
+        self._publish_state(link, "stopped")
         link.close()
 
-    def _how_far(self) -> str:
-        archive = "there" if self._archive_is_there else "away"
+    def _progress_text(self) -> str:
+        archive = "online" if self._archive_is_online else "away"
         return f"row {self._sent} sent, {self._cursor.upto} archived, archive {archive}"
 
-    def _send(self, link: Link) -> None:
-        """Send what follows, as far as the window allows."""
+    def _send_rows(self, link: Link) -> None:
+        """Send the rows that follow, as far as the window allows."""
         acknowledged, now_s = self._cursor.upto, time.monotonic()
         if self._sent <= acknowledged:
-            self._heard_s = now_s
+            self._progress_s = now_s
         elif (
-            self._archive_is_there
-            and now_s - self._heard_s > self._settings.ack_timeout_s
+            self._archive_is_online
+            and now_s - self._progress_s > self._settings.ack_timeout_s
         ):
             log.warning("no acknowledgement of row %d, sending again", acknowledged + 1)
-            self._sent, self._heard_s = acknowledged, now_s
-        for row in self._due_rows():
+            self._sent, self._progress_s = acknowledged, now_s
+        for row in self._rows_to_send():
             link.publish(topic(self.device, "result"), row.data)
             self._sent = row.seq
 
-    def _due_rows(self) -> list[LedgerRow]:
-        """Read what follows the last row sent; without an archive, only what is new."""
-        if self._archive_is_there:
+    def _rows_to_send(self) -> list[LedgerRow]:
+        """Read the rows that come next; without an archive, the newest only."""
+        if self._archive_is_online:
             room = self._settings.window - (self._sent - self._cursor.upto)
             return self._ledger.rows(self._sent, max(0, min(room, _BURST_ROWS)))
+        # These are not waited for: `_sent` runs ahead, and goes back to the cursor when
+        # the archive comes online.
         _, newest = self._ledger.span()
         return self._ledger.rows(max(self._sent, newest - _NEWEST_ROWS), _NEWEST_ROWS)
 
     def _send_preview(self, link: Link) -> None:
-        """Send the newest preview once, if one is being made."""
+        """Send the newest preview once, if there is one."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < _PREVIEW_PERIOD_S:
+        if now_s - self._preview_sought_s < _PREVIEW_PERIOD_S:
             return
-        self._looked_s = now_s
-        found = newest_preview(self._folder, after=self._preview_seq)
-        if found is None:
+        self._preview_sought_s = now_s
+        preview = newest_preview(self._folder, after=self._preview_seq)
+        if preview is None:
             return
-        self._preview_seq = found.seq
-        seq = ("seq", str(found.seq))
+        self._preview_seq = preview.seq
+        seq = ("seq", str(preview.seq))
         try:
             link.publish(
-                topic(self.device, "preview"), found.jpeg, qos=0, properties=(seq,)
+                topic(self.device, "preview"), preview.jpeg, qos=0, properties=(seq,)
             )
         except PayloadRefused as error:
-            log.warning("preview of row %d not sent: %s", found.seq, error)
+            log.warning("preview of row %d not sent: %s", preview.seq, error)
 
-    def _take(self, link: Link, event: Message | Published) -> None:
-        """Believe only what is written exactly as our archive writes it."""
+    def _handle_event(self, link: Link, event: Message | Published) -> None:
+        """Handle what arrived; a message that is not exactly as ours is ignored."""
         if isinstance(event, Published):
-            self._announcer.take(event.message_id)
-            if event.reason_code >= _FAILURE:
-                self._lookout.saw("broker-refuses")
-                log.error(
-                    "device=%s the broker refuses results reason=0x%02x; check its "
-                    "access list",
-                    self.device,
-                    event.reason_code,
-                )
+            self._handle_confirmation(event)
             return
         try:
-            _, name = device_of(event.topic)
+            _, name = split_topic(event.topic)
             if name.startswith(REQUESTS):
                 self._admission.take(name[len(REQUESTS) + 1 :], event)
             elif event.topic == ARCHIVE_STATE:
                 state = decode_canonical(event.payload, ArchiveState).state
-                self._archive_is_there = state == "online"
+                self._archive_is_online = state == "online"
                 self._sent = self._cursor.upto
+            # An acknowledgement that was retained may be of any time, and is no answer
+            # to what was sent now.
             elif not event.is_retained:
-                self._apply(link, decode_canonical(event.payload, Ack))
+                self._handle_ack(link, decode_canonical(event.payload, Ack))
         except PayloadInvalid as error:
-            if self._complaints.spend():
+            if self._log_limit.try_acquire():
                 log.warning("topic=%s ignored: %s", event.topic, error)
 
-    def _apply(self, link: Link, ack: Ack) -> None:
+    def _handle_confirmation(self, confirmation: Published) -> None:
+        self._announcer.confirm(confirmation.message_id)
+        if confirmation.reason_code >= REASON_FAILURE:
+            self._monitor.report("broker-refuses")
+            log.error(
+                "device=%s the broker refuses results reason=0x%02x; check its access "
+                "list",
+                self.device,
+                confirmation.reason_code,
+            )
+
+    def _handle_ack(self, link: Link, ack: Ack) -> None:
         """Move the cursor if the archive holds the very row that we hold."""
+        if not self._is_believed(ack):
+            return
+        # Without `resume` the cursor only moves forward: acknowledgements may arrive
+        # late. With it the archive says where it stands, which may be further back.
+        if ack.resume or ack.upto > self._cursor.upto:
+            self._cursor = msgspec.structs.replace(
+                self._cursor, upto=ack.upto, hash=ack.hash
+            )
+            self._progress_s = time.monotonic()
+        if ack.resume:
+            self._archive_is_online = True
+            self._sent = ack.upto
+            oldest, _ = self._ledger.span()
+            if ack.upto + 1 < oldest:
+                # Rows that it asks for are deleted. Our state names the oldest row we
+                # have, so that it can go on from there and record the hole.
+                self._publish_state(link, "online")
+
+    def _is_believed(self, ack: Ack) -> bool:
+        """Whether an acknowledgement fits this ledger; log what does not."""
         oldest, newest = self._ledger.span()
         if ack.epoch != self._ledger.epoch:
-            if self._complaints.spend():
+            if self._log_limit.try_acquire():
                 log.warning("acknowledgement of %s:%d ignored", ack.epoch, ack.upto)
-            return
+            return False
         if ack.upto > newest:
-            self._lookout.saw("archive-disagrees")
-            if self._complaints.spend():
+            self._monitor.report("archive-disagrees")
+            if self._log_limit.try_acquire():
                 log.error(
                     "the archive holds row %d, the ledger ends with %d; if it was "
                     "restored from a copy, give it a new folder",
                     ack.upto,
                     newest,
                 )
-            return
-        lies_before = ack.resume and ack.upto < oldest
-        if self._ledger.sha256(ack.upto) != ack.hash and not lies_before:
-            self._lookout.saw("archive-disagrees")
+            return False
+        # A row before the oldest one cannot be compared: it was deleted.
+        is_deleted_row = ack.resume and ack.upto < oldest
+        if self._ledger.sha256(ack.upto) != ack.hash and not is_deleted_row:
+            self._monitor.report("archive-disagrees")
             log.error(
-                "the archive holds another row %d than we do; it will be sent again",
+                "the archive holds another row %d than this ledger; it will be sent "
+                "again",
                 ack.upto,
             )
-            return
-        if ack.resume or ack.upto > self._cursor.upto:
-            self._cursor = msgspec.structs.replace(
-                self._cursor, upto=ack.upto, hash=ack.hash
-            )
-            self._heard_s = time.monotonic()
-        if ack.resume:
-            self._archive_is_there = True
-            self._sent = ack.upto
-            if ack.upto + 1 < oldest:  # it must learn that rows are gone for good
-                self._say(link, "online")
+            return False
+        return True
 
-    def _look_around(self, link: Link) -> None:
-        """Once per second: figures, alarms, and what the run process has taken over."""
+    def _run_housekeeping(self, link: Link) -> None:
+        """Do what is due once per second: alarms, the inbox, state, and metrics."""
         if not self._ledger.is_in_place:
             raise LedgerDamaged(
                 f"{self._folder}: the ledger was moved away or replaced; start again "
                 "to publish the one that is there now"
             )
-        for alarm in self._lookout.look(
-            archive_is_there=self._archive_is_there,
-            unrecorded=self._admission.unrecorded,
+        for alarm in self._monitor.update_alarms(
+            archive_is_online=self._archive_is_online,
+            unrecorded_requests=self._admission.unrecorded,
         ):
             log.warning("alarm=%s until=%s %s", alarm.code, alarm.until, alarm.text)
-            self._admission.tell(alarm)
-        self._admission.clear()
-        if self._stated != self._lookout.device_status():
-            self._say(link, "online")
-        metrics = self._lookout.figures(self._cursor.upto)
+            self._admission.hand_over(alarm)
+        self._admission.delete_taken()
+        if self._published_status != self._monitor.device_status():
+            self._publish_state(link, "online")
+        metrics = self._monitor.metrics(self._cursor.upto)
         link.publish(topic(self.device, "metrics"), encode(metrics), qos=0)
 
-    def _say(self, link: Link, state: Literal["online", "stopped"]) -> None:
-        """Publish our state, retained."""
-        text = topic(self.device, "state")
-        link.publish(text, self._state(state), is_retained=True)
+    def _publish_state(self, link: Link, state: Literal["online", "stopped"]) -> None:
+        """Publish the device's state, retained."""
+        state_topic = topic(self.device, "state")
+        link.publish(state_topic, self._state_message(state), is_retained=True)
 
-    def _state(self, state: Literal["online", "offline", "stopped"]) -> bytes:
+    def _state_message(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         oldest, newest = self._ledger.span()
-        self._stated = is_paused, alarms = self._lookout.device_status()
+        self._published_status = is_paused, alarms = self._monitor.device_status()
         return encode(
             DeviceState(
                 state=state,
@@ -327,13 +363,26 @@ class Publisher:
             )
         )
 
-    def _store(self) -> None:
-        """Keep the cursor; losing it costs duplicates, so a full disk may."""
-        self._stored_s = time.monotonic()
+    def _store_cursor(self) -> None:
+        """Write the cursor to disk; a full disk is logged, since no row is lost."""
+        self._cursor_stored_s = time.monotonic()
         self._cursor = msgspec.structs.replace(
             self._cursor, announced=self._announcer.announced
         )
         try:
             write_cursor(self._folder, self._cursor)
         except OSError as error:
-            log.error("device=%s the cursor is not kept: %s", self.device, error)
+            log.error("device=%s the cursor is not stored: %s", self.device, error)
+
+
+def _cursor_of(folder: Path, epoch: str) -> tuple[Cursor, int | None]:
+    """Return the cursor of this ledger, and the last entry announced if it is known.
+
+    The count of connections goes on even where the cursor is that of another ledger:
+    for the broker and for subscribers it is the same device.
+    """
+    cursor = read_cursor(folder)
+    if cursor is not None and cursor.epoch == epoch:
+        return cursor, cursor.announced
+    connections = 0 if cursor is None else cursor.connections
+    return Cursor(epoch, 0, FIRST_PREVIOUS, connections), None

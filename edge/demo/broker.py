@@ -15,7 +15,7 @@ from typing import Protocol
 
 from edge.errors import HemascopeError
 
-_START_S = 5.0
+_START_TIMEOUT_S = 5.0
 
 
 class BrokerMissing(HemascopeError):
@@ -82,7 +82,7 @@ class Mosquitto:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is not meant for it
             )
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while not _answers(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.close()

@@ -17,7 +17,7 @@ from paho.mqtt.client import topic_matches_sub
 
 log = logging.getLogger(__name__)
 
-_MOST_WAITING_BYTES = 8 << 20  # a client that does not read is put out
+_MAX_WAITING_BYTES = 8 << 20  # a client that does not read is put out
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +33,7 @@ class _Session:
     def send(self, packet: mqtt5.Packet) -> None:
         """Queue a packet for this client."""
         transport = self.writer.transport
-        if transport.get_write_buffer_size() > _MOST_WAITING_BYTES:
+        if transport.get_write_buffer_size() > _MAX_WAITING_BYTES:
             transport.abort()
             return
         self.writer.write(packet.write())
@@ -137,7 +137,7 @@ class EmbeddedBroker:
         if isinstance(packet, mqtt5.PublishPacket):
             reached = self._spread(packet)
             if packet.packet_id is not None:
-                code = _SUCCESS if reached else _NOBODY
+                code = _SUCCESS if reached else _NO_SUBSCRIBERS
                 session.send(mqtt5.PubAckPacket(packet.packet_id, reason_code=code))
         elif isinstance(packet, mqtt5.SubscribePacket):
             self._subscribe(session, packet)
@@ -184,7 +184,7 @@ class EmbeddedBroker:
 
 
 _SUCCESS = mqtt5.PubAckReasonCode.SUCCESS
-_NOBODY = mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
+_NO_SUBSCRIBERS = mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
 _TAKEN_OVER = mqtt5.DisconnectPacket(
     reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
 )

@@ -33,9 +33,9 @@ from edge.settings.timelapse import ScheduleSettings, TrackingSettings
 
 DEVICE = "demo"
 ARCHIVE = "archive.sqlite"
-_DRAIN_S = 30.0
-_STOP_S = 10.0
-_LOOK_S = 0.25
+_DELIVERY_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 10.0
+_POLL_S = 0.25
 
 
 class DemoFailed(HemascopeError):
@@ -70,7 +70,7 @@ class Summary:
         )
 
 
-def demonstrate(
+def run_demo(
     folder: Path,
     source: SimulatedSettings,
     frames: int | None,
@@ -117,7 +117,7 @@ def demonstrate(
         _await_end(programs, stop)
         programs["run"].stop()
         _await_archive(ledger, archive_file)
-        time.sleep(2 * _LOOK_S)  # let the watcher see the last row too
+        time.sleep(2 * _POLL_S)  # let the watcher see the last row too
     finally:
         for program in programs.values():
             program.stop()
@@ -166,7 +166,7 @@ class _Program:
         """End it, gently if it lets us."""
         self._process.terminate()
         try:
-            self._process.wait(_STOP_S)
+            self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -198,13 +198,13 @@ def _write_settings(
 def _await_ledger(ledger: Path, run: _Program, stop: threading.Event) -> None:
     """Wait until the run process has made its ledger."""
     while not (ledger / "ledger.sqlite").exists() and not run.has_ended():
-        if stop.wait(_LOOK_S):
+        if stop.wait(_POLL_S):
             return
 
 
 def _await_end(programs: dict[str, _Program], stop: threading.Event) -> None:
     """Wait until the run process has examined its frames, or `stop`."""
-    while not stop.wait(_LOOK_S):
+    while not stop.wait(_POLL_S):
         for name in ("archive", "publish"):
             if programs[name].has_ended():
                 raise DemoFailed(f"hemascope {name} ended before the demonstration did")
@@ -216,11 +216,11 @@ def _await_archive(ledger: Path, archive_file: Path) -> None:
     """Give the publisher time to deliver what is left."""
     reader, store = LedgerReader(ledger), Store(archive_file)
     _, newest = reader.span()
-    deadline = time.monotonic() + _DRAIN_S
+    deadline = time.monotonic() + _DELIVERY_TIMEOUT_S
     while store.cursor(Chain(reader.device, reader.epoch))[0] < newest:
         if time.monotonic() > deadline:
             break
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
     reader.close()
     store.close()
 

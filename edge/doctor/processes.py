@@ -7,17 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge.doctor.device import nearest_existing
-from edge.ledger.cursor import PUBLISHER_LOCK, WRITER_LOCK, holder
+from edge.ledger.cursor import PUBLISHER_LOCK, WRITER_LOCK, lock_holder
 
 
 def run_process(ledger: Path) -> int | None:
     """Return the process that writes results into `ledger`; None without one."""
-    return holder(ledger / WRITER_LOCK)
+    return lock_holder(ledger / WRITER_LOCK)
 
 
 def publish_process(ledger: Path) -> int | None:
     """Return the process that publishes `ledger`; None without one."""
-    return holder(ledger / PUBLISHER_LOCK)
+    return lock_holder(ledger / PUBLISHER_LOCK)
 
 
 def may_not_see_processes(ledger: Path) -> bool:

@@ -24,9 +24,12 @@ class LedgerBusy(HemascopeError):
 class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far the archive has acknowledged, kept by the publisher beside the ledger.
 
-    Losing it costs duplicates, which the archive drops, never rows. `connections`
-    counts the connections to the broker; `announced` is the last entry (alarm, answer
+    Rows up to `upto` are acknowledged; `hash` is that of row `upto`. `connections`
+    counts the connections to the broker. `announced` is the last entry (alarm, answer
     to a command) that was also sent on its own topic.
+
+    If the file is lost, rows are sent twice and the archive drops the second copy. No
+    row is lost by it.
     """
 
     epoch: str
@@ -46,12 +49,15 @@ def read_cursor(folder: Path) -> Cursor | None:
 
 def write_cursor(folder: Path, cursor: Cursor) -> None:
     """Replace the cursor atomically."""
+    # Renaming replaces the file in one step, so the writer of the ledger, which reads
+    # it before it deletes rows, never sees half of it. No fsync: an older cursor after
+    # a power cut only means that rows are sent again.
     draft = folder / f"{_CURSOR}.new"
     draft.write_bytes(encode(cursor))
     draft.replace(folder / _CURSOR)
 
 
-def stored_s_ago(folder: Path) -> float | None:
+def cursor_age_s(folder: Path) -> float | None:
     """Seconds since the publisher stored its cursor; None where there is none."""
     try:
         return max(0.0, time.time() - (folder / _CURSOR).stat().st_mtime)
@@ -59,24 +65,33 @@ def stored_s_ago(folder: Path) -> float | None:
         return None
 
 
-def hold(path: Path, does: str) -> IO[str]:
-    """Hold the lock file `path` until closed; the kernel lets go when we die.
+def acquire_lock(path: Path, activity: str) -> IO[str]:
+    """Lock the file `path` until it is closed, and write our process id into it.
+
+    Parameters
+    ----------
+    path
+        The lock file, in the ledger's folder.
+    activity
+        What the holder of this lock does with the ledger, for the error message.
 
     Raises
     ------
     LedgerBusy
-        Another process holds it, who `does` something with this ledger.
+        Another process holds the lock.
     """
+    # flock and not a file with a process id alone: the kernel releases it when the
+    # process dies, however it dies, so no lock is ever left behind.
     file = path.open("a+", encoding="ascii")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
-        holder = file.read().strip() or "unknown"
+        process_id = file.read().strip() or "unknown"
         file.close()
         raise LedgerBusy(
-            f"{path.parent}: process {holder} {does} this ledger; stop it first, or "
-            "give this one a folder of its own"
+            f"{path.parent}: process {process_id} {activity} this ledger; stop it "
+            "first, or give this one a folder of its own"
         ) from error
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -84,19 +99,19 @@ def hold(path: Path, does: str) -> IO[str]:
     return file
 
 
-def holder(path: Path, locks: Path = Path("/proc/locks")) -> int | None:
-    """Return the process that holds the lock file `path`; None if none does.
-
-    The kernel is asked, so that nobody is disturbed, as trying to hold it would.
-    """
+def lock_holder(path: Path, locks: Path = Path("/proc/locks")) -> int | None:
+    """Return the process that holds the lock file `path`; None if none does."""
+    # The kernel's list is read. To try the lock instead would take it for a moment,
+    # and a process that starts in that moment would be refused.
     try:
-        wrote, inode = path.read_text(encoding="ascii").strip(), path.stat().st_ino
-        held = locks.read_text(encoding="ascii")
+        process_id, inode = path.read_text(encoding="ascii").strip(), path.stat().st_ino
+        lock_table = locks.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return None
-    for line in held.splitlines():
+    for line in lock_table.splitlines():
+        # "1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF": process, then device:inode.
         fields = line.split()
-        is_ours = fields[1:2] == ["FLOCK"] and fields[5].endswith(f":{inode}")
-        if is_ours and fields[4] == wrote:
-            return int(wrote)
+        is_this_file = fields[1:2] == ["FLOCK"] and fields[5].endswith(f":{inode}")
+        if is_this_file and fields[4] == process_id:
+            return int(process_id)
     return None

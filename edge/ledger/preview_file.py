@@ -1,7 +1,8 @@
-"""Hand the newest annotated picture from the run process to the publisher.
+"""Pass the newest annotated picture from the run process to the publisher.
 
-A picture is shown once or never: it lies in a small file beside the ledger, replaced by
-the next, named by the row that it belongs to.
+A preview may be lost. It is one small file beside the ledger, named by the row that it
+shows, and the next preview replaces it. So the run process never waits for the
+publisher, and previews never fill the disk.
 """
 
 from __future__ import annotations
@@ -30,21 +31,22 @@ class PreviewWriter:
 
     def __init__(self, folder: Path, rate_hz: float) -> None:
         self._folder, self._rate_hz = folder, rate_hz
-        self._due_s = 0.0
+        self._next_due_s = 0.0
         clear_previews(folder)
 
     @property
-    def is_allowed(self) -> bool:
-        """Whether pictures may be shown at all."""
+    def is_enabled(self) -> bool:
+        """Whether previews are made at all."""
         return self._rate_hz > 0
 
     def is_due(self) -> bool:
-        """Whether the next frame shall be shown."""
-        return self._rate_hz > 0 and time.monotonic() >= self._due_s
+        """Whether a preview of the next frame is wanted."""
+        return self._rate_hz > 0 and time.monotonic() >= self._next_due_s
 
     def write(self, preview: Preview) -> None:
-        """Replace the preview; on a full disk there is none."""
-        self._due_s = time.monotonic() + 1 / self._rate_hz
+        """Replace the preview; on a full disk it is left out."""
+        self._next_due_s = time.monotonic() + 1 / self._rate_hz
+        # The new one is in place before the old ones go, so a reader always finds one.
         draft = self._folder / "preview.new"
         old = list(self._folder.glob(_NAME.format(seq="*")))
         try:
@@ -53,7 +55,7 @@ class PreviewWriter:
             for path in old:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("preview of row %d not kept: %s", preview.seq, error)
+            log.warning("preview of row %d not written: %s", preview.seq, error)
 
 
 def newest_preview(folder: Path, after: int = 0) -> Preview | None:
@@ -63,12 +65,12 @@ def newest_preview(folder: Path, after: int = 0) -> Preview | None:
         return None
     try:
         return Preview(_seq(newest), newest.read_bytes())
-    except FileNotFoundError:  # just being replaced
+    except FileNotFoundError:  # replaced since it was listed
         return None
 
 
 def clear_previews(folder: Path) -> None:
-    """Delete what an earlier run left."""
+    """Delete the previews of an earlier process."""
     for path in folder.glob(_NAME.format(seq="*")):
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,9 @@
-"""Read a ledger that another process writes."""
+"""Read a ledger that another process writes.
+
+In WAL mode a reader sees the state of its last commit and never blocks the writer, nor
+the writer a reader (https://www.sqlite.org/wal.html). So the publisher and `doctor` may
+read at any time without delaying a result.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +21,17 @@ from edge.schema.results import FIRST_PREVIOUS
 
 
 class LedgerReader:
-    """Reads a ledger that another process writes."""
+    """Reads a ledger that another process writes. Used from one thread."""
 
     def __init__(self, folder: Path) -> None:
         """Open the ledger in `folder`; raises `LedgerDamaged` where there is none."""
         path = folder / LEDGER_FILE
         if not path.exists():
             raise LedgerDamaged(f"{folder}: holds no ledger yet; start `hemascope run`")
-        self._path, self._file = path, path.stat().st_ino
+        self._path, self._inode = path, path.stat().st_ino
+        # `mode=ro` forbids writing rows. SQLite still needs the right to write the file
+        # "-shm" beside the ledger, in which readers and the writer agree on what may be
+        # read: hence the file modes in `writer.py`.
         uri = f"{path.resolve().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=10)
         self.state = LedgerState(self._db)
@@ -36,21 +44,29 @@ class LedgerReader:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the folder still holds this ledger, and not another one or none."""
+        """Whether the folder still holds the file that was opened.
+
+        An open file stays readable after it was moved or deleted. Without this test a
+        publisher would go on reading a ledger that nobody writes any more.
+        """
         try:
-            return self._path.stat().st_ino == self._file
+            return self._path.stat().st_ino == self._inode
         except OSError:
             return False
 
     def span(self) -> tuple[int, int]:
         """Numbers of the oldest and the newest row; (1, 0) if there is none."""
-        low, high = self._db.execute(  # together, min and max would read every row
+        # Two queries in one: SQLite finds each end by the key. min(seq) and max(seq)
+        # in the same SELECT would read every row.
+        low, high = self._db.execute(
             "SELECT (SELECT min(seq) FROM rows), (SELECT max(seq) FROM rows)"
         ).fetchone()
         return int(low or 1), int(high or 0)
 
     def rows(self, after: int, limit: int) -> list[LedgerRow]:
-        """Up to `limit` rows that follow row `after`, oldest first."""
+        """Return up to `limit` rows that follow row `after`, oldest first."""
+        # A list and not a cursor: an open cursor would hold its read transaction, and
+        # then SQLite could not copy the log back into the file.
         found = self._db.execute(
             "SELECT seq, data, sha256 FROM rows WHERE seq > ? ORDER BY seq LIMIT ?",
             (after, limit),
@@ -58,7 +74,7 @@ class LedgerReader:
         return [LedgerRow(*row) for row in found.fetchall()]
 
     def sha256(self, seq: int) -> str | None:
-        """Hash of row `seq`; None if there is no such row (any more)."""
+        """Return the hash of row `seq`; None if the ledger does not hold this row."""
         if seq == 0:
             return FIRST_PREVIOUS
         found = self._db.execute(

@@ -1,4 +1,11 @@
-"""A stored row, its hash chain, and what can be wrong with it."""
+"""A stored row, its hash chain, and what can be wrong with it.
+
+Row n carries the sha256 of the bytes of row n - 1. This is the linked time-stamping of
+Haber and Stornetta ("How to time-stamp a digital document", J. Cryptology 3, 1991),
+without their time-stamping service. It shows damage and mistakes: a bit that the disk
+lost, a row that is missing, two ledgers that were mixed. It is no signature: whoever
+may write the file can compute a new chain. The copy in the archive guards against that.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +23,15 @@ LEDGER_FILE, RESERVE_FILE = "ledger.sqlite", "reserve"
 
 
 class LedgerDamaged(HemascopeError):
-    """The ledger's rows do not follow from each other."""
+    """The ledger cannot be used: a row does not follow, or the file is not readable."""
 
 
 class LedgerFull(HemascopeError):
-    """The disk has no room: results can no longer be kept, so none may be made."""
+    """The disk is full: no result can be stored, so acquisition must stop."""
 
 
 class RowRefused(HemascopeError):
-    """A result cannot be a row: too large, or not writable as JSON."""
+    """A result cannot be a row: it is too large, or JSON cannot carry it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +46,50 @@ class LedgerRow:
 def first_broken(
     rows: Iterable[LedgerRow], after_holes: Container[int] = ()
 ) -> int | None:
-    """Return the first row that is altered or does not follow; None if all do.
+    """Return the number of the first row that is altered or does not follow, else None.
 
-    Rows numbered in `after_holes` come after rows that are known to be gone.
+    Rows numbered in `after_holes` come directly after rows that are known to be gone.
     """
-    before: LedgerRow | None = None
+    previous: LedgerRow | None = None
     for row in rows:
+        # Only the head is decoded: rows of later versions have fields that we do not
+        # know, and must still prove that they belong to the chain.
         try:
             head = decode(row.data, ResultHead)
         except PayloadInvalid:
             return row.seq
+        # The first row given has no row before it here: pruning deletes the oldest
+        # rows, so a ledger rarely begins with row 1.
         follows = (
-            before is None
+            previous is None
             or row.seq in after_holes
-            or (head.prev == before.sha256 and row.seq == before.seq + 1)
+            or (head.prev == previous.sha256 and row.seq == previous.seq + 1)
         )
+        # The stored hash is compared with the bytes as well. `prev` alone would not
+        # show an altered last row, since no later row carries its hash.
         is_intact = hashlib.sha256(row.data).hexdigest() == row.sha256
         if not (follows and is_intact and head.seq == row.seq):
             return row.seq
-        before = row
+        previous = row
     return None
 
 
 def explain_sqlite_error(folder: Path, error: Exception) -> HemascopeError:
-    """Say what a database or disk error means for the operator."""
+    """Return an error that tells the operator what to do about this one."""
     text = str(error)
-    if isinstance(error, OSError):  # its text names a file, which may be called so
+    # Python gives SQLite's error number only since 3.11, so its text decides. The text
+    # of an `OSError` names a file, and a file may be called "full": there the number
+    # decides.
+    if isinstance(error, OSError):
         is_full = error.errno == errno.ENOSPC
     else:
         is_full = "full" in text
     if is_full:
         return LedgerFull(
-            f"{folder}: the disk is full; nothing acknowledged is lost. Free some "
-            "space, or bring the archive back so that rows may be deleted, then start "
-            "again"
+            f"{folder}: the disk is full; no stored row is lost. Free some "
+            "space, or start the archive again so that rows may be deleted, then start "
+            "this process again"
         )
-    return LedgerDamaged(f"{folder}: {text}; check the disk and the folder's rights")
+    return LedgerDamaged(
+        f"{folder}: {text}; check the disk and the folder's permissions"
+    )

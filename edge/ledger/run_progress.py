@@ -1,4 +1,8 @@
-"""How far a run is, as its rows say: what a later process needs to go on with it."""
+"""How far a run is, as its rows say: what a later process needs to resume it.
+
+`after_mark` and `after_frame` take the progress before a row and return that after it.
+`LedgerState` calls them in the transaction that writes the row.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from edge.schema.results import FrameResult
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """The last run of a ledger; `is_open` until its end is a row.
+    """The last run of a ledger; `is_open` until a row says that it ended.
 
-    `index` and `frame` are the next planned frame. `next_track` and `next_event` were
-    never told. The last frame: `row`, `utc`, `monotonic_ns` in boot `boot_id`; the last
-    one on which cells were followed is `followed_row`. `counted`: cells by class.
+    `index` and `frame` are the point and frame that the schedule takes next.
+    `next_track` and `next_event` are the first numbers that no row has used. `row`,
+    `utc`, `monotonic_ns` and `boot_id` are those of the last frame. `followed_row` is
+    the last frame on which cells were followed. `counted`: cells by class.
     """
 
     run: str
@@ -37,56 +42,61 @@ class Progress(Struct, frozen=True, kw_only=True):
     counted: dict[str, int] = {}
 
 
-def after_mark(before: Progress | None, seq: int, mark: RunMark) -> Progress | None:
-    """Return how far things are once a mark is row `seq`."""
+def after_mark(progress: Progress | None, seq: int, mark: RunMark) -> Progress | None:
+    """Return the progress once `mark` is row `seq`."""
     if mark.phase == "start":
         return Progress(
             run=mark.run,
             slide=mark.slide,
             operator=mark.operator,
             plan=mark.plan,
-            next_track=1 if before is None else before.next_track,
-            next_event=1 if before is None else before.next_event,
+            # Numbers are unique in a ledger, not only in a run: this one goes on with
+            # them.
+            next_track=1 if progress is None else progress.next_track,
+            next_event=1 if progress is None else progress.next_event,
             row=seq,
             utc=clock.utc_now(),
             monotonic_ns=clock.monotonic_ns(),
             boot_id=clock.boot_id(),
         )
-    if before is None or before.run != mark.run:
-        return before
+    if progress is None or progress.run != mark.run:
+        return progress
     if mark.phase == "resumed":
+        # Counting begins anew: what the process before knew of the slide is gone, so a
+        # cell that was counted could be counted again.
         return msgspec.structs.replace(
-            before, operator=mark.operator, plan=mark.plan, counted={}
+            progress, operator=mark.operator, plan=mark.plan, counted={}
         )
-    return msgspec.structs.replace(before, is_open=mark.phase != "end")
+    return msgspec.structs.replace(progress, is_open=mark.phase != "end")
 
 
-def after_frame(before: Progress, seq: int, content: FrameResult) -> Progress:
-    """Return how far a run is once what is said of a frame is row `seq`.
+def after_frame(progress: Progress, seq: int, result: FrameResult) -> Progress:
+    """Return the progress once the result of a frame is row `seq`.
 
-    Of a frame that was in hand when the run ended only the numbers it gave count.
+    Of a frame that was still in work when the run ended, only the numbers of tracks and
+    events count.
     """
     changes: dict[str, object] = {}
-    if content.following is not None:
+    if result.following is not None:
         changes["followed_row"] = seq
-        changes["next_track"] = content.following.next_track
-        changes["next_event"] = content.following.next_event
-    if content.run != before.run:
-        return msgspec.structs.replace(before, **changes)
+        changes["next_track"] = result.following.next_track
+        changes["next_event"] = result.following.next_event
+    if result.run != progress.run:
+        return msgspec.structs.replace(progress, **changes)
     changes |= {
         "row": seq,
-        "utc": content.utc,
-        "monotonic_ns": content.monotonic_ns,
-        "boot_id": content.boot_id,
+        "utc": result.utc,
+        "monotonic_ns": result.monotonic_ns,
+        "boot_id": result.boot_id,
     }
-    plan, point = before.plan, content.point
+    plan, point = progress.plan, result.point
     if plan is not None and point is not None:
         is_last = point.frame + 1 >= plan.frames_per_point
         changes["index"] = point.index + is_last
         changes["frame"] = 0 if is_last else point.frame + 1
-    if content.missed_points is not None:
-        changes |= {"index": content.missed_points.last + 1, "frame": 0}
-    if content.differential is not None:
-        counts = {one.label: one.count for one in content.differential.classes}
+    if result.missed_points is not None:
+        changes |= {"index": result.missed_points.last + 1, "frame": 0}
+    if result.differential is not None:
+        counts = {one.label: one.count for one in result.differential.classes}
         changes["counted"] = counts
-    return msgspec.structs.replace(before, **changes)
+    return msgspec.structs.replace(progress, **changes)

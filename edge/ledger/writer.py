@@ -1,8 +1,18 @@
 """The ledger: every result, in order, on disk before anything else happens to it.
 
-SQLite in WAL mode with `synchronous=FULL`: one transaction per frame, so a power cut
-loses nothing that was committed. Each row carries the sha256 of the row before. A row
-stays until the archive has acknowledged it with its hash.
+SQLite in WAL mode with `synchronous=FULL`. A commit returns only after its pages were
+appended to the log and the log was flushed to the disk. A power cut then loses nothing
+that was committed. `synchronous=NORMAL` would be faster, but flushes the log only at
+checkpoints: the last commits could be lost, and the archive might already hold them
+(https://www.sqlite.org/pragma.html#pragma_synchronous).
+
+Invariants, on disk after every commit:
+
+- Rows are numbered without a gap. Each carries the sha256 of the row before it, see
+  `rows.py`.
+- The tables of `LedgerState` say what the rows say.
+- A row stays until the archive has acknowledged it with its hash. The last row always
+  stays: the next one follows from it.
 """
 
 from __future__ import annotations
@@ -18,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edge import __version__, clock
-from edge.ledger.cursor import WRITER_LOCK, hold, read_cursor
+from edge.ledger.cursor import WRITER_LOCK, acquire_lock, read_cursor
 from edge.ledger.ledger_state import InboxPosition, LedgerState
 from edge.ledger.rows import (
     LEDGER_FILE,
@@ -31,7 +41,7 @@ from edge.ledger.rows import (
     first_broken,
 )
 from edge.schema.codec import PayloadInvalid, encode
-from edge.schema.entries import Entered, Entry
+from edge.schema.entries import Entry, EntryContent
 from edge.schema.results import FIRST_PREVIOUS, FrameResult, Result
 from edge.schema.row_limits import MAX_ROW_BYTES
 
@@ -41,7 +51,9 @@ T = TypeVar("T")
 
 _SCHEMA_VERSION = 1
 _RESERVE_BYTES = 4 << 20
-_PRUNED_AT_ONCE = 5000  # rows: a longer deletion would hold up the next result
+# Rows deleted in one transaction: a longer deletion would delay the next result.
+_MAX_PRUNED_ROWS = 5000
+_CHECKED_ROWS = 200
 
 
 class Ledger:
@@ -55,21 +67,21 @@ class Ledger:
         LedgerBusy
             Another process has it open for writing.
         LedgerDamaged
-            The file is no ledger of ours, or its end is not what was written.
+            The file is no ledger of this device, or its last rows are not as written.
         LedgerFull
             There is no room to create it.
         """
         self._folder, self.device = folder, device
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(folder / WRITER_LOCK, "writes")
+            self._lock = acquire_lock(folder / WRITER_LOCK, "writes")
         except OSError as error:
             raise explain_sqlite_error(folder, error) from error
         try:
-            _reserve(folder / RESERVE_FILE)
+            _create_reserve(folder / RESERVE_FILE)
             self._db = _connect(folder / LEDGER_FILE)
             self.state = LedgerState(self._db)
-            self._create()
+            self._create_tables()
         except (sqlite3.Error, OSError) as error:
             self._lock.close()
             raise explain_sqlite_error(folder, error) from error
@@ -81,11 +93,11 @@ class Ledger:
                 f"{folder}: is the ledger of device {owner!r}, not of {device!r}; give "
                 "each device a folder of its own"
             )
-        last = self._verify_tail()
-        self.seq, self._previous = last.seq, last.sha256
+        last = self._verify_last_rows()
+        self.seq, self._previous_hash = last.seq, last.sha256
 
-    def append(self, content: FrameResult | Entered) -> LedgerRow:
-        """Store what was said of one frame, or an entry, durably; return its row.
+    def append(self, content: FrameResult | EntryContent) -> LedgerRow:
+        """Store the result of one frame, or an entry, durably; return its row.
 
         Raises
         ------
@@ -98,48 +110,59 @@ class Ledger:
 
     def append_all(
         self,
-        contents: Sequence[FrameResult | Entered],
-        taken: InboxPosition | None = None,
+        contents: Sequence[FrameResult | EntryContent],
+        inbox_position: InboxPosition | None = None,
     ) -> list[LedgerRow]:
         """Store several rows, and how far the inbox was taken over: all or nothing.
 
         Raises as `append` does.
         """
         rows: list[LedgerRow] = []
-        seq, previous = self.seq, self._previous
-        for one in contents:
-            rows.append(self._row(one, seq + 1, previous))
-            seq, previous = rows[-1].seq, rows[-1].sha256
+        seq, previous_hash = self.seq, self._previous_hash
+        for content in contents:
+            rows.append(self._make_row(content, seq + 1, previous_hash))
+            seq, previous_hash = rows[-1].seq, rows[-1].sha256
+        # One transaction holds the rows, the tables that sum them up, and the position
+        # in the inbox. A command writes its effect and its outcome here: after a crash
+        # it was carried out and says so, or neither. Two transactions could leave an
+        # effect that no row explains, or an item that is taken over twice.
         try:
             with self._db:
-                for row, one in zip(rows, contents, strict=True):
+                for row, content in zip(rows, contents, strict=True):
                     self._db.execute(
                         "INSERT INTO rows VALUES (?, ?, ?)",
                         (row.seq, row.data, row.sha256),
                     )
-                    self.state.record(row.seq, one)
-                if taken is not None:
-                    self.state.take(taken)
+                    self.state.record(row.seq, content)
+                if inbox_position is not None:
+                    self.state.record_inbox_position(inbox_position)
         except sqlite3.Error as error:
             raise explain_sqlite_error(self._folder, error) from error
-        self.seq, self._previous = seq, previous
+        # Only after the commit: a failed one is rolled back, and its numbers are free
+        # for the rows that are tried next. Else there would be a hole in the chain.
+        self.seq, self._previous_hash = seq, previous_hash
         return rows
 
-    def _row(
-        self, content: FrameResult | Entered, seq: int, previous: str
+    def _make_row(
+        self, content: FrameResult | EntryContent, seq: int, previous_hash: str
     ) -> LedgerRow:
-        """Write what was said as the row after the one whose hash is `previous`."""
-        place: dict[str, Any] = {"device": self.device, "epoch": self.epoch}
+        """Write `content` as row `seq`, which follows the row with this hash."""
+        ledger: dict[str, Any] = {"device": self.device, "epoch": self.epoch}
         row: Result | Entry
         if isinstance(content, FrameResult):
             fields = {f: getattr(content, f) for f in content.__struct_fields__}
-            row = Result(**fields, **place, seq=seq, prev=previous)
+            row = Result(**fields, **ledger, seq=seq, prev=previous_hash)
         else:
-            row = Entry(**place, **_stamp(), seq=seq, prev=previous, entry=content)
+            now = _entry_stamp()
+            row = Entry(**ledger, **now, seq=seq, prev=previous_hash, entry=content)
+        # These bytes are stored, sent and archived as they are. Nobody encodes the row
+        # again, so the hash holds on the whole way, whatever version decodes it.
         try:
             data = encode(row)
         except PayloadInvalid as error:
             raise RowRefused(str(error)) from error
+        # Refused here and not by the broker later: a stored row that cannot be sent
+        # would stop delivery for ever, since rows are delivered in order.
         if len(data) > MAX_ROW_BYTES:
             cells = len(content.cells) if isinstance(content, FrameResult) else 0
             raise RowRefused(
@@ -149,75 +172,84 @@ class Ledger:
         return LedgerRow(seq, data, hashlib.sha256(data).hexdigest())
 
     def prune(self, keep: int) -> int:
-        """Delete acknowledged rows but the last `keep`; return how many went.
+        """Delete acknowledged rows but the last `keep`; return how many were deleted.
 
-        What the archive has not acknowledged with the right hash is never deleted.
+        A row that the archive has not acknowledged with the right hash is never
+        deleted.
         """
         cursor = read_cursor(self._folder)
         if cursor is None or cursor.epoch != self.epoch:
             return 0
+        # The cursor is a file that could be restored from a copy or belong to a ledger
+        # that was restored. Only the hash proves that the archive has this very row.
         found = self._db.execute(
             "SELECT 1 FROM rows WHERE seq = ? AND sha256 = ?",
             (cursor.upto, cursor.hash),
         ).fetchone()
         if found is None:
             return 0
+        # One acknowledged row stands for all before it: the archive takes a row only if
+        # it follows from the last one it has.
         upto = min(cursor.upto, self.seq - keep)
         try:
             with self._db:
-                gone = self._db.execute(
+                deleted = self._db.execute(
                     "DELETE FROM rows WHERE seq IN "
                     "(SELECT seq FROM rows WHERE seq <= ? ORDER BY seq LIMIT ?)",
-                    (upto, _PRUNED_AT_ONCE),
+                    (upto, _MAX_PRUNED_ROWS),
                 ).rowcount
                 self.state.forget_pruned()
-                return gone
+                return deleted
         except sqlite3.Error as error:
             raise explain_sqlite_error(self._folder, error) from error
 
     def with_room(self, append: Callable[[], T]) -> T:
-        """Append by `append`; on a full disk make room once and do it again.
+        """Append by calling `append`; if the disk is full, make room and repeat once.
 
         Raises
         ------
         LedgerFull
-            The disk is full, and nothing on it may go.
+            The disk is full, and no row may be deleted.
         """
         try:
             return append()
         except LedgerFull:
-            gone = self.make_room()
-            if gone == 0:
+            deleted = self.make_room()
+            if deleted == 0:
                 raise
-            log.warning("disk full: %d acknowledged rows deleted early", gone)
+            log.warning("disk full: %d acknowledged rows deleted early", deleted)
         return append()
 
     def make_room(self) -> int:
         """Give up the reserve and all acknowledged rows, on a full disk.
 
-        Returns how many rows went; their room is used again, by this ledger alone.
+        Returns how many rows were deleted. The file keeps its size: their room is used
+        again by later rows of this ledger, and by nothing else on the disk.
         """
+        # The reserve must go first. In WAL mode a deletion is written to the log before
+        # it frees a page, so on a full disk deleting alone would fail as well. Where no
+        # row may be deleted, the reserve still holds the row that says why we stop.
         (self._folder / RESERVE_FILE).unlink(missing_ok=True)
-        gone = 0
-        while (now_gone := self.prune(keep=1)) > 0:
-            gone += now_gone
-        return gone
+        total = 0
+        while (deleted := self.prune(keep=1)) > 0:
+            total += deleted
+        return total
 
     @property
     def spare_bytes(self) -> int:
-        """Room in the ledger's file that deleted rows left: the next rows take it."""
-        pages, size = (
+        """Free room inside the ledger's file, left by deleted rows for later ones."""
+        pages, page_bytes = (
             int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
             for name in ("freelist_count", "page_size")
         )
-        return pages * size
+        return pages * page_bytes
 
     def close(self) -> None:
-        """Close the file and let others write. Safe to call twice."""
+        """Close the file and release the lock. Safe to call twice."""
         self._db.close()
         self._lock.close()
 
-    def _create(self) -> None:
+    def _create_tables(self) -> None:
         with self._db:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS rows (seq INTEGER PRIMARY KEY, "
@@ -228,6 +260,8 @@ class Ledger:
                 "value TEXT NOT NULL) STRICT"
             )
             self.state.create()
+            # A random epoch and not a time: a clock may be wrong or set back, and two
+            # ledgers of one device must never be taken for the same.
             for key, value in (
                 ("schema", str(_SCHEMA_VERSION)),
                 ("device", self.device),
@@ -243,24 +277,32 @@ class Ledger:
         ).fetchone()
         return str(row[0])
 
-    def _verify_tail(self, rows: int = 200) -> LedgerRow:
+    def _verify_last_rows(self) -> LedgerRow:
         """Check the last rows against their hashes and each other; return the last."""
-        tail = self._db.execute(
-            "SELECT seq, data, sha256 FROM rows ORDER BY seq DESC LIMIT ?", (rows,)
+        # Only the last ones: a start must not take longer the more rows there are. What
+        # was written before a crash is here; `hemascope backup` checks every row.
+        newest = self._db.execute(
+            "SELECT seq, data, sha256 FROM rows ORDER BY seq DESC LIMIT ?",
+            (_CHECKED_ROWS,),
         ).fetchall()
-        stored = [LedgerRow(*row) for row in reversed(tail)]
+        stored = [LedgerRow(*row) for row in reversed(newest)]
         broken = first_broken(stored)
+        # A damaged ledger is not mended and not written to: new rows would hide what
+        # happened, and the archive would refuse them.
         if broken is not None:
             self.close()
             raise LedgerDamaged(
                 f"{self._folder}: row {broken} does not follow from the row before; "
-                "move the folder aside (do not delete it) and start with a new one"
+                "move the folder away (do not delete it) and start with a new one"
             )
         return stored[-1] if stored else LedgerRow(0, b"", FIRST_PREVIOUS)
 
 
-def _stamp() -> dict[str, Any]:
-    """When and where an entry is written."""
+def _entry_stamp() -> dict[str, Any]:
+    """Return when, and by which software, an entry is written.
+
+    A result carries the same fields, but of the moment of its exposure.
+    """
     return {
         "utc": clock.utc_now(),
         "monotonic_ns": time.monotonic_ns(),
@@ -270,17 +312,23 @@ def _stamp() -> dict[str, Any]:
     }
 
 
-def _reserve(path: Path) -> None:
-    """Keep room for when the disk is full: even deleting needs some."""
+def _create_reserve(path: Path) -> None:
+    """Reserve room for when the disk is full: even deleting rows needs some."""
     if not path.exists() or path.stat().st_size != _RESERVE_BYTES:
+        # fallocate takes the blocks now. A file that is merely long would be sparse,
+        # and deleting it would free nothing.
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, _RESERVE_BYTES)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    path.touch(mode=0o660)  # as the umask allows; who reads must share SQLite's index
+    # Created with the group's right to write, as far as the umask allows: processes
+    # that only read must write SQLite's shared index, which takes over this mode.
+    path.touch(mode=0o660)
     db = sqlite3.connect(path, timeout=10)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA secure_delete = OFF")  # Debian's is on: deleting would need room
+    # Debian's SQLite overwrites deleted rows with zeros. Then deleting writes as many
+    # pages as it frees, which a full disk does not allow.
+    db.execute("PRAGMA secure_delete = OFF")
     return db

@@ -1,1 +1,1 @@
-"""Alarms, figures, the service manager."""
+"""Alarms, metrics, and what is reported to the service manager."""

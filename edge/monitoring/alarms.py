@@ -1,4 +1,7 @@
-"""Which alarms there are, and when one begins and ends: late enough not to flicker."""
+"""Which alarms there are, and when one begins and ends.
+
+Both are delayed, so that a condition that comes and goes is one alarm, not many.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from edge.clock import utc_now
 from edge.schema.entries import Alarm, Severity
 from edge.schema.messages import ActiveAlarm
 
-EVENT = "event-"  # begins the codes of what happens to cells
-ENDS_AFTER_S = 10.0  # without the finding
+EVENT_CODE_PREFIX = "event-"  # of the alarms about changes of cells
+ENDS_AFTER_S = 10.0  # without the condition
 
 
 @dataclass(frozen=True, slots=True)
 class AlarmKind:
-    """An alarm that may be raised: who looks, how long it must last, what to do."""
+    """A kind of alarm: which process raises it, after how long, and what to do."""
 
     by: Literal["run", "publish"]
     after_s: float
@@ -29,14 +32,14 @@ class AlarmKind:
 
 @dataclass(frozen=True, slots=True)
 class AlarmCondition:
-    """Something that is wrong now; it is told again when its `level` rises."""
+    """Something that is wrong now; it is an alarm again when its `level` rises."""
 
     severity: Severity
     text: str
     level: int = 0
 
 
-KINDS: dict[str, AlarmKind] = {
+ALARM_KINDS: dict[str, AlarmKind] = {
     "acquisition-stopped": AlarmKind(
         "run", 0, "read the text, remove the cause; systemd starts it again"
     ),
@@ -80,25 +83,25 @@ KINDS: dict[str, AlarmKind] = {
 }
 
 
-_OF_EVENTS = AlarmKind(
+_EVENT_ALARM = AlarmKind(
     "run", 0, "look at the cells: the rows of these frames name them"
 )
 
 
 def alarm_kind(code: str) -> AlarmKind | None:
-    """Return the kind of an alarm; those of events are as many as a model has classes.
+    """Return the kind of an alarm; None where there is no alarm with this code.
 
-    None where there is no such alarm.
+    All alarms of events share one kind: their codes depend on the classes of the model.
     """
-    return _OF_EVENTS if code.startswith(EVENT) else KINDS.get(code)
+    return _EVENT_ALARM if code.startswith(EVENT_CODE_PREFIX) else ALARM_KINDS.get(code)
 
 
 class Latch:
-    """Turns findings, looked at again and again, into beginnings and ends of alarms.
+    """Turns conditions, which are checked again and again, into alarms.
 
-    An alarm begins when its finding has lasted for `after_s` and ends when there was
-    none for `ENDS_AFTER_S`; then its text is that of the last finding. One that turns
-    red, or rises to another level, is told again. Used from one thread.
+    An alarm begins when its condition has lasted for `after_s`. It ends when there was
+    none for `ENDS_AFTER_S`; its text is then that of the last condition. An alarm that
+    turns red, or rises to a higher level, is returned again. Used from one thread.
     """
 
     def __init__(
@@ -109,20 +112,20 @@ class Latch:
         monotonic: Callable[[], float] = time.monotonic,
         utc: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`active`: what an earlier process began, as the ledger says."""
+        """`active`: the alarms that are not over, as the ledger says."""
         self._monotonic, self._utc = monotonic, utc
         self._by = by
         self._active: dict[str, Alarm] = {}
-        self._ended: dict[str, datetime] = {}  # since when the last one had lasted
-        self._seen_s: dict[str, float] = {}
+        self._ended: dict[str, datetime] = {}  # code to `since` of the last one ended
+        self._last_true_s: dict[str, float] = {}
         self._levels: dict[str, int] = {}
-        self._first: dict[str, tuple[float, datetime]] = {}
+        self._first_true: dict[str, tuple[float, datetime]] = {}
         self.adopt(active)
 
     def adopt(self, active: Iterable[ActiveAlarm]) -> None:
-        """Take on alarms that the ledger has and an earlier process began.
+        """Take over alarms of this process that an earlier one began.
 
-        One that was ended here stays ended: the row that says so may be on its way.
+        One that ended here is left out: the row that ends it may not be written yet.
         """
         for alarm in active:
             kind, ended = alarm_kind(alarm.code), self._ended.get(alarm.code)
@@ -138,53 +141,55 @@ class Latch:
                 advice=kind.advice,
                 since=alarm.since,
             )
-            self._seen_s[alarm.code] = self._monotonic()
+            self._last_true_s[alarm.code] = self._monotonic()
 
-    def look(self, findings: Mapping[str, AlarmCondition]) -> list[Alarm]:
-        """Return the alarms that begin, worsen or end by what is found now."""
-        now_s, told = self._monotonic(), []
-        for code, finding in findings.items():
-            self._seen_s[code] = now_s
-            told += self._begin(code, finding, now_s)
-        for code in [c for c in self._first if c not in findings]:
+    def update(self, conditions: Mapping[str, AlarmCondition]) -> list[Alarm]:
+        """Return the alarms that begin, get worse or end with these conditions."""
+        now_s = self._monotonic()
+        changes: list[Alarm] = []
+        for code, condition in conditions.items():
+            self._last_true_s[code] = now_s
+            changes += self._check(code, condition, now_s)
+        for code in [c for c in self._first_true if c not in conditions]:
             if code not in self._active:
-                del self._first[code]
+                del self._first_true[code]
         for code, alarm in list(self._active.items()):
-            if code in findings or now_s - self._seen_s[code] < ENDS_AFTER_S:
+            if code in conditions or now_s - self._last_true_s[code] < ENDS_AFTER_S:
                 continue
             del self._active[code]
             self._ended[code] = alarm.since
-            self._first.pop(code, None)
+            self._first_true.pop(code, None)
             self._levels.pop(code, None)
-            told.append(msgspec.structs.replace(alarm, until=self._utc()))
-        return told
+            changes.append(msgspec.structs.replace(alarm, until=self._utc()))
+        return changes
 
     @property
     def active(self) -> list[Alarm]:
         """The alarms that are not over."""
         return list(self._active.values())
 
-    def _begin(self, code: str, finding: AlarmCondition, now_s: float) -> list[Alarm]:
-        first_s, since = self._first.setdefault(code, (now_s, self._utc()))
-        kind, before = alarm_kind(code), self._active.get(code)
+    def _check(self, code: str, condition: AlarmCondition, now_s: float) -> list[Alarm]:
+        """Return the alarm of a condition if it begins or gets worse now."""
+        first_s, since = self._first_true.setdefault(code, (now_s, self._utc()))
+        kind, active = alarm_kind(code), self._active.get(code)
         if kind is None:
             raise KeyError(f"no alarm has the code {code!r}")
         is_worse = (
-            before is None
-            or (before.severity, finding.severity) == ("amber", "red")
-            or finding.level > self._levels.get(code, finding.level)
+            active is None
+            or (active.severity, condition.severity) == ("amber", "red")
+            or condition.level > self._levels.get(code, condition.level)
         )
-        self._levels.setdefault(code, finding.level)
-        if before is not None and not is_worse:
-            self._active[code] = msgspec.structs.replace(before, text=finding.text)
+        self._levels.setdefault(code, condition.level)
+        if active is not None and not is_worse:
+            self._active[code] = msgspec.structs.replace(active, text=condition.text)
         if now_s - first_s < kind.after_s or not is_worse:
             return []
         alarm = Alarm(
-            severity=finding.severity,
+            severity=condition.severity,
             code=code,
-            text=finding.text,
+            text=condition.text,
             advice=kind.advice,
-            since=since if before is None else before.since,
+            since=since if active is None else active.since,
         )
-        self._active[code], self._levels[code] = alarm, finding.level
+        self._active[code], self._levels[code] = alarm, condition.level
         return [alarm]

@@ -1,6 +1,6 @@
-"""How the instrument does, second by second: figures that may be lost, not results.
+"""Metrics of the instrument, once per second. Unlike results, they may be lost.
 
-The run process writes them into a small file beside the ledger; the publisher adds how
+The run process writes them into a small file beside the ledger. The publisher adds how
 far delivery is, and sends them.
 """
 
@@ -22,9 +22,9 @@ from edge.schema.requests import Utc
 from edge.schema.results import Count, FrameResult, Name, Share
 
 _FILE = "metrics.json"
-_OVER_S = 10.0
-_MOST_FRAMES = 2000
-_FRESH_S = 5.0
+_WINDOW_S = 10.0
+_MAX_FRAMES = 2000
+_MAX_AGE_S = 5.0
 NotNegative = Annotated[float, Meta(ge=0)]
 
 
@@ -37,11 +37,12 @@ class Latency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RunMetrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the run process says of itself.
+    """Metrics of the run process.
 
-    `rate_hz` and `latency_ms` are over the last ten seconds; `queue` is the frames in
-    work now; `rows`, `rejected` and `passed_over` count since it started. The disk is
-    the ledger's; the temperature that of the hottest part, null where none is told.
+    `rate_hz` and `latency_ms` are over the last ten seconds. `queue` is the number of
+    frames in work now. `rows`, `rejected` and `passed_over` count since the process
+    started. The disk is that of the ledger. The temperature is that of the hottest
+    part, null where the machine measures none.
     """
 
     utc: Utc
@@ -60,10 +61,10 @@ class RunMetrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Published once per second; `run` is null while the run process is silent.
+    """Published once per second. `run` is null while the run process writes no metrics.
 
-    `newest` is the ledger's last row, `acknowledged` the last that the archive has,
-    `backlog` how many lie between.
+    `newest` is the last row of the ledger, `acknowledged` the last row that the archive
+    has, `backlog` the number of rows between them.
     """
 
     v: Literal[1] = 1
@@ -76,11 +77,11 @@ class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Meter:
-    """Counts what was written. Used from one thread."""
+    """Counts the rows of the run process. Used from one thread."""
 
     def __init__(self, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._monotonic_ns = monotonic_ns
-        self._rows: deque[tuple[int, float]] = deque(maxlen=_MOST_FRAMES)
+        self._rows: deque[tuple[int, float]] = deque(maxlen=_MAX_FRAMES)
         self.rows = self.rejected = self.passed_over = 0
         self.rejected_in_a_row = 0
 
@@ -92,7 +93,9 @@ class Meter:
             return
         is_rejected = result.status == "rejected"
         self.rejected += is_rejected
-        is_fault = is_rejected and result.fault != "empty"  # the instrument works well
+        is_fault = (
+            is_rejected and result.fault != "empty"
+        )  # an empty field is no fault of it
         self.rejected_in_a_row = self.rejected_in_a_row + 1 if is_fault else 0
         now_ns = self._monotonic_ns()
         self._rows.append((now_ns, max(0.0, (now_ns - result.monotonic_ns) * 1e-6)))
@@ -100,16 +103,16 @@ class Meter:
     def read(
         self, folder: Path, *, queue: int, is_paused: bool, spare_bytes: int = 0
     ) -> RunMetrics:
-        """Return the figures of this moment; `spare_bytes` as the ledger says."""
+        """Return the metrics of this moment; `spare_bytes` as the ledger says."""
         now_ns = self._monotonic_ns()
-        recent = [ms for at, ms in self._rows if now_ns - at <= _OVER_S * 1e9]
-        free, used = disk(folder, spare_bytes)
+        recent = [ms for at, ms in self._rows if now_ns - at <= _WINDOW_S * 1e9]
+        free, used = disk_usage(folder, spare_bytes)
         return RunMetrics(
             utc=clock.utc_now(),
             monotonic_ns=now_ns,
             boot_id=clock.boot_id(),
             is_paused=is_paused,
-            rate_hz=round(len(recent) / _OVER_S, 2),
+            rate_hz=round(len(recent) / _WINDOW_S, 2),
             latency_ms=_percentiles(recent),
             queue=queue,
             rows=self.rows,
@@ -122,27 +125,28 @@ class Meter:
 
 
 def write_metrics(folder: Path, metrics: RunMetrics) -> None:
-    """Replace the figures of the run process; raises `OSError`."""
+    """Replace the metrics of the run process; raises `OSError`."""
     draft = folder / f"{_FILE}.new"
     draft.write_bytes(encode(metrics))
     draft.replace(folder / _FILE)
 
 
 def read_metrics(folder: Path) -> RunMetrics | None:
-    """Return the figures of the run process; None if they are old or unreadable."""
+    """Return the metrics of the run process; None if they are old or unreadable."""
     try:
-        found = decode((folder / _FILE).read_bytes(), RunMetrics)
+        metrics = decode((folder / _FILE).read_bytes(), RunMetrics)
     except (OSError, PayloadInvalid):
         return None
-    age_s = (time.monotonic_ns() - found.monotonic_ns) * 1e-9
-    is_fresh = found.boot_id == clock.boot_id() and 0 <= age_s < _FRESH_S
-    return found if is_fresh else None
+    age_s = (time.monotonic_ns() - metrics.monotonic_ns) * 1e-9
+    is_fresh = metrics.boot_id == clock.boot_id() and 0 <= age_s < _MAX_AGE_S
+    return metrics if is_fresh else None
 
 
-def disk(folder: Path, spare_bytes: int = 0) -> tuple[int, float]:
-    """Free bytes of the disk of `folder` for us, and the used share of what we may.
+def disk_usage(folder: Path, spare_bytes: int = 0) -> tuple[int, float]:
+    """Return the free bytes on the disk of `folder`, and the used share.
 
-    `spare_bytes` of it are free for us though the disk says that they are taken.
+    `spare_bytes` are inside the ledger's file: the disk counts them as used, but the
+    ledger can write there. Blocks that only root may use are neither free nor used.
     """
     state = os.statvfs(folder)
     free = state.f_bavail * state.f_frsize + spare_bytes
@@ -152,14 +156,14 @@ def disk(folder: Path, spare_bytes: int = 0) -> tuple[int, float]:
 
 def temperature_c(zones: Path = Path("/sys/class/thermal")) -> float | None:
     """Temperature of the hottest thermal zone, in °C; None if none can be read."""
-    found = []
+    temperatures = []
     for zone in zones.glob("thermal_zone*/temp"):
         try:
-            found.append(int(zone.read_text(encoding="ascii")) / 1000)
-        except (OSError, ValueError):  # a part that is switched off
+            temperatures.append(int(zone.read_text(encoding="ascii")) / 1000)
+        except (OSError, ValueError):  # a zone that is switched off
             continue
-    real = [c for c in found if -50 < c < 200]
-    return max(real, default=None)
+    plausible = [c for c in temperatures if -50 < c < 200]
+    return max(plausible, default=None)
 
 
 def _percentiles(latencies_ms: list[float]) -> Latency | None:

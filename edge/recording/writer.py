@@ -22,7 +22,7 @@ from pathlib import Path
 from edge.clock import utc_of
 from edge.errors import HemascopeError
 from edge.frames import Counts
-from edge.ledger.cursor import hold
+from edge.ledger.cursor import acquire_lock
 from edge.recording import frame_files
 from edge.recording.format import (
     HEAD,
@@ -87,7 +87,7 @@ class RecordingWriter:
         """
         self._settings = settings
         settings.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = hold(settings.folder / LOCK, "records beside")
+        self._lock = acquire_lock(settings.folder / LOCK, "records beside")
         # Only the newest can have been cut off: this lock allows one writer at a time,
         # and each start repairs what the start before it left.
         for recording in recordings_in(settings.folder)[-1:]:

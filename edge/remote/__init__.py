@@ -1,1 +1,1 @@
-"""Requests over MQTT: asked, admitted, carried out."""
+"""Requests over MQTT: sent by a client, admitted, and carried out."""

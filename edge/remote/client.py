@@ -1,4 +1,4 @@
-"""Ask a device to do something, over MQTT, and wait for what becomes of it."""
+"""Send a request to a device over MQTT, and wait for its answers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from edge.clock import utc_now
 from edge.errors import HemascopeError
 from edge.mqtt import (
+    REASON_FAILURE,
     REQUESTS,
     RESPONSES,
     BrokerUnreachable,
@@ -27,20 +28,25 @@ from edge.mqtt import (
     topic,
 )
 from edge.schema.codec import PayloadInvalid, decode, encode
-from edge.schema.requests import CommandName, NoteRequest, Request, Response, type_of
+from edge.schema.requests import (
+    CommandName,
+    NoteRequest,
+    Request,
+    Response,
+    request_type,
+)
 from edge.settings.delivery import BrokerSettings
 
-LIVES_S = 30.0  # a request may be begun for so long
-_NOBODY = 0x10
-_FAILURE = 0x80
+REQUEST_LIFETIME_S = 30.0  # after this time a device no longer begins a request
+_NO_SUBSCRIBERS = 0x10  # MQTT 5, section 3.4.2.1
 
 
 class CommandRefused(HemascopeError):
-    """The device refused what was asked, or failed at it."""
+    """The device or the broker refused the request, or the device failed at it."""
 
 
 class NoAnswer(HemascopeError):
-    """Nobody knows what became of a request; asking again with its id is safe."""
+    """It is not known what became of a request; to send it again, same id, is safe."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -49,26 +55,26 @@ def new_request(
     name: CommandName,
     by: str,
     text: str | None = None,
-    lives_s: float = LIVES_S,
-    **said: str | None,
+    lifetime_s: float = REQUEST_LIFETIME_S,
+    **run_fields: str | None,
 ) -> Request:
-    """Return a request that may be begun from now on, for `lives_s`.
+    """Return a request that a device may begin within `lifetime_s` from now.
 
-    `text` is of a note; `said` are slide, operator and note of a start.
+    `text` is that of a note. `run_fields` are slide, operator and note of a start.
     """
     now = utc_now()
     fields = {
         "id": str(uuid.uuid4()),
         "issued": now,
-        "expires": now + timedelta(seconds=lives_s),
+        "expires": now + timedelta(seconds=lifetime_s),
         "by": by,
     }
     if name == "note":
         return NoteRequest(**fields, text=text or "")  # type: ignore[arg-type]
-    return type_of(name)(**fields, **said)  # type: ignore[arg-type]
+    return request_type(name)(**fields, **run_fields)  # type: ignore[arg-type]
 
 
-def ask(
+def send_request(
     broker: BrokerSettings,
     device: str,
     name: CommandName,
@@ -81,16 +87,19 @@ def ask(
     Raises
     ------
     PayloadInvalid
-        The request is none: an empty text, a name with control characters.
+        The request is not valid: an empty text, a name with control characters.
     NoAnswer
-        Nobody listens, or nothing final came within `timeout_s`.
+        The device does not listen, or sent no final answer within `timeout_s`.
     BrokerUnreachable, BrokerRefused, ConfigurationInvalid
-        There is no connection.
+        There is no connection to the broker.
     """
     data = encode(request)
     client = f"{broker.username or 'command'}-{secrets.token_hex(4)}"
-    answers = topic(device, f"{RESPONSES}/{name}")
-    with in_turn(broker, timeout_s), closing(Link(broker, client, [answers])) as link:
+    response_topic = topic(device, f"{RESPONSES}/{name}")
+    with (
+        one_request_at_a_time(broker, timeout_s),
+        closing(Link(broker, client, [response_topic])) as link,
+    ):
         link.publish(
             topic(device, f"{REQUESTS}/{name}"),
             data,
@@ -98,15 +107,15 @@ def ask(
             correlation=request.id.encode(),
             expires_s=max(1, math.ceil((request.expires - utc_now()).total_seconds())),
         )
-        yield from _answers(link, device, request, timeout_s)
+        yield from _read_responses(link, device, request, timeout_s)
 
 
 @contextmanager
-def in_turn(broker: BrokerSettings, timeout_s: float) -> Iterator[None]:
-    """Wait until no other request of this user on this machine is under way.
+def one_request_at_a_time(broker: BrokerSettings, timeout_s: float) -> Iterator[None]:
+    """Wait until no other request of this user on this machine is being sent.
 
-    A broker that takes the user's name for the client's id, as ours does, disconnects
-    the one that came first.
+    Our broker takes the user's name as the client id. Of two connections with the same
+    id it closes the earlier one.
     """
     if broker.username is None and broker.cert is None:
         yield
@@ -117,12 +126,12 @@ def in_turn(broker: BrokerSettings, timeout_s: float) -> Iterator[None]:
     deadline_s = time.monotonic() + timeout_s
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        while not _is_held(file):
+        while not _try_lock(file):
             if time.monotonic() > deadline_s:
                 raise NoAnswer(
-                    f"another request of {broker.username or broker.cert} is under "
-                    f"way on this machine for more than {timeout_s:.0f} s; nothing "
-                    "was asked"
+                    f"another request of {broker.username or broker.cert} is still "
+                    f"under way on this machine after {timeout_s:.0f} s; nothing was "
+                    "sent"
                 )
             time.sleep(0.05)
         yield
@@ -130,7 +139,7 @@ def in_turn(broker: BrokerSettings, timeout_s: float) -> Iterator[None]:
         os.close(file)
 
 
-def _is_held(file: int) -> bool:
+def _try_lock(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -138,7 +147,7 @@ def _is_held(file: int) -> bool:
     return True
 
 
-def _answers(
+def _read_responses(
     link: Link, device: str, request: Request, timeout_s: float
 ) -> Iterator[Response]:
     deadline_s = time.monotonic() + timeout_s
@@ -146,43 +155,46 @@ def _answers(
         try:
             events = link.poll(0.05)
         except BrokerUnreachable as error:
-            raise _unknown(device, request, f"the connection broke ({error})") from None
+            raise _no_answer(
+                device, request, f"the connection broke ({error})"
+            ) from None
         for event in events:
             if isinstance(event, Published):
-                _check_taken(event, device)
+                _check_published(event, device)
                 continue
-            answer = _answer_to(event, request)
-            if answer is not None:
-                yield answer
-                if answer.outcome != "accepted":
+            response = _response_to(event, request)
+            if response is not None:
+                yield response
+                if response.outcome != "accepted":
                     return
-    raise _unknown(device, request, f"nothing final came within {timeout_s:.0f} s")
+    raise _no_answer(device, request, f"no final answer within {timeout_s:.0f} s")
 
 
-def _unknown(device: str, request: Request, why: str) -> NoAnswer:
+def _no_answer(device: str, request: Request, reason: str) -> NoAnswer:
     return NoAnswer(
-        f"{device}: {why}; the rows of its ledger say what became of request "
+        f"{device}: {reason}; the rows of its ledger say what became of request "
         f"{request.id}"
     )
 
 
-def _check_taken(event: Published, device: str) -> None:
-    if event.reason_code == _NOBODY:
+def _check_published(event: Published, device: str) -> None:
+    if event.reason_code == _NO_SUBSCRIBERS:
         raise NoAnswer(
             f"{device} does not listen; is that its name, and does `hemascope publish` "
             "run there? Nothing was done"
         )
-    if event.reason_code >= _FAILURE:
+    if event.reason_code >= REASON_FAILURE:
         raise CommandRefused(
-            f"the broker does not let us ask (reason 0x{event.reason_code:02x}); check "
+            f"the broker refuses the request (reason 0x{event.reason_code:02x}); check "
             "its access list"
         )
 
 
-def _answer_to(message: Message, request: Request) -> Response | None:
-    """Return the answer in a message if it is one to this request."""
+def _response_to(message: Message, request: Request) -> Response | None:
+    """Return the response in a message if it answers this request."""
     try:
-        answer = decode(message.payload, Response)
+        response = decode(message.payload, Response)
     except PayloadInvalid:
         return None
-    return answer if answer.id == request.id and not message.is_retained else None
+    is_ours = response.id == request.id and not message.is_retained
+    return response if is_ours else None

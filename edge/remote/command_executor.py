@@ -31,17 +31,17 @@ from edge.ledger.ledger_state import InboxPosition, LedgerState
 from edge.ledger.rows import RowRefused
 from edge.monitoring.alarms import alarm_kind
 from edge.privacy import RunRefused
-from edge.remote.inbox import InboxFailed, InboxItem, look_into
+from edge.remote.inbox import InboxFailed, InboxItem, read_inbox
 from edge.schema.codec import PayloadInvalid, decode
-from edge.schema.entries import Alarm, Audit, Entered, Note, RunMark
+from edge.schema.entries import Alarm, Audit, EntryContent, Note, RunMark
 from edge.schema.requests import (
     COMMANDS,
     CommandName,
     Outcome,
     Person,
     Request,
-    type_of,
-    why_refused,
+    refusal_reason,
+    request_type,
 )
 from edge.settings.delivery import CommandSettings
 
@@ -67,9 +67,9 @@ class Done:
 
 
 # What a command does. It is called in the run's main thread, between two rows, with a
-# request of the type that `type_of` names for the command, and returns at once: `Done`,
-# or a future of the text that ends the matter. It raises `CommandFailed` where the
-# command cannot be done, and `RunRefused` where the request may name a patient.
+# request of the type that `request_type` names for the command, and returns at once:
+# `Done`, or a future of the text that ends the matter. It raises `CommandFailed` where
+# the command cannot be done, and `RunRefused` where the request may name a patient.
 Handler = Callable[[Any], "Done | Future[str]"]
 Handlers = Mapping[CommandName, Handler]
 
@@ -78,7 +78,7 @@ class Append(Protocol):
     """How rows are written: all or nothing, with what was taken over."""
 
     def __call__(
-        self, entries: Sequence[Entered], taken: InboxPosition | None = None
+        self, entries: Sequence[EntryContent], taken: InboxPosition | None = None
     ) -> None:
         """Append; raises `LedgerFull`."""
 
@@ -121,12 +121,12 @@ class CommandExecutor:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write down as failed what an earlier process left unfinished."""
-        self._folder, self._standing, self._append = folder, state, append
+        self._folder, self._state, self._append = folder, state, append
         self.handlers, self._settings = handlers, settings
         self._utc, self._monotonic = utc, monotonic
         self._begun: list[_RunningCommand] = []
         self._looked_s = self._complained_s = -_COMPLAINT_PERIOD_S
-        for asked in state.unfinished():
+        for asked in state.unfinished_requests():
             text = f"the process ended before it was finished, see row {asked.row}"
             failed = Audit(
                 name=asked.name, request=asked.id, outcome="failed", text=text
@@ -147,13 +147,13 @@ class CommandExecutor:
             return
         self._looked_s = now_s
         try:
-            inbox, handed = look_into(self._folder)
+            inbox, handed = read_inbox(self._folder)
         except InboxFailed as error:
             if now_s - self._complained_s > _COMPLAINT_PERIOD_S:
                 self._complained_s = now_s
                 log.error("requests cannot be read: %s", error)
             return
-        before = self._standing.taken(inbox)
+        before = self._state.inbox_position(inbox)
         for item in [i for i in handed if i.number > before][:_ITEMS_AT_ONCE]:
             self._take(item, InboxPosition(inbox, item.number))
 
@@ -184,7 +184,7 @@ class CommandExecutor:
         )
         name = next((n for n in COMMANDS if n == item.name), None)
         try:
-            request = decode(item.data, type_of(name or "start"))
+            request = decode(item.data, request_type(name or "start"))
         except PayloadInvalid as error:
             text = str(error)[:1000]
             self._append([msgspec.structs.replace(audit, text=text)], taken)
@@ -200,10 +200,10 @@ class CommandExecutor:
     def _refusal(self, name: CommandName | None, request: Request) -> str | None:
         if name is None:
             return "no such command"
-        before = self._standing.asked(request.id)
+        before = self._state.find_request(request.id)
         if before is not None:
             return f"replayed: this id was used before, see row {before.row}"
-        return why_refused(
+        return refusal_reason(
             name,
             request,
             allowed=self._settings.allow,

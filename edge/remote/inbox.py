@@ -1,12 +1,13 @@
-"""What the publisher hands to the run process: admitted requests, refusals, alarms.
+"""What the publisher passes to the run process: admitted requests, refusals, alarms.
 
-The publisher has the network and the run process the devices; neither can reach the
-other but through this file beside the ledger. The publisher alone writes it and the run
-process alone writes the ledger: each reads how far the other is. What was handed over
-counts as taken when the ledger's row about it is committed, and only then is it deleted
-here.
+The publisher has the network, and the run process has the camera. They share nothing
+but files in the ledger's folder, and each file has one writer: the publisher writes
+this one, the run process writes the ledger. Each reads how far the other is. An item is
+taken over when the transaction with the ledger's row about it is committed. Only then
+the publisher deletes it here. So an item is neither lost nor carried out twice, whoever
+dies when.
 
-SQLite with a rollback journal and not WAL: a reader needs no right to write anything.
+SQLite with a rollback journal and not WAL: its readers need no right to write a file.
 """
 
 from __future__ import annotations
@@ -24,26 +25,27 @@ from edge.schema.entries import Alarm, Audit
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 16  # admitted requests that wait for the run process
-MOST_ENTRIES = 1000  # what is only to be written, while the run process is away
+MAX_WAITING_REQUESTS = 16  # admitted requests
+MAX_WAITING_ENTRIES = 1000  # refusals and alarms
 _FILE = "inbox.sqlite"
-_WAIT_S = 1.0  # for the other process
+_WAIT_S = 1.0  # for a lock that the other process holds
 
 
 class InboxFailed(HemascopeError):
-    """The inbox cannot be read or written: the disk, its rights, or its content."""
+    """The inbox cannot be read or written: the disk, permissions, or its content."""
 
 
 class InboxFull(HemascopeError):
-    """The run process does not take over what waits for it."""
+    """Too many items wait for the run process."""
 
 
 @dataclass(frozen=True, slots=True)
 class InboxItem:
-    """One thing handed over.
+    """One item for the run process.
 
-    A request: `name` is its command, `data` its bytes as they came, `client` the name
-    that its sender gave. Else `name` is None and `data` an entry for the ledger.
+    A request: `name` is its command, `data` its bytes as they arrived, `client` the
+    name that its sender gave itself. Else `name` is None, and `data` is an entry that
+    the run process writes to the ledger.
     """
 
     number: int
@@ -56,7 +58,7 @@ class Inbox:
     """The publisher's side. Used from one thread; only one may exist."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or create the inbox in `folder`; a damaged one is put aside.
+        """Open or create the inbox in `folder`; a damaged one is renamed.
 
         Raises
         ------
@@ -66,56 +68,60 @@ class Inbox:
         self._path = folder / _FILE
         try:
             self._open()
-        except sqlite3.OperationalError as error:  # no room, no right: not its content
-            raise _explain(self._path, error) from error
+        except (
+            sqlite3.OperationalError
+        ) as error:  # no room or no permission: its content is fine
+            raise _explain_error(self._path, error) from error
         except (sqlite3.Error, TypeError) as error:
-            log.error("%s is damaged and put aside: %s", self._path, error)
+            log.error("%s is damaged and was renamed: %s", self._path, error)
             self._path.replace(self._path.with_suffix(".damaged"))
             self._open()
 
-    def hand_request(
+    def add_request(
         self, name: str, request: str, data: bytes, client: str | None
     ) -> None:
-        """Hand over an admitted request with id `request`, durably.
+        """Add an admitted request with id `request`, durably.
 
         Raises
         ------
         InboxFull
             Too many requests wait already.
         InboxFailed
-            It cannot be written; nothing was handed over.
+            It cannot be written; nothing was added.
         """
-        if self._waiting("name IS NOT NULL") >= MOST_WAITING:
+        if self._count("name IS NOT NULL") >= MAX_WAITING_REQUESTS:
             raise InboxFull(
-                f"{MOST_WAITING} requests wait already; is `hemascope run` running?"
+                f"{MAX_WAITING_REQUESTS} requests wait already; is `hemascope run` "
+                "running?"
             )
         self._insert(name, request, client, data)
 
-    def hand_entry(self, entry: Alarm | Audit) -> None:
-        """Hand over what shall be written to the ledger; raises as `hand_request`."""
-        if self._waiting("name IS NULL") >= MOST_ENTRIES:
+    def add_entry(self, entry: Alarm | Audit) -> None:
+        """Add an entry for the ledger; raises as `add_request` does."""
+        if self._count("name IS NULL") >= MAX_WAITING_ENTRIES:
             raise InboxFull(
-                f"{MOST_ENTRIES} entries wait already; is `hemascope run` running?"
+                f"{MAX_WAITING_ENTRIES} entries wait already; is `hemascope run` "
+                "running?"
             )
         self._insert(None, None, None, encode(entry))
 
-    def holds(self, request: str) -> bool:
+    def contains(self, request: str) -> bool:
         """Whether a request with this id waits here."""
         try:
             found = self._db.execute(
                 "SELECT 1 FROM items WHERE request = ?", (request,)
             ).fetchone()
         except sqlite3.Error as error:
-            raise _explain(self._path, error) from error
+            raise _explain_error(self._path, error) from error
         return found is not None
 
-    def clear(self, upto: int) -> None:
-        """Delete what the ledger says was taken over; what is left is tried again."""
+    def delete_taken(self, upto: int) -> None:
+        """Delete the items up to number `upto`, which the ledger has taken over."""
         try:
             with self._db:
                 self._db.execute("DELETE FROM items WHERE number <= ?", (upto,))
         except sqlite3.Error as error:
-            raise _explain(self._path, error) from error
+            raise _explain_error(self._path, error) from error
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -130,14 +136,14 @@ class Inbox:
             self._db.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('id', ?)", (str(uuid.uuid4()),)
             )
-        self.id = _id_of(self._db)
+        self.id = _read_id(self._db)
 
-    def _waiting(self, which: str) -> int:
-        query = f"SELECT count(*) FROM items WHERE {which}"  # noqa: S608 our own words
+    def _count(self, condition: str) -> int:
+        query = f"SELECT count(*) FROM items WHERE {condition}"  # noqa: S608 no outside text
         try:
             return int(self._db.execute(query).fetchone()[0])
         except sqlite3.Error as error:
-            raise _explain(self._path, error) from error
+            raise _explain_error(self._path, error) from error
 
     def _insert(self, *row: str | bytes | None) -> None:
         try:
@@ -148,13 +154,13 @@ class Inbox:
                     row,
                 )
         except sqlite3.Error as error:
-            raise _explain(self._path, error) from error
+            raise _explain_error(self._path, error) from error
 
 
-def look_into(folder: Path, limit: int = 50) -> tuple[str, list[InboxItem]]:
-    """Return the id of the inbox and what waits in it, oldest first; ("", []) if none.
+def read_inbox(folder: Path, limit: int = 50) -> tuple[str, list[InboxItem]]:
+    """Return the id of the inbox and its items, oldest first; ("", []) without one.
 
-    The file is opened anew each time: the publisher may have replaced it.
+    The file is opened each time: the publisher may have replaced it.
 
     Raises
     ------
@@ -171,19 +177,19 @@ def look_into(folder: Path, limit: int = 50) -> tuple[str, list[InboxItem]]:
                 "SELECT number, name, client, data FROM items ORDER BY number LIMIT ?",
                 (limit,),
             ).fetchall()
-            return _id_of(db), [InboxItem(*row) for row in rows]
+            return _read_id(db), [InboxItem(*row) for row in rows]
     except sqlite3.Error as error:
-        raise _explain(path, error) from error
+        raise _explain_error(path, error) from error
 
 
-def _id_of(db: sqlite3.Connection) -> str:
+def _read_id(db: sqlite3.Connection) -> str:
     return str(db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0])
 
 
-def _explain(path: Path, error: sqlite3.Error) -> InboxFailed:
+def _explain_error(path: Path, error: sqlite3.Error) -> InboxFailed:
     return InboxFailed(
-        f"{path}: {error}; check the disk and the rights, or stop `hemascope publish` "
-        "and delete this file: requests that wait in it are lost, results are not"
+        f"{path}: {error}; check the disk and the permissions, or stop `hemascope "
+        "publish` and delete this file: that loses the requests in it, and no result"
     )
 
 

@@ -139,7 +139,7 @@ class FrameWorker:
         is_wanted = self._snapshots is not None and self._snapshots.is_wanted
         if self._snapshots is not None and is_wanted:
             snapshot = self._snapshots.draw(pixels, result)
-        if self._previews.is_due() or (is_wanted and self._previews.is_allowed):
+        if self._previews.is_due() or (is_wanted and self._previews.is_enabled):
             preview = self._preview(pixels, result)
         return preview, snapshot
 

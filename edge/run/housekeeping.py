@@ -22,7 +22,7 @@ from edge.monitoring.metrics import Meter, RunMetrics, write_metrics
 from edge.remote.command_executor import CommandExecutor
 from edge.run.lasting_commands import Snapshots
 from edge.run.run_controller import RunController
-from edge.schema.entries import Alarm, Entered
+from edge.schema.entries import Alarm, EntryContent
 from edge.schema.results import Drift, FrameResult
 from edge.settings.run import AlarmSettings
 from edge.timelapse.event_alarms import EventAlarms
@@ -69,7 +69,7 @@ class Housekeeping:
         self._controller, self._alarms = controller, alarms
         self._conditions = conditions
         self._meter = Meter()
-        active = tuple(ledger.state.alarms())
+        active = tuple(ledger.state.active_alarms())
         self._latch = Latch("run", active)
         self._event_alarms = EventAlarms(alarms.event_quiet_s, active)
         self._looked_s = 0.0
@@ -113,7 +113,7 @@ class Housekeeping:
         """End the commands at work; `error` is why the run ends, if it must."""
         if error is not None:
             condition = AlarmCondition("red", str(error)[:1000])
-            self._record(self._latch.look({"acquisition-stopped": condition}))
+            self._record(self._latch.update({"acquisition-stopped": condition}))
         self.executor.close()
 
     def _look_around(self, queue: int) -> None:
@@ -124,7 +124,7 @@ class Housekeeping:
             is_paused=self._source.is_paused,
             spare_bytes=self._ledger.spare_bytes,
         )
-        self._record(self._latch.look(self._conditions_of(figures)))
+        self._record(self._latch.update(self._conditions_of(figures)))
         try:
             write_metrics(self._folder, figures)
         except OSError as error:
@@ -193,7 +193,7 @@ class Housekeeping:
 
 
 def append_entries(
-    ledger: Ledger, entries: Sequence[Entered], taken: InboxPosition | None = None
+    ledger: Ledger, entries: Sequence[EntryContent], taken: InboxPosition | None = None
 ) -> None:
     """Write entries, and how far the inbox was taken over; make room on a full disk.
 

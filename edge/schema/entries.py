@@ -28,11 +28,11 @@ Severity = Literal["amber", "red"]
 Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$(?!\n)")]
 
 
-class _Entered(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _StrictContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class Alarm(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
+class Alarm(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
     """Something is wrong since `since`, and from `until` on no longer.
 
     Amber: results go on, somebody should look. Red: results are missing or will be.
@@ -46,14 +46,14 @@ class Alarm(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
     until: Utc | None = None
 
 
-class Note(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="note"):
+class Note(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="note"):
     """What a person wanted to stand among the results."""
 
     text: Line
     by: Person
 
 
-class Audit(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="command"):
+class Audit(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="command"):
     """What became of a request, and who asked: `by` as it says, `client` likewise.
 
     `request` is its id and `request_sha256` that of its bytes, null where they could
@@ -71,7 +71,7 @@ class Audit(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="command"
     unrecorded: Count = 0
 
 
-class PlanNote(_Entered, frozen=True, kw_only=True):
+class PlanNote(_StrictContent, frozen=True, kw_only=True):
     """The schedule of a run: how much is planned, and when it began.
 
     `sha256` is of all that says when frames are due. `zero_ns` is its beginning on the
@@ -88,7 +88,7 @@ class PlanNote(_Entered, frozen=True, kw_only=True):
     boot_id: str
 
 
-class Lost(_Entered, frozen=True, kw_only=True):
+class Lost(_StrictContent, frozen=True, kw_only=True):
     """What a run lost by the end of its process.
 
     `row` is the last one of the run before, `away_s` the time since its frame, null
@@ -108,7 +108,7 @@ class Lost(_Entered, frozen=True, kw_only=True):
     is_rebooted: bool = False
 
 
-class RunMark(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="run"):
+class RunMark(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="run"):
     """A run is one slide under the microscope: it starts, is noted on, and ends.
 
     It is resumed where a process takes up what an earlier one left: `lost` says what
@@ -127,7 +127,7 @@ class RunMark(_Entered, frozen=True, kw_only=True, tag_field="kind", tag="run"):
     is_waiting: bool = False
 
 
-Entered = Alarm | Note | Audit | RunMark
+EntryContent = Alarm | Note | Audit | RunMark
 
 
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,10 +143,10 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     boot_id: str
     clock_synchronised: bool
     software: str
-    entry: Entered
+    entry: EntryContent
 
 
-class _Kind(Struct, frozen=True):
+class _EntryField(Struct, frozen=True):
     entry: msgspec.Raw = msgspec.Raw()
 
 
@@ -158,5 +158,5 @@ def read_row(data: bytes) -> Result | Entry:
     PayloadInvalid
         It is neither a result nor an entry.
     """
-    is_result = not bytes(decode(data, _Kind).entry)
+    is_result = not bytes(decode(data, _EntryField).entry)
     return decode(data, Result) if is_result else decode(data, Entry)

@@ -19,7 +19,7 @@ CommandName = Literal[
 ]
 COMMANDS: tuple[CommandName, ...] = get_args(CommandName)
 MAX_REQUEST_BYTES = 4096
-FUTURE_S = 5.0  # clocks of a laboratory differ by so much
+MAX_CLOCK_DIFFERENCE_S = 5.0  # clocks of a laboratory differ by so much
 
 # No control characters: a text is shown on terminals and pages.
 _PLAIN = r"^[^\x00-\x1f\x7f-\x9f]+$(?!\n)"
@@ -78,13 +78,13 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     utc: Utc
 
 
-def type_of(name: CommandName) -> type[Request]:
+def request_type(name: CommandName) -> type[Request]:
     """Type of the requests of a command."""
     own: dict[CommandName, type[Request]] = {"start": StartRequest, "note": NoteRequest}
     return own.get(name, Request)
 
 
-def why_refused(
+def refusal_reason(
     name: CommandName,
     request: Request,
     *,
@@ -111,7 +111,7 @@ def why_refused(
             f"it would live for {lives_s:.0f} s, expected more than 0 and at most "
             f"{most_age_s:.0f}"
         )
-    if request.issued > now + timedelta(seconds=FUTURE_S):
+    if request.issued > now + timedelta(seconds=MAX_CLOCK_DIFFERENCE_S):
         return f"issued in the future; it is {now:%Y-%m-%dT%H:%M:%SZ} here"
     if request.expires <= now:
         return f"expired; it is {now:%Y-%m-%dT%H:%M:%SZ} here, ask again"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from edge.monitoring.alarms import EVENT, AlarmCondition
+from edge.monitoring.alarms import EVENT_CODE_PREFIX, AlarmCondition
 from edge.schema.entries import Severity
 from edge.schema.messages import ActiveAlarm
 from edge.schema.results import Event
@@ -51,7 +51,7 @@ class EventAlarms:
         self._quiet_s, self._monotonic = quiet_s, monotonic
         self._stirs: dict[str, _ActiveChange] = {}
         for alarm in active if quiet_s > 0 else ():
-            if alarm.code.startswith(EVENT):
+            if alarm.code.startswith(EVENT_CODE_PREFIX):
                 found = _ActiveChange(alarm.severity, 0, alarm.text, 0, monotonic())
                 self._stirs[alarm.code] = found
 
@@ -88,7 +88,7 @@ class EventAlarms:
 def code_of(change: str) -> str:
     """Return the code of the alarm of a kind of change."""
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in change.lower())
-    return f"{EVENT}{plain}"[:32]
+    return f"{EVENT_CODE_PREFIX}{plain}"[:32]
 
 
 def _finding(stir: _ActiveChange) -> AlarmCondition:

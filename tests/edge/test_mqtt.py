@@ -18,8 +18,8 @@ from edge.mqtt import (
     PayloadRefused,
     Published,
     Will,
-    device_of,
     keep_serving,
+    split_topic,
     topic,
 )
 from edge.settings.delivery import BrokerSettings
@@ -36,7 +36,7 @@ def test_a_message_arrives_as_it_was_sent(address: BrokerSettings) -> None:
 
     (message,) = receive(listener, 1)
     assert message.payload == b"\x00\xff"
-    assert device_of(message.topic) == ("scope-01", "result")
+    assert split_topic(message.topic) == ("scope-01", "result")
     assert message.properties == (("seq", "7"),)
     assert not message.is_retained
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.taxonomy import ONTOLOGY, TASKS, as_task
+from edge.taxonomy import ONTOLOGY, TASKS, label_in_task
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from edge.taxonomy import ONTOLOGY, TASKS, as_task
 def test_a_kind_of_white_cell_is_a_white_cell(
     label: str, task: str, named: str | None
 ) -> None:
-    assert as_task(label, task) == named
+    assert label_in_task(label, task) == named
 
 
 def test_every_class_has_its_place_in_the_ontology() -> None:

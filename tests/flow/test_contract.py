@@ -18,7 +18,7 @@ from edge.cli.command import command_command
 from edge.contract.asyncapi import CHANNELS
 from edge.errors import HemascopeError
 from edge.mqtt import Link, Message, topic
-from edge.remote.client import NoAnswer, ask, new_request
+from edge.remote.client import NoAnswer, new_request, send_request
 from edge.schema.codec import encode, write_toml
 from edge.schema.requests import CommandName, Request, Response
 from edge.settings.delivery import BrokerSettings, CommandSettings
@@ -93,9 +93,9 @@ class Laboratory:
     def count(self, key: str) -> int:
         return sum(channel_of(message) == key for message in list(self.listener.heard))
 
-    def ask(self, name: CommandName, **result: str | None) -> list[Response]:
+    def send_request(self, name: CommandName, **result: str | None) -> list[Response]:
         request = new_request(name, "anna", **result)
-        return list(ask(self.address, DEVICE, name, request, timeout_s=15))
+        return list(send_request(self.address, DEVICE, name, request, timeout_s=15))
 
     def has_answered(self, request: Request) -> bool:
         return any(
@@ -189,5 +189,5 @@ def test_nobody_listens_is_said_at_once(address: BrokerSettings) -> None:
     request = new_request("stop", "anna")
 
     with pytest.raises(NoAnswer, match="does not listen") as error:
-        list(ask(address, "scope-77", "stop", request, timeout_s=5))
+        list(send_request(address, "scope-77", "stop", request, timeout_s=5))
     assert error.value.exit_code == 75

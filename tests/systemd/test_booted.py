@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edge.ledger.writer import Ledger
-from edge.remote.client import ask, new_request
+from edge.remote.client import new_request, send_request
 from edge.settings.delivery import BrokerSettings
 from tests.conftest import frame_result
 
@@ -321,7 +321,7 @@ def test_an_operator_may_ask_what_the_settings_allow() -> None:
         password_file=OPERATORS_PASSWORD,
     )
 
-    answers = ask(
+    answers = send_request(
         broker,
         "scope-01",
         "note",
@@ -330,7 +330,9 @@ def test_an_operator_may_ask_what_the_settings_allow() -> None:
     )
     assert [answer.outcome for answer in answers][-1] == "done"
     wait_until(lambda: "from the broker" in str(rows()), 10, "the note is a row")
-    refused = ask(broker, "scope-01", "stop", new_request("stop", "x"), timeout_s=20)
+    refused = send_request(
+        broker, "scope-01", "stop", new_request("stop", "x"), timeout_s=20
+    )
     assert [answer.outcome for answer in refused][-1] == "refused"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from edge.errors import FrameRejected
-from edge.taxonomy import TASKS, as_task
+from edge.taxonomy import TASKS, label_in_task
 from training.data.boxes import box_problem
 from training.data.contact_sheet import contact_sheet
 from training.data.rows import SPLITS, Crops, DataInvalid, Row, count, read_counts
@@ -144,7 +144,7 @@ def _label_notes(rows: Iterable[Row]) -> list[str]:
             elif missing:
                 notes.append(f"{task}: no {label} in {' and '.join(missing)}")
     for (task, label), row in first.items():
-        if task not in TASKS or as_task(label, task) is None:
+        if task not in TASKS or label_in_task(label, task) is None:
             notes.append(f"{task}: {label!r} ({row.where}) is no class of this task")
     return notes
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from edge.taxonomy import TASKS, as_task
+from edge.taxonomy import TASKS, label_in_task
 from training.data.layouts.bloodmnist import read_bloodmnist
 from training.data.layouts.cells import Cell
 from training.data.layouts.classes import read_class_folders
@@ -162,7 +162,7 @@ def label_named(name: str, task: str) -> str | None:
     known |= _ALIASES
     bare = _bare(name)
     label = known.get(bare) or known.get(bare.removesuffix("s"))
-    return None if label is None else as_task(label, task)
+    return None if label is None else label_in_task(label, task)
 
 
 def _bare(name: str) -> str:

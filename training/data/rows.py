@@ -18,7 +18,7 @@ from edge.sources.image_files import read_image
 from edge.stages.colour_correction import correct, prepare
 from edge.stages.crops import cut_crops, windows
 from edge.stages.detection import are_whole, widths
-from edge.taxonomy import TASKS, as_task
+from edge.taxonomy import TASKS, label_in_task
 from training.data.boxes import Box, box_problem
 from training.data.npz_stacks import read_stack
 
@@ -82,7 +82,7 @@ def rows_of_task(rows: Iterable[Row], task: str) -> list[tuple[Row, int]]:
     boxed = {row.image for row in fit if row.box is not None}
     chosen: dict[tuple[object, object], tuple[Row, int]] = {}
     for row in fit:
-        label = as_task(row.label, task)
+        label = label_in_task(row.label, task)
         if label is not None and (row.box is not None or row.image not in boxed):
             chosen.setdefault((row.image, row.box), (row, TASKS[task].index(label)))
     return list(chosen.values())

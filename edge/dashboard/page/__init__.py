@@ -1,1 +1,1 @@
-"""The files of the page that shows the devices."""
+"""The static files of the live page."""

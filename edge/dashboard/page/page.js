@@ -1,5 +1,5 @@
 "use strict";
-// Shows what /events says. Text only ever enters the page as text.
+// Shows the data of /events. Text from devices is set as text, never as HTML.
 
 const cards = new Map();
 
@@ -23,10 +23,10 @@ function cell(text, className) {
 // Cells counted once each, with limits; where nothing is counted, sums over all frames.
 function showCounts(card, device, colours) {
   const total = Object.values(device.cells).reduce((a, b) => a + b, 0);
-  const once = device.differential;
-  card.querySelector("[data-counted]").textContent = once ? "counted once" : "in all frames";
-  for (const node of card.querySelectorAll("[data-limits]")) node.hidden = !once;
-  const names = Object.keys(once || device.cells);
+  const differential = device.differential;
+  card.querySelector("[data-counted]").textContent = differential ? "counted once" : "in all frames";
+  for (const node of card.querySelectorAll("[data-limits]")) node.hidden = !differential;
+  const names = Object.keys(differential || device.cells);
   card.querySelector("tbody").replaceChildren(...names.map((name) => {
     const row = document.createElement("tr");
     const mark = cell("");
@@ -35,8 +35,8 @@ function showCounts(card, device, colours) {
     swatch.style.background = colours[name] || "#cc79a7";
     mark.append(swatch);
     row.append(mark, cell(name), cell(device.is_stale ? "-" : device.in_view[name] || 0));
-    if (once) {
-      const one = once[name];
+    if (differential) {
+      const one = differential[name];
       row.append(cell(one.count.toLocaleString("en")), cell(one.share),
         cell(one.limits), cell(one.more.toLocaleString("en")));
     } else {
@@ -94,8 +94,8 @@ function show(view) {
 }
 
 const link = document.getElementById("link");
-const silentMs = 3000;
-let heardMs = Date.now();
+const maxSilenceMs = 3000;
+let lastDataMs = Date.now();
 
 function loseLink() {
   link.textContent = "connection lost: what is shown is not live";
@@ -110,10 +110,10 @@ function loseLink() {
 
 const events = new EventSource("events");
 events.onmessage = (event) => {
-  heardMs = Date.now();
+  lastDataMs = Date.now();
   link.textContent = "connected";
   link.className = "good";
   show(JSON.parse(event.data));
 };
 events.onerror = loseLink;
-setInterval(() => { if (Date.now() - heardMs > silentMs) loseLink(); }, 1000);
+setInterval(() => { if (Date.now() - lastDataMs > maxSilenceMs) loseLink(); }, 1000);

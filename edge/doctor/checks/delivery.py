@@ -23,7 +23,7 @@ from edge.doctor.device import ExaminedDevice
 from edge.doctor.findings import Finding, fault, fault_from, ok, unknown, warning
 from edge.doctor.processes import publish_process
 from edge.errors import HemascopeError
-from edge.ledger.cursor import Cursor, read_cursor, stored_s_ago
+from edge.ledger.cursor import Cursor, cursor_age_s, read_cursor
 from edge.monitoring.metrics import Metrics
 from edge.mqtt import (
     ARCHIVE_STATE,
@@ -253,7 +253,7 @@ def _is_connected(before: Cursor | None, after: Cursor | None, folder: Path) -> 
     """Whether the connection is still the same and the cursor was just stored."""
     if before is None or after is None or before.connections != after.connections:
         return False
-    age_s = stored_s_ago(folder)
+    age_s = cursor_age_s(folder)
     return age_s is not None and age_s < _WATCH_S
 
 

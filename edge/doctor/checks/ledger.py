@@ -19,13 +19,13 @@ from edge.errors import HemascopeError
 from edge.ledger.cursor import read_cursor
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow, first_broken
-from edge.monitoring.alarms import KINDS
+from edge.monitoring.alarms import ALARM_KINDS
 from edge.pipeline.empty_results import STOPPED
 from edge.schema.codec import PayloadInvalid, decode
 
 _VERIFIED_ROWS = 1000  # the newest ones; all of them would take minutes
 _NAME = "ledger"
-_ARCHIVED_WITHIN = timedelta(seconds=KINDS["archive-away"].after_s)
+_ARCHIVED_WITHIN = timedelta(seconds=ALARM_KINDS["archive-away"].after_s)
 
 
 class _RowHead(msgspec.Struct, frozen=True):
@@ -68,12 +68,12 @@ def check_alarms(device: ExaminedDevice) -> Iterator[Finding]:
         return
     try:
         with closing(LedgerReader(folder)) as reader:
-            active = list(reader.state.alarms())
+            active = list(reader.state.active_alarms())
     except (HemascopeError, sqlite3.Error) as error:
         yield unknown("alarms", str(error), "see to the finding on the ledger first")
         return
     for alarm in active:
-        kind = KINDS.get(alarm.code)
+        kind = ALARM_KINDS.get(alarm.code)
         finding = fault if alarm.severity == "red" else warning
         yield finding(
             "alarms",
@@ -180,7 +180,7 @@ def _archiving(reader: LedgerReader, folder: Path) -> Finding:
             f"{text}; no process publishes",
             "run `systemctl start hemascope-publish`",
         )
-    return warning(_NAME, text, KINDS["archive-away"].advice)
+    return warning(_NAME, text, ALARM_KINDS["archive-away"].advice)
 
 
 def _row_head(row: LedgerRow) -> _RowHead:

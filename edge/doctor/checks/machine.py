@@ -20,8 +20,8 @@ from edge.doctor.findings import Finding, fault, ok, unknown, warning
 from edge.engines.build_manifest import l4t_release
 from edge.errors import HemascopeError
 from edge.ledger.reader import LedgerReader
-from edge.monitoring.alarms import KINDS
-from edge.monitoring.metrics import disk, temperature_c
+from edge.monitoring.alarms import ALARM_KINDS
+from edge.monitoring.metrics import disk_usage, temperature_c
 from edge.settings.run import AlarmSettings
 
 _CLOCK_TOLERANCE = timedelta(seconds=10)
@@ -59,7 +59,7 @@ def judge_clock(
         return warning(
             "clock",
             f"{now:%Y-%m-%d %H:%M:%S} UTC, not set by a time server",
-            KINDS["clock-unsynchronised"].advice,
+            ALARM_KINDS["clock-unsynchronised"].advice,
         )
     return ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, set by a time server")
 
@@ -99,7 +99,7 @@ def check_disk(device: ExaminedDevice) -> Iterator[Finding]:
 
 
 def _free_space(folder: Path, limits: AlarmSettings) -> Finding:
-    free, used = disk(folder)
+    free, used = disk_usage(folder)
     amber, red = limits.disk_share
     text = f"{folder}: {100 * used:.0f} % used, {free >> 20:,} MiB free"
     if os.statvfs(folder).f_favail == 0 and os.statvfs(folder).f_files:
@@ -107,9 +107,9 @@ def _free_space(folder: Path, limits: AlarmSettings) -> Finding:
             "disk", f"{text}, but no more files can be created", "delete old files"
         )
     if used >= red:
-        return fault("disk", text, KINDS["disk-filling"].advice)
+        return fault("disk", text, ALARM_KINDS["disk-filling"].advice)
     if used >= amber:
-        return warning("disk", text, KINDS["disk-filling"].advice)
+        return warning("disk", text, ALARM_KINDS["disk-filling"].advice)
     return ok("disk", text)
 
 
@@ -149,9 +149,9 @@ def judge_temperature(hottest_c: float | None, limits: AlarmSettings) -> Finding
         )
     text = f"the hottest part has {hottest_c:.0f} °C, alarms begin at {amber:.0f} °C"
     if hottest_c >= red:
-        return fault("temperature", text, KINDS["hot"].advice)
+        return fault("temperature", text, ALARM_KINDS["hot"].advice)
     if hottest_c >= amber:
-        return warning("temperature", text, KINDS["hot"].advice)
+        return warning("temperature", text, ALARM_KINDS["hot"].advice)
     return ok("temperature", text)
 
 

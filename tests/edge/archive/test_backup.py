@@ -36,7 +36,7 @@ from edge.ledger.cursor import read_cursor
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
-from edge.monitoring.alarms import KINDS
+from edge.monitoring.alarms import ALARM_KINDS
 from edge.mqtt import BrokerRefused, Link
 from edge.settings.delivery import BrokerSettings, PublishSettings
 from edge.settings.run import LedgerSettings
@@ -274,7 +274,7 @@ def test_to_go_on_with_an_old_copy_is_noticed_and_its_rows_are_kept_aside(
         time.sleep(2)
 
     assert archived(file, epoch) == true  # nothing that was archived is altered
-    assert "the archive holds another row 20 than we do" in caplog.text
+    assert "the archive holds another row 20 than this ledger" in caplog.text
     with closing(sqlite3.connect(file)) as db:
         (aside,) = db.execute("SELECT count(*) FROM quarantine").fetchone()
     assert aside >= 10
@@ -395,9 +395,9 @@ def test_the_guide_says_what_each_alarm_means_and_what_to_do() -> None:
     told = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \| (.+?) \|$", text(), re.M)
 
     alarms = {code: (means, cause, do) for code, means, cause, do in told}
-    assert set(alarms) == set(KINDS)
+    assert set(alarms) == set(ALARM_KINDS)
     for code, (means, cause, do) in alarms.items():
-        assert KINDS[code].advice in do, code
+        assert ALARM_KINDS[code].advice in do, code
         assert len(means) > 20, code
         assert len(cause) > 20, code
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.archive.store import ArchiveFailed, Chain, Receipt, Store
+from edge.archive.store import ArchiveFailed, Chain, Store, StoreOutcome
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
@@ -49,8 +49,8 @@ def message(data: bytes, device: str = DEVICE) -> Message:
     return Message(f"cells/v1/{device}/result", data, is_retained=False)
 
 
-def give(store: Store, *data: bytes) -> list[Receipt]:
-    return [v for d in data for v in store.take([message(d)]).values()]
+def give(store: Store, *data: bytes) -> list[StoreOutcome]:
+    return [v for d in data for v in store.store_messages([message(d)]).values()]
 
 
 def state(chain: Chain, oldest: int) -> DeviceState:
@@ -71,7 +71,7 @@ def test_rows_in_order_are_stored_as_they_are(
 ) -> None:
     verdicts = give(store, *(row.data for row in rows))
 
-    assert verdicts == [Receipt.STORED] * 10
+    assert verdicts == [StoreOutcome.STORED] * 10
     assert list(store.rows(chain)) == rows
     assert store.verify(chain) is None
     assert store.cursor(chain) == (10, rows[-1].sha256)
@@ -82,7 +82,7 @@ def test_a_row_that_comes_again_is_dropped(
 ) -> None:
     give(store, *(row.data for row in rows[:5]))
 
-    assert give(store, rows[2].data, rows[4].data) == [Receipt.DUPLICATE] * 2
+    assert give(store, rows[2].data, rows[4].data) == [StoreOutcome.DUPLICATE] * 2
     assert len(list(store.rows(chain))) == 5
 
 
@@ -91,14 +91,14 @@ def test_a_row_too_early_is_not_stored(
 ) -> None:
     give(store, rows[0].data)
 
-    assert give(store, rows[2].data) == [Receipt.AHEAD]
+    assert give(store, rows[2].data) == [StoreOutcome.AHEAD]
     assert store.cursor(chain)[0] == 1
 
 
 def test_the_first_row_that_an_archive_sees_must_be_the_first_of_the_ledger(
     store: Store, rows: list[LedgerRow], chain: Chain
 ) -> None:
-    assert give(store, rows[4].data) == [Receipt.AHEAD]
+    assert give(store, rows[4].data) == [StoreOutcome.AHEAD]
     assert store.cursor(chain) == (0, FIRST_PREVIOUS)
 
 
@@ -106,9 +106,9 @@ def test_rows_that_the_device_no_longer_has_are_written_down_as_a_hole(
     store: Store, rows: list[LedgerRow], chain: Chain
 ) -> None:
     give(store, rows[0].data)
-    store.expect(state(chain, oldest=5))
+    store.note_oldest(state(chain, oldest=5))
 
-    assert give(store, *(row.data for row in rows[4:])) == [Receipt.STORED] * 6
+    assert give(store, *(row.data for row in rows[4:])) == [StoreOutcome.STORED] * 6
     assert store.holes() == [(chain.device, chain.epoch, 2, 4)]
     assert store.verify(chain) is None  # a hole that is written down is no damage
 
@@ -134,20 +134,20 @@ def test_an_altered_row_is_found_out_by_the_next_one(
     acknowledged = store.cursor(chain)
     assert acknowledged[1] != rows[1].sha256  # the device does not believe this
 
-    assert give(store, rows[2].data) == [Receipt.QUARANTINED]
-    assert give(store, rows[1].data) == [Receipt.STORED]
-    assert give(store, *(r.data for r in rows[2:])) == [Receipt.STORED] * 8
+    assert give(store, rows[2].data) == [StoreOutcome.QUARANTINED]
+    assert give(store, rows[1].data) == [StoreOutcome.STORED]
+    assert give(store, *(r.data for r in rows[2:])) == [StoreOutcome.STORED] * 8
     assert list(store.rows(chain)) == rows
 
 
 def test_an_altered_row_after_a_hole_is_replaced_too(
     store: Store, rows: list[LedgerRow], chain: Chain
 ) -> None:
-    store.expect(state(chain, oldest=5))
+    store.note_oldest(state(chain, oldest=5))
     give(store, altered(rows[4]))
 
-    assert give(store, rows[4].data) == [Receipt.STORED]
-    assert give(store, *(r.data for r in rows[5:])) == [Receipt.STORED] * 5
+    assert give(store, rows[4].data) == [StoreOutcome.STORED]
+    assert give(store, *(r.data for r in rows[5:])) == [StoreOutcome.STORED] * 5
     assert list(store.rows(chain)) == rows[4:]
     assert store.verify(chain) is None
 
@@ -157,7 +157,7 @@ def test_a_row_that_later_rows_vouch_for_is_never_replaced(
 ) -> None:
     give(store, *(row.data for row in rows))
 
-    assert give(store, *[altered(rows[4])] * 3) == [Receipt.DUPLICATE] * 3
+    assert give(store, *[altered(rows[4])] * 3) == [StoreOutcome.DUPLICATE] * 3
     assert list(store.rows(chain)) == rows
     with sqlite3.connect(tmp_path / "archive.sqlite") as db:
         kept = db.execute("SELECT data, reason FROM quarantine").fetchall()
@@ -169,7 +169,7 @@ def test_a_row_that_later_rows_vouch_for_is_never_replaced(
 def test_one_device_cannot_write_as_another(
     store: Store, rows: list[LedgerRow], tmp_path: Path
 ) -> None:
-    store.take([message(rows[0].data, device="scope-02")])
+    store.store_messages([message(rows[0].data, device="scope-02")])
 
     assert store.chains() == []
     with sqlite3.connect(tmp_path / "archive.sqlite") as db:
@@ -195,7 +195,7 @@ HOSTILE: list[Callable[[bytes], bytes]] = [
 def test_what_is_no_row_is_put_aside_and_the_next_row_still_comes_in(
     store: Store, rows: list[LedgerRow], chain: Chain, damage: Callable[[bytes], bytes]
 ) -> None:
-    store.take([message(damage(rows[0].data)), message(rows[0].data)])
+    store.store_messages([message(damage(rows[0].data)), message(rows[0].data)])
 
     assert store.cursor(chain) == (1, rows[0].sha256)
 

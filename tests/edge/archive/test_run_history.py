@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from edge.archive.run_history import (
-    MOST_INCIDENTS,
+    MAX_INCIDENTS,
     RunHistory,
     RunUnknown,
     find_run,
     list_runs,
-    tell,
+    read_run_history,
 )
 from edge.archive.run_report import runs_table, write_run_page
 from edge.archive.store import ArchiveFailed, Store
@@ -30,7 +30,7 @@ from edge.clock import utc_now
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.mqtt import Message
-from edge.schema.entries import Entered, Note
+from edge.schema.entries import EntryContent, Note
 from edge.schema.results import (
     Event,
     Filmstrip,
@@ -104,7 +104,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = RunState()
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
 
-        def write(*result: FrameResult | Entered) -> None:
+        def write(*result: FrameResult | EntryContent) -> None:
             ledger.append_all([*runs.take_marks(), *result])
 
         run = runs.start_run("S26-00123", "op7")
@@ -124,18 +124,20 @@ def archived(folder: Path) -> Path:
     with closing(LedgerReader(folder / "ledger")) as ledger:
         rows = ledger.rows(0, 10_000)
     with closing(Store(folder / "archive.sqlite")) as store:
-        store.take([Message("cells/v1/scope-1/result", r.data, False) for r in rows])
+        store.store_messages(
+            [Message("cells/v1/scope-1/result", r.data, False) for r in rows]
+        )
     return folder / "archive.sqlite"
 
 
-def told_by(folder: Path, result: Iterable[FrameResult | Entered]) -> RunHistory:
+def told_by(folder: Path, result: Iterable[FrameResult | EntryContent]) -> RunHistory:
     """Read a run back in which all this was said."""
     runs = RunState()
     runs.start_run()
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
         ledger.append_all([*runs.take_marks(), *result])
     with closing(Store(archived(folder))) as store:
-        return tell(store, list_runs(store)[0])
+        return read_run_history(store, list_runs(store)[0])
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_a_run_is_found_by_how_its_id_begins(store: Store) -> None:
 
 
 def test_a_story_tells_counts_events_courses_and_gaps(store: Store) -> None:
-    story = tell(store, list_runs(store)[0])
+    story = read_run_history(store, list_runs(store)[0])
 
     assert story.statuses == {"ok": FRAMES - len(GAP), "gap": len(GAP)}
     counts = story.counts["RBC"]
@@ -199,7 +201,7 @@ def test_what_ends_with_another_run_is_no_story_of_it(tmp_path: Path) -> None:
 
 
 def test_a_page_shows_the_cell_over_time(store: Store, tmp_path: Path) -> None:
-    page = write_run_page(tmp_path, tell(store, list_runs(store)[0]))
+    page = write_run_page(tmp_path, read_run_history(store, list_runs(store)[0]))
 
     text = page.read_text("utf-8")
     assert "oil renewed &lt;b&gt;" in text
@@ -222,8 +224,10 @@ def test_a_run_without_frames_has_a_page(tmp_path: Path) -> None:
         ledger.append_all(runs.take_marks())
     [row] = LedgerReader(tmp_path / "ledger").rows(0, 10)
     with closing(Store(tmp_path / "archive.sqlite")) as store:
-        store.take([Message("cells/v1/scope-1/result", row.data, False)])
-        page = write_run_page(tmp_path / "page", tell(store, list_runs(store)[0]))
+        store.store_messages([Message("cells/v1/scope-1/result", row.data, False)])
+        page = write_run_page(
+            tmp_path / "page", read_run_history(store, list_runs(store)[0])
+        )
 
     assert "not ended" in page.read_text("utf-8")
 
@@ -273,7 +277,7 @@ def test_who_may_only_read_the_archive_reads_its_runs(
     with closing(Store(copy, must_exist=True)) as store:
         assert len(list_runs(store)) == 2
         with pytest.raises(ArchiveFailed, match="readonly"):
-            store.take([Message("cells/v1/scope-1/result", b"{}", False)])
+            store.store_messages([Message("cells/v1/scope-1/result", b"{}", False)])
 
 
 def test_another_database_is_refused_and_not_changed(tmp_path: Path) -> None:
@@ -295,13 +299,13 @@ def test_a_row_of_another_version_hides_no_run(file: Path, tmp_path: Path) -> No
     other = tmp_path / "archive.sqlite"
     other.write_bytes(file.read_bytes())
     with closing(Store(other)) as store:
-        store.take([Message("cells/v1/scope-2/result", data, False)])
+        store.store_messages([Message("cells/v1/scope-2/result", data, False)])
         [first, second] = list_runs(store)
         store._db.execute(
             "UPDATE rows SET data = CAST('{\"v\":2}' AS BLOB) WHERE seq = 5"
         )
 
-        story = tell(store, first)
+        story = read_run_history(store, first)
 
     assert first.start.slide == "S26-00123"
     assert story.unread == 1
@@ -311,12 +315,12 @@ def test_a_row_of_another_version_hides_no_run(file: Path, tmp_path: Path) -> No
 def test_a_run_of_many_gaps_and_many_frames_stays_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.archive.run_history._MOST_POINTS", 16)
-    notes = [Note(text="so", by="op7")] * (MOST_INCIDENTS + 3)
+    monkeypatch.setattr("edge.archive.run_history._MAX_POINTS", 16)
+    notes = [Note(text="so", by="op7")] * (MAX_INCIDENTS + 3)
 
     story = told_by(tmp_path, [*(frame(n, None) for n in range(FRAMES)), *notes])
 
-    assert len(story.incidents) == MOST_INCIDENTS
+    assert len(story.incidents) == MAX_INCIDENTS
     assert story.more_incidents == len(GAP) + 3
     course = story.courses[5]
     assert 8 < len(course.seconds) <= 17

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edge.contract.asyncapi import CHANNELS, asyncapi_text, document
+from edge.contract.asyncapi import CHANNELS, asyncapi_document, asyncapi_text
 from edge.contract.json_schemas import ASYNCAPI
 from tests.contract import schema_of_message
 
@@ -35,7 +35,7 @@ def test_the_committed_document_is_the_one_of_the_types() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    said = document()
+    said = asyncapi_document()
     found = set(references(said))
 
     assert len(found) > 20
@@ -46,7 +46,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_channels_operations_and_parameters_belong_together() -> None:
-    said = document()
+    said = asyncapi_document()
 
     assert said["asyncapi"] == "3.0.0"
     assert set(said["channels"]) == {channel.key for channel in CHANNELS}
@@ -66,7 +66,7 @@ def test_channels_operations_and_parameters_belong_together() -> None:
 
 
 def test_every_payload_is_a_schema_of_draft_7() -> None:
-    for name in document()["components"]["messages"]:
+    for name in asyncapi_document()["components"]["messages"]:
         jsonschema.Draft7Validator.check_schema(schema_of_message(name))
 
 
@@ -77,4 +77,4 @@ def test_the_document_fits_the_specification() -> None:
         pytest.skip("HEMASCOPE_ASYNCAPI_SCHEMA does not name AsyncAPI's 3.0.0.json")
     schema = json.loads(Path(place).read_text(encoding="utf-8"))
 
-    jsonschema.Draft7Validator(schema).validate(document())
+    jsonschema.Draft7Validator(schema).validate(asyncapi_document())

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from edge.dashboard.observer import STALE_S, Observer, drift_of, gaps_of
+from edge.dashboard.observer import STALE_S, Observer, drift_text, gaps_text
 from edge.dashboard.terminal import table
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
@@ -53,8 +53,8 @@ class Clock:
         return self.now_s
 
 
-def told(observer: Observer, name: str, payload: bytes) -> None:
-    observer.take(Message(topic(DEVICE, name), payload, is_retained=False))
+def deliver(observer: Observer, name: str, payload: bytes) -> None:
+    observer.handle(Message(topic(DEVICE, name), payload, is_retained=False))
 
 
 def state(connection: int, what: str, epoch: str = "e") -> bytes:
@@ -75,7 +75,7 @@ def state(connection: int, what: str, epoch: str = "e") -> bytes:
 def test_cells_are_counted_once_however_often_a_row_comes(results: list[bytes]) -> None:
     observer = Observer()
     for data in [*results[:4], *results[1:4], *results[4:]]:
-        told(observer, "result", data)
+        deliver(observer, "result", data)
 
     view = observer.devices[DEVICE]
     assert view.cells == {"RBC": 16}
@@ -85,12 +85,12 @@ def test_cells_are_counted_once_however_often_a_row_comes(results: list[bytes]) 
 def test_a_missing_row_shows_until_it_comes(results: list[bytes]) -> None:
     observer = Observer()
     for data in (results[0], results[1], results[4]):
-        told(observer, "result", data)
+        deliver(observer, "result", data)
     view = observer.devices[DEVICE]
     assert view.missing == {3, 4}
 
     for data in (results[2], results[3]):
-        told(observer, "result", data)
+        deliver(observer, "result", data)
     assert view.missing == set()
     assert view.cells == {"RBC": 10}
     assert view.last == decode(results[4], Result)  # what came late is not the newest
@@ -99,39 +99,39 @@ def test_a_missing_row_shows_until_it_comes(results: list[bytes]) -> None:
 def test_old_values_are_never_shown_as_live(results: list[bytes]) -> None:
     clock = Clock()
     observer = Observer(clock)
-    told(observer, "state", state(1, "online"))
-    told(observer, "result", results[0])
+    deliver(observer, "state", state(1, "online"))
+    deliver(observer, "result", results[0])
     view = observer.devices[DEVICE]
     assert not view.is_stale(clock.now_s + STALE_S - 1)
     assert view.is_stale(clock.now_s + STALE_S + 1)
 
-    told(observer, "state", state(1, "offline"))
+    deliver(observer, "state", state(1, "offline"))
     assert view.is_stale(clock.now_s)
 
 
 def test_a_late_will_of_an_earlier_connection_is_ignored() -> None:
     observer = Observer()
-    told(observer, "state", state(5, "online"))
-    told(observer, "state", state(4, "offline"))
+    deliver(observer, "state", state(5, "online"))
+    deliver(observer, "state", state(4, "offline"))
 
     assert observer.devices[DEVICE].state == "online"
 
 
 def test_a_device_that_lost_its_count_of_connections_is_believed() -> None:
     observer = Observer()
-    told(observer, "state", state(5, "offline"))
-    told(observer, "state", state(2, "online"))
+    deliver(observer, "state", state(5, "offline"))
+    deliver(observer, "state", state(2, "online"))
     assert observer.devices[DEVICE].state == "online"
 
-    told(observer, "state", state(1, "offline"))  # the late will of an earlier one
+    deliver(observer, "state", state(1, "offline"))  # the late will of an earlier one
     assert observer.devices[DEVICE].state == "online"
-    told(observer, "state", state(2, "offline"))
+    deliver(observer, "state", state(2, "offline"))
     assert observer.devices[DEVICE].state == "offline"
 
 
 def test_the_archives_state_is_kept_apart_from_devices() -> None:
     observer = Observer()
-    observer.take(
+    observer.handle(
         Message(ARCHIVE_STATE, encode(ArchiveState(state="online")), is_retained=True)
     )
 
@@ -141,21 +141,21 @@ def test_the_archives_state_is_kept_apart_from_devices() -> None:
 
 def test_a_new_ledger_is_believed_although_its_connections_start_again() -> None:
     observer = Observer()
-    told(observer, "state", state(5, "online"))
-    told(observer, "state", state(1, "online", epoch="f"))
-    told(observer, "state", state(5, "offline"))  # the old ledger's late will
+    deliver(observer, "state", state(5, "online"))
+    deliver(observer, "state", state(1, "online", epoch="f"))
+    deliver(observer, "state", state(5, "offline"))  # the old ledger's late will
 
     assert observer.devices[DEVICE].state == "online"
-    told(observer, "state", state(1, "offline", epoch="f"))
+    deliver(observer, "state", state(1, "offline", epoch="f"))
     assert observer.devices[DEVICE].state == "offline"
 
 
 def test_an_acknowledgement_of_an_older_ledger_is_not_shown() -> None:
     observer = Observer()
-    told(observer, "state", state(1, "online"))
+    deliver(observer, "state", state(1, "online"))
     for epoch, upto in (("e", 95), ("old", 500_000)):
         ack = Ack(epoch=epoch, upto=upto, hash="0" * 64, resume=True)
-        told(observer, "ack", encode(ack))
+        deliver(observer, "ack", encode(ack))
 
     assert observer.devices[DEVICE].acknowledged == 95
 
@@ -163,7 +163,7 @@ def test_an_acknowledgement_of_an_older_ledger_is_not_shown() -> None:
 def test_a_device_cannot_speak_as_another(results: list[bytes]) -> None:
     observer = Observer()
     for name, data in (("result", results[0]), ("state", state(1, "online"))):
-        observer.take(Message(topic("scope-02", name), data, is_retained=False))
+        observer.handle(Message(topic("scope-02", name), data, is_retained=False))
 
     assert observer.ignored == 2
     assert observer.devices == {}
@@ -174,7 +174,7 @@ def test_a_message_cannot_command_the_terminal(results: list[bytes]) -> None:
     row = msgspec.structs.replace(
         decode(results[0], Result), status="degraded", reason="\x1b]0;owned\x07\x1b[2J"
     )
-    told(observer, "result", encode(row))
+    deliver(observer, "result", encode(row))
     console = Console(record=True, width=200, file=io.StringIO())
 
     console.print(table(observer))
@@ -188,10 +188,10 @@ def test_a_message_cannot_command_the_terminal(results: list[bytes]) -> None:
 def test_a_preview_of_no_row_is_ignored(seq: str) -> None:
     observer = Observer()
     name = topic(DEVICE, "preview")
-    observer.take(Message(name, JPEG, False, (("seq", seq),)))
+    observer.handle(Message(name, JPEG, False, (("seq", seq),)))
     assert observer.devices == {}
 
-    observer.take(Message(name, JPEG, False, (("seq", "7"),)))
+    observer.handle(Message(name, JPEG, False, (("seq", "7"),)))
     assert observer.devices[DEVICE].preview_seq == 7
 
 
@@ -200,7 +200,7 @@ def test_a_preview_of_no_row_is_ignored(seq: str) -> None:
 def test_nonsense_is_counted_and_changes_nothing(name: str, payload: bytes) -> None:
     observer = Observer()
 
-    told(observer, name, payload)
+    deliver(observer, name, payload)
 
     assert observer.ignored == 1
     assert observer.devices == {}
@@ -248,9 +248,9 @@ def marked(seq: int, mark: RunMark) -> bytes:
 @pytest.mark.parametrize("name", ["[/b]", "[link=file:///x]RBC[/link]"])
 def test_the_name_of_a_slide_or_a_class_cannot_set_the_table(name: str) -> None:
     observer = Observer()
-    told(observer, "state", state(1, "online"))
-    told(observer, "result", marked(1, RunMark(run=RUN, phase="start", slide=name)))
-    told(observer, "result", counted(2, 50))
+    deliver(observer, "state", state(1, "online"))
+    deliver(observer, "result", marked(1, RunMark(run=RUN, phase="start", slide=name)))
+    deliver(observer, "result", counted(2, 50))
     (view,) = observer.devices.values()
     assert view.differential is not None
     one = msgspec.structs.replace(view.differential.classes[0], label=name)
@@ -266,10 +266,10 @@ def test_the_running_differential_is_shown_with_limits_and_rate() -> None:
     clock = Clock()
     observer = Observer(clock)
     start = RunMark(run=RUN, phase="start", slide="S26-1", operator="op7")
-    told(observer, "state", state(1, "online"))
-    told(observer, "result", marked(1, start))
+    deliver(observer, "state", state(1, "online"))
+    deliver(observer, "result", marked(1, start))
     for seq in range(2, 8):
-        told(observer, "result", counted(seq, 50 * seq))
+        deliver(observer, "result", counted(seq, 50 * seq))
         clock.now_s += 10
     console = Console(record=True, width=200, file=io.StringIO())
 
@@ -286,8 +286,8 @@ def test_a_resumed_run_is_shown_with_its_slide_and_since_when_it_counts() -> Non
     observer = Observer(Clock())
     since = datetime(2026, 1, 1, 14, 5, tzinfo=timezone.utc)
     goes_on = RunMark(run=RUN, phase="resumed", slide="S26-1", operator="op7")
-    told(observer, "result", marked(1, goes_on))
-    told(observer, "result", counted(2, 50, since))
+    deliver(observer, "result", marked(1, goes_on))
+    deliver(observer, "result", counted(2, 50, since))
     console = Console(record=True, width=200, file=io.StringIO())
 
     console.print(table(observer))
@@ -300,13 +300,13 @@ def test_a_resumed_run_is_shown_with_its_slide_and_since_when_it_counts() -> Non
 def test_silence_until_the_next_planned_point_is_not_stale() -> None:
     clock = Clock()
     observer = Observer(clock)
-    told(observer, "state", state(1, "online"))
+    deliver(observer, "state", state(1, "online"))
     utc = datetime(2026, 1, 1, tzinfo=timezone.utc)
     point = Point(index=3, due=utc, late_ms=4.0, next_s=60.0)
     one = frame_result(run=RUN, point=point)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
     place = {"device": DEVICE, "epoch": "e", "seq": 1, "prev": "0" * 64}
-    told(observer, "result", encode(Result(**fields, **place)))
+    deliver(observer, "result", encode(Result(**fields, **place)))
     view = observer.devices[DEVICE]
 
     clock.now_s += 65
@@ -317,10 +317,10 @@ def test_silence_until_the_next_planned_point_is_not_stale() -> None:
 
 def test_another_slide_shows_nothing_of_the_one_before() -> None:
     observer = Observer(Clock())
-    told(observer, "result", counted(1, 500))
+    deliver(observer, "result", counted(1, 500))
     start = RunMark(run=NEXT, phase="start", slide="S26-2")
     for seq, mark in ((2, RunMark(run=RUN, phase="end")), (3, start)):
-        told(observer, "result", marked(seq, mark))
+        deliver(observer, "result", marked(seq, mark))
 
     view = observer.devices[DEVICE]
     assert view.differential is None
@@ -345,18 +345,18 @@ def test_what_comes_late_is_not_live(results: list[bytes]) -> None:
     """Rows of days ago, sent when the broker is back, look like news."""
     clock = Clock()
     observer = Observer(clock)
-    told(observer, "state", state(1, "online"))
-    told(observer, "metrics", metrics(newest=8))
+    deliver(observer, "state", state(1, "online"))
+    deliver(observer, "metrics", metrics(newest=8))
     clock.now_s += 4
     for data in results[:7]:
-        told(observer, "result", data)
+        deliver(observer, "result", data)
     view = observer.devices[DEVICE]
     assert view.is_stale(clock.now_s)
-    assert view.condition(clock.now_s) == "1 rows behind"
+    assert view.state_text(clock.now_s) == "1 rows behind"
 
-    told(observer, "result", results[7])
+    deliver(observer, "result", results[7])
     assert not view.is_stale(clock.now_s)
-    assert view.condition(clock.now_s) == "online"
+    assert view.state_text(clock.now_s) == "online"
 
 
 def test_nothing_is_live_without_a_broker_or_while_stopped(
@@ -364,22 +364,22 @@ def test_nothing_is_live_without_a_broker_or_while_stopped(
 ) -> None:
     clock = Clock()
     observer = Observer(clock)
-    told(observer, "state", state(1, "online"))
-    told(observer, "result", results[0])
+    deliver(observer, "state", state(1, "online"))
+    deliver(observer, "result", results[0])
     view = observer.devices[DEVICE]
     assert not view.is_stale(clock.now_s)
 
-    observer.lose_link()
+    observer.mark_unreachable()
     assert view.is_stale(clock.now_s)
-    assert view.condition(clock.now_s) == "unreachable"
-    told(observer, "state", state(1, "online"))  # retained, at the next connection
+    assert view.state_text(clock.now_s) == "unreachable"
+    deliver(observer, "state", state(1, "online"))  # retained, at the next connection
     assert not view.is_stale(clock.now_s)
     paused = msgspec.structs.replace(
         decode(state(1, "online"), DeviceState), is_paused=True
     )
-    told(observer, "state", encode(paused))
+    deliver(observer, "state", encode(paused))
     assert view.is_stale(clock.now_s)
-    assert view.condition(clock.now_s) == "stopped by command"
+    assert view.state_text(clock.now_s) == "stopped by command"
 
 
 def test_a_gap_is_no_sign_of_life(tmp_path: Path) -> None:
@@ -388,10 +388,10 @@ def test_a_gap_is_no_sign_of_life(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, DEVICE)
     rows = [ledger.append(frame_result()), ledger.append(frame_result(status="gap"))]
     ledger.close()
-    told(observer, "state", state(1, "online"))
-    told(observer, "result", rows[0].data)
+    deliver(observer, "state", state(1, "online"))
+    deliver(observer, "result", rows[0].data)
     clock.now_s += STALE_S + 1
-    told(observer, "result", rows[1].data)
+    deliver(observer, "result", rows[1].data)
 
     assert observer.devices[DEVICE].is_stale(clock.now_s)
     assert observer.devices[DEVICE].status == "gap"
@@ -412,7 +412,7 @@ def test_alarms_are_shown_until_they_are_over(tmp_path: Path) -> None:
         ledger.append(msgspec.structs.replace(begun, until=begun.since)),
     ]
     ledger.close()
-    told(observer, "alarm", rows[0].data)
+    deliver(observer, "alarm", rows[0].data)
     view = observer.devices[DEVICE]
     assert set(view.alarms) == {"no-frames"}
     console = Console(record=True, width=200, file=io.StringIO())
@@ -421,10 +421,10 @@ def test_alarms_are_shown_until_they_are_over(tmp_path: Path) -> None:
     assert "red alarm no-frames since 2026-01-01 00:00:00 UTC: no frame" in shown
     assert "\x1b" not in shown
 
-    told(observer, "alarm", rows[1].data)
+    deliver(observer, "alarm", rows[1].data)
     assert view.alarms == {}
     for row in rows:  # also rows: counted, none of them missing
-        told(observer, "result", row.data)
+        deliver(observer, "result", row.data)
     assert (view.rows, view.seq, view.missing) == (2, 2, set())
 
 
@@ -435,7 +435,7 @@ def test_what_is_retained_may_be_of_any_time(results: list[bytes], name: str) ->
     payload = {"result": results[0], "ack": encode(ack), "metrics": metrics(1)}.get(
         name, results[0]
     )
-    observer.take(Message(topic(DEVICE, name), payload, is_retained=True))
+    observer.handle(Message(topic(DEVICE, name), payload, is_retained=True))
 
     assert (observer.ignored, observer.devices) == (1, {})
 
@@ -446,13 +446,13 @@ def test_what_is_kept_stays_small(results: list[bytes]) -> None:
     for number in range(1, 200):
         counts = {f"label {number} {n}": 1 for n in range(50)}
         leap = msgspec.structs.replace(row, seq=number * 10**9, counts=counts)
-        told(observer, "result", encode(leap))
+        deliver(observer, "result", encode(leap))
     for number in range(1500):
         name = f"scope-{number}"
         message = msgspec.structs.replace(
             decode(state(1, "online"), DeviceState), device=name
         )
-        observer.take(Message(topic(name, "state"), encode(message), True))
+        observer.handle(Message(topic(name, "state"), encode(message), True))
 
     view = observer.devices[DEVICE]
     assert len(view.missing) <= 10_000
@@ -464,7 +464,7 @@ def test_what_is_kept_stays_small(results: list[bytes]) -> None:
 def test_a_device_that_cannot_be_is_not_shown(device: str) -> None:
     observer = Observer()
     ack = encode(Ack(epoch="e", upto=1, hash="0" * 64, resume=False))
-    observer.take(Message(topic(device, "ack"), ack, False))
+    observer.handle(Message(topic(device, "ack"), ack, False))
 
     assert observer.devices == {}
 
@@ -499,20 +499,20 @@ def test_gaps_are_counted_once_with_the_frames_that_are_known_to_be_lost() -> No
         gap(5, 2),
         gap(4, 3),
     ):
-        told(observer, "result", data)
+        deliver(observer, "result", data)
 
     view = observer.devices[DEVICE]
     assert (view.gaps, view.lost) == (4, 45)
-    assert gaps_of(view) == "4, 45 frames"
+    assert gaps_text(view) == "4, 45 frames"
     assert "4, 45 frames" in shown(observer)
 
 
 def test_drift_is_said_with_its_figure_and_never_as_live_when_stale() -> None:
     clock = Clock()
     observer = Observer(clock)
-    told(observer, "state", state(1, "online"))
+    deliver(observer, "state", state(1, "online"))
     view = observer._view(DEVICE)
-    assert drift_of(view, clock.now_s) == "unknown"
+    assert drift_text(view, clock.now_s) == "unknown"
     for seq, drift, text in (
         (1, Drift(status="good", background=0.4), "good"),
         (
@@ -526,22 +526,22 @@ def test_drift_is_said_with_its_figure_and_never_as_live_when_stale() -> None:
             "red: focus 28 % as sharp",
         ),
     ):
-        told(observer, "result", row_with(seq, drift=drift))
-        assert drift_of(view, clock.now_s) == text
-    told(observer, "result", gap(4, 1))  # says nothing of the light
-    assert drift_of(view, clock.now_s) == "red: focus 28 % as sharp"
+        deliver(observer, "result", row_with(seq, drift=drift))
+        assert drift_text(view, clock.now_s) == text
+    deliver(observer, "result", gap(4, 1))  # says nothing of the light
+    assert drift_text(view, clock.now_s) == "red: focus 28 % as sharp"
 
-    assert drift_of(view, clock.now_s + STALE_S + 1) == "was red: focus 28 % as sharp"
+    assert drift_text(view, clock.now_s + STALE_S + 1) == "was red: focus 28 % as sharp"
     assert "STALE" in shown(observer)  # by the real clock, long ago
 
 
 def test_a_differential_of_a_device_that_is_gone_says_so() -> None:
     observer = Observer()
-    told(observer, "state", state(1, "online"))
-    told(observer, "result", counted(1, 50))
+    deliver(observer, "state", state(1, "online"))
+    deliver(observer, "result", counted(1, 50))
     assert f"{DEVICE}: run {RUN}, 50 of all cells" in shown(observer)
 
-    told(observer, "state", state(1, "offline"))
+    deliver(observer, "state", state(1, "offline"))
 
     assert f"{DEVICE}, STALE: run {RUN}" in shown(observer)
 
@@ -549,10 +549,10 @@ def test_a_differential_of_a_device_that_is_gone_says_so() -> None:
 def test_the_table_fits_into_eighty_columns() -> None:
     clock = Clock()
     observer = Observer(clock)
-    told(observer, "state", state(1, "online"))
+    deliver(observer, "state", state(1, "online"))
     drift = Drift(status="amber", of="background", advice="see", background=2.5)
-    told(observer, "result", gap(1, 45))
-    told(observer, "result", row_with(2, drift=drift))
+    deliver(observer, "result", gap(1, 45))
+    deliver(observer, "result", row_with(2, drift=drift))
     console = Console(record=True, width=80, file=io.StringIO())
 
     console.print(table(observer))

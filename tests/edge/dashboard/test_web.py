@@ -60,16 +60,20 @@ def observer(tmp_path: Path) -> Observer:
         acknowledged=2,
         software="0",
     )
-    observer.take(Message(topic("scope-01", "state"), encode(online), is_retained=True))
+    observer.handle(
+        Message(topic("scope-01", "state"), encode(online), is_retained=True)
+    )
     for row in reader.rows(0, 10):
-        observer.take(Message(topic("scope-01", "result"), row.data, is_retained=False))
+        observer.handle(
+            Message(topic("scope-01", "result"), row.data, is_retained=False)
+        )
     reader.close()
     picture = np.zeros((90, 160, 3), np.uint8)
     picture[..., 1] = 200
     preview = Message(
         topic("scope-01", "preview"), to_jpeg(picture), False, (("seq", "3"),)
     )
-    observer.take(preview)
+    observer.handle(preview)
     return observer
 
 
@@ -89,7 +93,7 @@ def dashboard(observer: Observer) -> Iterator[Dashboard]:
 
     def keep_showing() -> None:
         while not done.is_set():  # a browser may take long to start
-            observer.devices["scope-01"].heard_s = time.monotonic()
+            observer.devices["scope-01"].last_result_s = time.monotonic()
             served.show(observer)
             done.wait(0.1)
 
@@ -237,7 +241,7 @@ def test_a_person_sees_the_differential_with_its_limits(
     )
     dashboard.show(observer)
     gap = frame_result(cells=0, status="gap", reason="2 frames skipped")
-    observer.take(row_of(gap, 4))
+    observer.handle(row_of(gap, 4))
 
     browser.get(dashboard.url)
 
@@ -306,12 +310,12 @@ def test_without_news_nothing_is_live(
     """The thread that hears of devices may hang; the page must say so by itself."""
     served = Dashboard(0)
     served.show(observer)
-    assert json.loads(served.view())["devices"][0]["is_stale"] is False
+    assert json.loads(served.data())["devices"][0]["is_stale"] is False
     moment = time.monotonic() + 4
     monkeypatch.setattr("edge.dashboard.web.time.monotonic", lambda: moment)
 
-    view = json.loads(served.view())
+    view = json.loads(served.data())
     served.close()
     assert view["devices"][0]["is_stale"] is True
-    assert view["devices"][0]["state"] == "no news"
+    assert view["devices"][0]["state"] == "no new data"
     assert view["archive"] == "unknown"

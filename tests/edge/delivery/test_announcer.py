@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.delivery.announcer import MOST_REPEATED, Announcer
+from edge.delivery.announcer import MAX_REPEATED_ENTRIES, Announcer
 from edge.delivery.publisher import Publisher
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerDamaged
@@ -40,7 +40,7 @@ def test_alarms_and_answers_are_sent_until_the_broker_has_them(
     listener = Link(address, "listener", ["cells/#"])
     announcer = Announcer(reader, 0)
     first = Link(address, "first", [])
-    announcer.begin()
+    announcer.restart()
     announcer.send(first)
     alarm, answer = receive(listener, 2)
     assert alarm.topic == topic(DEVICE, "alarm")
@@ -50,7 +50,7 @@ def test_alarms_and_answers_are_sent_until_the_broker_has_them(
     first.close()  # before we read what the broker said of them
 
     second = Link(address, "second", [])
-    announcer.begin()
+    announcer.restart()
     announcer.send(second)
     assert receive(listener, 2) == [alarm, answer]
     events: list[Message | Published] = []
@@ -58,10 +58,10 @@ def test_alarms_and_answers_are_sent_until_the_broker_has_them(
         events += second.poll(0.05)
     for event in events:
         assert isinstance(event, Published)
-        announcer.take(event.message_id)
+        announcer.confirm(event.message_id)
     assert announcer.announced == 5
 
-    announcer.begin()
+    announcer.restart()
     announcer.send(second)
     assert receive(listener, 1, within_s=0.3) == []
     reader.close()
@@ -71,7 +71,7 @@ def test_where_nobody_knows_what_was_told_the_newest_are_told_again(
     tmp_path: Path,
 ) -> None:
     ledger = Ledger(tmp_path, DEVICE)
-    for _ in range(MOST_REPEATED + 50):
+    for _ in range(MAX_REPEATED_ENTRIES + 50):
         ledger.append(ALARM)
     reader = LedgerReader(tmp_path)
 

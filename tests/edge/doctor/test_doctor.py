@@ -41,7 +41,7 @@ from edge.doctor.registry import CHECKS, Check
 from edge.doctor.report import table_of
 from edge.doctor.runner import examine_device
 from edge.frames import RawFrame, Shot
-from edge.ledger.cursor import WRITER_LOCK, holder, read_cursor
+from edge.ledger.cursor import WRITER_LOCK, lock_holder, read_cursor
 from edge.ledger.writer import Ledger
 from edge.monitoring.metrics import Meter, write_metrics
 from edge.schema.results import Controls
@@ -164,12 +164,12 @@ def test_a_run_at_work_keeps_its_camera_and_its_ledger(device: Device) -> None:
 
 def test_a_lock_is_seen_only_while_it_is_held(tmp_path: Path) -> None:
     path = tmp_path / WRITER_LOCK
-    assert holder(path) is None
+    assert lock_holder(path) is None
     ledger = Ledger(tmp_path, "scope-01")
-    assert holder(path) == os.getpid()
+    assert lock_holder(path) == os.getpid()
     ledger.close()
     assert path.read_text() == str(os.getpid())  # what it says is not enough
-    assert holder(path) is None
+    assert lock_holder(path) is None
 
 
 def test_a_publisher_at_work_is_not_disconnected(
@@ -180,7 +180,7 @@ def test_a_publisher_at_work_is_not_disconnected(
     command = [sys.executable, "-m", "edge", "publish", "--config", device.config()]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as publisher:
         deadline_s = time.monotonic() + 20
-        while holder(folder / "publish.lock") is None:
+        while lock_holder(folder / "publish.lock") is None:
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
         time.sleep(1.2)

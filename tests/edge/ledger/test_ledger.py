@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import hashlib
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import edge.ledger
 from edge.ledger.cursor import Cursor, LedgerBusy, write_cursor
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import (
@@ -42,6 +44,13 @@ def rows(folder: Path) -> list[LedgerRow]:
     found = reader.rows(0, 10_000)
     reader.close()
     return found
+
+
+def test_the_worked_example_of_the_ledger_holds() -> None:
+    result = doctest.testmod(edge.ledger)
+
+    assert result.attempted > 5
+    assert result.failed == 0
 
 
 def test_rows_form_a_chain_from_one_on(ledger: Ledger, tmp_path: Path) -> None:
@@ -82,11 +91,11 @@ def test_a_killed_writer_loses_no_committed_row(tmp_path: Path) -> None:
         f"""
         import sys
         from pathlib import Path
-        from edge.ledger import Ledger
-        from tests.conftest import examination
+        from edge.ledger.writer import Ledger
+        from tests.conftest import frame_result
         ledger = Ledger(Path({str(tmp_path)!r}), "scope-01")
         while True:
-            print(ledger.append(examination()).seq, flush=True)
+            print(ledger.append(frame_result()).seq, flush=True)
         """
     )
     writer = subprocess.Popen(
@@ -215,7 +224,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(
 ) -> None:
     (tmp_path / name).touch()
 
-    with pytest.raises(LedgerDamaged, match="folder's rights"):
+    with pytest.raises(LedgerDamaged, match="folder's permissions"):
         Ledger(tmp_path / name / "ledger", "scope-01")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from edge.acquisition.pausable_source import PausableSource
 from edge.ledger.cursor import Cursor, write_cursor
 from edge.ledger.writer import Ledger
-from edge.monitoring.alarms import ENDS_AFTER_S, KINDS, AlarmCondition, Latch
-from edge.monitoring.metrics import disk, temperature_c
+from edge.monitoring.alarms import ALARM_KINDS, ENDS_AFTER_S, AlarmCondition, Latch
+from edge.monitoring.metrics import disk_usage, temperature_c
 from edge.schema.messages import ActiveAlarm
 from tests.asking import START, Clock
 from tests.conftest import exposure_of, frame_result
@@ -25,25 +25,25 @@ def latch(clock: Clock, *active: ActiveAlarm) -> Latch:
 def test_an_alarm_begins_when_its_finding_has_lasted() -> None:
     clock = Clock()
     watched = latch(clock)
-    assert watched.look(HOT) == []
-    clock.move(KINDS["hot"].after_s - 1)
-    assert watched.look(HOT) == []
+    assert watched.update(HOT) == []
+    clock.move(ALARM_KINDS["hot"].after_s - 1)
+    assert watched.update(HOT) == []
     clock.move(2)
 
-    (alarm,) = watched.look(HOT)
+    (alarm,) = watched.update(HOT)
     assert (alarm.severity, alarm.text, alarm.until) == ("amber", "86 °C", None)
     assert alarm.since == START
-    assert alarm.advice == KINDS["hot"].advice
-    assert watched.look(HOT) == []  # told once
+    assert alarm.advice == ALARM_KINDS["hot"].advice
+    assert watched.update(HOT) == []  # told once
 
 
 def test_a_finding_that_comes_and_goes_is_no_alarm() -> None:
     clock = Clock()
     watched = latch(clock)
     for _ in range(20):
-        assert watched.look(HOT) == []
+        assert watched.update(HOT) == []
         clock.move(6)
-        assert watched.look({}) == []
+        assert watched.update({}) == []
         clock.move(6)
 
 
@@ -52,27 +52,27 @@ def test_an_alarm_that_turns_red_is_told_again_and_one_that_turns_amber_is_not()
 ):
     clock = Clock()
     watched = latch(clock)
-    watched.look(HOT)
+    watched.update(HOT)
     clock.move(11)
-    watched.look(HOT)
+    watched.update(HOT)
 
-    (red,) = watched.look(HOTTER)
+    (red,) = watched.update(HOTTER)
     assert (red.severity, red.since) == ("red", START)
-    assert watched.look(HOT) == []
+    assert watched.update(HOT) == []
 
 
 def test_an_alarm_ends_only_when_nothing_was_found_for_a_while() -> None:
     clock = Clock()
     watched = latch(clock)
-    watched.look(HOT)
+    watched.update(HOT)
     clock.move(11)
-    watched.look(HOT)
+    watched.update(HOT)
     clock.move(ENDS_AFTER_S - 1)
-    assert watched.look({}) == []
-    watched.look(HOT)
+    assert watched.update({}) == []
+    watched.update(HOT)
     clock.move(ENDS_AFTER_S + 1)
 
-    (over,) = watched.look({})
+    (over,) = watched.update({})
     assert over.until == clock.now
     assert watched.active == []
 
@@ -85,7 +85,7 @@ def test_what_an_earlier_process_began_is_ended_by_the_next() -> None:
     watched = latch(clock, before, others)
     clock.move(ENDS_AFTER_S + 1)
 
-    (over,) = watched.look({})
+    (over,) = watched.update({})
     assert (over.code, over.since) == ("no-frames", START)
     assert over.until == START + timedelta(seconds=111)
 
@@ -100,9 +100,9 @@ def test_the_hottest_zone_counts_and_broken_ones_do_not(tmp_path: Path) -> None:
 
 
 def test_the_disk_is_measured_as_df_does(small_disk: Path) -> None:
-    free, used = disk(small_disk)
+    free, used = disk_usage(small_disk)
     (small_disk / "filler").write_bytes(b"x" * (6 << 20))
-    less, more = disk(small_disk)
+    less, more = disk_usage(small_disk)
 
     assert used == 0
     assert free - less == 6 << 20
@@ -113,15 +113,15 @@ def test_room_that_deleted_rows_left_in_the_ledger_is_free(small_disk: Path) -> 
     """Else the alarm of a full disk would go on when the archive has all rows."""
     ledger = Ledger(small_disk, "scope-01")
     rows = [ledger.append(frame_result(cells=300)) for _ in range(60)]
-    before, _ = disk(small_disk, ledger.spare_bytes)
+    before, _ = disk_usage(small_disk, ledger.spare_bytes)
     write_cursor(small_disk, Cursor(ledger.epoch, 60, rows[-1].sha256, 1))
 
     ledger.prune(keep=1)
 
-    after, used = disk(small_disk, ledger.spare_bytes)
+    after, used = disk_usage(small_disk, ledger.spare_bytes)
     deleted = sum(len(row.data) for row in rows[:-1])
     assert after - before > 0.8 * deleted
-    assert used < disk(small_disk)[1]
+    assert used < disk_usage(small_disk)[1]
     ledger.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.monitoring.systemd import Notifier, notifier_of
+from edge.monitoring.systemd import Notifier, notifier_from_environment
 from tests.systemd.ear import Ear
 
 
@@ -76,7 +76,7 @@ def test_the_environment_names_the_socket_and_no_child_inherits_it(ear: Ear) -> 
         "HOME": "/",
     }
 
-    notifier = notifier_of(environment)
+    notifier = notifier_from_environment(environment)
     notifier.ready()
 
     assert notifier.watchdog_s == 60.0
@@ -97,7 +97,7 @@ def test_the_environment_names_the_socket_and_no_child_inherits_it(ear: Ear) -> 
     ],
 )
 def test_a_watchdog_that_is_not_ours_is_left_out(wrong: dict[str, str]) -> None:
-    notifier = notifier_of(wrong)
+    notifier = notifier_from_environment(wrong)
 
     notifier.ready()
     notifier.progress("row 1")
@@ -114,4 +114,4 @@ def test_a_service_manager_that_is_gone_ends_nothing(
         notifier.ready()
         notifier.progress("row 1")
 
-    assert "was not told" in caplog.text
+    assert "was not reached" in caplog.text

@@ -16,11 +16,11 @@ import pytest
 from edge.ledger.ledger_state import InboxPosition
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
-from edge.monitoring.alarms import KINDS
-from edge.remote.admission import REFUSALS_AT_ONCE, Admission
+from edge.monitoring.alarms import ALARM_KINDS
+from edge.remote.admission import REFUSAL_BURST, Admission
 from edge.remote.command_executor import LASTS_S, CommandExecutor
-from edge.remote.inbox import MOST_WAITING, Inbox, look_into
-from edge.schema.entries import Alarm, Audit, Entered
+from edge.remote.inbox import MAX_WAITING_REQUESTS, Inbox, read_inbox
+from edge.schema.entries import Alarm, Audit, EntryContent
 from edge.schema.requests import COMMANDS, MAX_REQUEST_BYTES, CommandName, Request
 from edge.settings.delivery import CommandSettings
 from tests.asking import (
@@ -75,7 +75,7 @@ class Site:
         )
 
     def append(
-        self, result: Sequence[Entered], taken: InboxPosition | None = None
+        self, result: Sequence[EntryContent], taken: InboxPosition | None = None
     ) -> None:
         if self.kill_at == "before the row":
             raise Killed
@@ -270,7 +270,7 @@ def test_what_the_inbox_repeats_is_done_once(site: Site) -> None:
     site.ask("note", request_of(site.clock, "note", 1))
     copy = (site.folder / "inbox.sqlite").read_bytes()
     site.step()
-    site.admission.clear()
+    site.admission.delete_taken()
     site.admission.close()
     (site.folder / "inbox.sqlite").write_bytes(copy)
     site.step()
@@ -319,9 +319,9 @@ def _let_another_user_read(site: Site) -> None:
     site.ask("note", request_of(site.clock, "note", 1))
     program = (
         "import os, sys; from pathlib import Path; "
-        "from edge.remote.inbox import look_into; "
+        "from edge.remote.inbox import read_inbox; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
-        "sys.exit(len(look_into(Path(sys.argv[1]))[1]))"
+        "sys.exit(len(read_inbox(Path(sys.argv[1]))[1]))"
     )
     seen = subprocess.run([sys.executable, "-c", program, site.folder], check=False)
     assert seen.returncode == 1
@@ -363,26 +363,26 @@ def test_what_is_handed_over_is_deleted_only_when_it_is_in_the_ledger(
     site: Site,
 ) -> None:
     site.ask("note", request_of(site.clock, "note", 1))
-    site.admission.clear()
-    assert len(look_into(site.folder)[1]) == 1
+    site.admission.delete_taken()
+    assert len(read_inbox(site.folder)[1]) == 1
 
     site.step()
-    site.admission.clear()
-    assert look_into(site.folder)[1] == []
+    site.admission.delete_taken()
+    assert read_inbox(site.folder)[1] == []
 
 
 def test_a_flood_is_counted_and_does_not_fill_the_ledger(site: Site) -> None:
     for number in range(5000):
         site.ask("stop", b"%d" % number)
     site.step(20)
-    assert len(audits_in(site.folder)) == REFUSALS_AT_ONCE
+    assert len(audits_in(site.folder)) == REFUSAL_BURST
 
     site.clock.move(60)
     site.ask("stop", b"once more")
     site.step()
 
     last = audits_in(site.folder)[-1]
-    assert last.unrecorded == 5000 - REFUSALS_AT_ONCE
+    assert last.unrecorded == 5000 - REFUSAL_BURST
     assert site.admission.unrecorded == 0
 
 
@@ -398,12 +398,12 @@ def test_a_flood_of_good_requests_is_slowed_down(site: Site) -> None:
 def test_requests_do_not_pile_up_before_a_run_process_that_is_away(
     site: Site,
 ) -> None:
-    for number in range(MOST_WAITING + 4):
+    for number in range(MAX_WAITING_REQUESTS + 4):
         site.ask("note", request_of(site.clock, "note", number))
         site.clock.move(2)
 
-    waiting = [i for i in look_into(site.folder)[1] if i.name is not None]
-    assert len(waiting) == MOST_WAITING
+    waiting = [i for i in read_inbox(site.folder)[1] if i.name is not None]
+    assert len(waiting) == MAX_WAITING_REQUESTS
 
 
 def test_the_publisher_cannot_claim_what_only_the_run_process_knows(
@@ -422,7 +422,7 @@ def test_the_publisher_cannot_claim_what_only_the_run_process_knows(
         Audit(name="stop", request="request-00000001", outcome="done", text="done"),
         alarm,
     ):
-        inbox.hand_entry(claim)
+        inbox.add_entry(claim)
     inbox._insert(None, None, None, b"nonsense")
     site.step()
 
@@ -471,18 +471,18 @@ def test_of_two_who_wait_for_one_picture_that_never_comes_both_are_told(
 
 
 def test_an_alarm_of_the_publisher_becomes_a_row(site: Site) -> None:
-    site.admission.tell(
+    site.admission.hand_over(
         Alarm(
             severity="amber",
             code="archive-away",
             text="no archive listens",
-            advice=KINDS["archive-away"].advice,
+            advice=ALARM_KINDS["archive-away"].advice,
             since=START,
         )
     )
     site.step()
 
-    (alarm,) = site.reader.state.alarms()
+    (alarm,) = site.reader.state.active_alarms()
     assert (alarm.code, alarm.row) == ("archive-away", 1)
 
 

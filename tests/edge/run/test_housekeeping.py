@@ -313,7 +313,7 @@ def test_a_silent_camera_is_an_alarm(tmp_path: Path) -> None:
     run.camera.is_there = False
 
     def active() -> set[str]:
-        return {a.code for a in run.reader.state.alarms()}
+        return {a.code for a in run.reader.state.active_alarms()}
 
     until(lambda: "no-frames" in active())
     run.end()
@@ -327,7 +327,7 @@ def test_what_happens_to_a_cell_is_a_result_and_an_alarm(tmp_path: Path) -> None
     run = Run(tmp_path)
     until(lambda: len(run.results()) > 2)
     run.pipeline.events = (LYSIS,)
-    until(lambda: "event-lysis" in {a.code for a in run.reader.state.alarms()})
+    until(lambda: "event-lysis" in {a.code for a in run.reader.state.active_alarms()})
     run.end()
 
     assert [e for row in run_results(tmp_path) for e in row.events] == [LYSIS]
@@ -351,7 +351,9 @@ def test_a_run_that_must_end_says_so_with_an_alarm(tmp_path: Path) -> None:
     run.thread.join(20)
 
     assert isinstance(run.error, RunFailed)
-    (alarm,) = [a for a in run.reader.state.alarms() if a.code == "acquisition-stopped"]
+    (alarm,) = [
+        a for a in run.reader.state.active_alarms() if a.code == "acquisition-stopped"
+    ]
     assert "30 frames in a row failed" in alarm.text
     run.end()
 

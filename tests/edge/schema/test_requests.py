@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edge.schema.codec import PayloadInvalid, decode, encode
-from edge.schema.requests import NoteRequest, Request, type_of, why_refused
+from edge.schema.requests import NoteRequest, Request, refusal_reason, request_type
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
@@ -21,7 +21,7 @@ def request(issued_s: float = -1, expires_s: float = 20) -> Request:
 
 
 def judged(asked: Request, allowed: tuple[str, ...] = ("stop",)) -> str | None:
-    return why_refused("stop", asked, allowed=allowed, now=NOW, most_age_s=60)
+    return refusal_reason("stop", asked, allowed=allowed, now=NOW, most_age_s=60)
 
 
 def test_a_fresh_request_that_is_allowed_is_not_refused() -> None:
@@ -74,7 +74,7 @@ def test_a_request_that_is_not_exactly_one_is_not_decoded(
     data = msgspec.json.encode(msgspec.to_builtins(request()) | {field: value})
 
     with pytest.raises(PayloadInvalid):
-        decode(data, type_of("start"))
+        decode(data, request_type("start"))
 
 
 def test_a_note_needs_its_text() -> None:

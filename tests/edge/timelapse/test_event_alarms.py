@@ -42,7 +42,7 @@ class Watch:
     def look(self, *events: Event, after_s: float = 1.0) -> list[Alarm]:
         self.clock.move(after_s)
         self.stirs.take(events)
-        return self.latch.look(self.stirs.findings())
+        return self.latch.update(self.stirs.findings())
 
 
 def test_however_many_cells_burst_there_is_one_alarm_with_their_number() -> None:
