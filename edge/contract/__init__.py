@@ -1,1 +1,1 @@
-"""Published schemas, generated from the types."""
+"""The published documents, generated from the types: JSON Schemas and AsyncAPI."""

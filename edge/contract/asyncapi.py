@@ -1,7 +1,8 @@
 """The MQTT contract as an AsyncAPI 3 document, generated from the types.
 
-The document describes a device: what it sends, what it receives, at which quality of
-service, retained or not. `tests/flow/test_contract.py` holds live traffic against it.
+The document describes a device: what it sends and receives, with which quality of
+service, and whether retained. `tests/flow/test_contract.py` compares live messages with
+it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _JPEG = "image/jpeg"
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One topic; `name` of the last level stands in it where it is one of several."""
+    """One topic, or several that differ in their last level, written `{name}`."""
 
     key: str
     address: str
@@ -56,21 +57,21 @@ CHANNELS = (
         topic("{device}", "result"),
         "send",
         (Result, Entry),
-        "A row of the ledger, the very bytes; sent again until the archive has it.",
+        "A row of the ledger, byte for byte; sent again until the archive has it.",
     ),
     Channel(
         "ack",
         topic("{device}", "ack"),
         "receive",
         (Ack,),
-        "From the archive alone: which rows it holds.",
+        "Sent by the archive: which rows it holds.",
     ),
     Channel(
         "state",
         topic("{device}", "state"),
         "send",
         (DeviceState,),
-        "Whether the device is there, and what is wrong with it; also its last will.",
+        "Whether the device is connected, and its alarms; also its last will.",
         is_retained=True,
     ),
     Channel(
@@ -78,14 +79,14 @@ CHANNELS = (
         topic("{device}", "alarm"),
         "send",
         (Entry,),
-        "A row of the ledger that is an alarm, at once.",
+        "A row of the ledger that is an alarm, sent at once.",
     ),
     Channel(
         "metrics",
         topic("{device}", "metrics"),
         "send",
         (Metrics,),
-        "Figures, once per second; they may be lost.",
+        "Metrics, once per second; they may be lost.",
         qos=0,
     ),
     Channel(
@@ -94,7 +95,7 @@ CHANNELS = (
         "send",
         (),
         f"An annotated picture, JPEG of at most {MAX_PREVIEW_BYTES} bytes; off unless "
-        "asked for. The user property `seq` is the row that it shows.",
+        "switched on. The user property `seq` is the row that it shows.",
         qos=0,
     ),
     Channel(
@@ -102,8 +103,8 @@ CHANNELS = (
         topic("{device}", f"{REQUESTS}/{{name}}"),
         "receive",
         (Request, StartRequest, NoteRequest),
-        f"Ask for something; at most {MAX_REQUEST_BYTES} bytes, never retained. A "
-        "start is a StartRequest, a note a NoteRequest, everything else a Request.",
+        f"A request; at most {MAX_REQUEST_BYTES} bytes, never retained. A "
+        "start is a StartRequest, a note a NoteRequest, any other command a Request.",
     ),
     Channel(
         "response",
@@ -118,14 +119,14 @@ CHANNELS = (
         ARCHIVE_STATE,
         "receive",
         (ArchiveState,),
-        "Whether an archive listens; also its last will.",
+        "Whether an archive is connected; also its last will.",
         is_retained=True,
     ),
 )
 
 
 def asyncapi_text() -> str:
-    """Return the document as it is written to its file."""
+    """Return the document as the text of its file."""
     return json.dumps(asyncapi_document(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -175,7 +176,7 @@ def _server() -> dict[str, Any]:
         "host": "broker.example:8883",
         "protocol": "secure-mqtt",
         "protocolVersion": "5.0",
-        "description": "The laboratory's broker; a device is known by its name.",
+        "description": "The laboratory's broker. A device uses its name as client id.",
         "bindings": {
             "mqtt": {
                 "cleanSession": True,
@@ -193,7 +194,7 @@ def _server() -> dict[str, Any]:
 
 def _channel(channel: Channel) -> dict[str, Any]:
     names = [kind.__name__ for kind in channel.messages] or ["Preview"]
-    described: dict[str, Any] = {
+    description: dict[str, Any] = {
         "address": channel.address,
         "description": channel.summary,
         "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
@@ -203,37 +204,43 @@ def _channel(channel: Channel) -> dict[str, Any]:
         for name in ("device", "name")
         if f"{{{name}}}" in channel.address
     }
-    return {**described, "parameters": parameters} if parameters else described
+    return {**description, "parameters": parameters} if parameters else description
 
 
 def _operation(channel: Channel) -> dict[str, Any]:
     binding: dict[str, Any] = {"qos": channel.qos, "retain": channel.is_retained}
     if channel.expires_s is not None:
         binding["messageExpiryInterval"] = channel.expires_s
-    described: dict[str, Any] = {
+    description: dict[str, Any] = {
         "action": channel.direction,
         "channel": {"$ref": f"#/channels/{channel.key}"},
         "summary": channel.summary,
         "bindings": {"mqtt": {**binding, "bindingVersion": _BINDING}},
     }
     if channel.key == "request":
-        described["reply"] = {"channel": {"$ref": "#/channels/response"}}
-    return described
+        description["reply"] = {"channel": {"$ref": "#/channels/response"}}
+    return description
 
 
 def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
     name = kind.__name__
-    described: dict[str, Any] = {
+    description: dict[str, Any] = {
         "name": name,
         "summary": (inspect.getdoc(kind) or "").split("\n\n")[0],
         "payload": {"$ref": f"#/components/schemas/{name}"},
     }
     if issubclass(kind, (Request, Response)):
-        described["correlationId"] = {"location": "$message.payload#/id"}
+        description["correlationId"] = {"location": "$message.payload#/id"}
     if issubclass(kind, Request):
-        text = {"type": "string", "description": "The asking program's own name."}
-        described["headers"] = {"type": "object", "properties": {"client": text}}
-    return described
+        name_schema = {
+            "type": "string",
+            "description": "The name of the program that asks.",
+        }
+        description["headers"] = {
+            "type": "object",
+            "properties": {"client": name_schema},
+        }
+    return description
 
 
 def _preview() -> dict[str, Any]:
@@ -247,7 +254,7 @@ def _preview() -> dict[str, Any]:
 
 
 def _draft_7(schema: Any) -> Any:
-    """Write a schema of 2020-12 as AsyncAPI's own, a superset of draft 7."""
+    """Turn a schema of 2020-12 into one of AsyncAPI, a superset of draft 7."""
     if isinstance(schema, list):
         return [_draft_7(part) for part in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""JSON Schemas of everything that leaves a device, generated from the types."""
+"""JSON Schemas of all messages and files, generated from the types."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PUBLISHED: dict[str, Any] = {
 
 
 def schema_text(name: str) -> str:
-    """Return the schema of `name` as it is written to its file."""
+    """Return the schema of `name` as the text of its file."""
     return json.dumps(with_published_names(schema_of(PUBLISHED[name])), indent=2) + "\n"
 
 

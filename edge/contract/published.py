@@ -1,7 +1,7 @@
-"""Names under which types stand in published documents.
+"""The names of types in published documents.
 
-A schema is a contract with other people's programs: a name stays there when the class
-gets a better one here.
+A schema is a contract with other people's programs. So a published name stays, even if
+the class in this code gets a better one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REFERENCES = ("#/$defs/", "#/components/schemas/")
 def with_published_names(schema: Any) -> Any:
     """Return a JSON Schema, or a part of one, with the published names of its types.
 
-    They stand in titles, in references, and as the keys of definitions.
+    Names occur in titles, in references, and as the keys of definitions.
     """
     if isinstance(schema, list):
         return [with_published_names(part) for part in schema]

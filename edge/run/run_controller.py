@@ -146,7 +146,7 @@ class RunController:
 
     def start(self, request: StartRequest) -> Done:
         """Start a run; without any detail, resume the one that is under way."""
-        if request.says_nothing and self._state.run is not None:
+        if request.is_empty and self._state.run is not None:
             return self.resume(request)
         marks = self._starting(
             request.slide, request.operator, request.note or "", by=request.by

@@ -16,16 +16,16 @@ T = TypeVar("T")
 
 
 class PayloadInvalid(HemascopeError):
-    """Bytes from outside that do not say exactly what their type allows."""
+    """Bytes from outside that are not exactly what their type allows."""
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """Encode as JSON, UTF-8, in the order of the fields, and prove it reads back.
+    """Encode as JSON, UTF-8, in the order of the fields, and check that it decodes.
 
     Raises
     ------
     PayloadInvalid
-        The value holds what JSON cannot carry, such as NaN.
+        The value contains what JSON cannot carry, such as NaN.
     """
     try:
         data = msgspec.json.encode(value)
@@ -58,9 +58,10 @@ def decode(data: bytes, kind: type[T]) -> T:
 
 
 def decode_canonical(data: bytes, kind: type[T]) -> T:
-    """Decode what only our own programs write: the bytes must be what we would write.
+    """Decode what only our own programs write, and refuse other ways to write it.
 
-    So duplicate keys, odd spacing and ignored characters are refused too.
+    A key that occurs twice, or other spacing, would decode as well: it shows that
+    another program wrote it.
     """
     value = decode(data, kind)
     if msgspec.json.encode(value) != data:
@@ -124,7 +125,7 @@ def read_good_parts(path: Path, kind: type[Any]) -> dict[str, Any]:
 
 
 def _paths_from(folder: Path) -> Callable[[type[Any], Any], Any]:
-    """Return what makes paths of texts, relative ones from `folder`."""
+    """Return a decoder for paths; relative ones are meant from `folder`."""
 
     def path_from_here(wanted: type[Any], value: Any) -> Any:
         if wanted is Path and isinstance(value, str):

@@ -1,7 +1,7 @@
 """Rows of the ledger that are not about a frame: alarms, notes, commands, runs.
 
-They stand in the one chain of rows, so that they are delivered, archived and proven
-like results.
+They are rows of the same chain as results, so they are delivered, archived and verified
+in the same way.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class _StrictContent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Alarm(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="alarm"):
-    """Something is wrong since `since`, and from `until` on no longer.
+    """Something is wrong since `since`; from `until` on it is over.
 
-    Amber: results go on, somebody should look. Red: results are missing or will be.
+    Amber: results go on, but a person should look. Red: results are missing, or soon
+    will be.
     """
 
     severity: Severity
@@ -47,18 +48,19 @@ class Alarm(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="al
 
 
 class Note(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="note"):
-    """What a person wanted to stand among the results."""
+    """A note that a person wrote among the results."""
 
     text: Line
     by: Person
 
 
 class Audit(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="command"):
-    """What became of a request, and who asked: `by` as it says, `client` likewise.
+    """What became of a request, and who sent it.
 
-    `request` is its id and `request_sha256` that of its bytes, null where they could
-    not be read or are no longer at hand. `unrecorded` counts the refused requests since
-    the last such row that got none of their own, because there were too many.
+    `by` and `client` are names that the sender gave; nobody has checked them. `request`
+    is the id of the request, `request_sha256` the hash of its bytes; each is null where
+    it is not known. `unrecorded` counts the refused requests since the last such row
+    that got no row of their own, because there were too many.
     """
 
     name: Annotated[str, Meta(max_length=64)]
@@ -74,9 +76,10 @@ class Audit(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="co
 class PlanNote(_StrictContent, frozen=True, kw_only=True):
     """The schedule of a run: how much is planned, and when it began.
 
-    `sha256` is of all that says when frames are due. `zero_ns` is its beginning on the
-    monotonic clock of boot `boot_id`, the time that the machine was suspended included;
-    `zero_utc` the same by wall time. Point n is due its own time after that.
+    `sha256` is the hash of everything that decides when frames are due. `zero_ns` is
+    the beginning on the monotonic clock of boot `boot_id`, plus the time for which the
+    machine was suspended. `zero_utc` is the same moment by wall time. The time of each
+    point counts from this moment.
     """
 
     points: Number
@@ -89,14 +92,15 @@ class PlanNote(_StrictContent, frozen=True, kw_only=True):
 
 
 class Lost(_StrictContent, frozen=True, kw_only=True):
-    """What a run lost by the end of its process.
+    """What a run lost because its process ended.
 
-    `row` is the last one of the run before, `away_s` the time since its frame, null
-    where the clocks cannot tell. `points` were due in that time; a gap row that follows
-    says so too. `counted`: cells counted until then, by class; counting begins anew.
-    States are new. Cells of the last frame keep the numbers of their tracks where they
-    are found again; other tracks begin with `next_track`, events with `next_event`.
-    `is_rebooted`: the machine was booted in between, so due times follow wall time.
+    `row` is the last row of the run before that, `away_s` the time since its frame,
+    null where the clocks cannot tell it. `points` were due in that time; a gap row that
+    follows says the same. `counted`: cells counted until then, by class; counting
+    begins again at 0. The states of the sequence model are new. Cells of the last frame
+    keep the numbers of their tracks if they are found again; other tracks begin with
+    `next_track`, events with `next_event`. `is_rebooted`: the machine was booted in
+    between, so due times follow wall time.
     """
 
     row: Number
@@ -109,11 +113,12 @@ class Lost(_StrictContent, frozen=True, kw_only=True):
 
 
 class RunMark(_StrictContent, frozen=True, kw_only=True, tag_field="kind", tag="run"):
-    """A run is one slide under the microscope: it starts, is noted on, and ends.
+    """A run is one slide under the microscope. It starts, may get notes, and ends.
 
-    It is resumed where a process takes up what an earlier one left: `lost` says what
-    the run lost by that. `by` is who asked for it over MQTT. `plan` is its schedule.
-    `is_waiting`: with this end nothing is examined until the command to start.
+    It is resumed when a process goes on with the run of an earlier process; `lost` says
+    what the run lost between them. `by` is the person who asked for it over MQTT.
+    `plan` is the schedule. `is_waiting`: after this end nothing is examined until the
+    command to start.
     """
 
     run: RunId
@@ -151,7 +156,7 @@ class _EntryField(Struct, frozen=True):
 
 
 def read_row(data: bytes) -> Result | Entry:
-    """Decode a row of a ledger, of whichever kind.
+    """Decode a row of a ledger, a result or an entry.
 
     Raises
     ------

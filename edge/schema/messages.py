@@ -1,4 +1,4 @@
-"""Messages between a device and the archive: acknowledgement, state, alarm."""
+"""Messages between a device and the archive: acknowledgement, state, active alarm."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edge.schema.results import Count, Epoch, Name, Number, Sha256, StrictRecord
 class Ack(StrictRecord, frozen=True, kw_only=True):
     """From the archive: rows up to `upto` are stored, `hash` is that of row `upto`.
 
-    `resume` asks the device to send from `upto` + 1 on. `upto` 0 has stored nothing;
-    its hash is then 64 zeros.
+    `resume` asks the device to send from row `upto` + 1 on. If nothing is stored,
+    `upto` is 0 and `hash` is 64 zeros.
     """
 
     v: Literal[1] = 1
@@ -23,7 +23,7 @@ class Ack(StrictRecord, frozen=True, kw_only=True):
 
 
 class ActiveAlarm(StrictRecord, frozen=True, kw_only=True):
-    """An alarm that is not over; `row` tells more, null while it has none yet."""
+    """An alarm that is not over. `row` is the row about it, null if there is none."""
 
     severity: Literal["amber", "red"]
     code: str
@@ -33,12 +33,13 @@ class ActiveAlarm(StrictRecord, frozen=True, kw_only=True):
 
 
 class DeviceState(StrictRecord, frozen=True, kw_only=True):
-    """Retained: whether a device is there. The last will says `offline`.
+    """Retained: whether a device is connected. The last will says `offline`.
 
-    `connection` counts the connections of this device: a late will of an earlier
-    connection carries a lower number and is ignored. `oldest` is the first row the
-    device still holds: earlier ones were acknowledged and deleted. `is_paused`: it was
-    told to stop examining. `alarms` are those that are not over.
+    `connection` counts the connections of this device. The will of an earlier
+    connection has a lower number; if it comes late, it must be ignored. `oldest` is the
+    first row that the device still holds: earlier ones were acknowledged and deleted.
+    `is_paused`: a command stopped or paused examination. `alarms` are those that are
+    not over.
     """
 
     v: Literal[1] = 1
@@ -55,7 +56,7 @@ class DeviceState(StrictRecord, frozen=True, kw_only=True):
 
 
 class ArchiveState(StrictRecord, frozen=True, kw_only=True):
-    """Retained: whether an archive is listening. The last will says `offline`."""
+    """Retained: whether an archive is connected. The last will says `offline`."""
 
     v: Literal[1] = 1
     state: Literal["online", "offline", "stopped"]

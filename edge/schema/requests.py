@@ -1,7 +1,8 @@
-"""What may be asked of a device over MQTT, how it answers, and when it must refuse.
+"""Requests to a device over MQTT, its answers, and when it must refuse.
 
-A request is judged twice by the same rule: by the publisher, which has the network, and
-again by the run process, which has the devices and a mind of its own.
+A request is checked twice by the same rule: by the publisher, which is reached over the
+network, and again by the run process, which carries it out. So a publisher that was
+taken over by somebody cannot make the run process do what its settings forbid.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CommandName = Literal[
 ]
 COMMANDS: tuple[CommandName, ...] = get_args(CommandName)
 MAX_REQUEST_BYTES = 4096
-MAX_CLOCK_DIFFERENCE_S = 5.0  # clocks of a laboratory differ by so much
+MAX_CLOCK_DIFFERENCE_S = 5.0  # between the clocks of a laboratory
 
 # No control characters: a text is shown on terminals and pages.
 _PLAIN = r"^[^\x00-\x1f\x7f-\x9f]+$(?!\n)"
@@ -31,10 +32,10 @@ Outcome = Literal["refused", "accepted", "done", "failed"]
 
 
 class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask a device to do what the topic names. `by` says who asks.
+    """Ask a device to do what the topic names. `by` is the person who asks.
 
-    `id` must never have been used before; `expires` is the last moment at which it may
-    be begun.
+    `id` must be new: one that was used before is refused. `expires` is the last moment
+    at which the device may begin.
     """
 
     v: Literal[1] = 1
@@ -45,20 +46,23 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class StartRequest(Request, frozen=True, kw_only=True):
-    """Ask for a run: of `slide`, by `operator`, with a `note`; none names a patient."""
+    """Ask for a run: of `slide`, by `operator`, with a `note`.
+
+    None of them may name a patient.
+    """
 
     slide: Person | None = None
     operator: Person | None = None
     note: Line | None = None
 
     @property
-    def says_nothing(self) -> bool:
-        """Whether nothing is said of the run."""
+    def is_empty(self) -> bool:
+        """Whether neither slide, operator nor note is given."""
         return self.slide is None and self.operator is None and self.note is None
 
 
 class NoteRequest(Request, frozen=True, kw_only=True):
-    """Ask for `text` to be written among the results."""
+    """Ask for a note, `text`, to be written among the results."""
 
     text: Line
 
@@ -79,7 +83,7 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def request_type(name: CommandName) -> type[Request]:
-    """Type of the requests of a command."""
+    """Return the type of the requests of a command."""
     own: dict[CommandName, type[Request]] = {"start": StartRequest, "note": NoteRequest}
     return own.get(name, Request)
 
@@ -92,7 +96,7 @@ def refusal_reason(
     now: datetime,
     most_age_s: float,
 ) -> str | None:
-    """Say why a well-formed request must not be carried out now; None if it may.
+    """Return why a well-formed request must not be carried out now; None if it may.
 
     Parameters
     ----------
@@ -104,11 +108,11 @@ def refusal_reason(
         How long a request may live, from `issued` to `expires`.
     """
     if name not in allowed:
-        return f"{name} is not allowed; it must stand in [commands] allow"
-    lives_s = (request.expires - request.issued).total_seconds()
-    if not 0 < lives_s <= most_age_s:
+        return f"{name} is not allowed; add it to allow in [commands]"
+    lifetime_s = (request.expires - request.issued).total_seconds()
+    if not 0 < lifetime_s <= most_age_s:
         return (
-            f"it would live for {lives_s:.0f} s, expected more than 0 and at most "
+            f"it would live for {lifetime_s:.0f} s, expected more than 0 and at most "
             f"{most_age_s:.0f}"
         )
     if request.issued > now + timedelta(seconds=MAX_CLOCK_DIFFERENCE_S):

@@ -1,4 +1,4 @@
-"""What is said of a frame, as it travels: ledger row, MQTT payload, archive row.
+"""The result of a frame: the same in the ledger, as MQTT payload, and in the archive.
 
 The JSON Schema in `docs/schema` is generated from these types.
 """
@@ -32,11 +32,11 @@ BalanceName = Literal["red", "green", "blue"]
 
 
 class Controls(StrictRecord, frozen=True, kw_only=True):
-    """How a camera was set, read back from its driver, at most a second old.
+    """The settings of a camera, read back from its driver, at most a second old.
 
-    `gain`, `balance` (of colours) and `gamma` are in the driver's own units;
-    `white_balance_k` is a colour temperature. Null is what the driver does not tell.
-    `automatic` names what the camera changes by itself.
+    `gain`, `balance` (of colours) and `gamma` are in the units of the driver.
+    `white_balance_k` is a colour temperature in kelvin. Null is what the driver does
+    not report. `automatic` names what the camera changes by itself.
     """
 
     exposure_ms: float | None = None
@@ -48,11 +48,11 @@ class Controls(StrictRecord, frozen=True, kw_only=True):
 
 
 class TrackPrediction(StrictRecord, frozen=True, kw_only=True):
-    """What the sequence model says of a followed cell, from all it saw of it so far.
+    """What the sequence model predicts for a followed cell, from all its frames so far.
 
-    `probabilities` are in the order of `Following.classes`; `label` is the likeliest.
-    `frames` counts those it saw since its state was new; `is_discontinuous`: frames of
-    this cell are missing just before this one.
+    `probabilities` are in the order of `Following.classes`; `label` is the most likely
+    class. `frames` counts the frames since the state of the model for this cell was
+    new. `is_discontinuous`: frames of this cell are missing just before this one.
     """
 
     label: str
@@ -64,7 +64,7 @@ class TrackPrediction(StrictRecord, frozen=True, kw_only=True):
 class Filmstrip(StrictRecord, frozen=True, kw_only=True):
     """Pictures of one cell: squares side by side in one JPEG, oldest first.
 
-    `frames` are the driver's numbers of the frames they were cut from.
+    `frames` are the driver's numbers of the frames from which they were cut.
     """
 
     frames: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=12)]
@@ -72,13 +72,13 @@ class Filmstrip(StrictRecord, frozen=True, kw_only=True):
 
 
 class Event(StrictRecord, frozen=True, kw_only=True):
-    """Something happened to a followed cell, and is confirmed or over.
+    """A change of a followed cell that is confirmed, or that has ended.
 
-    `id` and `track_id` are unique within a ledger. `onset` is the frame that first
-    showed it, `frame` the one that said so last; `confidence` is the mean probability
-    of `change` between them. `box` is a window around the cell, where it was last.
-    `reason` says why an event is over. `strip` shows the cell over time, where
-    the row has room for it.
+    `id` and `track_id` are unique within a ledger. `onset` is the first frame that
+    showed the change, `frame` the last one so far. `confidence` is the mean probability
+    of `change` between them. `box` is a window around the last position of the cell.
+    `reason` says why an event has ended. `strip` shows the cell over time, where the
+    row has room for it.
     """
 
     id: Count
@@ -101,20 +101,20 @@ Continuation = Literal[
 
 
 class Following(StrictRecord, frozen=True, kw_only=True):
-    """How this frame continues the ones before.
+    """How this frame continues the frames before it.
 
-    `tracks` counts the cells that are followed, `coasting` those of them not found
-    here; `ended` names tracks that are over. `shift_um`: how far the field moved since
-    the last followed frame, x and y, null where nobody could tell. `pause_s`: time
-    since that frame, null for the first.
+    `tracks` counts the cells that are followed, `coasting` those of them that were not
+    found in this frame. `ended` names the tracks that ended. `shift_um`: how far the
+    field of view moved since the last followed frame, x and y, null where it could not
+    be measured. `pause_s`: time since that frame, null for the first.
 
     `continuity`: "first"; "continuous"; "discontinuous": frames are missing, states are
-    kept; "reset": the pause was too long, or another process goes on with the run, and
-    states are new; "new field": another place, all tracks ended; "new run": another run
-    was started, all tracks of the one before ended. `not_followed` counts cells beyond
-    the number that may be followed, `dropped` tracks that made room for them. Tracks
-    from `next_track` and events from `next_event` on are not in this row or an earlier
-    one. `model` and `classes`: the sequence model's.
+    kept; "reset": the pause was too long, or another process resumed the run, and
+    states are new; "new field": another field of view, all tracks ended; "new run":
+    another run was started, all tracks of the one before ended. `not_followed` counts
+    cells beyond the number that may be followed, `dropped` tracks that made room for
+    them. No row up to this one has a track from `next_track` on, or an event from
+    `next_event` on. `model` and `classes` are those of the sequence model.
     """
 
     continuity: Continuation
@@ -135,13 +135,13 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive
 
 
 class Cell(StrictRecord, frozen=True, kw_only=True):
-    """One region and what it holds.
+    """One region of the frame, and the cell in it.
 
     `box` is x0, y0, x1, y1 in pixels of the frame, x1 and y1 exclusive. `label` is
     "unidentified" where the model abstained; `confidence` is the highest probability.
-    `ontology` is a Cell Ontology id. `track_id` names the same cell in other frames,
-    null where cells are not followed or this one is too new; `course` is what the
-    sequence model says of it.
+    `ontology` is a Cell Ontology id. `track_id` is the same for the same cell in other
+    frames, null where cells are not followed or this one is too new. `course` is the
+    prediction of the sequence model.
     """
 
     id: Count
@@ -153,15 +153,16 @@ class Cell(StrictRecord, frozen=True, kw_only=True):
     probabilities: dict[str, Share]
     abstained: bool
     course: TrackPrediction | UnsetType = (
-        UNSET  # costs nothing where cells are not followed
+        UNSET  # takes no bytes where cells are not followed
     )
 
 
 class FrameRange(StrictRecord, frozen=True, kw_only=True):
-    """The driver's numbers of the frames a row speaks of.
+    """The frames that a row is about, by the numbers of the driver.
 
-    `passed_over` counts frames that came before `first` and were not looked at because
-    everybody was busy; `missed` those that never came, null where nobody can know.
+    `passed_over` counts frames before `first` that were not examined because all
+    workers were busy. `missed` counts frames that never arrived, null where that cannot
+    be known.
     """
 
     first: Count
@@ -173,11 +174,11 @@ class FrameRange(StrictRecord, frozen=True, kw_only=True):
 class Point(StrictRecord, frozen=True, kw_only=True):
     """Which planned frame this is: number `frame` of point `index`, both from 0.
 
-    `due` by wall time; `late_ms`: so long afterwards the exposure began. `expected_s`:
-    how long after the point before this one is due, null for the first and for further
-    frames of a point; `next_s`: how long after this point the next one is due, null for
-    the last. `between` counts frames since the planned one before that nobody wanted:
-    passed over, or skipped by the camera.
+    `due` is by wall time; the exposure began `late_ms` after it. `expected_s`: planned
+    time from the point before to this one, null for the first point and for further
+    frames of a point. `next_s`: planned time from this point to the next one, null for
+    the last point. `between` counts the frames since the planned one before that were
+    not planned: passed over, or skipped by the camera.
     """
 
     index: Count
@@ -191,9 +192,9 @@ class Point(StrictRecord, frozen=True, kw_only=True):
 
 
 class MissedPoints(StrictRecord, frozen=True, kw_only=True):
-    """Planned frames that were not taken: so many, at points `first` to `last`.
+    """Planned frames that were not taken: `frames`, at points `first` to `last`.
 
-    Where `frames` is less than a point has, some of `first` were taken.
+    If `frames` is less than these points have, some frames of `first` were taken.
     """
 
     first: Count
@@ -202,16 +203,16 @@ class MissedPoints(StrictRecord, frozen=True, kw_only=True):
 
 
 class Quality(StrictRecord, frozen=True, kw_only=True):
-    """How good the exposure is, by the reduced frame.
+    """How good the exposure is, measured on the reduced frame.
 
-    `focus`: variance of fine detail over that of the shapes of cells, higher is
-    sharper; `saturated`: share of pixels at full scale; `background`: RGB of the
-    brightest tenth after correction; `background_delta_e`: its CIE76 distance from the
+    `focus`: variance of fine detail, divided by that of the shapes of cells; higher is
+    sharper. `saturated`: share of pixels at full scale. `background`: RGB of the
+    brightest tenth after correction. `background_delta_e`: its CIE76 distance from the
     calibrated white, null without a calibration. `brightness`: of the brightest tenth
-    before correction, 1 is full scale; `motion`: how much fine detail lies in one
-    direction, 0 is in all alike; `texture`: standard deviation of the shapes of cells
-    over the background; `covered`: share of the frame inside boxes of cells. These are
-    null in rows of earlier versions.
+    before correction; 1 is full scale. `motion`: how much the fine detail lies in one
+    direction; 0 is alike in all directions. `texture`: standard deviation of the shapes
+    of cells, relative to the background. `covered`: share of the frame inside boxes of
+    cells. The last four are null in rows of earlier versions.
     """
 
     focus: Annotated[float, Meta(ge=0)]
@@ -228,7 +229,7 @@ Fault = Literal["dark", "saturated", "empty", "moving", "blurred", "crowded"]
 
 
 class Limits(StrictRecord, frozen=True, kw_only=True):
-    """A share and the limits that hold the true one with 95 % probability."""
+    """A share, and its 95 % confidence limits."""
 
     share: Share
     low: Share
@@ -238,9 +239,10 @@ class Limits(StrictRecord, frozen=True, kw_only=True):
 class ClassShare(StrictRecord, frozen=True, kw_only=True):
     """One class of a differential.
 
-    `exact`: Clopper and Pearson's limits. `corrected`: with the model's known confusion
-    taken back, and widened by how well that is known; null where nobody told it.
-    `more`: so many more cells make the exact limits as narrow as is wanted.
+    `exact`: the limits of Clopper and Pearson. `corrected`: the same, corrected for the
+    known confusion of the model, and wider by the uncertainty of that confusion; null
+    where it is not known. `more`: how many more cells would make the exact limits as
+    narrow as wanted.
     """
 
     label: str
@@ -253,12 +255,12 @@ class ClassShare(StrictRecord, frozen=True, kw_only=True):
 class Differential(StrictRecord, frozen=True, kw_only=True):
     """What was counted on this slide so far, each cell once.
 
-    `of` says what shares are of; `total` counts those cells, `unidentified` ones are
-    beside it. `place_um`: where the frame lies on its patch of the mosaic, x and y;
-    null for a frame that was not laid on it. `patches` are the parts of the mosaic that
-    are not joined: a cell of one may be a cell of another. `since`: the first frame or
-    gap since the run was resumed, and what was counted before is not in here; null
-    counts from its start.
+    `of` says which cells the shares refer to; `total` counts these cells. Cells that
+    are `unidentified` are not in `total`. `place_um`: position of the frame on its
+    patch of the mosaic, x and y, null for a frame that is not on the mosaic. `patches`
+    counts the parts of the mosaic that are not joined: the same cell may be on two of
+    them. `since`: the first frame or gap after the run was resumed; cells counted
+    before are not included. It is null where counting began with the run.
     """
 
     of: Literal["all cells", "white cells"]
@@ -278,8 +280,8 @@ Colour = tuple[float, float, float]
 class SeenColours(StrictRecord, frozen=True, kw_only=True):
     """Median colours of one frame after correction, 8-bit RGB.
 
-    `background` is that of plasma between the cells, null where cells cover the field;
-    `red_cells` and `nuclei` are null where none is whole.
+    `background` is the colour of plasma between the cells, null where cells cover the
+    field. `red_cells` and `nuclei` are null where none lies wholly in the frame.
     """
 
     background: Colour | None
@@ -293,11 +295,11 @@ DriftStatus = Literal["good", "amber", "red", "held", "unverified", "uncalibrate
 class Drift(StrictRecord, frozen=True, kw_only=True):
     """How far the microscope is from its calibration, over the last seconds.
 
-    `background`, `red_cells`, `nuclei`: CIE76 distance from what the calibration
-    promises, or from the run's first frames where it promises nothing; `sharpness`:
-    focus beside that of the first frames. `of` names what is worst, `advice` what to do
-    about it. `held`: no background was visible for a while, so nothing is known;
-    `unverified`: good, but calibrated without an empty field.
+    `background`, `red_cells`, `nuclei`: CIE76 distance from the colour in the
+    calibration, or from that of the run's first frames where the calibration has none.
+    `sharpness`: focus, relative to that of the first frames. `of` names what differs
+    most, `advice` what to do about it. `held`: no background was visible for some time,
+    so nothing is known. `unverified`: good, but calibrated without an empty field.
     """
 
     status: DriftStatus
@@ -310,12 +312,13 @@ class Drift(StrictRecord, frozen=True, kw_only=True):
 
 
 class FrameResult(StrictRecord, frozen=True, kw_only=True):
-    """What one frame showed, or why it showed nothing.
+    """What was found on one frame, or why it was not examined.
 
-    `camera` is the camera's name with its serial, null for recordings; `controls` is
-    how it was set. `fault` names why the quality gate rejected a frame. `run` is the id
-    of the slide's run, which entries start and end. Where frames are planned, `point`
-    says which one this is, and a gap which were missed.
+    `camera` is the name of the camera with its serial number, null for recordings;
+    `controls` are its settings. `fault` is the reason for which the quality gate
+    rejected a frame. `run` is the id of the slide's run; entries start and end runs.
+    With a schedule, `point` says which planned frame this is, and `missed_points` of a
+    gap says which ones were missed.
     """
 
     status: Status
@@ -355,7 +358,7 @@ class Result(FrameResult, frozen=True, kw_only=True):
     """One immutable row of a device's ledger.
 
     `epoch` names the ledger, `seq` counts its rows from 1, `prev` is the sha256 of the
-    bytes of the row before, so a missing or altered row shows.
+    bytes of the row before. So a missing or altered row is noticed.
     """
 
     v: Literal[1] = 1
@@ -366,7 +369,7 @@ class Result(FrameResult, frozen=True, kw_only=True):
 
 
 class ResultHead(Struct, frozen=True):
-    """The fields of a result that its delivery depends on; the others are not read."""
+    """The fields of a row that its delivery depends on; the others are not read."""
 
     v: Literal[1]
     device: Name

@@ -130,7 +130,9 @@ def archived(folder: Path) -> Path:
     return folder / "archive.sqlite"
 
 
-def told_by(folder: Path, result: Iterable[FrameResult | EntryContent]) -> RunHistory:
+def history_of(
+    folder: Path, result: Iterable[FrameResult | EntryContent]
+) -> RunHistory:
     """Read a run back in which all this was said."""
     runs = RunState()
     runs.start_run()
@@ -164,24 +166,26 @@ def test_a_run_is_found_by_how_its_id_begins(store: Store) -> None:
         find_run(store, "1999")
 
 
-def test_a_story_tells_counts_events_courses_and_gaps(store: Store) -> None:
-    story = read_run_history(store, list_runs(store)[0])
+def test_a_history_has_counts_events_cells_and_gaps(store: Store) -> None:
+    history = read_run_history(store, list_runs(store)[0])
 
-    assert story.statuses == {"ok": FRAMES - len(GAP), "gap": len(GAP)}
-    counts = story.counts["RBC"]
+    assert history.statuses == {"ok": FRAMES - len(GAP), "gap": len(GAP)}
+    counts = history.counts["RBC"]
     shown = np.flatnonzero(np.isfinite(counts)) / len(counts) * FRAMES
     assert set(counts[np.isfinite(counts)]) == {2.0}
     assert len(shown) / len(counts) == pytest.approx(EXAMINED, abs=0.04)
     assert not ((shown > GAP.start) & (shown < GAP.stop - 1)).any()
-    assert [e.onset for e in story.events.values()] == [ONSET]
-    course = story.courses[5]
-    assert [share[1] > 0.5 for share in course.shares].index(True) == ONSET - len(GAP)
-    told = [text for _, text in story.incidents]
-    assert told.count("gap: camera gone") == len(GAP)
-    assert "note by op7: oil renewed <b>" in told
+    assert [e.onset for e in history.events.values()] == [ONSET]
+    cell = history.cells[5]
+    assert [share[1] > 0.5 for share in cell.probabilities].index(True) == ONSET - len(
+        GAP
+    )
+    texts = [text for _, text in history.incidents]
+    assert texts.count("gap: camera gone") == len(GAP)
+    assert "note by op7: oil renewed <b>" in texts
 
 
-def test_what_ends_with_another_run_is_no_story_of_it(tmp_path: Path) -> None:
+def test_what_ends_with_another_run_is_not_in_its_history(tmp_path: Path) -> None:
     told = frame(ONSET + 2, None)
     over = [
         msgspec.structs.replace(event, phase="ended", reason="another run was started")
@@ -194,10 +198,10 @@ def test_what_ends_with_another_run_is_no_story_of_it(tmp_path: Path) -> None:
     )
     late = msgspec.structs.replace(told, events=tuple(over))
 
-    story = told_by(tmp_path, [first, late])
+    history = history_of(tmp_path, [first, late])
 
     assert len(over) == 1
-    assert (story.events, story.courses) == ({}, {})
+    assert (history.events, history.cells) == ({}, {})
 
 
 def test_a_page_shows_the_cell_over_time(store: Store, tmp_path: Path) -> None:
@@ -245,14 +249,14 @@ def test_a_clock_that_is_set_moves_nothing_on_the_page(
             result[number], utc=utc, events=tuple(events)
         )
 
-    story = told_by(tmp_path, result)
+    history = history_of(tmp_path, result)
 
-    assert story.seconds == pytest.approx(60 * (FRAMES - 1), abs=5)
-    assert story.until == result[-1].utc
-    filled = np.flatnonzero(np.isfinite(story.counts["RBC"]))
-    assert len(filled) / len(story.counts["RBC"]) == pytest.approx(EXAMINED, abs=0.04)
-    assert story.courses[5].seconds == sorted(story.courses[5].seconds)
-    assert story.onsets[1] == pytest.approx(60 * ONSET, abs=5)
+    assert history.seconds == pytest.approx(60 * (FRAMES - 1), abs=5)
+    assert history.until == result[-1].utc
+    filled = np.flatnonzero(np.isfinite(history.counts["RBC"]))
+    assert len(filled) / len(history.counts["RBC"]) == pytest.approx(EXAMINED, abs=0.04)
+    assert history.cells[5].seconds == sorted(history.cells[5].seconds)
+    assert history.onsets[1] == pytest.approx(60 * ONSET, abs=5)
 
 
 def test_a_device_that_counts_no_slides_hides_no_run(
@@ -305,10 +309,10 @@ def test_a_row_of_another_version_hides_no_run(file: Path, tmp_path: Path) -> No
             "UPDATE rows SET data = CAST('{\"v\":2}' AS BLOB) WHERE seq = 5"
         )
 
-        story = read_run_history(store, first)
+        history = read_run_history(store, first)
 
     assert first.start.slide == "S26-00123"
-    assert story.unread == 1
+    assert history.unreadable == 1
     assert not second.is_ended
 
 
@@ -318,21 +322,21 @@ def test_a_run_of_many_gaps_and_many_frames_stays_small(
     monkeypatch.setattr("edge.archive.run_history._MAX_POINTS", 16)
     notes = [Note(text="so", by="op7")] * (MAX_INCIDENTS + 3)
 
-    story = told_by(tmp_path, [*(frame(n, None) for n in range(FRAMES)), *notes])
+    history = history_of(tmp_path, [*(frame(n, None) for n in range(FRAMES)), *notes])
 
-    assert len(story.incidents) == MAX_INCIDENTS
-    assert story.more_incidents == len(GAP) + 3
-    course = story.courses[5]
-    assert 8 < len(course.seconds) <= 17
-    assert course.seconds[0] < 70
-    assert course.seconds[-1] > 60 * (FRAMES - 8)
+    assert len(history.incidents) == MAX_INCIDENTS
+    assert history.more_incidents == len(GAP) + 3
+    cell = history.cells[5]
+    assert 8 < len(cell.seconds) <= 17
+    assert cell.seconds[0] < 70
+    assert cell.seconds[-1] > 60 * (FRAMES - 8)
 
 
 def test_all_classes_are_named_above_their_lines(tmp_path: Path) -> None:
     names = [f"class-{number:02d}" for number in range(10)]
     result = frame(0, None)
     counts = dict.fromkeys(names, 1)
-    wide = told_by(tmp_path, [msgspec.structs.replace(result, counts=counts)])
+    wide = history_of(tmp_path, [msgspec.structs.replace(result, counts=counts)])
 
     write_run_page(tmp_path / "all", wide)
     wide.counts.pop(names[-1])
