@@ -1,4 +1,4 @@
-"""Wait longer after each failure, not all at the same moment."""
+"""Wait longer after each failure, and each process at another moment."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import random
 
 
 class Backoff:
-    """Delays of 1, 2, 4 … seconds up to a limit, each shortened by up to a half."""
+    """Delays of 1, 2, 4 … seconds up to a limit, each shortened by up to a half.
 
-    def __init__(self, first_s: float = 1.0, longest_s: float = 30.0) -> None:
-        self._first_s, self._longest_s = first_s, longest_s
+    The random part keeps devices that lost the same broker from coming back together.
+    """
+
+    def __init__(self, first_s: float = 1.0, max_s: float = 30.0) -> None:
+        self._first_s, self._max_s = first_s, max_s
         self._next_s = first_s
 
     def next_s(self) -> float:
         """Return the time to wait now."""
         wait_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311 no secret
-        self._next_s = min(self._next_s * 2, self._longest_s)
+        self._next_s = min(self._next_s * 2, self._max_s)
         return wait_s
 
     def reset(self) -> None:
-        """Start over: it worked."""
+        """Begin again with the first delay, after a success."""
         self._next_s = self._first_s

@@ -1,4 +1,4 @@
-"""What the machine knows of time: its boot, its clocks, whether to trust them."""
+"""The clocks of the machine: boot id, monotonic and wall time, synchronisation."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def boot_id() -> str:
 
 
 def monotonic_ns() -> int:
-    """Monotonic time of this boot."""
+    """Return the monotonic time of this boot."""
     return time.monotonic_ns()
 
 
 def is_synchronised() -> bool:
     """Whether the kernel says that wall time follows a reference."""
-    query = ctypes.create_string_buffer(512)  # struct timex, all zero: only ask
+    query = ctypes.create_string_buffer(512)  # struct timex; all zero sets nothing
     return bool(ctypes.CDLL(None).adjtimex(query) not in (-1, _TIME_ERROR))
 
 
 def utc_now() -> datetime:
-    """Wall time, aware."""
+    """Return wall time, with its time zone."""
     return datetime.now(timezone.utc)
 
 
 def utc_of(monotonic_ns: int) -> datetime:
-    """Wall time of a moment on the monotonic clock, by their present offset."""
+    """Return the wall time of a monotonic time, by the present offset of the clocks."""
     age_s = (time.monotonic_ns() - monotonic_ns) * 1e-9
     return datetime.fromtimestamp(time.time() - age_s, timezone.utc)
 
@@ -42,6 +42,7 @@ def utc_of(monotonic_ns: int) -> datetime:
 def suspended_ns() -> int:
     """Return how long the machine was suspended since its boot.
 
-    Monotonic time stands still then; it is right to some microseconds.
+    The monotonic clock stands still while the machine is suspended. The result is exact
+    to some microseconds.
     """
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()

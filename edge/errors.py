@@ -1,8 +1,11 @@
-"""What can go wrong in a way that a person can act on."""
+"""Errors that a person can act on."""
 
 
 class HemascopeError(Exception):
-    """Says the value, what was expected and the remedy; `exit_code` ends a process."""
+    """An error that names the value, what was expected, and the remedy.
+
+    A process that ends because of it ends with `exit_code`.
+    """
 
     exit_code = 1
 
@@ -10,8 +13,8 @@ class HemascopeError(Exception):
 class ConfigurationInvalid(HemascopeError):
     """A setting, a file or an option is wrong; starting again will not help."""
 
-    exit_code = 78  # EX_CONFIG of sysexits.h: systemd does not retry it
+    exit_code = 78  # EX_CONFIG of sysexits.h: systemd does not start it again
 
 
 class FrameRejected(HemascopeError):
-    """One frame cannot be examined; the next one may."""
+    """One frame cannot be examined; the next one perhaps can."""

@@ -1,1 +1,1 @@
-"""Everything on one machine."""
+"""The demonstration: all programs on one machine."""

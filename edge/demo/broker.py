@@ -1,6 +1,6 @@
-"""Start a broker for a demonstration: mosquitto, or a small one of our own.
+"""Start a broker for a demonstration: mosquitto, or the embedded one.
 
-A laboratory runs mosquitto as a service of its own, with users and an access list.
+A laboratory runs mosquitto as a service, with users and an access list.
 """
 
 from __future__ import annotations
@@ -40,10 +40,8 @@ def start_broker(folder: Path) -> Broker:
     BrokerMissing
         Neither can be started.
     """
-    places = os.pathsep.join(
-        [os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]
-    )
-    program = shutil.which("mosquitto", path=places)
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    program = shutil.which("mosquitto", path=path)
     if program is not None:
         return Mosquitto(program, folder)
     try:
@@ -57,14 +55,14 @@ def start_broker(folder: Path) -> Broker:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody uses at this moment."""
+    """Return a TCP port of the loopback address that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Mosquitto:
-    """A mosquitto of our own on a free port, without access control: loopback only."""
+    """A mosquitto process on the loopback address, without access control."""
 
     def __init__(self, program: str, folder: Path, port: int | None = None) -> None:
         self.port = port or free_port()
@@ -80,10 +78,10 @@ class Mosquitto:
                 [program, "-c", str(config)],
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+                start_new_session=True,  # so that Ctrl-C does not reach it
             )
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not _answers(self.port):
+        while not _is_listening(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.close()
                 raise BrokerMissing(
@@ -93,7 +91,7 @@ class Mosquitto:
             time.sleep(0.01)
 
     def kill(self) -> None:
-        """End it at once, as a power cut would."""
+        """Kill it at once, as a power cut would."""
         self._process.kill()
         self._process.wait()
 
@@ -103,7 +101,7 @@ class Mosquitto:
         self._process.wait()
 
 
-def _answers(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,8 +1,8 @@
 """A small MQTT 5 broker for demonstrations, on machines without mosquitto.
 
 QoS 0 and 1, retained messages, wills, `+` and `#`. It keeps nothing across restarts,
-queues nothing for those who are away and checks no identity: never use it in a
-laboratory.
+queues nothing for clients that are not connected, and checks no identity: never use it
+in a laboratory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from paho.mqtt.client import topic_matches_sub
 
 log = logging.getLogger(__name__)
 
-_MAX_WAITING_BYTES = 8 << 20  # a client that does not read is put out
+_MAX_WAITING_BYTES = 8 << 20  # a client that does not read is disconnected
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +44,7 @@ class _Session:
 
 
 class EmbeddedBroker:
-    """The broker in a thread of its own, on a free port of the loopback address."""
+    """The broker, in a thread, on a free port of the loopback address."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, _Session] = {}
@@ -81,7 +81,7 @@ class EmbeddedBroker:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         session: _Session | None = None
-        is_polite = False
+        is_orderly = False
         buffer = b""
         try:
             while chunk := await reader.read(1 << 16):
@@ -90,26 +90,26 @@ class EmbeddedBroker:
                     packet, used = parsed
                     buffer = buffer[used:]
                     if isinstance(packet, mqtt5.ConnectPacket):
-                        session = self._admit(packet, writer)
+                        session = self._accept(packet, writer)
                     elif session is None:
                         return
                     elif isinstance(packet, mqtt5.DisconnectPacket):
-                        is_polite = packet.reason_code == 0
+                        is_orderly = packet.reason_code == 0
                         return
                     else:
                         self._handle(session, packet)
                 await writer.drain()
         except (ConnectionError, ValueError) as error:
-            log.warning("client put out: %s", error)
+            log.warning("client disconnected: %s", error)
         finally:
             if session is not None:
-                self._leave(session, is_polite)
+                self._end_session(session, is_orderly)
             writer.close()
 
-    def _admit(
+    def _accept(
         self, packet: mqtt5.ConnectPacket, writer: asyncio.StreamWriter
     ) -> _Session:
-        """Let a client in; an older one of the same name is put out, as MQTT says."""
+        """Accept a client; an older one with its id is disconnected, as MQTT requires."""
         old = self._sessions.pop(packet.client_id, None)
         if old is not None:
             old.send(_TAKEN_OVER)
@@ -119,12 +119,13 @@ class EmbeddedBroker:
         session.send(mqtt5.ConnAckPacket(max_qos=mqtt5.QoS.AT_LEAST_ONCE))
         return session
 
-    def _leave(self, session: _Session, is_polite: bool) -> None:
+    def _end_session(self, session: _Session, is_orderly: bool) -> None:
+        """Forget a client; publish its will unless it disconnected in order."""
         if self._sessions.get(session.client_id) is session:
             del self._sessions[session.client_id]
-        if session.will is not None and not is_polite:
+        if session.will is not None and not is_orderly:
             will = session.will
-            self._spread(
+            self._distribute(
                 mqtt5.PublishPacket(
                     will.topic,
                     will.payload or b"",
@@ -135,9 +136,9 @@ class EmbeddedBroker:
 
     def _handle(self, session: _Session, packet: mqtt5.Packet) -> None:
         if isinstance(packet, mqtt5.PublishPacket):
-            reached = self._spread(packet)
+            has_subscriber = self._distribute(packet)
             if packet.packet_id is not None:
-                code = _SUCCESS if reached else _NO_SUBSCRIBERS
+                code = _SUCCESS if has_subscriber else _NO_SUBSCRIBERS
                 session.send(mqtt5.PubAckPacket(packet.packet_id, reason_code=code))
         elif isinstance(packet, mqtt5.SubscribePacket):
             self._subscribe(session, packet)
@@ -149,34 +150,35 @@ class EmbeddedBroker:
         session.filters += wanted
         granted = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE] * len(wanted)
         session.send(mqtt5.SubAckPacket(packet.packet_id, granted))
-        for topic, kept in self._retained.items():
+        for topic, retained in self._retained.items():
             if any(topic_matches_sub(pattern, topic) for pattern in wanted):
-                self._deliver(session, kept, is_retained=True)
+                self._deliver(session, retained, is_retained=True)
 
-    def _spread(self, packet: mqtt5.PublishPacket) -> bool:
-        """Give a message to all who want it; whether there was anybody."""
+    def _distribute(self, packet: mqtt5.PublishPacket) -> bool:
+        """Send a message to all subscribers; return whether there was one."""
         if packet.retain:
             self._retained[packet.topic] = packet
             if not packet.payload:
                 del self._retained[packet.topic]
-        wanting = [s for s in self._sessions.values() if s.wants(packet.topic)]
-        for session in wanting:
-            self._deliver(session, packet, is_retained=packet.retain)  # as our own ask
-        return bool(wanting)
+        subscribers = [s for s in self._sessions.values() if s.wants(packet.topic)]
+        for session in subscribers:
+            # All our clients subscribe with `retainAsPublished`.
+            self._deliver(session, packet, is_retained=packet.retain)
+        return bool(subscribers)
 
     def _deliver(
         self, session: _Session, packet: mqtt5.PublishPacket, *, is_retained: bool
     ) -> None:
-        number = None
+        packet_id = None
         if packet.qos == mqtt5.QoS.AT_LEAST_ONCE:
-            session.last_id = number = session.last_id % 65535 + 1
+            session.last_id = packet_id = session.last_id % 65535 + 1
         session.send(
             mqtt5.PublishPacket(
                 packet.topic,
                 packet.payload,
                 qos=packet.qos,
                 retain=is_retained,
-                packet_id=number,
+                packet_id=packet_id,
                 user_properties=packet.user_properties,
                 correlation_data=packet.correlation_data,
             )

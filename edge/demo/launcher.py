@@ -1,6 +1,6 @@
-"""All programs on one machine: simulated microscope, broker, archive, page.
+"""Run all programs on one machine: simulated microscope, broker, archive, page.
 
-Each program is the one that a laboratory runs, as a process of its own.
+The programs are those that a laboratory runs, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edge.dashboard.terminal import watch
 from edge.demo.broker import start_broker
 from edge.errors import HemascopeError
 from edge.ledger.reader import LedgerReader
+from edge.ledger.rows import LEDGER_FILE
 from edge.schema.codec import write_toml
 from edge.schema.entries import read_row
 from edge.schema.requests import COMMANDS
@@ -32,21 +33,21 @@ from edge.settings.sources import SimulatedSettings
 from edge.settings.timelapse import ScheduleSettings, TrackingSettings
 
 DEVICE = "demo"
-ARCHIVE = "archive.sqlite"
+LEDGER, ARCHIVE = "ledger", "archive.sqlite"  # inside the folder of the demo
 _DELIVERY_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.25
 
 
 class DemoFailed(HemascopeError):
-    """One of the programs ended when it should not."""
+    """One of the programs ended before it should."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a demonstration did. `lost` rows are in the ledger, not in the archive.
 
-    `cells` are summed over all frames, `counted` has each once.
+    `cells` are summed over all frames; `counted` counts each cell once.
     """
 
     frames: int
@@ -61,10 +62,10 @@ class Summary:
         """One line for the terminal."""
         cells = ", ".join(f"{name} {count}" for name, count in self.cells.most_common())
         classes = () if self.counted is None else self.counted.classes
-        once = ", ".join(f"{one.label} {one.count}" for one in classes)
+        counted = ", ".join(f"{one.label} {one.count}" for one in classes)
         return (
             f"frames {self.frames} | cells: {cells or 'none'} | counted once: "
-            f"{once or 'none'} | results written "
+            f"{counted or 'none'} | results written "
             f"{self.written}, published {self.published}, archived {self.archived}, "
             f"lost {self.lost}"
         )
@@ -82,57 +83,72 @@ def run_demo(
 ) -> Summary:
     """Run the demonstration until `frames` were examined or `stop`.
 
-    `follows`: cells are followed, at a frame per second.
+    `follows`: cells are followed, at one frame per second.
 
     Raises
     ------
     DemoFailed
-        A program ended with an error; its messages stand above.
+        A program ended with an error; its last messages are in the text.
     BrokerMissing
         There is no broker.
     """
-    ledger, archive_file = folder / "ledger", folder / ARCHIVE
     broker = start_broker(folder)
     announce(f"broker: {broker.description}")
-    device, archive = _write_settings(folder, source, broker.port, follows=follows)
-    limit = [] if frames is None else ["--frames", str(frames)]
-    seen = Observer()
-    done = threading.Event()
-
-    def keep_and_show(observer: Observer) -> None:
-        nonlocal seen
-        seen = observer
-        show(observer)
-
-    watcher = threading.Thread(
-        target=watch, args=(BrokerSettings(port=broker.port), done, keep_and_show)
+    device_file, archive_file = _write_settings(
+        folder, source, broker.port, follows=follows
     )
-    watcher.start()
+    watcher = _Watcher(broker.port, show)
     programs: dict[str, _Program] = {}
     try:
-        programs["archive"] = _Program("archive", archive)
-        programs["run"] = _Program("run", device, *limit)
-        _await_ledger(ledger, programs["run"], stop)
-        programs["publish"] = _Program("publish", device)
+        programs["archive"] = _Program("archive", archive_file)
+        limit = [] if frames is None else ["--frames", str(frames)]
+        programs["run"] = _Program("run", device_file, *limit)
+        _await_ledger(folder / LEDGER, programs["run"], stop)
+        programs["publish"] = _Program("publish", device_file)
         _await_end(programs, stop)
         programs["run"].stop()
-        _await_archive(ledger, archive_file)
+        _await_delivery(folder / LEDGER, folder / ARCHIVE)
         time.sleep(2 * _POLL_S)  # let the watcher see the last row too
     finally:
         for program in programs.values():
             program.stop()
-        done.set()
-        watcher.join()
+        watcher.stop()
         broker.close()
-    published = seen.devices[DEVICE].rows if DEVICE in seen.devices else 0
-    return summarise(ledger, archive_file, published)
+    return summarise(folder / LEDGER, folder / ARCHIVE, watcher.published_rows)
+
+
+class _Watcher:
+    """Observes the device in a thread, and shows what it sees."""
+
+    def __init__(self, port: int, show: Callable[[Observer], None]) -> None:
+        self._show, self._stop = show, threading.Event()
+        self._observer = Observer()
+        self._thread = threading.Thread(
+            target=watch, args=(BrokerSettings(port=port), self._stop, self._keep)
+        )
+        self._thread.start()
+
+    def _keep(self, observer: Observer) -> None:
+        self._observer = observer
+        self._show(observer)
+
+    @property
+    def published_rows(self) -> int:
+        """How many rows the device has published."""
+        view = self._observer.devices.get(DEVICE)
+        return 0 if view is None else view.rows
+
+    def stop(self) -> None:
+        """Stop observing."""
+        self._stop.set()
+        self._thread.join()
 
 
 class _Program:
     """One `hemascope` command in a process of its own, its messages in a log file.
 
-    It gets a session of its own, so that Ctrl-C in the terminal reaches us alone and we
-    end the programs in order.
+    It gets a session of its own, so that Ctrl-C in the terminal reaches this process
+    alone, which then ends the programs in order.
     """
 
     def __init__(self, command: str, settings: Path, *options: str) -> None:
@@ -148,7 +164,7 @@ class _Program:
             )
 
     def has_ended(self) -> bool:
-        """Whether it ended well.
+        """Return whether it ended without an error.
 
         Raises
         ------
@@ -163,7 +179,7 @@ class _Program:
         return code == 0
 
     def stop(self) -> None:
-        """End it, gently if it lets us."""
+        """End it: ask first, and kill it if it does not end in time."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT_S)
@@ -180,7 +196,7 @@ def _write_settings(
     device = DeviceFile(
         device=DEVICE,
         source=source,
-        ledger=LedgerSettings(folder / "ledger"),
+        ledger=LedgerSettings(folder / LEDGER),
         run=RunSettings(preview_hz=4.0),
         commands=CommandSettings(allow=COMMANDS),
         broker=broker,
@@ -196,8 +212,8 @@ def _write_settings(
 
 
 def _await_ledger(ledger: Path, run: _Program, stop: threading.Event) -> None:
-    """Wait until the run process has made its ledger."""
-    while not (ledger / "ledger.sqlite").exists() and not run.has_ended():
+    """Wait until the run process has created its ledger."""
+    while not (ledger / LEDGER_FILE).exists() and not run.has_ended():
         if stop.wait(_POLL_S):
             return
 
@@ -212,8 +228,8 @@ def _await_end(programs: dict[str, _Program], stop: threading.Event) -> None:
             return
 
 
-def _await_archive(ledger: Path, archive_file: Path) -> None:
-    """Give the publisher time to deliver what is left."""
+def _await_delivery(ledger: Path, archive_file: Path) -> None:
+    """Wait until the archive has every row, for a limited time."""
     reader, store = LedgerReader(ledger), Store(archive_file)
     _, newest = reader.span()
     deadline = time.monotonic() + _DELIVERY_TIMEOUT_S
@@ -226,18 +242,26 @@ def _await_archive(ledger: Path, archive_file: Path) -> None:
 
 
 def summarise(ledger: Path, archive_file: Path, published: int) -> Summary:
-    """Compare what the ledger holds with what the archive holds, byte for byte."""
+    """Compare the rows of the ledger with those of the archive, byte for byte."""
     reader, store = LedgerReader(ledger), Store(archive_file)
-    kept = reader.rows(0, sys.maxsize)
+    written = reader.rows(0, sys.maxsize)
     chain = Chain(reader.device, reader.epoch)
     archived = {row.seq: row.data for row in store.rows(chain)}
     cells: Counter[str] = Counter()
     frames, counted = 0, None
-    for row in kept:
-        text = read_row(row.data)
-        if isinstance(text, Result):
-            cells.update(text.counts)
-            frames += text.status != "gap"
-            counted = text.differential or counted
-    same = sum(archived.get(row.seq) == row.data for row in kept)
-    return Summary(frames, cells, counted, len(kept), published, same, len(kept) - same)
+    for row in written:
+        result = read_row(row.data)
+        if isinstance(result, Result):
+            cells.update(result.counts)
+            frames += result.status != "gap"
+            counted = result.differential or counted
+    same = sum(archived.get(row.seq) == row.data for row in written)
+    return Summary(
+        frames=frames,
+        cells=cells,
+        counted=counted,
+        written=len(written),
+        published=published,
+        archived=same,
+        lost=len(written) - same,
+    )
