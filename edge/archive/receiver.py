@@ -76,6 +76,8 @@ class Archive:
             subscriptions=[topic("+", "result"), topic("+", "state")],
             will=Will(ARCHIVE_STATE, encode(ArchiveState(state="offline"))),
         )
+        # Before the state: a device that sees `online` sends from its cursor on, and
+        # this moves the cursor to the right row.
         for chain in self._store.chains():
             self._acknowledge(link, chain, resume=True)
         link.publish(
@@ -87,6 +89,8 @@ class Archive:
     def _serve(self, link: Link, stop: Event) -> None:
         while not stop.is_set():
             messages = [e for e in link.poll(_POLL_S) if isinstance(e, Message)]
+            # States first: a state says which rows a device still has, and by that the
+            # rows that arrived with it are judged.
             for message in messages:
                 if (
                     split_topic(message.topic)[1] == "state"
@@ -113,6 +117,8 @@ class Archive:
             if self._log_limit.try_acquire():
                 log.warning("topic=%s ignored: %s", message.topic, error)
             return
+        # What a device says on the topic of another one is ignored. A will (`offline`)
+        # needs no answer: the device would not hear it.
         if state.device == split_topic(message.topic)[0] and state.state == "online":
             self._acknowledge(link, self._store.note_oldest(state), resume=True)
 

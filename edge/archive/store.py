@@ -120,15 +120,19 @@ class Store:
 
         Rows before it were deleted there. If they are not here, they can never come.
         """
+        # Taken out and put in again: a dict keeps the order of insertion, so its first
+        # key is the ledger that was not heard of for the longest time.
         chain = Chain(state.device, state.epoch)
         self._oldest_held.pop(chain, None)
         self._oldest_held[chain] = state.oldest
-        if len(self._oldest_held) > _MAX_CHAINS:  # forget the one not heard for longest
+        if len(self._oldest_held) > _MAX_CHAINS:
             del self._oldest_held[next(iter(self._oldest_held))]
         return chain
 
     def cursor(self, chain: Chain) -> tuple[int, str]:
         """Return number and hash of the last row stored; (0, zeros) without any."""
+        # Read by the key each time and not kept in memory: an acknowledgement must
+        # never name a row whose transaction was rolled back.
         found = self._db.execute(
             "SELECT seq, sha256 FROM rows WHERE device = ? AND epoch = ? "
             "ORDER BY seq DESC LIMIT 1",
@@ -335,6 +339,9 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     return db
 
 
+# FULL, since the device may delete a row once it is acknowledged: the row must survive
+# a power cut here. WITHOUT ROWID keeps the rows of a ledger side by side, in the order
+# of their chain. By the key of the quarantine, a message that comes again counts once.
 _TABLES = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;

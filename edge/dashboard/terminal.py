@@ -24,6 +24,7 @@ from edge.dashboard.observer import (
 from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
 from edge.rendering.plain_text import plain
 from edge.schema.messages import ActiveAlarm
+from edge.schema.results import Differential
 from edge.settings.delivery import BrokerSettings
 
 _REFRESH_HZ = 4
@@ -107,29 +108,8 @@ def _differential_table(view: DeviceView, now_s: float) -> RenderableType | None
     differential = view.differential
     if differential is None:
         return None
-    rate = view.counted_per_min(now_s)
     stale = view.is_stale(now_s)
-    title = (
-        f"{view.device}{', STALE' if stale else ''}: {slide_text(view)}, "
-        f"{differential.total} of {differential.of}"
-        + (
-            f", {differential.unidentified} unidentified"
-            if differential.unidentified
-            else ""
-        )
-        + ("" if rate is None else f", {rate:.0f} per minute")
-        + f", 95 % within {_latency_text(view)}"
-        + (
-            ""
-            if differential.since is None
-            else f", since {differential.since:%H:%M} UTC: resumed"
-        )
-        + (
-            f", {differential.patches} unjoined patches"
-            if differential.patches > 1
-            else ""
-        )
-    )
+    title = _differential_title(view, differential, now_s)
     grid = Table(title=plain(title), title_justify="left", box=SIMPLE_HEAD)
     grid.add_column("class")
     for column in ("counted", "share", "95 % limits", "corrected", "more cells"):
@@ -150,6 +130,27 @@ def _differential_table(view: DeviceView, now_s: float) -> RenderableType | None
         f"more cells: until limits are {100 * differential.wanted_width:g} % apart"
     )
     return grid
+
+
+def _differential_title(
+    view: DeviceView, differential: Differential, now_s: float
+) -> str:
+    """Return device, slide, how much is counted, and how fast."""
+    parts = [
+        f"{view.device}{', STALE' if view.is_stale(now_s) else ''}: {slide_text(view)}",
+        f"{differential.total} of {differential.of}",
+    ]
+    if differential.unidentified:
+        parts.append(f"{differential.unidentified} unidentified")
+    rate = view.counted_per_min(now_s)
+    if rate is not None:
+        parts.append(f"{rate:.0f} per minute")
+    parts.append(f"95 % within {_latency_text(view)}")
+    if differential.since is not None:
+        parts.append(f"since {differential.since:%H:%M} UTC: resumed")
+    if differential.patches > 1:
+        parts.append(f"{differential.patches} unjoined patches")
+    return ", ".join(parts)
 
 
 def _alarm_text(view: DeviceView, alarm: ActiveAlarm) -> Text:

@@ -176,6 +176,8 @@ class Publisher:
 
     def _serve(self, link: Link, stop: Event) -> None:
         while not stop.is_set():
+            # A short poll: new rows are found by asking the ledger, so this bounds how
+            # long a result waits before it is sent.
             for event in link.poll(_POLL_S):
                 self._handle_event(link, event)
             self._send_rows(link)
@@ -200,6 +202,8 @@ class Publisher:
     def _send_rows(self, link: Link) -> None:
         """Send the rows that follow, as far as the window allows."""
         acknowledged, now_s = self._cursor.upto, time.monotonic()
+        # Time counts only while rows are under way: without any there is nothing to
+        # acknowledge.
         if self._sent <= acknowledged:
             self._progress_s = now_s
         elif (

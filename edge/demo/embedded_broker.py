@@ -109,7 +109,7 @@ class EmbeddedBroker:
     def _accept(
         self, packet: mqtt5.ConnectPacket, writer: asyncio.StreamWriter
     ) -> _Session:
-        """Accept a client; an older one with its id is disconnected, as MQTT requires."""
+        """Accept a client; disconnect an older one with its id, as MQTT requires."""
         old = self._sessions.pop(packet.client_id, None)
         if old is not None:
             old.send(_TAKEN_OVER)

@@ -85,6 +85,8 @@ class LedgerState:
             self._record_entry(seq, content)
 
     def _record_entry(self, seq: int, content: EntryContent) -> None:
+        # The kind is stored beside the number so that entries can be selected by it
+        # without decoding their rows.
         kind = content.__struct_config__.tag
         self._db.execute("INSERT INTO entries VALUES (?, ?)", (seq, kind))
         if isinstance(content, Alarm):
@@ -204,6 +206,8 @@ class LedgerState:
         if audit.outcome == "done" and audit.name in _PAUSED_AFTER:
             self._set_mark("paused", "1" if _PAUSED_AFTER[audit.name] else "0")
 
+    # One table of texts for values of which there is only one: a later version can add
+    # a value without changing the tables of ledgers that exist.
     def _set_mark(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (key, value))
 

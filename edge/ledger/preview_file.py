@@ -15,6 +15,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 MAX_PREVIEW_BYTES = 240_000  # brokers are set to refuse 256 kB
+# The row is in the name and not in a second file: picture and row cannot be mixed up.
 _NAME = "preview-{seq}.jpg"
 
 
@@ -45,6 +46,8 @@ class PreviewWriter:
 
     def write(self, preview: Preview) -> None:
         """Replace the preview; on a full disk it is left out."""
+        # From now on, not from when this one was due: a machine that is too slow for
+        # the rate makes fewer previews, and does not try to catch up.
         self._next_due_s = time.monotonic() + 1 / self._rate_hz
         # The new one is in place before the old ones go, so a reader always finds one.
         draft = self._folder / "preview.new"

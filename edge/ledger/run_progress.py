@@ -77,6 +77,8 @@ def after_frame(progress: Progress, seq: int, result: FrameResult) -> Progress:
     events count.
     """
     changes: dict[str, object] = {}
+    # A later process finds the tracks again on the last frame on which cells were
+    # followed, even if rejected frames or gaps came after it.
     if result.following is not None:
         changes["followed_row"] = seq
         changes["next_track"] = result.following.next_track
@@ -94,6 +96,7 @@ def after_frame(progress: Progress, seq: int, result: FrameResult) -> Progress:
         is_last = point.frame + 1 >= plan.frames_per_point
         changes["index"] = point.index + is_last
         changes["frame"] = 0 if is_last else point.frame + 1
+    # Missed points are never made up for: the schedule goes on after the last of them.
     if result.missed_points is not None:
         changes |= {"index": result.missed_points.last + 1, "frame": 0}
     if result.differential is not None:
