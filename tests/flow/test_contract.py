@@ -93,7 +93,7 @@ class Laboratory:
     def count(self, key: str) -> int:
         return sum(channel_of(message) == key for message in list(self.listener.heard))
 
-    def send_request(self, name: CommandName, **result: str | None) -> list[Response]:
+    def ask(self, name: CommandName, **result: str | None) -> list[Response]:
         request = new_request(name, "anna", **result)
         return list(send_request(self.address, DEVICE, name, request, timeout_s=15))
 

@@ -133,7 +133,7 @@ def archived(folder: Path) -> Path:
 def history_of(
     folder: Path, result: Iterable[FrameResult | EntryContent]
 ) -> RunHistory:
-    """Read a run back in which all this was said."""
+    """Read back the history of a run with these rows."""
     runs = RunState()
     runs.start_run()
     with closing(Ledger(folder / "ledger", "scope-1")) as ledger:
@@ -186,17 +186,17 @@ def test_a_history_has_counts_events_cells_and_gaps(store: Store) -> None:
 
 
 def test_what_ends_with_another_run_is_not_in_its_history(tmp_path: Path) -> None:
-    told = frame(ONSET + 2, None)
+    result = frame(ONSET + 2, None)
     over = [
         msgspec.structs.replace(event, phase="ended", reason="another run was started")
-        for event in told.events
+        for event in result.events
     ]
     first = msgspec.structs.replace(
-        told,
+        result,
         following=Following(continuity="new run", tracks=1, ended=(5,)),
         events=(),
     )
-    late = msgspec.structs.replace(told, events=tuple(over))
+    late = msgspec.structs.replace(result, events=tuple(over))
 
     history = history_of(tmp_path, [first, late])
 

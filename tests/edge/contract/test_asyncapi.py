@@ -35,22 +35,22 @@ def test_the_committed_document_is_the_one_of_the_types() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    said = asyncapi_document()
-    found = set(references(said))
+    document = asyncapi_document()
+    found = set(references(document))
 
     assert len(found) > 20
     for reference in found:
-        part = said
+        part = document
         for step in reference.removeprefix("#/").split("/"):
             part = part[step]
 
 
 def test_channels_operations_and_parameters_belong_together() -> None:
-    said = asyncapi_document()
+    document = asyncapi_document()
 
-    assert said["asyncapi"] == "3.0.0"
-    assert set(said["channels"]) == {channel.key for channel in CHANNELS}
-    for key, operation in said["operations"].items():
+    assert document["asyncapi"] == "3.0.0"
+    assert set(document["channels"]) == {channel.key for channel in CHANNELS}
+    for key, operation in document["operations"].items():
         assert operation["action"] in ("send", "receive")
         assert operation["channel"] == {"$ref": f"#/channels/{key}"}
         assert set(operation["bindings"]["mqtt"]) <= {
@@ -59,7 +59,7 @@ def test_channels_operations_and_parameters_belong_together() -> None:
             "messageExpiryInterval",
             "bindingVersion",
         }
-    for channel in said["channels"].values():
+    for channel in document["channels"].values():
         named = {part[1:-1] for part in channel["address"].split("/") if "{" in part}
         assert named == set(channel.get("parameters", {}))
         assert channel["messages"]
@@ -72,9 +72,9 @@ def test_every_payload_is_a_schema_of_draft_7() -> None:
 
 def test_the_document_fits_the_specification() -> None:
     """Give the file 3.0.0.json of the npm package @asyncapi/specs."""
-    place = os.environ.get("HEMASCOPE_ASYNCAPI_SCHEMA")
-    if place is None:
+    path = os.environ.get("HEMASCOPE_ASYNCAPI_SCHEMA")
+    if path is None:
         pytest.skip("HEMASCOPE_ASYNCAPI_SCHEMA does not name AsyncAPI's 3.0.0.json")
-    schema = json.loads(Path(place).read_text(encoding="utf-8"))
+    schema = json.loads(Path(path).read_text(encoding="utf-8"))
 
     jsonschema.Draft7Validator(schema).validate(asyncapi_document())

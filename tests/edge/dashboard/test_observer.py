@@ -223,8 +223,8 @@ def counted(seq: int, total: int, since: datetime | None = None) -> bytes:
     )
     one = frame_result(run=RUN, differential=text)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
-    place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
-    return encode(Result(**fields, **place))
+    ledger = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
+    return encode(Result(**fields, **ledger))
 
 
 def marked(seq: int, mark: RunMark) -> bytes:
@@ -305,8 +305,8 @@ def test_silence_until_the_next_planned_point_is_not_stale() -> None:
     point = Point(index=3, due=utc, late_ms=4.0, next_s=60.0)
     one = frame_result(run=RUN, point=point)
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
-    place = {"device": DEVICE, "epoch": "e", "seq": 1, "prev": "0" * 64}
-    deliver(observer, "result", encode(Result(**fields, **place)))
+    ledger = {"device": DEVICE, "epoch": "e", "seq": 1, "prev": "0" * 64}
+    deliver(observer, "result", encode(Result(**fields, **ledger)))
     view = observer.devices[DEVICE]
 
     clock.now_s += 65
@@ -479,8 +479,8 @@ def row_with(seq: int, **changes: object) -> bytes:
     """A row in the chain of nobody."""
     one = frame_result(**changes)  # type: ignore[arg-type]
     fields = {f: getattr(one, f) for f in one.__struct_fields__}
-    place = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
-    return encode(Result(**fields, **place))
+    ledger = {"device": DEVICE, "epoch": "e", "seq": seq, "prev": "0" * 64}
+    return encode(Result(**fields, **ledger))
 
 
 def shown(observer: Observer) -> str:

@@ -80,8 +80,8 @@ def observer(tmp_path: Path) -> Observer:
 def row_of(text: FrameResult, seq: int) -> Message:
     """The row that follows those of the observer."""
     fields = {f: getattr(text, f) for f in text.__struct_fields__}
-    place = {"device": "scope-01", "epoch": "e", "seq": seq, "prev": "0" * 64}
-    row = Result(**fields, **place)
+    ledger = {"device": "scope-01", "epoch": "e", "seq": seq, "prev": "0" * 64}
+    row = Result(**fields, **ledger)
     return Message(topic("scope-01", "result"), encode(row), is_retained=False)
 
 

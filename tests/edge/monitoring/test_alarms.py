@@ -34,7 +34,7 @@ def test_an_alarm_begins_when_its_finding_has_lasted() -> None:
     assert (alarm.severity, alarm.text, alarm.until) == ("amber", "86 °C", None)
     assert alarm.since == START
     assert alarm.advice == ALARM_KINDS["hot"].advice
-    assert watched.update(HOT) == []  # told once
+    assert watched.update(HOT) == []  # once
 
 
 def test_a_finding_that_comes_and_goes_is_no_alarm() -> None:
@@ -141,12 +141,12 @@ class _Numbers:
 
 def test_pausing_twice_in_a_row_loses_no_frame_from_the_count() -> None:
     source = PausableSource(_Numbers())  # type: ignore[arg-type]
-    told: list[tuple[int, int]] = []
+    gaps: list[tuple[int, int]] = []
 
     def read() -> None:
         item = source.read(0.1)
         if item is not None and hasattr(item, "missed"):
-            told.append((item.first, item.missed or 0))
+            gaps.append((item.first, item.missed or 0))
 
     for pattern in ("gppg", "ppg", "gpg", "gg"):
         for step in pattern:
@@ -156,4 +156,4 @@ def test_pausing_twice_in_a_row_loses_no_frame_from_the_count() -> None:
                 source.resume()
             read()
 
-    assert sum(missed for _, missed in told) == 5
+    assert sum(missed for _, missed in gaps) == 5

@@ -1,4 +1,4 @@
-"""Requests from the publisher's door to the row that says what became of them."""
+"""Requests from admission to the row that says what became of them."""
 
 from __future__ import annotations
 
@@ -323,11 +323,11 @@ def _let_another_user_read(site: Site) -> None:
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
         "sys.exit(len(read_inbox(Path(sys.argv[1]))[1]))"
     )
-    seen = subprocess.run([sys.executable, "-c", program, site.folder], check=False)
-    assert seen.returncode == 1
+    ended = subprocess.run([sys.executable, "-c", program, site.folder], check=False)
+    assert ended.returncode == 1
     site.admission.close()
-    seen = subprocess.run([sys.executable, "-c", program, site.folder], check=False)
-    assert seen.returncode == 1
+    ended = subprocess.run([sys.executable, "-c", program, site.folder], check=False)
+    assert ended.returncode == 1
 
 
 @pytest.mark.parametrize("name", ["note", "stop", "snapshot"])
@@ -465,9 +465,9 @@ def test_of_two_who_wait_for_one_picture_that_never_comes_both_are_told(
     site.clock.move(LASTS_S["snapshot"])
     site.step(3)
 
-    told = [(a.request, a.outcome) for a in audits_in(site.folder)]
-    assert ("request-00000001", "failed") in told
-    assert ("request-00000002", "failed") in told
+    outcomes = [(a.request, a.outcome) for a in audits_in(site.folder)]
+    assert ("request-00000001", "failed") in outcomes
+    assert ("request-00000002", "failed") in outcomes
 
 
 def test_an_alarm_of_the_publisher_becomes_a_row(site: Site) -> None:
