@@ -293,7 +293,7 @@ def test_a_run_of_a_slide_is_asked_for_from_its_start_to_its_end(
     [
         ({"slide": "Maria Garcia"}, "Garcia"),
         ({"operator": "Dr. Miller"}, "Miller"),
-        ({"slide": "S26-2", "note": "born 12.4.1961"}, "1961"),
+        ({"slide": "S26-2", "note": "born 12.4.1961"}, "12.4.1961"),
     ],
 )
 def test_what_may_name_a_patient_is_refused_and_stands_in_no_row(
