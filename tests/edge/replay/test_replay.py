@@ -146,8 +146,9 @@ def test_a_replay_is_the_same_to_the_last_bit(lived: Lived, tmp_path: Path) -> N
     assert sum(row.status != "gap" for row in now) >= FRAMES
     assert any(row.status == "gap" for row in now)
     assert any(cell.track_id and cell.course for row in now for cell in row.cells)
-    assert now[-1].differential is not None
-    assert now[-1].drift is not None
+    # The kill may come after a gap or a rejected frame, which have no drift.
+    assert any(row.differential is not None for row in now)
+    assert any(row.drift is not None for row in now)
 
 
 def test_frames_in_ome_zarr_are_replayed_the_same(tmp_path: Path) -> None:
