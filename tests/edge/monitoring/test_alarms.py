@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -157,3 +158,10 @@ def test_pausing_twice_in_a_row_loses_no_frame_from_the_count() -> None:
             read()
 
     assert sum(missed for _, missed in gaps) == 5
+
+
+def test_the_guide_to_mqtt_has_a_line_for_every_alarm() -> None:
+    guide = Path(__file__).parents[3] / "docs" / "mqtt.md"
+    table = re.findall(r"^\| `([a-z-]+)` \| (?:amber|red)", guide.read_text(), re.M)
+
+    assert sorted(table) == sorted(ALARM_KINDS)
