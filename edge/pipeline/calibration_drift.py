@@ -1,9 +1,10 @@
 """Watch whether the microscope still is what its calibration says.
 
-Every frame brings the colour of plasma, red cells and nuclei as they look corrected,
-and its focus. Each is compared with what the calibration promises; what it promises
-nothing of, with the first good frames of the run. Nothing is changed by it: a drift is
-said, and only a new calibration mends it.
+Every frame brings its focus and the corrected colours of plasma, red cells and nuclei.
+Each is compared with the calibration; where the calibration says nothing of it, with
+the first good frames of the run. A drift is reported and nothing is changed: only a new
+calibration corrects it. A limit is watched by a cumulative sum (Page, "Continuous
+inspection schemes", 1954), so that a small lasting drift is found and noise is not.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ from edge.stages.colour_statistics import delta_e, to_lab
 log = logging.getLogger(__name__)
 
 AMBER, RED = 2.0, 4.0  # ΔE (CIE76) of plasma
-_SLACK = 0.75  # of a limit: what lies below it adds nothing to the sum
+_SLACK = 0.75  # of a limit: smaller differences add nothing to the sum
 _ENOUGH = 5.0  # limits times seconds: double the limit alarms after 4 s
-_SMOOTH_S = 5.0  # of the average that is said
+_SMOOTH_S = 5.0  # time constant of the average that a row holds
 _CLEARED = 0.7  # of a limit: below it an alarm ends
-_LEARNT = 20  # frames of a run that tell what the calibration does not,
+_LEARNT = 20  # frames of a run that stand in for the calibration,
 _LEARNS_EVERY_S = 3.0  # so far apart that they show different cells
 _BLIND_S = 60.0  # without any background for so long, drift is not known
-_LONGEST_STEP_S = 5.0  # a gap counts as no more
-_TIMES = {"background": 1.0, "red_cells": 3.0, "nuclei": 5.0}  # stain varies itself
+_MAX_STEP_S = 5.0  # a longer gap counts as so long
+_TIMES = {
+    "background": 1.0,
+    "red_cells": 3.0,
+    "nuclei": 5.0,
+}  # of the limits: stain varies by itself
 _FOCUS = 0.5, 0.3  # of the run's own: amber, red
 
 ADVICE = {
@@ -119,7 +124,7 @@ class DriftWatch:
             Of its exposure.
         """
         last_ns = self._last_ns if self._last_ns is not None else monotonic_ns
-        step_s = min(max(0.0, (monotonic_ns - last_ns) / 1e9), _LONGEST_STEP_S)
+        step_s = min(max(0.0, (monotonic_ns - last_ns) / 1e9), _MAX_STEP_S)
         self._last_ns = monotonic_ns
         for name, chart in self._charts.items():
             colour = getattr(seen, name)
@@ -128,7 +133,7 @@ class DriftWatch:
         if seen.background is not None or self._seen_ns is None:
             self._seen_ns = monotonic_ns
         sharpness = self._follow_focus(focus, step_s)
-        return self._said(sharpness, (monotonic_ns - self._seen_ns) / 1e9)
+        return self._drift(sharpness, (monotonic_ns - self._seen_ns) / 1e9)
 
     def _follow_focus(self, focus: float, step_s: float) -> float | None:
         """Return the sharpness beside that of the run's first frames."""
@@ -141,7 +146,7 @@ class DriftWatch:
         self._sharp = before + share * (focus - before)
         return self._sharp / usual if usual > 0 else None
 
-    def _said(self, sharpness: float | None, blind_s: float) -> Drift:
+    def _drift(self, sharpness: float | None, blind_s: float) -> Drift:
         levels = {name: chart.level for name, chart in self._charts.items()}
         if sharpness is not None:
             levels["focus"] = sum(sharpness < limit for limit in _FOCUS)

@@ -3,7 +3,7 @@
 The first classifier names every cell, and its classes never change their meaning. A
 later one divides one of these classes further, such as white cells by kind: it sees
 only the crops of cells that the first one named so, and adds to what is known of them.
-A row still says what the first classifier said.
+A row still holds what the first classifier says.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class FrameScale(Protocol):
 
 
 class Scale:
-    """The pixel size of a session: told, or settled by frames that agree.
+    """The pixel size of a session: known, or settled by frames that agree.
 
     Where neither profile nor source knows it, each frame is estimated by itself until
     `agreeing` frames in a row agree; their median is then the session's.

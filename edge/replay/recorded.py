@@ -61,12 +61,12 @@ class RecordedSource:
 
 
 class RecordedScale:
-    """The pixel sizes that frames were examined with where nobody told them.
+    """The pixel sizes that were read off the cells when frames were recorded.
 
     Parameters
     ----------
     otherwise
-        Asked of frames whose pixel size the profile or the source told.
+        Asked about frames whose pixel size is known from the profile or the source.
     recorded
         What the recording holds.
     """
@@ -120,7 +120,7 @@ class RecordedTimeline:
         return CurrentRun(self._current, is_resumed)
 
     def is_under_way(self, run: str) -> bool:
-        """Believe it: what was recorded of a plan was said in its run."""
+        """Return True: what was recorded of a plan belongs to its own run."""
         return True
 
     def take_marks(self) -> list[RunMark]:

@@ -148,7 +148,7 @@ class Housekeeping:
 
     def _conditions_of(self, figures: RunMetrics) -> dict[str, AlarmCondition]:
         """Return what is wrong now, by the code of its alarm."""
-        found = {**self._event_alarms.findings(), **self._conditions()}
+        found = {**self._event_alarms.conditions(), **self._conditions()}
         found |= self._frame_conditions() | self._machine_conditions(figures)
         if not clock.is_synchronised():
             found["clock-unsynchronised"] = AlarmCondition(

@@ -1,7 +1,7 @@
-"""What happened to cells lately, one finding for each kind of change.
+"""One alarm for each kind of change that happens to followed cells.
 
-However many cells burst, there is one alarm: it tells when the first one did, again as
-their number passes 10, 100, 1000, and in the end how many there were.
+However many cells burst, there is one alarm. It is raised with the first cell, again
+when their number passes 10, 100, 1000, and says in the end how many there were.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge.schema.messages import ActiveAlarm
 from edge.schema.results import Event
 from edge.timelapse.change_events import alarm_of
 
-MOST_KINDS = 32  # of changes; a model names fewer
+MAX_KINDS = 32  # of changes; a model has fewer classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class EventAlarms:
     Parameters
     ----------
     quiet_s
-        A kind of change is over when it happened to no cell for so long; 0 tells none.
+        A kind of change is over when it happened to no cell for so long; 0 raises none.
     active
-        Alarms that an earlier process left; they too need so long without an event.
+        Alarms that an earlier process left open; they end after `quiet_s` too.
     """
 
     def __init__(
@@ -49,40 +49,41 @@ class EventAlarms:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._quiet_s, self._monotonic = quiet_s, monotonic
-        self._stirs: dict[str, _ActiveChange] = {}
+        self._changes: dict[str, _ActiveChange] = {}
         for alarm in active if quiet_s > 0 else ():
             if alarm.code.startswith(EVENT_CODE_PREFIX):
                 found = _ActiveChange(alarm.severity, 0, alarm.text, 0, monotonic())
-                self._stirs[alarm.code] = found
+                self._changes[alarm.code] = found
 
     def take(self, events: Iterable[Event]) -> None:
-        """Note what is confirmed with one row."""
+        """Note the events that one row confirms."""
         for event in events if self._quiet_s > 0 else ():
-            told = alarm_of(event)
-            if told is None:
+            alarm = alarm_of(event)
+            if alarm is None:
                 continue
+            severity, text = alarm
             code = code_of(event.change)
-            before = self._stirs.get(code)
-            if before is None and len(self._stirs) >= MOST_KINDS:
+            before = self._changes.get(code)
+            if before is None and len(self._changes) >= MAX_KINDS:
                 continue
-            if before is None or before.count == 0:  # only known from a row
-                before = _ActiveChange(told[0], 0, told[1], 0, 0.0)
-            self._stirs[code] = replace(
+            if before is None or before.count == 0:  # 0: of an earlier process
+                before = _ActiveChange(severity, 0, text, 0, 0.0)
+            self._changes[code] = replace(
                 before,
                 count=before.count + 1,
                 last_track=event.track_id,
                 last_s=self._monotonic(),
             )
 
-    def findings(self) -> dict[str, AlarmCondition]:
+    def conditions(self) -> dict[str, AlarmCondition]:
         """Return what is not over, by the code of its alarm."""
         now_s = self._monotonic()
-        self._stirs = {
-            code: stir
-            for code, stir in self._stirs.items()
-            if now_s - stir.last_s < self._quiet_s
+        self._changes = {
+            code: change
+            for code, change in self._changes.items()
+            if now_s - change.last_s < self._quiet_s
         }
-        return {code: _finding(stir) for code, stir in self._stirs.items()}
+        return {code: _condition(change) for code, change in self._changes.items()}
 
 
 def code_of(change: str) -> str:
@@ -91,9 +92,9 @@ def code_of(change: str) -> str:
     return f"{EVENT_CODE_PREFIX}{plain}"[:32]
 
 
-def _finding(stir: _ActiveChange) -> AlarmCondition:
-    text = stir.first
-    if stir.count > 1:
-        more = f"{stir.count} cells so far, the last one {stir.last_track}"
-        text = f"{stir.first}; {more}"
-    return AlarmCondition(stir.severity, text[:1000], len(str(stir.count)))
+def _condition(change: _ActiveChange) -> AlarmCondition:
+    text = change.first
+    if change.count > 1:
+        more = f"{change.count} cells so far, the last one {change.last_track}"
+        text = f"{change.first}; {more}"
+    return AlarmCondition(change.severity, text[:1000], len(str(change.count)))

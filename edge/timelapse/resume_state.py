@@ -1,4 +1,4 @@
-"""What a process left in its ledger, for the next one to go on with."""
+"""What a process left open in its ledger, and where the next one continues."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ResumeCells(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ResumeState(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an earlier process left.
 
-    `run` is still open; `next_track` and `next_event` were never told.
+    `run` is still open; `next_track` and `next_event` are numbers that no row has yet.
     """
 
     run: RunId | None = None
@@ -48,7 +48,7 @@ NOTHING_TO_RESUME = ResumeState()
 
 
 def resume_state_of(folder: Path, progress: Progress | None) -> ResumeState:
-    """Return what the ledger in `folder` says that was left, as far as `progress`."""
+    """Return what the ledger in `folder` holds for the next process to continue."""
     if progress is None:
         return NOTHING_TO_RESUME
     return ResumeState(

@@ -6,7 +6,7 @@ from edge.monitoring.alarms import ENDS_AFTER_S, Latch
 from edge.schema.entries import Alarm
 from edge.schema.messages import ActiveAlarm
 from edge.schema.results import Event
-from edge.timelapse.event_alarms import MOST_KINDS, EventAlarms, code_of
+from edge.timelapse.event_alarms import MAX_KINDS, EventAlarms, code_of
 from tests.asking import START, Clock
 
 LYSIS = Event(
@@ -42,7 +42,7 @@ class Watch:
     def look(self, *events: Event, after_s: float = 1.0) -> list[Alarm]:
         self.clock.move(after_s)
         self.stirs.take(events)
-        return self.latch.update(self.stirs.findings())
+        return self.latch.update(self.stirs.conditions())
 
 
 def test_however_many_cells_burst_there_is_one_alarm_with_their_number() -> None:
@@ -112,6 +112,6 @@ def test_a_model_of_many_classes_cannot_fill_the_memory_or_break_a_code() -> Non
     watch = Watch()
     told = watch.look(*(event(n, change=f"Zustand {n} ü") for n in range(99)))
 
-    assert len(told) == MOST_KINDS
+    assert len(told) == MAX_KINDS
     assert told[3].code == "event-zustand-3--"
     assert len(code_of("x" * 99)) == 32
