@@ -18,7 +18,7 @@ from edge.artifacts.bundle import Bundle, crop_size, first_state
 from edge.engines import Engine
 from edge.pipeline.stopwatch import Stopwatch
 from edge.stages.crops import windows
-from edge.stages.decision import Adaptation, Decisions, decide, second_opinion
+from edge.stages.decision import Adaptation, Decisions, class_log_evidence, decide
 from edge.stages.detection import Regions, locator_spec
 from edge.taxonomy import WHITE_CELLS
 
@@ -160,7 +160,7 @@ def locator_opinion(
     """Return what the locator adds to the logits (N, K); 0 where it has no say."""
     if locator is None:
         return 0.0
-    opinion = second_opinion(regions.evidence, locator.labels, classifier.labels)
+    opinion = class_log_evidence(regions.evidence, locator.labels, classifier.labels)
     return 0.0 if opinion is None else locator_spec(locator).trust * opinion
 
 

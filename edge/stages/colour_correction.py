@@ -7,9 +7,9 @@ density is mapped to the reference look, and comes back as 8-bit RGB:
     OD' = M @ -log10(T) + offset
     out = 255 * 10**-OD'
 
-There are no per-frame statistics: a cell keeps its colour while the field around it
-empties. Computed by table and `exp` in strips that stay in the cache, within one grey
-level of the formula in float64.
+No statistics of the frame are used: a cell keeps its colour when the field around it
+changes. Computed by a table and `exp` in bands of rows that fit into the processor's
+cache, within one grey level of the formula in float64.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from edge.artifacts.profile import IDENTITY, Profile
 from edge.frames import Counts
 from edge.stages.crops import cut_crops
 
-_STRIP_PX = 30_000
+_BAND_PX = 30_000  # pixels of a band of rows
 _COARSE_ERROR = 1.5e-3  # of ln: less than half a grey level
 _LN_WHITE = 6.0  # above ln(255)
-_LN_MOST = 20.0  # far enough below the ln(2**31) at which 8 bits are not clipped to
+# Brighter pixels are limited before they are converted: `convertScaleAbs` clips at 255,
+# but not above 2**31. ln(2**31) is 21.5.
+_LN_OVERFLOW = 20.0
 _LN10 = float(np.log(10.0))
 
 
@@ -39,10 +41,10 @@ class ColourMap:
     `log_counts` (1, levels) float32: ln(counts - black), floored at half a count.
     `affine` (3, 4) float32: ln of the output from `log_counts` less ln of the flat
     field. `log_flat` (H, W, 3) float32 at full resolution, None where the light is
-    even; `coarse_log_flat` is the same in fewer pixels, for crops: where the light
-    changes slowly nobody sees the difference, and it stays in the cache.
-    `may_overflow`: the brightest counts would come out brighter than can be clipped.
-    `is_identity` says that 8-bit counts come out as they went in.
+    even; `coarse_log_flat` (H', W', 3) is the same in fewer pixels, for crops: light
+    changes slowly, so the error is below half a grey level, and it fits into the cache.
+    `may_overflow`: the brightest counts would come out too bright to be clipped.
+    `is_identity`: 8-bit counts come out as they went in.
     """
 
     log_counts: NDArray[np.float32]
@@ -57,7 +59,7 @@ class ColourMap:
 def prepare(
     profile: Profile, width_px: int, height_px: int, dtype: np.dtype
 ) -> ColourMap:
-    """Make the map of `profile` for frames of this size and type, once."""
+    """Make the map of `profile` for frames of this size and type; 8 are kept."""
     full_scale = np.iinfo(dtype).max
     record = profile.record
     counts = np.arange(full_scale + 1, dtype=np.float64)
@@ -85,13 +87,16 @@ def prepare(
         np.hstack([density_map, constant[:, None]]).astype(np.float32),
         log_flat,
         coarse,
-        bool(brightest.max() > _LN_MOST),
+        bool(brightest.max() > _LN_OVERFLOW),
         changes_nothing,
     )
 
 
 def _coarsest_step(log_flat: NDArray[np.float32]) -> int:
-    """Return how coarse a map may be that is read half a step beside the place."""
+    """Return by how much the map (H, W, 3) may be reduced: 8, 4, 2 or 1.
+
+    A crop reads the reduced map up to half a step beside the true position.
+    """
     steepest = max(
         float(np.abs(np.diff(log_flat, axis=axis)).max(initial=0.0)) for axis in (0, 1)
     )
@@ -116,11 +121,11 @@ def correct(counts: Counts, colours: ColourMap) -> NDArray[np.uint8]:
     NDArray[np.uint8]
         (H, W, 3) RGB. What is brighter than 255 is clipped.
     """
-    return _through(counts, colours, colours.log_flat)
+    return _apply(counts, colours, colours.log_flat)
 
 
 def correct_crops(
-    crops: Counts, places: NDArray[np.int32], colours: ColourMap
+    crops: Counts, windows_px: NDArray[np.int32], colours: ColourMap
 ) -> NDArray[np.uint8]:
     """Map crops cut from the counts at full resolution, through the very same map.
 
@@ -128,8 +133,8 @@ def correct_crops(
     ----------
     crops
         (N, S, S, 3) uint8 or uint16 RGB sensor counts.
-    places
-        (N, 4) windows x0, y0, x1, y1 of the frame that they were cut from.
+    windows_px
+        (N, 4) int32 windows x0, y0, x1, y1 of the frame that they were cut from.
     colours
         The frozen map of the frame that the crops were cut from.
 
@@ -144,42 +149,46 @@ def correct_crops(
         height, width = np.divide(
             colours.coarse_log_flat.shape, colours.log_flat.shape
         )[:2]
-        coarse = np.rint(places * [width, height, width, height]).astype(np.int32)
+        coarse = np.rint(windows_px * [width, height, width, height]).astype(np.int32)
         coarse[:, 2:] = np.maximum(coarse[:, 2:], coarse[:, :2] + 1)
         flat = cut_crops(colours.coarse_log_flat, coarse, crops.shape[1])
         flat = flat.reshape(stacked.shape)
-    return _through(stacked, colours, flat).reshape(crops.shape)
+    return _apply(stacked, colours, flat).reshape(crops.shape)
 
 
-def _through(
+def _apply(
     counts: Counts, colours: ColourMap, log_flat: NDArray[np.float32] | None
 ) -> NDArray[np.uint8]:
+    """Map counts (H, W, 3) to uint8 RGB; `log_flat` (H, W, 3) is that of each pixel."""
     if colours.is_identity:
         return np.asarray(counts, np.uint8)
     height, width, _ = counts.shape
     out = np.empty(counts.shape, np.uint8)
-    rows = max(1, min(_STRIP_PX // max(width, 1), height))
+    rows = max(1, min(_BAND_PX // max(width, 1), height))
     light = np.empty((rows, width, 3), np.float32)
     mapped = np.empty_like(light)
     for top in range(0, height, rows):
-        part = slice(top, min(top + rows, height))
-        size = part.stop - part.start
+        band = slice(top, min(top + rows, height))
+        size = band.stop - band.start
         log_light, log_out = light[:size], mapped[:size]
-        _look_up(counts[part], colours.log_counts, log_light)
+        _look_up(counts[band], colours.log_counts, log_light)
         if log_flat is not None:
-            cv2.subtract(log_light, log_flat[part], log_light)
+            cv2.subtract(log_light, log_flat[band], log_light)
         cv2.transform(log_light, colours.affine, log_out)
         if colours.may_overflow:
             np.minimum(log_out, _LN_WHITE, out=log_out)
         cv2.exp(log_out, log_out)
-        cv2.convertScaleAbs(log_out, out[part])
+        cv2.convertScaleAbs(log_out, out[band])
     return out
 
 
 def _look_up(
     counts: Counts, table: NDArray[np.float32], out: NDArray[np.float32]
 ) -> None:
-    """Read `table` at every count; one channel at a time is twice as fast as three."""
+    """Read `table` (1, levels) at every count (h, w, 3), into `out` (h, w, 3).
+
+    OpenCV's LUT is twice as fast on one channel as on three, hence the reshaping.
+    """
     rows = counts.shape[0]
     if counts.dtype == np.uint8:
         cv2.LUT(counts.reshape(rows, -1), table, out.reshape(rows, -1))

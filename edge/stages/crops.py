@@ -19,14 +19,14 @@ def windows(
     Parameters
     ----------
     boxes
-        (N, 4) x0, y0, x1, y1 in pixels.
+        (N, 4) float32, x0, y0, x1, y1 in pixels.
     context
         1.0 touches the longer side; more shows what lies around the cell.
 
     Returns
     -------
     NDArray[np.int32]
-        (N, 4) x0, y0, x1, y1; may reach beyond the frame.
+        (N, 4) int32, x0, y0, x1, y1; may reach beyond the frame.
     """
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) * context
@@ -35,7 +35,7 @@ def windows(
     return np.hstack([corner, corner + side[:, None]]).astype(np.int32)
 
 
-def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
+def cut_crops(pixels: Image, windows_px: NDArray[np.int32], size_px: int) -> Image:
     """Cut windows and resize each to `size_px`; the frame is mirrored at its border.
 
     Windows that are twice as wide or more are cut out of the frame at half its size,
@@ -46,8 +46,8 @@ def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
     ----------
     pixels
         (H, W, 3) uint8, uint16 or float32.
-    places
-        (N, 4) windows x0, y0, x1, y1 in pixels; others than square ones are stretched.
+    windows_px
+        (N, 4) int32, x0, y0, x1, y1 in pixels; one that is not square is stretched.
     size_px
         Side of each crop.
 
@@ -56,25 +56,25 @@ def cut_crops(pixels: Image, places: NDArray[np.int32], size_px: int) -> Image:
     NDArray
         (N, size_px, size_px, 3), the type of `pixels`.
     """
-    crops = np.empty((len(places), size_px, size_px, 3), pixels.dtype)
-    halved: list[Any] = [pixels]
-    for crop, place in zip(crops, places.tolist(), strict=True):
-        x0, y0, x1, y1 = place
-        times = min(x1 - x0, y1 - y0) // (2 * size_px)
-        level = times.bit_length()
+    crops = np.empty((len(windows_px), size_px, size_px, 3), pixels.dtype)
+    halvings: list[Any] = [pixels]
+    for crop, window in zip(crops, windows_px.tolist(), strict=True):
+        x0, y0, x1, y1 = window
+        reduction = min(x1 - x0, y1 - y0) // (2 * size_px)
+        level = reduction.bit_length()  # how often the frame is halved
         if level == 0:
-            _cut(pixels, place, crop)
+            _cut_whole_pixels(pixels, window, crop)
             continue
-        while level >= len(halved):
-            halved.append(_halved(halved[-1]))
-        _draw(halved[level], np.array(place) / 2**level, crop)
+        while level >= len(halvings):
+            halvings.append(_halved(halvings[-1]))
+        _cut_resampled(halvings[level], np.array(window) / 2**level, crop)
     return cast(Image, crops)
 
 
-def _cut(pixels: Any, place: list[int], crop: NDArray[Any]) -> None:
-    """Resize a window of whole pixels into `crop`."""
+def _cut_whole_pixels(pixels: Any, window: list[int], crop: NDArray[Any]) -> None:
+    """Resize a window of whole pixels of (H, W, 3) into `crop` (S, S, 3), in place."""
     height, width = pixels.shape[:2]
-    x0, y0, x1, y1 = place
+    x0, y0, x1, y1 = window
     top, left = min(max(y0, 0), height - 1), min(max(x0, 0), width - 1)
     inner = pixels[top : max(y1, 1), left : max(x1, 1)]
     beyond = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
@@ -83,10 +83,15 @@ def _cut(pixels: Any, place: list[int], crop: NDArray[Any]) -> None:
     cv2.resize(inner, crop.shape[1::-1], crop, interpolation=cv2.INTER_LINEAR)
 
 
-def _draw(pixels: Any, place: NDArray[np.float64], crop: NDArray[Any]) -> None:
-    """Resize a window, which may begin within a pixel, into `crop`."""
+def _cut_resampled(
+    pixels: Any, window: NDArray[np.float64], crop: NDArray[Any]
+) -> None:
+    """Resize a window (4,) that may begin within a pixel into `crop`, in place.
+
+    `pixels` (H, W, 3) is the frame, halved some times; `crop` (S, S, 3).
+    """
     size_px = len(crop)
-    x0, y0, x1, y1 = place
+    x0, y0, x1, y1 = window
     across, down = (x1 - x0) / size_px, (y1 - y0) / size_px
     corner = x0 + across / 2 - 0.5, y0 + down / 2 - 0.5  # of pixel centres
     cv2.warpAffine(
@@ -100,7 +105,7 @@ def _draw(pixels: Any, place: NDArray[np.float64], crop: NDArray[Any]) -> None:
 
 
 def _halved(pixels: Any) -> Any:
-    """Return means of two by two pixels; what is odd at the end is left out."""
+    """Return means of two by two pixels of (H, W, 3); an odd last line is left out."""
     height, width = (max(side // 2, 1) for side in pixels.shape[:2])
     even = pixels[: 2 * height, : 2 * width]
     return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)

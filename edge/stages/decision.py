@@ -1,4 +1,4 @@
-"""Say what each cell is, how sure that is, and when it is better to say nothing."""
+"""Decide the class of each cell, with its probability, or abstain."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from edge.taxonomy import NOT_A_CELL
 
-_DOUBT = 1e-3  # nobody is ever quite sure
+_MIN_PROBABILITY = 1e-3  # added to evidence: no class is ever ruled out by it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decisions:
     """One row per cell.
 
-    `classes` (N,) the likeliest class; `probabilities` (N, K) float32, rows sum to 1;
-    `abstained` (N,) whether the likeliest is still too unlikely to name.
+    `classes` (N,) int, the likeliest class; `probabilities` (N, K) float32, rows sum to
+    1; `abstained` (N,) bool, whether the likeliest class is too unlikely to be named.
     """
 
     classes: NDArray[np.intp]
@@ -25,10 +25,12 @@ class Decisions:
     abstained: NDArray[np.bool_]
 
 
-def second_opinion(
-    evidence: NDArray[np.float32], seen: tuple[str, ...], named: tuple[str, ...]
+def class_log_evidence(
+    evidence: NDArray[np.float32],
+    locator_labels: tuple[str, ...],
+    labels: tuple[str, ...],
 ) -> NDArray[np.float32] | None:
-    """Say what the locator thinks of each class that the classifier names.
+    """Return the locator's log-probability of each class of the classifier.
 
     The locator sees a cell among its neighbours and at its true size, the classifier
     sees it large: where one errs in a strange laboratory, the other often does not.
@@ -37,28 +39,30 @@ def second_opinion(
     ----------
     evidence
         (N, K) float32, the locator's probability of each of its classes.
-    seen, named
+    locator_labels, labels
         Classes of the locator and of the classifier.
 
     Returns
     -------
     NDArray[np.float32] or None
-        (N, len(named)) natural logarithms; plasma is where nothing is seen. None if
-        the classifier tells classes apart that the locator does not know.
+        (N, len(labels)) natural logarithms. The evidence for plasma is one minus the
+        highest of the others. None if the classifier has classes that the locator
+        does not know.
     """
-    if not set(named) <= {*seen, NOT_A_CELL} or evidence.shape[1] != len(seen):
+    known = {*locator_labels, NOT_A_CELL}
+    if not set(labels) <= known or evidence.shape[1] != len(locator_labels):
         return None
     nothing = 1 - evidence.max(axis=1, initial=0.0)
     columns = [
-        nothing if name == NOT_A_CELL else evidence[:, seen.index(name)]
-        for name in named
+        nothing if name == NOT_A_CELL else evidence[:, locator_labels.index(name)]
+        for name in labels
     ]
-    return np.log(np.stack(columns, axis=1) + _DOUBT).astype(np.float32)
+    return np.log(np.stack(columns, axis=1) + _MIN_PROBABILITY).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adaptation:
-    """What a site's reviewed cells taught about the model's confidence there.
+    """Correction of the model's confidence, learned from reviewed cells of a site.
 
     `scale` and `bias` (K,): vector scaling (Guo et al., arXiv 1706.04599) of the
     natural logarithms of the probabilities.
@@ -75,10 +79,10 @@ class Adaptation:
 def log_probabilities(
     logits: NDArray[np.floating],
     temperature: float,
-    opinion: NDArray[np.float32] | float = 0.0,
+    log_evidence: NDArray[np.float32] | float = 0.0,
 ) -> NDArray[np.float64]:
-    """Natural logarithms (N, K) of softmax(logits / temperature + opinion)."""
-    scaled = logits.astype(np.float64) / temperature + opinion
+    """Natural logarithms (N, K) of softmax(logits / temperature + log_evidence)."""
+    scaled = logits.astype(np.float64) / temperature + log_evidence
     scaled -= scaled.max(axis=1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 
@@ -87,13 +91,14 @@ def decide(
     logits: NDArray[np.float32],
     temperature: float,
     abstain_below: float,
-    opinion: NDArray[np.float32] | float = 0.0,
+    log_evidence: NDArray[np.float32] | float = 0.0,
     adaptation: Adaptation | None = None,
 ) -> Decisions:
     """Turn logits into calibrated probabilities and decisions.
 
-    softmax(logits / temperature + opinion): the classifier's calibrated word, times
-    what somebody else holds likely; then as the site's reviewed cells teach.
+    p = softmax(logits / temperature + log_evidence): the product of the classifier's
+    calibrated probabilities and the locator's, normalised. Then `adaptation` is
+    applied.
 
     Parameters
     ----------
@@ -104,12 +109,12 @@ def decide(
         arXiv 1706.04599).
     abstain_below
         Cells whose highest probability is lower are left unidentified.
-    opinion
-        (N, K) natural logarithms of a second, calibrated opinion; 0 for none.
+    log_evidence
+        (N, K) natural logarithms of the locator's probabilities; 0 for none.
     adaptation
-        Of this site; None changes nothing.
+        Learned from reviewed cells of this site; None changes nothing.
     """
-    log_p = log_probabilities(logits, temperature, opinion)
+    log_p = log_probabilities(logits, temperature, log_evidence)
     if adaptation is not None:
         log_p = log_probabilities(adaptation.applied(log_p), 1.0)
     probabilities = np.exp(log_p).astype(np.float32)

@@ -1,10 +1,10 @@
-"""Find where cells lie, on a reduced frame, by the peaks of a small network.
+"""Find cells on a reduced frame, by the peaks of a small network.
 
-The locator looks at the frame at one scale, red cells about `diameter_px` wide, and
-says for every fourth pixel how likely a cell of each class is centred there and how far
-its four sides are: "objects as points" (Zhou et al., arXiv 1904.07850) with the side
-distances of FCOS (arXiv 1904.01355). Touching and overlapping cells have centres of
-their own, so they stay apart.
+The locator sees the frame at one scale, where red cells are about `diameter_px` wide.
+For every fourth pixel it gives the probability that a cell of each class is centred
+there, and how far away its four sides are: "objects as points" (Zhou et al., arXiv
+1904.07850) with the side distances of FCOS (arXiv 1904.01355). Touching and overlapping
+cells have centres of their own, so they stay apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Image = TypeVar("Image", bound=NDArray[Any])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regions:
-    """Where cells lie.
+    """Cells that were found.
 
     `boxes` (N, 4) float32 x0, y0, x1, y1 in full-resolution pixels, inside the frame;
     `scores` (N,) float32 the probability that a cell is centred there; `kinds` (N,)
@@ -40,7 +40,7 @@ class Regions:
 
 
 def locator_spec(bundle: Bundle) -> LocationSpec:
-    """How this locator is used.
+    """Return how this locator is used.
 
     Raises
     ------
@@ -59,8 +59,8 @@ def locator_spec(bundle: Bundle) -> LocationSpec:
 def whole_field(width_px: int, height_px: int) -> Regions:
     """One region: the frame itself."""
     box = np.array([[0, 0, width_px, height_px]], np.float32)
-    nothing_known = np.zeros((1, 0), np.float32)
-    return Regions(box, np.ones(1, np.float32), np.zeros(1, np.intp), nothing_known)
+    no_evidence = np.zeros((1, 0), np.float32)
+    return Regions(box, np.ones(1, np.float32), np.zeros(1, np.intp), no_evidence)
 
 
 def reduction(pixel_size_um: float, spec: LocationSpec) -> float:
@@ -85,11 +85,11 @@ def reduce(pixels: Image, factor: float) -> Image:
     """
     height, width = pixels.shape[:2]
     wanted = (max(1, round(width * factor)), max(1, round(height * factor)))
-    left, small = factor, cast(NDArray[Any], pixels)
-    while left <= 0.5 and min(small.shape[:2]) > 1:
+    remaining, small = factor, cast(NDArray[Any], pixels)
+    while remaining <= 0.5 and min(small.shape[:2]) > 1:
         half = (small.shape[1] // 2, small.shape[0] // 2)
         small = cv2.resize(small, half, interpolation=cv2.INTER_AREA)
-        left *= 2
+        remaining *= 2
     if (small.shape[1], small.shape[0]) != wanted:
         small = cv2.resize(small, wanted, interpolation=cv2.INTER_LINEAR)
     return cast(Image, small)
@@ -107,11 +107,11 @@ def are_whole(
 ) -> NDArray[np.bool_]:
     """Whether each of (N, 4) boxes lies inside the frame: the border cuts no cell.
 
-    `margin_px`: so far inside, of all or of each (N,).
+    `margin_px`: least distance from the border, for all or for each (N,).
     """
     inside = boxes - np.array([0, 0, *frame_px], np.float32)
-    room = np.minimum(inside[:, :2], -inside[:, 2:]).min(axis=1, initial=np.inf)
-    return np.asarray(room > margin_px)
+    distance = np.minimum(inside[:, :2], -inside[:, 2:]).min(axis=1, initial=np.inf)
+    return np.asarray(distance > margin_px)
 
 
 def find_regions(
@@ -136,36 +136,54 @@ def find_regions(
         Width and height of the full frame: boxes come back in its pixels.
     """
     height, width = field.shape[:2]
-    block = 4 * spec.stride_px
-    below, beside = -height % block, -width % block
-    padded = cv2.copyMakeBorder(
-        field, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=spec.fill
-    )
-    tensors = engine.infer(padded[None]).tensors
+    tensors = engine.infer(_padded(field, spec)[None]).tensors
     likely, sides = tensors["likely"][0], tensors["sides"][0]
-    is_peak = likely >= cv2.dilate(likely, np.ones((3, 3), np.uint8)).reshape(
-        likely.shape
-    )
-    peaks = np.where(is_peak, likely, 0.0)
-    least = np.array(spec.thresholds, np.float32)
-    kinds = (peaks - least).argmax(axis=2)
-    best = np.take_along_axis(peaks, kinds[..., None], axis=2)[..., 0]
-    rows, columns = np.nonzero(best > least[kinds])
+    rows, columns, kinds, scores = _peaks(likely, spec)
     x, y = (columns + 0.5) * spec.stride_px, (rows + 0.5) * spec.stride_px
     inside = (x < width) & (y < height)
     rows, columns, x, y = rows[inside], columns[inside], x[inside], y[inside]
     left, top, right, bottom = sides[rows, columns].T
     boxes = np.stack([x - left, y - top, x + right, y + bottom], axis=1)
     boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
-    kept = _distinct(boxes, best[rows, columns], spec.overlap)
+    kept = _not_suppressed(boxes, scores[rows, columns], spec.overlap)
     scale = np.array([frame_px[0] / width, frame_px[1] / height] * 2, np.float32)
     rows, columns = rows[kept], columns[kept]
     return Regions(
         boxes[kept] * scale,
-        best[rows, columns],
+        scores[rows, columns],
         kinds[rows, columns],
         likely[rows, columns],
     )
+
+
+def _padded(field: NDArray[np.uint8], spec: LocationSpec) -> NDArray[np.uint8]:
+    """Extend `field` (h, w, 3) below and right to a size that the network takes."""
+    height, width = field.shape[:2]
+    block = 4 * spec.stride_px
+    below, right = -height % block, -width % block
+    padded = cv2.copyMakeBorder(
+        field, 0, below, 0, right, cv2.BORDER_CONSTANT, value=spec.fill
+    )
+    return np.asarray(padded)
+
+
+def _peaks(
+    likely: NDArray[np.float32], spec: LocationSpec
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return where cells are centred, in a map `likely` (h', w', K) of probabilities.
+
+    Returns rows and columns (P,) of the peaks; and for every place of the map the class
+    that exceeds its threshold most (h', w') and its probability (h', w').
+    """
+    # A peak is the highest of its 3 x 3 neighbours: the non-maximum suppression of
+    # "objects as points", which needs no boxes.
+    highest = cv2.dilate(likely, np.ones((3, 3), np.uint8)).reshape(likely.shape)
+    peaks = np.where(likely >= highest, likely, 0.0)
+    thresholds = np.array(spec.thresholds, np.float32)
+    kinds = (peaks - thresholds).argmax(axis=2)
+    scores = np.take_along_axis(peaks, kinds[..., None], axis=2)[..., 0]
+    rows, columns = np.nonzero(scores > thresholds[kinds])
+    return rows, columns, kinds, scores
 
 
 def locate_at(
@@ -177,10 +195,14 @@ def locate_at(
     return small, find_regions(small, engine, spec, frame_px)
 
 
-def _distinct(
+def _not_suppressed(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], overlap: float
 ) -> NDArray[np.intp]:
-    """Which boxes remain when each hides the less likely ones that lie upon it."""
+    """Return the boxes that remain after non-maximum suppression, likeliest first.
+
+    `boxes` (N, 4), `scores` (N,). A box is dropped if its intersection over union with
+    a likelier one is above `overlap`.
+    """
     if len(boxes) == 0:
         return np.zeros(0, np.intp)
     corner_and_size = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Thumbnail = NDArray[np.uint8]
 
 
-THUMBNAIL_PX = 160  # longest side of a view
+THUMBNAIL_PX = 160  # longest side
 
 
 def thumbnail_of(field: NDArray[np.uint8]) -> Thumbnail:
@@ -24,13 +24,14 @@ def thumbnail_of(field: NDArray[np.uint8]) -> Thumbnail:
     Returns
     -------
     NDArray[np.uint8]
-        (h', w'), grey, at most `THUMBNAIL_PX` long; a smaller field keeps its size.
+        (h', w') uint8, grey, at most `THUMBNAIL_PX` long; a smaller field keeps its
+        size.
     """
     return shrink(np.ascontiguousarray(field[..., 1]), THUMBNAIL_PX)
 
 
 def shrink(thumbnail: Thumbnail, longest_px: int) -> Thumbnail:
-    """Return a view of at most that length."""
+    """Return the thumbnail (h, w) uint8, its longer side at most `longest_px`."""
     factor = longest_px / max(thumbnail.shape)
     if factor < 1:
         size = [max(1, round(side * factor)) for side in thumbnail.shape[::-1]]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge.engines.opening import open_engine
 from edge.pipeline.parts import Parts
-from edge.stages.decision import decide, second_opinion
+from edge.stages.decision import class_log_evidence, decide
 
 LOGITS = np.array([[4.0, 0.0, 0.0], [0.2, 0.1, 0.0], [0.0, 0.0, 9.0]], np.float32)
 
@@ -60,18 +60,18 @@ def test_the_graph_says_the_same_probabilities(parts: Parts) -> None:
     )
 
 
-SEEN, NAMED = ("RBC", "WBC"), ("RBC", "WBC", "Plasma")
+LOCATOR_LABELS, LABELS = ("RBC", "WBC"), ("RBC", "WBC", "Plasma")
 
 
 def test_the_locators_word_changes_a_close_call_and_not_a_clear_one() -> None:
     evidence = np.array([[0.05, 0.9], [0.05, 0.9]], np.float32)
     logits = np.array([[1.0, 0.5, -3.0], [9.0, 0.0, -3.0]], np.float32)
 
-    opinion = second_opinion(evidence, SEEN, NAMED)
+    log_evidence = class_log_evidence(evidence, LOCATOR_LABELS, LABELS)
 
-    assert opinion is not None
+    assert log_evidence is not None
     assert decide(logits, 1.0, 0.0).classes.tolist() == [0, 0]
-    assert decide(logits, 1.0, 0.0, opinion).classes.tolist() == [1, 0]
+    assert decide(logits, 1.0, 0.0, log_evidence).classes.tolist() == [1, 0]
 
 
 def test_two_independent_witnesses_multiply() -> None:
@@ -79,9 +79,9 @@ def test_two_independent_witnesses_multiply() -> None:
     temperature = 2.0
     logits = temperature * np.log(np.array([[0.5, 0.3, 0.2]], np.float32))
 
-    opinion = second_opinion(evidence, SEEN, NAMED)
-    assert opinion is not None
-    together = decide(logits, temperature, 0.0, opinion).probabilities[0]
+    log_evidence = class_log_evidence(evidence, LOCATOR_LABELS, LABELS)
+    assert log_evidence is not None
+    together = decide(logits, temperature, 0.0, log_evidence).probabilities[0]
 
     product = np.array([0.5 * 0.6, 0.3 * 0.3, 0.2 * 0.4])
     np.testing.assert_allclose(together, product / product.sum(), atol=2e-3)
@@ -90,12 +90,19 @@ def test_two_independent_witnesses_multiply() -> None:
 def test_the_locator_has_no_say_on_classes_it_does_not_know() -> None:
     evidence = np.array([[0.6, 0.3]], np.float32)
 
-    assert second_opinion(evidence, SEEN, ("neutrophil", "lymphocyte")) is None
-    assert second_opinion(np.zeros((1, 0), np.float32), SEEN, NAMED) is None
+    assert (
+        class_log_evidence(evidence, LOCATOR_LABELS, ("neutrophil", "lymphocyte"))
+        is None
+    )
+    assert (
+        class_log_evidence(np.zeros((1, 0), np.float32), LOCATOR_LABELS, LABELS) is None
+    )
 
 
 def test_no_regions_give_no_opinions() -> None:
-    opinion = second_opinion(np.zeros((0, 2), np.float32), SEEN, NAMED)
+    log_evidence = class_log_evidence(
+        np.zeros((0, 2), np.float32), LOCATOR_LABELS, LABELS
+    )
 
-    assert opinion is not None
-    assert opinion.shape == (0, 3)
+    assert log_evidence is not None
+    assert log_evidence.shape == (0, 3)
