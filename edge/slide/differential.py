@@ -1,4 +1,4 @@
-"""The differential: shares of the classes counted, with limits."""
+"""The differential: the share of each class among the cells counted, with limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Of = Literal["all cells", "white cells"]
 
 
 def counted_of(labels: tuple[str, ...]) -> Of:
-    """Say what shares are of: white cells where the model tells their kinds apart."""
+    """Return what shares refer to: white cells, where the model knows their kinds."""
     return "white cells" if len(WHITE_CELLS & set(labels)) > 1 else "all cells"
 
 
@@ -34,11 +34,11 @@ def differentiate(
     labels
         The classes of the model, in its order.
     wanted_width
-        How far the limits of a class may lie apart at the end.
+        Distance between the limits of a class at which enough is counted.
     patches
         Parts of the mosaic that are not joined.
     correction
-        Takes the model's confusion back.
+        Corrects the counts for the model's confusion; None for no correction.
     """
     of = counted_of(labels)
     named = [
@@ -70,11 +70,12 @@ def differentiate(
 
 
 def _exact(count: int, total: int) -> Limits:
+    """Return a share with its exact limits."""
     low, high = clopper_pearson(count, total)
     share = count / total if total else 0.0
     return Limits(share=round(share, 6), low=_rounded(low, 0), high=_rounded(high, 1))
 
 
 def _rounded(limit: float, up: int) -> float:
-    """Round outwards, so that the limits promise nothing more."""
+    """Round outwards, so that the limits stay true; `up` is 1 for the upper limit."""
     return min(1.0, (int(limit * 1e6) + up) / 1e6)

@@ -1,10 +1,18 @@
-"""Where on the slide each frame lies: a mosaic of pictures of the places visited.
+"""Where on the slide each frame lies: a mosaic of key frames.
 
-A frame is laid on the picture of a place (a key) that it overlaps most, so errors do
-not add up along the way. Where it overlaps none well enough it becomes a key itself.
-When the hand was faster than the overlap, all keys and the constellation of known cells
-are searched; if nothing is certain, a patch of its own begins, which is joined to
-another as soon as one frame lies on both.
+A key frame is a thumbnail whose position on the slide is known. Each frame is
+registered against the key frame that it overlaps most, not against the frame before it:
+so errors do not add up along the way. A frame that overlaps no key frame well enough
+becomes one itself.
+
+Where the stage moved further than one overlap, the position is lost. Then all key
+frames are searched, by picture and by the pattern of known cells. If none fits for
+certain, a new patch begins: a set of positions with an origin of its own. Two patches
+are joined as soon as one frame lies on both.
+
+This is simultaneous localisation and mapping (SLAM) with key frames, for pure
+translations. When a path returns to a place known before, the difference between the
+two positions is the error of the path; correcting it is called closing the loop.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.slide.registration import (
-    LEAST_OVERLAP,
+    MIN_OVERLAP,
     PreparedThumbnail,
     Shift,
     prepare_thumbnail,
@@ -26,30 +34,30 @@ from edge.slide.registration import (
 )
 from edge.stages.thumbnail import Thumbnail, shrink
 
-MOST_KEYS = 600  # places; the one longest unvisited is forgotten, its cells are not
-_COARSE_PX = 40  # longest side of the pictures by which all keys are searched
-_NOMINATED = 4  # keys that are looked at closely, by picture and by constellation
-_WELL_COVERED = 0.6  # a frame that overlaps a key less becomes a key
-_PREPARED = 12  # keys whose transforms are at hand
-_SAME_PX = 3.0  # two ways to lay a frame on one patch differ by less
+MAX_KEY_FRAMES = 600  # of more, the one unseen for longest is dropped, not its cells
+_COARSE_PX = 40  # longest side of the thumbnails by which all key frames are ranked
+_BEST_RANKED = 4  # key frames that are then registered at full size
+_MIN_COVERAGE = 0.6  # a frame that overlaps every key frame less becomes one
+_CACHED_KEY_FRAMES = 12  # whose transforms are kept
+_SAME_POSITION_PX = 3.0  # positions of a frame on one patch that differ less are equal
 
 
 @dataclass(frozen=True, slots=True)
 class MosaicPosition:
-    """Where the upper left corner of a view lies, in view pixels of a patch."""
+    """Where the upper left corner of a frame lies, in thumbnail pixels of a patch."""
 
     patch: int
     x_px: float
     y_px: float
 
     def moved(self, x_px: float, y_px: float) -> MosaicPosition:
-        """Return the place so much further right and down."""
+        """Return the position so much further right and down."""
         return MosaicPosition(self.patch, self.x_px + x_px, self.y_px + y_px)
 
 
 @dataclass(frozen=True, slots=True)
 class PatchJoin:
-    """Patch `patch` is part of `into`: its places move by (`x_px`, `y_px`)."""
+    """Patch `patch` becomes part of `into`; its positions move by (`x_px`, `y_px`)."""
 
     patch: int
     into: int
@@ -59,228 +67,276 @@ class PatchJoin:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A frame's place, and what finding it told of others.
+    """The position of a frame, and what finding it showed about earlier positions.
 
-    `correlation` with the picture it was laid on, 0 on a new patch. `joins` are patches
-    that turned out to be one; `snap` is how far off the way was when it came back to a
-    place known before.
+    `correlation` with the picture that it was registered against, 0 on a new patch.
+    `joins` are patches that proved to be one. `loop_error` (x, y) in px is what must be
+    added to the positions of the path since it left known ground; None where no loop
+    was closed.
     """
 
-    place: MosaicPosition
+    position: MosaicPosition
     correlation: float
     joins: tuple[PatchJoin, ...] = ()
-    snap: tuple[float, float] | None = None
+    loop_error: tuple[float, float] | None = None
 
 
-Nominate = Callable[[], Iterable[MosaicPosition]]
+ProposePositions = Callable[[], Iterable[MosaicPosition]]
 
 
 @dataclass(slots=True, eq=False)
 class _KeyFrame:
-    """A place with its picture; `met` is the frame that saw it last."""
+    """A thumbnail with its position; `last_seen` is the frame that overlapped it last.
+
+    `coarse` is the same picture, shrunk to `_COARSE_PX` and prepared.
+    """
 
     number: int
-    place: MosaicPosition
+    position: MosaicPosition
     thumbnail: Thumbnail
     coarse: PreparedThumbnail
-    met: int
+    last_seen: int
 
 
 class Mosaic:
-    """Lays views of one size on a growing map. Used from one thread."""
+    """Finds the position of each frame on a growing map. Used from one thread.
+
+    Invariant: all positions with one patch number share one origin.
+    """
 
     def __init__(self) -> None:
-        self._keys: list[_KeyFrame] = []
-        self._ready: OrderedDict[int, PreparedThumbnail] = OrderedDict()
+        self._key_frames: list[_KeyFrame] = []
+        self._cache: OrderedDict[int, PreparedThumbnail] = OrderedDict()
         self._last: tuple[PreparedThumbnail, MosaicPosition] | None = None
-        self._frames = self._patches = self._made = self._since_new = 0
+        self._frames = 0
+        self._next_patch = self._next_key_frame = 0
+        self._frames_on_patch = 0
 
     @property
     def patches(self) -> int:
         """How many patches are not joined to each other."""
-        return len({key.place.patch for key in self._keys})
+        return len({key.position.patch for key in self._key_frames})
 
     @property
-    def keys(self) -> list[tuple[MosaicPosition, Thumbnail]]:
-        """The places remembered and their pictures."""
-        return [(key.place, key.thumbnail) for key in self._keys]
+    def key_frames(self) -> list[tuple[MosaicPosition, Thumbnail]]:
+        """The positions that are remembered, with their pictures (h, w) uint8."""
+        return [(key.position, key.thumbnail) for key in self._key_frames]
 
-    def lay(self, thumbnail: Thumbnail, nominate: Nominate = tuple) -> Placement:
-        """Find the place of a view.
+    def place_frame(
+        self, thumbnail: Thumbnail, propose: ProposePositions = tuple
+    ) -> Placement:
+        """Find the position of the next frame.
 
         Parameters
         ----------
         thumbnail
-            (h, w) uint8; of one size as long as the mosaic lives.
-        nominate
-            Asked when the way is lost or new ground is reached: places where the
-            constellation of its cells says that the view may lie.
+            (h, w) uint8. A frame of another size than the ones before begins a patch.
+        propose
+            Called when the position is lost or new ground is reached. Gives positions
+            where the pattern of the frame's cells says that it may lie.
         """
         self._frames += 1
-        seen = prepare_thumbnail(thumbnail)
-        found = self._follow(seen)
-        is_due = self._is_young()
-        if found is not None:
-            placement = found
-            if self._covered(found.place) < _WELL_COVERED:
-                placement, is_due = (
-                    self._settle(found, seen, thumbnail, nominate),
-                    False,
-                )
-            if is_due:
-                candidates = self._recognise(seen, thumbnail, nominate, found.place)
-                placement = self._close(found, candidates)
-        else:
-            candidates = self._recognise(seen, thumbnail, nominate, None)
-            placement = self._land(candidates, thumbnail)
-        self._last = (seen, placement.place)
+        prepared = prepare_thumbnail(thumbnail)
+        placement = self._place_near_last(prepared)
+        is_search_due = self._is_search_due()
+        if placement is None:
+            matches = self._search(prepared, thumbnail, propose, None)
+            placement = self._relocate(matches, thumbnail)
+        elif self._coverage(placement.position) < _MIN_COVERAGE:
+            placement = self._extend_map(placement, prepared, thumbnail, propose)
+        elif is_search_due:
+            matches = self._search(prepared, thumbnail, propose, placement.position)
+            placement = self._reconcile(placement, matches)
+        self._last = (prepared, placement.position)
         return placement
 
-    def _is_young(self) -> bool:
-        """Whether a patch asks again where it is: at its 2nd, 4th, 8th … frame."""
-        self._since_new += 1
-        return self.patches > 1 and self._since_new & (self._since_new - 1) == 0
+    def _is_search_due(self) -> bool:
+        """Whether to look for other patches: at the 2nd, 4th, 8th ... frame of a patch.
 
-    def _follow(self, seen: PreparedThumbnail) -> Placement | None:
-        """Lay a view near the last one."""
+        A patch that can be joined is most often joined soon after it began. The
+        doubling intervals keep the cost per frame bounded where it cannot.
+        """
+        self._frames_on_patch += 1
+        is_power_of_two = self._frames_on_patch & (self._frames_on_patch - 1) == 0
+        return self.patches > 1 and is_power_of_two
+
+    def _place_near_last(self, prepared: PreparedThumbnail) -> Placement | None:
+        """Place a frame by what lies around the last one; None where nothing fits."""
         if self._last is None:
             return None
-        before, place = self._last
-        for key in self._nearest(place, 2):
-            shift = register(self._prepared(key), seen)
+        last, position = self._last
+        # Key frames come first: the error against one is that of a single registration.
+        # The last frame is used only where they fail, since the frame would inherit its
+        # error, and errors would add up along the way.
+        for key in self._nearest(position, 2):
+            shift = register(self._prepared(key), prepared)
             if shift is not None:
-                key.met = self._frames
-                return _landing(key.place, shift)
-        shift = register(before, seen)
-        return None if shift is None else _landing(place, shift)
+                key.last_seen = self._frames
+                return _placed(key.position, shift)
+        shift = register(last, prepared)
+        return None if shift is None else _placed(position, shift)
 
-    def _nearest(self, place: MosaicPosition, count: int) -> list[_KeyFrame]:
-        """Keys that a view at `place` overlaps most, best first."""
-        overlaps = self._overlaps(place)
+    def _nearest(self, position: MosaicPosition, count: int) -> list[_KeyFrame]:
+        """Return key frames that a frame at `position` overlaps, best first."""
+        overlaps = self._overlaps(position)
         best = np.argsort(-overlaps, kind="stable")[:count]
-        return [self._keys[n] for n in best if overlaps[n] > LEAST_OVERLAP]
+        return [self._key_frames[n] for n in best if overlaps[n] > MIN_OVERLAP]
 
-    def _overlaps(self, place: MosaicPosition) -> NDArray[np.float64]:
-        """Share that a view at `place` has in common with each key."""
-        if not self._keys:
+    def _overlaps(self, position: MosaicPosition) -> NDArray[np.float64]:
+        """Return the share (K,) of a frame at `position` that each key frame shows.
+
+        With frames of one size (w, h) that are (dx, dy) apart, the share is
+        max(0, 1 - |dx| / w) * max(0, 1 - |dy| / h); in another patch it is 0.
+        """
+        if not self._key_frames:
             return np.zeros(0)
-        height, width = self._keys[0].thumbnail.shape
-        at = np.array([(k.place.patch, k.place.x_px, k.place.y_px) for k in self._keys])
-        across = 1 - np.abs(at[:, 1] - place.x_px) / width
-        down = 1 - np.abs(at[:, 2] - place.y_px) / height
+        height, width = self._key_frames[0].thumbnail.shape
+        positions = [key.position for key in self._key_frames]
+        table = np.array([(p.patch, p.x_px, p.y_px) for p in positions])
+        across = 1 - np.abs(table[:, 1] - position.x_px) / width
+        down = 1 - np.abs(table[:, 2] - position.y_px) / height
         shared = np.clip(across, 0, None) * np.clip(down, 0, None)
-        return np.where(at[:, 0] == place.patch, shared, 0.0)
+        return np.where(table[:, 0] == position.patch, shared, 0.0)
 
-    def _covered(self, place: MosaicPosition) -> float:
-        return float(self._overlaps(place).max(initial=0.0))
+    def _coverage(self, position: MosaicPosition) -> float:
+        """Return the largest overlap of a frame at `position` with a key frame."""
+        return float(self._overlaps(position).max(initial=0.0))
 
-    def _settle(
+    def _extend_map(
         self,
-        found: Placement,
-        seen: PreparedThumbnail,
+        placement: Placement,
+        prepared: PreparedThumbnail,
         thumbnail: Thumbnail,
-        nominate: Nominate,
+        propose: ProposePositions,
     ) -> Placement:
-        """Keep a thumbnail of new ground, after asking whether it is new."""
-        candidates = self._recognise(seen, thumbnail, nominate, found.place)
-        placement = self._close(found, candidates)
-        if self._covered(placement.place) < _WELL_COVERED:
-            self._keep(placement.place, thumbnail)
+        """Add a key frame of new ground, after a search whether it is new."""
+        # Without the search a path that returns with an error would add a second copy
+        # of known ground beside the first, and its cells would be counted twice.
+        matches = self._search(prepared, thumbnail, propose, placement.position)
+        placement = self._reconcile(placement, matches)
+        if self._coverage(placement.position) < _MIN_COVERAGE:
+            self._add_key_frame(placement.position, thumbnail)
         return placement
 
-    def _recognise(
+    def _search(
         self,
-        seen: PreparedThumbnail,
+        prepared: PreparedThumbnail,
         thumbnail: Thumbnail,
-        nominate: Nominate,
-        known: MosaicPosition | None,
+        propose: ProposePositions,
+        expected: MosaicPosition | None,
     ) -> list[tuple[MosaicPosition, float]]:
-        """Return where a thumbnail lies for certain, the best of each patch first.
+        """Search all key frames; return position and correlation, best patch first.
 
-        Keys that a thumbnail at the `known` place overlaps anyway are not asked.
+        There is at most one match per patch. Key frames that a frame at the `expected`
+        position overlaps anyway are left out.
         """
+        # Key frames around the expected position could only confirm it. What is wanted
+        # is a match elsewhere: in another patch, or across a loop.
         coarse = prepare_thumbnail(shrink(thumbnail, _COARSE_PX))
-        keys = self._keys
-        if known is not None:
-            overlaps = self._overlaps(known)
+        keys = self._key_frames
+        if expected is not None:
+            overlaps = self._overlaps(expected)
             keys = [
                 key for key, shared in zip(keys, overlaps, strict=True) if not shared
             ]
+        # Ranking by coarse pictures costs about a sixteenth of a registration at full
+        # size. A wrong candidate does no harm: `register` decides at full size.
         scores = [significance(key.coarse, coarse) for key in keys]
-        likely = [keys[n] for n in np.argsort(scores)[::-1][:_NOMINATED]]
-        likely += [key for place in nominate() for key in self._nearest(place, 1)]
-        candidates = {key.number: key for key in likely if key in keys}
-        found: dict[int, tuple[MosaicPosition, float, float]] = {}
-        for key in candidates.values():
-            shift = register(self._prepared(key), seen)
+        ranked = [keys[n] for n in np.argsort(scores)[::-1][:_BEST_RANKED]]
+        ranked += [key for at in propose() for key in self._nearest(at, 1)]
+        candidates = {key.number: key for key in ranked if key in keys}
+        return self._register_all(prepared, candidates.values())
+
+    def _register_all(
+        self, prepared: PreparedThumbnail, candidates: Iterable[_KeyFrame]
+    ) -> list[tuple[MosaicPosition, float]]:
+        """Register a frame against candidates; keep the best match of each patch.
+
+        Matches are weighted by correlation * sqrt(overlap), which is proportional to
+        their significance.
+        """
+        best: dict[int, tuple[MosaicPosition, float, float]] = {}
+        for key in candidates:
+            shift = register(self._prepared(key), prepared)
             if shift is None:
                 continue
             weight = shift.correlation * shift.overlap**0.5
-            if weight > found.get(key.place.patch, (None, 0.0, 0.0))[2]:
-                place = key.place.moved(shift.x_px, shift.y_px)
-                found[key.place.patch] = (place, shift.correlation, weight)
-                key.met = self._frames
-        ranked = sorted(found.values(), key=lambda f: -f[2])
-        return [(place, correlation) for place, correlation, _ in ranked]
+            if weight > best.get(key.position.patch, (None, 0.0, 0.0))[2]:
+                position = key.position.moved(shift.x_px, shift.y_px)
+                best[key.position.patch] = (position, shift.correlation, weight)
+                key.last_seen = self._frames
+        matches = sorted(best.values(), key=lambda match: -match[2])
+        return [(position, correlation) for position, correlation, _ in matches]
 
-    def _land(
-        self, candidates: list[tuple[MosaicPosition, float]], thumbnail: Thumbnail
+    def _relocate(
+        self, matches: list[tuple[MosaicPosition, float]], thumbnail: Thumbnail
     ) -> Placement:
-        """Go on at a place that was recognised, or begin a patch."""
-        if not candidates:
-            place = MosaicPosition(self._patches, 0.0, 0.0)
-            self._patches += 1
-            self._since_new = 0
-            self._keep(place, thumbnail)
-            return Placement(place, 0.0)
-        placement = self._close(Placement(*candidates[0]), candidates[1:])
-        if self._covered(placement.place) < _WELL_COVERED:
-            self._keep(placement.place, thumbnail)
+        """Go on at the best match of a lost frame, or begin a patch."""
+        if not matches:
+            position = MosaicPosition(self._next_patch, 0.0, 0.0)
+            self._next_patch += 1
+            self._frames_on_patch = 0
+            self._add_key_frame(position, thumbnail)
+            return Placement(position, 0.0)
+        placement = self._reconcile(Placement(*matches[0]), matches[1:])
+        if self._coverage(placement.position) < _MIN_COVERAGE:
+            self._add_key_frame(placement.position, thumbnail)
         return placement
 
-    def _close(
-        self, found: Placement, candidates: list[tuple[MosaicPosition, float]]
+    def _reconcile(
+        self, placement: Placement, matches: list[tuple[MosaicPosition, float]]
     ) -> Placement:
-        """Join patches on which one view lies, and mend a way that came round."""
-        place, snap, joins = found.place, None, []
-        for other, _ in candidates:
-            if other.patch == place.patch:
-                off = (other.x_px - place.x_px, other.y_px - place.y_px)
-                if np.hypot(*off) > _SAME_PX:
-                    snap, place = off, other
-        for other, _ in candidates:
-            if other.patch != place.patch:
-                older, newer = sorted((place, other), key=lambda p: p.patch)
+        """Close a loop, and join patches on which one and the same frame lies."""
+        # In one patch the match is right and the position is wrong: the position came
+        # along a path of many registrations whose errors added up, the key frame that
+        # was found again did not move. The caller moves the cells of the path.
+        position, loop_error, joins = placement.position, None, []
+        for match, _ in matches:
+            if match.patch == position.patch:
+                error = (match.x_px - position.x_px, match.y_px - position.y_px)
+                if np.hypot(*error) > _SAME_POSITION_PX:
+                    loop_error, position = error, match
+        # Two patches have origins of their own. One frame that lies on both gives the
+        # difference of the origins, and the younger patch takes that of the older.
+        for match, _ in matches:
+            if match.patch != position.patch:
+                older, newer = sorted((position, match), key=lambda p: p.patch)
                 x_px, y_px = older.x_px - newer.x_px, older.y_px - newer.y_px
                 joins.append(PatchJoin(newer.patch, older.patch, x_px, y_px))
                 self._join(joins[-1])
-                place = older
-        return Placement(place, found.correlation, tuple(joins), snap)
+                position = older
+        return Placement(position, placement.correlation, tuple(joins), loop_error)
 
     def _join(self, join: PatchJoin) -> None:
-        for key in self._keys:
-            if key.place.patch == join.patch:
-                moved = key.place.moved(join.x_px, join.y_px)
-                key.place = MosaicPosition(join.into, moved.x_px, moved.y_px)
+        """Move the key frames of a patch into another one."""
+        for key in self._key_frames:
+            if key.position.patch == join.patch:
+                moved = key.position.moved(join.x_px, join.y_px)
+                key.position = MosaicPosition(join.into, moved.x_px, moved.y_px)
 
-    def _keep(self, place: MosaicPosition, thumbnail: Thumbnail) -> None:
-        """Remember a place; of too many, forget the one longest unvisited."""
+    def _add_key_frame(self, position: MosaicPosition, thumbnail: Thumbnail) -> None:
+        """Remember a position; of too many, drop the one unseen for longest."""
         coarse = prepare_thumbnail(shrink(thumbnail, _COARSE_PX))
-        self._keys.append(_KeyFrame(self._made, place, thumbnail, coarse, self._frames))
-        self._made += 1
-        if len(self._keys) > MOST_KEYS:
-            oldest = min(self._keys, key=lambda key: key.met)
-            self._keys.remove(oldest)
-            self._ready.pop(oldest.number, None)
+        self._key_frames.append(
+            _KeyFrame(self._next_key_frame, position, thumbnail, coarse, self._frames)
+        )
+        self._next_key_frame += 1
+        if len(self._key_frames) > MAX_KEY_FRAMES:
+            oldest = min(self._key_frames, key=lambda key: key.last_seen)
+            self._key_frames.remove(oldest)
+            self._cache.pop(oldest.number, None)
 
     def _prepared(self, key: _KeyFrame) -> PreparedThumbnail:
-        """Return the transform of a key; the ones used last are at hand."""
-        ready = self._ready.pop(key.number, None) or prepare_thumbnail(key.thumbnail)
-        self._ready[key.number] = ready
-        if len(self._ready) > _PREPARED:
-            self._ready.popitem(last=False)
-        return ready
+        """Return a key frame at full size, prepared; the ones used last are cached."""
+        # Only some are cached: prepared copies of all 600 would take about 200 MB. A
+        # path stays near a few key frames, so most frames find theirs in the cache.
+        prepared = self._cache.pop(key.number, None) or prepare_thumbnail(key.thumbnail)
+        self._cache[key.number] = prepared
+        if len(self._cache) > _CACHED_KEY_FRAMES:
+            self._cache.popitem(last=False)
+        return prepared
 
 
-def _landing(base: MosaicPosition, shift: Shift) -> Placement:
+def _placed(base: MosaicPosition, shift: Shift) -> Placement:
+    """Return the placement of a frame that lies at `shift` from a known position."""
     return Placement(base.moved(shift.x_px, shift.y_px), shift.correlation)

@@ -1,8 +1,9 @@
-"""Let good frames into the differential, and say of the others why not.
+"""Admit good frames to the differential; reject the others with a reason.
 
-Each figure has a limit that holds for every microscope, and a closer one learned from
-the run's own good frames: median and median absolute deviation of the last of them,
-within bounds, so that a bad stretch cannot open the gate.
+Each figure of quality has a fixed limit that holds for every microscope. Once enough
+good frames have been seen, a closer limit is learned from the run itself: from the
+median and the median absolute deviation (MAD) of its latest good frames. The learned
+limit stays within fixed bounds, so that a long series of bad frames cannot widen it.
 """
 
 from __future__ import annotations
@@ -18,18 +19,16 @@ from edge.schema.results import Fault, FrameResult, Quality
 from edge.schema.row_limits import MAX_CELLS
 from edge.taxonomy import NOT_A_CELL
 
-_LEARNS_FROM = 200  # good frames
-_ENOUGH = 20  # of them, before a limit is learned
-_LEAST_FOCUS = 0.1  # worst good field of four laboratories 0.13; 1.2 µm out: 0.09
+_LEARNS_FROM = 200  # latest good frames
+_MIN_FRAMES = 20  # of them, before a limit is learned
+# The worst sharp field of four laboratories has 0.13; 1.2 µm out of focus gives 0.09.
+_MIN_FOCUS = 0.1
 _PER_MAD = 1.4826  # standard deviation of a normal distribution over its MAD
 
 
 @dataclass(frozen=True, slots=True)
 class UsualRange:
-    """What good frames of this run show: median and robust spread of a figure.
-
-    `deviation` is that of the logarithm where `is_log`.
-    """
+    """Median and robust standard deviation of a figure over good frames of this run."""
 
     median: float
     deviation: float
@@ -37,7 +36,7 @@ class UsualRange:
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """A figure beyond its limit."""
+    """A figure beyond its limit: the kind of fault, and the reason with its remedy."""
 
     fault: Fault
     reason: str
@@ -50,36 +49,42 @@ class QualityGate:
         self._good: dict[str, deque[float]] = {}
 
     def judge(self, result: FrameResult) -> FrameResult:
-        """Return what was said of a frame, rejected if the frame is no good."""
+        """Return the result of a frame, rejected if its quality is beyond a limit."""
         if result.status not in ("ok", "degraded") or result.quality is None:
             return result
-        verdict = self._find(result, result.quality)
-        if verdict is None:
+        exceeded = self._first_exceeded(result, result.quality)
+        if exceeded is None:
             if result.status == "ok":
                 self._learn(result.quality)
             return result
         return msgspec.structs.replace(
             result,
             status="rejected",
-            fault=verdict.fault,
-            reason=verdict.reason,
+            fault=exceeded.fault,
+            reason=exceeded.reason,
             cells=(),
             counts={},
         )
 
     def limits(self) -> dict[str, float]:
-        """Return the limit of each figure as it is now."""
+        """Return the present limit of each figure: unitless, see `Quality`."""
         return {
             "brightness": self._limit("brightness", 0.25, _at_least(0.6, 0.25, 0.5)),
-            "saturated": self._limit("saturated", 0.25, _near(0.15, 0.15, 0.25)),
+            "saturated": self._limit("saturated", 0.25, _above(0.15, 0.15, 0.25)),
             "texture": self._limit("texture", 0.006, _at_least(0.15, 0.006, 0.012)),
-            "motion": self._limit("motion", 0.42, _spread(8.0, 0.3, 0.42)),
-            "focus": self._limit("focus", _LEAST_FOCUS, _sharp),
+            "motion": self._limit("motion", 0.42, _deviations_above(8.0, 0.3, 0.42)),
+            "focus": self._limit("focus", _MIN_FOCUS, _below_usual_focus),
             "covered": 0.93,
         }
 
-    def _find(self, result: FrameResult, quality: Quality) -> LimitExceeded | None:
-        """Return the first thing that is wrong, the coarsest first."""
+    def _first_exceeded(
+        self, result: FrameResult, quality: Quality
+    ) -> LimitExceeded | None:
+        """Return the first limit exceeded, None for a good frame.
+
+        Coarse faults come first: a dark frame also looks blurred and empty, but its
+        remedy is light.
+        """
         figures = (quality.brightness, quality.motion, quality.texture, quality.covered)
         if None in figures:
             return None
@@ -87,11 +92,11 @@ class QualityGate:
         limit = self.limits()
         cells = sum(n for label, n in result.counts.items() if label != NOT_A_CELL)
         if brightness < limit["brightness"]:
-            return _verdict(
+            return _exceeded(
                 "dark", "brightness", brightness, "least", limit, "give more light"
             )
         if quality.saturated > limit["saturated"]:
-            return _verdict(
+            return _exceeded(
                 "saturated",
                 "saturated",
                 quality.saturated,
@@ -106,11 +111,11 @@ class QualityGate:
                 f"least {limit['texture']:.4f}; move to where cells lie",
             )
         if motion > limit["motion"]:
-            return _verdict(
+            return _exceeded(
                 "moving", "motion", motion, "most", limit, "hold the stage still"
             )
         if quality.focus < limit["focus"]:
-            return _verdict(
+            return _exceeded(
                 "blurred", "focus", quality.focus, "least", limit, "turn the fine focus"
             )
         if covered > limit["covered"] or len(result.cells) >= MAX_CELLS:
@@ -123,30 +128,37 @@ class QualityGate:
         return None
 
     def _learn(self, quality: Quality) -> None:
+        """Add the figures of a good frame to what is usual."""
         for name in ("brightness", "saturated", "texture", "motion", "focus"):
             value = getattr(quality, name)
             if value is not None:
-                seen = self._good.setdefault(name, deque(maxlen=_LEARNS_FROM))
-                seen.append(float(value))
+                values = self._good.setdefault(name, deque(maxlen=_LEARNS_FROM))
+                values.append(float(value))
 
     def _limit(
-        self, name: str, always: float, learned: Callable[[UsualRange], float]
+        self, name: str, fixed: float, learned: Callable[[UsualRange], float]
     ) -> float:
+        """Return the `learned` limit; `fixed`, while too few frames are known."""
         values = self._good.get(name, ())
-        if len(values) < _ENOUGH:
-            return always
-        seen = np.array(values)
-        median = float(np.median(seen))
-        deviation = _PER_MAD * float(np.median(np.abs(seen - median)))
+        if len(values) < _MIN_FRAMES:
+            return fixed
+        usual = np.array(values)
+        median = float(np.median(usual))
+        deviation = _PER_MAD * float(np.median(np.abs(usual - median)))
         return learned(UsualRange(median, deviation))
 
 
-def _verdict(
-    fault: Fault, name: str, value: float, side: str, limit: dict[str, float], do: str
+def _exceeded(
+    fault: Fault,
+    name: str,
+    value: float,
+    side: str,
+    limit: dict[str, float],
+    remedy: str,
 ) -> LimitExceeded:
     return LimitExceeded(
         fault,
-        f"{fault}: {name} {value:.3f}, expected at {side} {limit[name]:.3f}; {do}",
+        f"{fault}: {name} {value:.3f}, expected at {side} {limit[name]:.3f}; {remedy}",
     )
 
 
@@ -155,12 +167,12 @@ def _at_least(share: float, low: float, high: float) -> Callable[[UsualRange], f
     return lambda usual: min(max(share * usual.median, low), high)
 
 
-def _near(more: float, low: float, high: float) -> Callable[[UsualRange], float]:
-    """Limit so much above the usual, within bounds."""
+def _above(more: float, low: float, high: float) -> Callable[[UsualRange], float]:
+    """Limit at `more` above the usual, within bounds."""
     return lambda usual: min(max(usual.median + more, low), high)
 
 
-def _spread(
+def _deviations_above(
     deviations: float, low: float, high: float
 ) -> Callable[[UsualRange], float]:
     """Limit so many deviations above the usual, within bounds."""
@@ -169,7 +181,7 @@ def _spread(
     )
 
 
-def _sharp(usual: UsualRange) -> float:
+def _below_usual_focus(usual: UsualRange) -> float:
     """Limit of focus: five deviations below the usual, between 0.35 and 0.55 of it."""
     share = 1 - 5 * usual.deviation / max(usual.median, 1e-6)
-    return max(usual.median * min(max(share, 0.35), 0.55), _LEAST_FOCUS)
+    return max(usual.median * min(max(share, 0.35), 0.55), _MIN_FOCUS)

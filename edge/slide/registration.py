@@ -1,11 +1,14 @@
-"""How far one picture of the slide lies from another: normalised correlation.
+"""How far one thumbnail of the slide is shifted against another.
 
-At every shift that leaves enough overlap, Pearson's correlation of what both pictures
-show there is computed through the Fourier transform (Lewis, "Fast normalized
-cross-correlation", 1995; Padfield, "Masked object registration in the Fourier domain",
-2012). Phase correlation would find the peak at the same price, but its height says
-little: this one is a share of explained contrast and can be trusted or refused, and a
-shift of more than half a picture needs no guessing of signs.
+Method: normalised cross-correlation at every shift, computed through the Fourier
+transform (Lewis, "Fast normalized cross-correlation", Vision Interface 1995; Padfield,
+"Masked object registration in the Fourier domain", IEEE Trans. Image Process. 21,
+2012).
+
+Phase correlation would find the peak at the same cost, but the height of its peak has
+no scale. A normalised correlation is the share of contrast that both pictures have in
+common: it can be compared with a limit, so that a wrong shift is refused. The shift may
+be longer than half a picture, because the transforms are padded: nothing wraps around.
 """
 
 from __future__ import annotations
@@ -18,20 +21,25 @@ from numpy.typing import NDArray
 
 from edge.stages.thumbnail import Thumbnail
 
-LEAST_OVERLAP = 0.1  # share of a picture; less of it proves nothing
-_LEAST_CORRELATION = 0.4
-_LEAST_SIGNIFICANCE = 6.5  # standard deviations; the best chance of unlike places: 5.4
-_GRAIN_SHARE = 1 / 30  # of the longest side; the grain of a smear, about half a cell
-_EVENED_SHARE = 1 / 6  # of the longest side; slower changes are lamp and lens
+MIN_OVERLAP = 0.1  # share of a picture; a smaller overlap proves nothing
+_MIN_CORRELATION = 0.4
+# Standard deviations of chance. Two different places of a smear reach at most 5.4 at
+# their best shift, so the limit lies above that.
+_MIN_SIGNIFICANCE = 6.5
+# As shares of the longest side. A grain is the smallest independent structure of a
+# smear, about half a cell. What changes more slowly than the high-pass window is the
+# lamp and the lens, not the slide.
+_GRAIN_SHARE = 1 / 30
+_HIGH_PASS_SHARE = 1 / 6
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
     """Where the second picture lies on the first, in pixels of both.
 
-    A thing at (x, y) on the second is at (x + `x_px`, y + `y_px`) on the first.
-    `correlation` of what both show, 1 is equal; `overlap` is the share of a picture
-    that both show.
+    A cell at (x, y) on the second is at (x + `x_px`, y + `y_px`) on the first.
+    `correlation` of the common part: 1 is equal, 0 is unrelated. `overlap` is the share
+    of a picture that both show.
     """
 
     x_px: float
@@ -42,10 +50,12 @@ class Shift:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedThumbnail:
-    """A view made ready: evened, its transform, and its energy left of and above.
+    """What registration computes once per thumbnail.
 
-    `spectrum` is packed as OpenCV packs that of real numbers; `energy` (h + 1, w + 1)
-    is the summed square of the rows and columns before.
+    `size` (h, w) of the thumbnail. `spectrum` float32, the transform of its
+    high-passed, zero-padded pixels, in OpenCV's packed format for real input. `energy`
+    (h + 1, w + 1) float32, the summed-area table of the squared pixels: entry [r, c] is
+    the sum over rows before r and columns before c.
     """
 
     size: tuple[int, int]
@@ -54,60 +64,72 @@ class PreparedThumbnail:
 
 
 def prepare_thumbnail(thumbnail: Thumbnail) -> PreparedThumbnail:
-    """Even a view out and transform it; do so once for a view that is met often."""
+    """Remove slow changes of brightness, and transform.
+
+    Do this once for a thumbnail that is registered several times.
+
+    Parameters
+    ----------
+    thumbnail
+        (h, w) uint8, grey.
+    """
     height, width = thumbnail.shape
-    evened = thumbnail.astype(np.float32)
-    side = 2 * (round(max(thumbnail.shape) * _EVENED_SHARE) // 2) + 1
-    evened -= cv2.blur(evened, (side, side), borderType=cv2.BORDER_REFLECT)
-    padded = np.zeros(_padded(thumbnail.shape), np.float32)
-    padded[:height, :width] = evened
+    detail = thumbnail.astype(np.float32)
+    side = 2 * (round(max(thumbnail.shape) * _HIGH_PASS_SHARE) // 2) + 1
+    # The local mean is subtracted here, once. The mean of any large overlap is then
+    # about zero, so the correlation needs no mean per shift, as Lewis's formula does.
+    detail -= cv2.blur(detail, (side, side), borderType=cv2.BORDER_REFLECT)
+    padded = np.zeros(_transform_size(thumbnail.shape), np.float32)
+    padded[:height, :width] = detail
     spectrum = cv2.dft(padded)
     energy = np.zeros((height + 1, width + 1), np.float32)
-    energy[1:, 1:] = np.square(evened).cumsum(axis=0).cumsum(axis=1)
+    energy[1:, 1:] = np.square(detail).cumsum(axis=0).cumsum(axis=1)
     return PreparedThumbnail((height, width), spectrum, energy)
 
 
 def register(
     first: PreparedThumbnail,
     second: PreparedThumbnail,
-    least_overlap: float = LEAST_OVERLAP,
+    min_overlap: float = MIN_OVERLAP,
 ) -> Shift | None:
     """Find where `second` lies on `first`; None where that is not certain.
 
-    Refused are pictures of another size, an overlap below `least_overlap`, and a
-    correlation that is weak or that unlike places would reach by chance: with n
-    independent grains in the overlap, chance is spread by 1 / sqrt(n).
+    Refused are pictures of another size, an overlap below `min_overlap`, a weak
+    correlation, and one that different places would reach by chance.
     """
     if first.size != second.size:
         return None
     correlation, overlap = correlations(first, second)
-    allowed = np.where(overlap >= least_overlap, correlation, -1.0)
+    allowed = np.where(overlap >= min_overlap, correlation, -1.0)
     row, column = np.unravel_index(int(allowed.argmax()), allowed.shape)
-    height, width = first.size
-    best, shared = float(allowed[row, column]), float(overlap[row, column])
-    deviations = best * np.sqrt(shared * _grains(first.size))
-    if best < _LEAST_CORRELATION or deviations < _LEAST_SIGNIFICANCE:
+    peak, shared = float(allowed[row, column]), float(overlap[row, column])
+    # The correlation of n independent values that have nothing in common has the
+    # standard deviation 1 / sqrt(n). Here n is the number of grains in the overlap.
+    significance_of_peak = peak * np.sqrt(shared * _grains(first.size))
+    if peak < _MIN_CORRELATION or significance_of_peak < _MIN_SIGNIFICANCE:
         return None
-    if (
-        correlation[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max()
-        > best
-    ):
-        return None  # the slope of a peak that lies where too little overlaps
-    y = row - (height - 1) + _vertex(allowed[:, column], int(row))
-    x = column - (width - 1) + _vertex(allowed[row], int(column))
-    return Shift(float(x), float(y), best, shared)
+    # A higher neighbour has too little overlap. Then this is only the slope towards a
+    # peak outside the allowed shifts, and no peak itself.
+    rows = slice(max(0, row - 1), row + 2)
+    columns = slice(max(0, column - 1), column + 2)
+    if correlation[rows, columns].max() > peak:
+        return None
+    height, width = first.size
+    y = row - (height - 1) + _subpixel_offset(allowed[:, column], int(row))
+    x = column - (width - 1) + _subpixel_offset(allowed[row], int(column))
+    return Shift(float(x), float(y), peak, shared)
 
 
 def significance(first: PreparedThumbnail, second: PreparedThumbnail) -> float:
-    """Return how many standard deviations of chance the best shift is away from none.
+    """Return by how many standard deviations of chance the best shift stands out.
 
     Pictures of another size have nothing in common: 0.
     """
     if first.size != second.size:
         return 0.0
     correlation, overlap = correlations(first, second)
-    weighed = correlation * np.sqrt(overlap * _grains(first.size))
-    return float(np.where(overlap >= LEAST_OVERLAP, weighed, 0.0).max())
+    weighted = correlation * np.sqrt(overlap * _grains(first.size))
+    return float(np.where(overlap >= MIN_OVERLAP, weighted, 0.0).max())
 
 
 def _grains(size: tuple[int, int]) -> float:
@@ -119,33 +141,48 @@ def _grains(size: tuple[int, int]) -> float:
 def correlations(
     first: PreparedThumbnail, second: PreparedThumbnail
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Correlate at every shift.
+    """Correlate two pictures of one size (h, w) at every shift.
 
     Returns
     -------
     tuple
-        Two arrays (2h - 1, 2w - 1), in which row h - 1 and column w - 1 are no shift:
-        the correlation, and the share of a picture that both show.
+        Two float32 arrays (2h - 1, 2w - 1). Row h - 1 and column w - 1 are the shift
+        zero. The first is the correlation, -1 to 1; the second the share of a picture
+        that both show.
+
+    Notes
+    -----
+    For a shift s, with both sums over the overlap of the pictures a and b at s:
+    c(s) = sum(a * b) / sqrt(sum(a * a) * sum(b * b)).
     """
     height, width = first.size
+    # The numerator of all shifts at once: the inverse transform of A * conj(B). The
+    # padding puts negative shifts at the far end; rolling brings them to the front.
     product = cv2.mulSpectrums(first.spectrum, second.spectrum, 0, conjB=True)
-    shared = cv2.dft(product, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE)
-    down, right = height - 1, width - 1  # negative shifts lie at the far end
-    shared = np.roll(shared, (down, right), axis=(0, 1))[
+    numerator = cv2.dft(product, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE)
+    down, right = height - 1, width - 1
+    numerator = np.roll(numerator, (down, right), axis=(0, 1))[
         : 2 * height - 1, : 2 * width - 1
     ]
+    # The denominator needs no transform: four reads of a summed-area table per shift.
     rows, columns = np.arange(-down, height), np.arange(-right, width)
-    energy = _overlapping(first.energy, rows, columns)
-    energy *= _overlapping(second.energy, -rows, -columns)
+    energy = _overlap_energy(first.energy, rows, columns)
+    energy *= _overlap_energy(second.energy, -rows, -columns)
+    # Damps overlaps that hold almost no contrast, such as empty glass: without this
+    # term noise divided by nearly zero could become the highest peak.
     energy += 1e-6 * first.energy[-1, -1] * second.energy[-1, -1] + 1e-3
     overlap = np.outer(1 - np.abs(rows) / height, 1 - np.abs(columns) / width)
-    return shared / np.sqrt(energy), overlap.astype(np.float32)
+    return numerator / np.sqrt(energy), overlap.astype(np.float32)
 
 
-def _overlapping(
+def _overlap_energy(
     energy: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """Energy of the part of a picture that the other one, shifted so, covers."""
+    """Sum the squares of the part of a picture that the other one covers.
+
+    `energy` (h + 1, w + 1) is the summed-area table, `rows` (R,) and `columns` (C,) the
+    shifts of the other picture. Returns (R, C) float32.
+    """
     height, width = energy.shape[0] - 1, energy.shape[1] - 1
     top, bottom = np.maximum(rows, 0), height + np.minimum(rows, 0)
     left, right = np.maximum(columns, 0), width + np.minimum(columns, 0)
@@ -153,19 +190,23 @@ def _overlapping(
     return np.asarray(down[:, right] - down[:, left])
 
 
-def _vertex(values: NDArray[np.float32], at: int) -> float:
-    """Place of a parabola's top through a peak and its neighbours, within half a px."""
-    if not 0 < at < len(values) - 1:
+def _subpixel_offset(values: NDArray[np.float32], peak_index: int) -> float:
+    """Return how far the top lies from the highest of `values` (N,), -0.5 to 0.5 px.
+
+    The top is that of a parabola through the peak and its two neighbours:
+    (before - after) / (2 * (before - 2 * peak + after)).
+    """
+    if not 0 < peak_index < len(values) - 1:
         return 0.0
-    before, peak, after = (float(v) for v in values[at - 1 : at + 2])
-    curve = before - 2 * peak + after
-    return (
-        0.0 if curve >= 0 else float(np.clip((before - after) / (2 * curve), -0.5, 0.5))
-    )
+    before, peak, after = (float(v) for v in values[peak_index - 1 : peak_index + 2])
+    curvature = before - 2 * peak + after
+    if curvature >= 0:
+        return 0.0
+    return float(np.clip((before - after) / (2 * curvature), -0.5, 0.5))
 
 
-def _padded(size: tuple[int, ...]) -> tuple[int, int]:
-    """Room in which no shift wraps around, of a size that transforms fast."""
+def _transform_size(size: tuple[int, ...]) -> tuple[int, int]:
+    """Return rows and columns in which no shift wraps around, fast to transform."""
     return (
         cv2.getOptimalDFTSize(2 * size[0] - 1),
         cv2.getOptimalDFTSize(2 * size[1] - 1),

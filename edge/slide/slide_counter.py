@@ -114,16 +114,17 @@ class SlideCounter:
     def _count(self, result: FrameResult, thumbnail: Thumbnail) -> MosaicPosition:
         size = (thumbnail.shape[1], thumbnail.shape[0])
         detections = _detections(result, self._labels, size)
-        placement = self.mosaic.lay(
-            thumbnail, lambda: self.registry.nominate(detections)
+        placement = self.mosaic.place_frame(
+            thumbnail, lambda: self.registry.propose_positions(detections)
         )
         for join in placement.joins:
             self.registry.join(join)
-        if placement.snap is not None:
-            self.registry.snap(placement.place, size, placement.snap)
+        if placement.loop_error is not None:
+            error = placement.loop_error
+            self.registry.close_loop(placement.position, size, error)
         margin_px = counting_margin(size, _um_per_px(result, thumbnail))
-        self.registry.look(placement.place, size, margin_px, detections)
-        return placement.place
+        self.registry.add_frame(placement.position, size, margin_px, detections)
+        return placement.position
 
 
 def counting_margin(size: tuple[int, int], um_per_px: float) -> float:

@@ -124,7 +124,7 @@ def draw_mosaic(found: SlideScan, scale: float = 1.5) -> NDArray[np.uint8]:
     NDArray[np.uint8]
         (h, w, 3) RGB, the largest patch.
     """
-    keys = found.counter.mosaic.keys
+    keys = found.counter.mosaic.key_frames
     patches = [place.patch for place, _ in keys]
     largest = max(set(patches), key=patches.count)
     keys = [(place, thumbnail) for place, thumbnail in keys if place.patch == largest]
@@ -171,7 +171,7 @@ def _draw_cells(
     ):
         if cell["patch"] != patch:
             continue
-        x, y = np.rint((cell["at"] - low) * scale).astype(int).tolist()
+        x, y = np.rint((cell["centre"] - low) * scale).astype(int).tolist()
         radius = max(2, round(float(cell["width"]) * scale / 4))
         cv2.circle(picture, (x, y), radius, colours[labels[label]], -1, cv2.LINE_AA)
 

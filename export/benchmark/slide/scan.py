@@ -231,7 +231,7 @@ def _counted_twice(
     """
     cells, labels = counter.registry.cells, counter.registry.label_indices()
     cells = cells[labels >= 0]
-    thumbnail_px = max(counter.mosaic.keys[0][1].shape)
+    thumbnail_px = max(counter.mosaic.key_frames[0][1].shape)
     scale = microscope.settings.width_px / thumbnail_px
     true = np.array([(c.x_px, c.y_px) for c in microscope.cells])
     radius = np.array([min(c.width_px, c.height_px) / 2 for c in microscope.cells])
@@ -239,7 +239,7 @@ def _counted_twice(
     for patch in set(cells["patch"].tolist()):
         own = [o[1:] for o in offsets if o[0] == patch] or [(0.0, 0.0)]
         for cell in cells[cells["patch"] == patch]:
-            at = cell["at"] * scale - np.median(own, axis=0)
+            at = cell["centre"] * scale - np.median(own, axis=0)
             distance = np.hypot(*(true - at).T)
             nearest = int(distance.argmin())
             hits[nearest] += bool(distance[nearest] < radius[nearest])

@@ -15,8 +15,8 @@ from edge.stages.thumbnail import Thumbnail, thumbnail_of
 
 FRAME_PX = (480, 300)  # 134 by 84 µm
 LABELS = ("RBC", "WBC", "Platelet")
-VIEW_PX = (160, 100)
-SCALE = VIEW_PX[0] / FRAME_PX[0]
+THUMBNAIL_PX = (160, 100)
+SCALE = THUMBNAIL_PX[0] / FRAME_PX[0]
 UM_PER_PX = 0.28
 MARGIN_PX = 9.0 / UM_PER_PX * SCALE  # in pixels of a view
 
@@ -46,7 +46,9 @@ class Ground:
         inside = (at >= margin_px) & (at < np.array(FRAME_PX) - margin_px)
         return np.flatnonzero(inside.all(axis=1))
 
-    def sights(self, x: int, y: int, missed: float = 0.0, seed: int = 0) -> Detections:
+    def detections(
+        self, x: int, y: int, missed: float = 0.0, seed: int = 0
+    ) -> Detections:
         """What a locator with an error of a pixel would find; a share is missed."""
         random = np.random.default_rng((seed, x, y))
         half = self.sizes / 2
@@ -57,7 +59,7 @@ class Ground:
         shown &= random.random(len(boxes)) >= missed
         likely = np.full((len(boxes), 3), 0.02)
         likely[np.arange(len(boxes)), self.kinds] = 0.96
-        return detections_of(boxes[shown], likely[shown], FRAME_PX, VIEW_PX)
+        return detections_of(boxes[shown], likely[shown], FRAME_PX, THUMBNAIL_PX)
 
     @property
     def centres(self) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import pytest
 
 from edge.slide.cell_registry import CellRegistry, Detections
 from edge.slide.mosaic import MosaicPosition, PatchJoin
-from tests.edge.slide.slides import LABELS, MARGIN_PX, SCALE, VIEW_PX, Ground
+from tests.edge.slide.slides import LABELS, MARGIN_PX, SCALE, THUMBNAIL_PX, Ground
 
 
 def place(x: int, y: int, patch: int = 0) -> MosaicPosition:
@@ -16,7 +16,7 @@ def place(x: int, y: int, patch: int = 0) -> MosaicPosition:
 
 
 def seen(*cells: tuple[float, float, float, tuple[float, ...]]) -> Detections:
-    """Sights of cells: x, y, width, probabilities."""
+    """Detections of cells: x, y, width, probabilities."""
     return Detections(
         np.array([c[:2] for c in cells], np.float64).reshape(-1, 2),
         np.array([c[2] for c in cells], np.float64),
@@ -27,180 +27,192 @@ def seen(*cells: tuple[float, float, float, tuple[float, ...]]) -> Detections:
 RED, WHITE, UNSURE = (0.9, 0.05, 0.05), (0.05, 0.9, 0.05), (0.5, 0.45, 0.05)
 
 
-def look(census: CellRegistry, *sights: Detections) -> None:
-    for one in sights:
-        census.look(MosaicPosition(0, 0.0, 0.0), VIEW_PX, 10.0, one)
+def show(registry: CellRegistry, *detections: Detections) -> None:
+    for one in detections:
+        registry.add_frame(MosaicPosition(0, 0.0, 0.0), THUMBNAIL_PX, 10.0, one)
 
 
 def test_cells_in_view_again_and_again_are_counted_once(ground: Ground) -> None:
-    census, met = CellRegistry(LABELS, 0.5), set()
+    registry, shown = CellRegistry(LABELS, 0.5), set()
     for number, x in enumerate([0, 60, 130, 200, 280, 200, 100, 0] * 2):
-        sights = ground.sights(x, 100, missed=0.05, seed=number)
+        detections = ground.detections(x, 100, missed=0.05, seed=number)
         off = MosaicPosition(
             0, x * SCALE + 0.4, 100 * SCALE - 0.4
         )  # as registration errs
-        census.look(off, VIEW_PX, MARGIN_PX, sights)
-        met |= set(ground.truth(x, 100, MARGIN_PX / SCALE).tolist())
+        registry.add_frame(off, THUMBNAIL_PX, MARGIN_PX, detections)
+        shown |= set(ground.truth(x, 100, MARGIN_PX / SCALE).tolist())
 
-    truth = Counter(LABELS[ground.kinds[n]] for n in met)
+    truth = Counter(LABELS[ground.kinds[n]] for n in shown)
     assert sum(truth.values()) > 100
     for label in LABELS:
-        assert abs(census.counts()[label] - truth[label]) <= 0.02 * truth[label] + 0.5
+        assert abs(registry.counts()[label] - truth[label]) <= 0.02 * truth[label] + 0.5
 
 
 def test_a_cell_waits_at_the_border_until_it_is_seen_inside() -> None:
-    census = CellRegistry(LABELS, 0.5)
-    look(census, seen((9.0, 50.0, 9.0, RED)))
-    assert census.counts() == {}
+    registry = CellRegistry(LABELS, 0.5)
+    show(registry, seen((9.0, 50.0, 9.0, RED)))
+    assert registry.counts() == {}
 
-    look(census, seen((11.0, 50.0, 9.0, RED)))
-    assert census.counts() == {"RBC": 1}
+    show(registry, seen((11.0, 50.0, 9.0, RED)))
+    assert registry.counts() == {"RBC": 1}
 
 
 def test_a_changed_mind_corrects_the_count() -> None:
-    census = CellRegistry(LABELS, 0.5)
-    look(census, seen((50, 50, 9, WHITE)))
-    assert census.counts() == {"WBC": 1}
+    registry = CellRegistry(LABELS, 0.5)
+    show(registry, seen((50, 50, 9, WHITE)))
+    assert registry.counts() == {"WBC": 1}
 
-    look(census, seen((50, 50, 9, RED)), seen((50, 50, 9, RED)))
+    show(registry, seen((50, 50, 9, RED)), seen((50, 50, 9, RED)))
 
-    assert census.counts() == {"RBC": 1}
+    assert registry.counts() == {"RBC": 1}
 
 
 def test_a_cell_that_stays_unlikely_is_unidentified() -> None:
-    census = CellRegistry(LABELS, 0.7)
-    look(census, *[seen((50, 50, 9, UNSURE))] * 5)
+    registry = CellRegistry(LABELS, 0.7)
+    show(registry, *[seen((50, 50, 9, UNSURE))] * 5)
 
-    assert census.counts() == {"unidentified": 1}
+    assert registry.counts() == {"unidentified": 1}
 
 
 def test_a_chance_find_does_not_stay() -> None:
-    census = CellRegistry(LABELS, 0.5)
+    registry = CellRegistry(LABELS, 0.5)
     cell, ghost = (50.0, 50.0, 9.0, RED), (80.0, 60.0, 9.0, WHITE)
-    look(census, seen(cell, ghost))
-    assert census.counts() == {"RBC": 1, "WBC": 1}
+    show(registry, seen(cell, ghost))
+    assert registry.counts() == {"RBC": 1, "WBC": 1}
 
-    look(census, seen(cell), seen(cell))
+    show(registry, seen(cell), seen(cell))
 
-    assert census.counts() == {"RBC": 1}
+    assert registry.counts() == {"RBC": 1}
 
 
 def test_a_platelet_on_a_red_cell_is_another_cell() -> None:
-    census = CellRegistry(LABELS, 0.5)
+    registry = CellRegistry(LABELS, 0.5)
     platelet = (0.05, 0.05, 0.9)
-    look(census, *[seen((50, 50, 9, RED), (51, 50, 3, platelet))] * 2)
+    show(registry, *[seen((50, 50, 9, RED), (51, 50, 3, platelet))] * 2)
 
-    assert census.counts() == {"RBC": 1, "Platelet": 1}
+    assert registry.counts() == {"RBC": 1, "Platelet": 1}
 
 
 def test_what_is_no_cell_is_not_counted() -> None:
-    census = CellRegistry(("RBC", "WBC", "Plasma"), 0.5)
-    look(census, seen((50, 50, 9, (0.05, 0.05, 0.9))))
+    registry = CellRegistry(("RBC", "WBC", "Plasma"), 0.5)
+    show(registry, seen((50, 50, 9, (0.05, 0.05, 0.9))))
 
-    assert census.counts() == {}
+    assert registry.counts() == {}
 
 
 def test_joined_patches_have_their_common_cells_once(ground: Ground) -> None:
-    census = CellRegistry(LABELS, 0.5)
+    registry = CellRegistry(LABELS, 0.5)
     alone = CellRegistry(LABELS, 0.5)
     for x in (0, 100, 200):
-        for one in (census, alone):
-            one.look(place(x, 0), VIEW_PX, MARGIN_PX, ground.sights(x, 0))
+        for one in (registry, alone):
+            one.add_frame(place(x, 0), THUMBNAIL_PX, MARGIN_PX, ground.detections(x, 0))
     for x in (150, 250, 350):
         other = MosaicPosition(1, (x - 150) * SCALE, 0.0)
-        sights = ground.sights(x, 0, seed=1)
-        census.look(other, VIEW_PX, MARGIN_PX, sights)
-        alone.look(place(x, 0), VIEW_PX, MARGIN_PX, sights)
-    assert census.counts().total() > 1.3 * alone.counts().total()
+        detections = ground.detections(x, 0, seed=1)
+        registry.add_frame(other, THUMBNAIL_PX, MARGIN_PX, detections)
+        alone.add_frame(place(x, 0), THUMBNAIL_PX, MARGIN_PX, detections)
+    assert registry.counts().total() > 1.3 * alone.counts().total()
 
-    census.join(PatchJoin(1, 0, 150 * SCALE, 0.0))
+    registry.join(PatchJoin(1, 0, 150 * SCALE, 0.0))
 
-    assert census.counts() == alone.counts()
-    assert set(census.cells["patch"].tolist()) == {0}
+    assert registry.counts() == alone.counts()
+    assert set(registry.cells["patch"].tolist()) == {0}
 
 
 @pytest.mark.parametrize("along", [(160, 8000), (8000, 160)])
 def test_long_ways_are_joined_in_little_memory(along: tuple[int, int]) -> None:
     random = np.random.default_rng(1)
-    census, far = CellRegistry(LABELS, 0.5), 10 * max(along)
+    registry, far = CellRegistry(LABELS, 0.5), 10 * max(along)
     cells = random.uniform(0, along, (5000, 2))
     for patch in (0, 1):
         at = cells + random.normal(0, 0.02, cells.shape)
-        sights = Detections(at, np.full(5000, 1.0), np.zeros((5000, 3)))
-        census.look(MosaicPosition(patch, far * patch, 0.0), (8001, 8001), -1.0, sights)
+        detections = Detections(at, np.full(5000, 1.0), np.zeros((5000, 3)))
+        registry.add_frame(
+            MosaicPosition(patch, far * patch, 0.0), (8001, 8001), -1.0, detections
+        )
 
     tracemalloc.start()
-    census.join(PatchJoin(1, 0, -far, 0.0))
+    registry.join(PatchJoin(1, 0, -far, 0.0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert len(census.cells) == pytest.approx(5000, rel=0.01)
+    assert len(registry.cells) == pytest.approx(5000, rel=0.01)
     assert peak < 60 << 20
 
 
 def test_a_way_that_came_round_with_an_error_is_mended(ground: Ground) -> None:
-    census = CellRegistry(LABELS, 0.5)
-    census.look(place(0, 0), VIEW_PX, MARGIN_PX, ground.sights(0, 0))
-    once = census.counts()
+    registry = CellRegistry(LABELS, 0.5)
+    registry.add_frame(place(0, 0), THUMBNAIL_PX, MARGIN_PX, ground.detections(0, 0))
+    once = registry.counts()
     drifted = MosaicPosition(0, 600.0, 0.0)  # by dead reckoning it is elsewhere
-    census.look(drifted, VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=1))
-    assert census.counts().total() == 2 * once.total()
+    registry.add_frame(
+        drifted, THUMBNAIL_PX, MARGIN_PX, ground.detections(0, 0, seed=1)
+    )
+    assert registry.counts().total() == 2 * once.total()
 
-    census.snap(place(0, 0), VIEW_PX, (-600.0, 0.0))
+    registry.close_loop(place(0, 0), THUMBNAIL_PX, (-600.0, 0.0))
 
-    assert census.counts() == once
+    assert registry.counts() == once
 
 
 @pytest.mark.parametrize("off_px", [8.0, 25.0, 70.0])
 def test_an_error_smaller_than_the_frame_is_mended_too(
     ground: Ground, off_px: float
 ) -> None:
-    census = CellRegistry(LABELS, 0.5)
+    registry = CellRegistry(LABELS, 0.5)
     for seed in range(3):
-        census.look(place(0, 0), VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=seed))
-    once, known = census.counts().total(), census.cells["at"].copy()
+        registry.add_frame(
+            place(0, 0), THUMBNAIL_PX, MARGIN_PX, ground.detections(0, 0, seed=seed)
+        )
+    once, known = registry.counts().total(), registry.cells["centre"].copy()
     drifted = MosaicPosition(0, off_px, 0.0)
     for seed in range(3, 6):
-        census.look(drifted, VIEW_PX, MARGIN_PX, ground.sights(0, 0, seed=seed))
+        registry.add_frame(
+            drifted, THUMBNAIL_PX, MARGIN_PX, ground.detections(0, 0, seed=seed)
+        )
 
-    census.snap(place(0, 0), VIEW_PX, (-off_px, 0.0))
+    registry.close_loop(place(0, 0), THUMBNAIL_PX, (-off_px, 0.0))
 
-    assert census.counts().total() == pytest.approx(once, rel=0.1)
-    apart = np.hypot(*(census.cells["at"][:, None] - known[None]).transpose(2, 0, 1))
+    assert registry.counts().total() == pytest.approx(once, rel=0.1)
+    apart = np.hypot(
+        *(registry.cells["centre"][:, None] - known[None]).transpose(2, 0, 1)
+    )
     assert np.median(apart.min(axis=1)) < 0.5
 
 
 def test_a_cell_that_proves_to_be_another_was_seen_when_either_was() -> None:
-    census, cell = CellRegistry(LABELS, 0.5), seen((50, 50, 9, RED))
-    census.look(MosaicPosition(0, 0.0, 0.0), VIEW_PX, 10.0, cell)
-    census.look(MosaicPosition(1, 0.0, 0.0), VIEW_PX, 10.0, cell)
+    registry, cell = CellRegistry(LABELS, 0.5), seen((50, 50, 9, RED))
+    registry.add_frame(MosaicPosition(0, 0.0, 0.0), THUMBNAIL_PX, 10.0, cell)
+    registry.add_frame(MosaicPosition(1, 0.0, 0.0), THUMBNAIL_PX, 10.0, cell)
 
-    census.join(PatchJoin(1, 0, 0.0, 0.0))
+    registry.join(PatchJoin(1, 0, 0.0, 0.0))
 
-    assert census.cells["seen_at"].tolist() == [2]
+    assert registry.cells["last_seen"].tolist() == [2]
 
 
 def test_a_constellation_tells_the_place(ground: Ground) -> None:
-    census = CellRegistry(LABELS, 0.5)
+    registry = CellRegistry(LABELS, 0.5)
     for x in (0, 200, 400, 600):
-        census.look(place(x, 200), VIEW_PX, MARGIN_PX, ground.sights(x, 200))
+        registry.add_frame(
+            place(x, 200), THUMBNAIL_PX, MARGIN_PX, ground.detections(x, 200)
+        )
 
-    places = census.nominate(ground.sights(330, 240, missed=0.1, seed=2))
+    places = registry.propose_positions(ground.detections(330, 240, missed=0.1, seed=2))
 
     best = min(np.hypot(p.x_px - 330 * SCALE, p.y_px - 240 * SCALE) for p in places)
     assert best < 1.5
 
 
-def test_settled_cells_stay_in_the_count(
+def test_finalised_cells_stay_in_the_count(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounded, free = CellRegistry(LABELS, 0.5), CellRegistry(LABELS, 0.5)
     for x in range(0, 900, 150):
-        free.look(place(x, 0), VIEW_PX, MARGIN_PX, ground.sights(x, 0))
+        free.add_frame(place(x, 0), THUMBNAIL_PX, MARGIN_PX, ground.detections(x, 0))
     monkeypatch.setattr("edge.slide.cell_registry.MAX_REGISTERED_CELLS", 120)
-    monkeypatch.setattr("edge.slide.cell_registry._SETTLED_AT_ONCE", 30)
+    monkeypatch.setattr("edge.slide.cell_registry._FINALISED_AT_ONCE", 30)
     for x in range(0, 900, 150):
-        bounded.look(place(x, 0), VIEW_PX, MARGIN_PX, ground.sights(x, 0))
+        bounded.add_frame(place(x, 0), THUMBNAIL_PX, MARGIN_PX, ground.detections(x, 0))
 
     assert len(bounded.cells) < 0.8 * len(free.cells)
     assert bounded.counts().total() == pytest.approx(free.counts().total(), rel=0.05)

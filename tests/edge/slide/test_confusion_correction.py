@@ -63,9 +63,9 @@ def test_limits_are_never_closer_than_exact_ones() -> None:
     [
         (CLASSES, ((9, 1), (1, 9)), "square"),
         (("a", "a"), ((9, 1), (1, 9)), "square"),
-        (("a", "b"), ((4, 6), (1, 9)), "named rightly"),
-        (("a", "b"), ((0, 0), (1, 9)), "named rightly"),
-        (("a", "b"), ((5, 5), (5, 5)), "named rightly"),  # has no single solution
+        (("a", "b"), ((4, 6), (1, 9)), "named correctly"),
+        (("a", "b"), ((0, 0), (1, 9)), "named correctly"),
+        (("a", "b"), ((5, 5), (5, 5)), "named correctly"),  # has no single solution
         ((), (), "square"),
     ],
 )
