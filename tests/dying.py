@@ -112,7 +112,7 @@ def main(folder: Path, points: int, interval_s: float, frames_per_point: int) ->
             open_follower=lambda: Follower(
                 TrackingSettings(),
                 FrameIntervals(1.8, 60.0),
-                left=left,
+                resume=left,
             ),
         ),
     )

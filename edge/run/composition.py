@@ -276,18 +276,18 @@ def open_follower(
     """Open the sequence model, if there is one, in this thread; follow with it."""
     intervals = FrameIntervals(pauses.lost_after, pauses.reset_after_s)
     if parts.sequence is None:
-        return Follower(tracking, intervals, left=resume)
+        return Follower(tracking, intervals, resume=resume)
     model = SequenceModel(
         parts.sequence,
         open_engine(parts.sequence, parts.sequence_engine),
         parts.profile,
         events,
-        most_cells=tracking.most_tracks,
-        most_rows=parts.sequence_engine.batch[2],
+        max_cells=tracking.most_tracks,
+        max_batch=parts.sequence_engine.batch[2],
         memory_frames=parts.memory_frames,
         first_event=resume.next_event,
     )
-    return Follower(tracking, intervals, model, left=resume)
+    return Follower(tracking, intervals, model, resume=resume)
 
 
 def _demand_patience(notifier: Notifier, settings: RunSettings) -> None:

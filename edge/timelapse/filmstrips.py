@@ -1,7 +1,8 @@
 """Small pictures of each followed cell over time, so that an event can be looked at.
 
-Of every cell a few are kept, evenly over all that was seen of it, and its last ones:
-where a history is full every other picture goes, and from then on half as many come.
+Of every cell some pictures are kept that are spread evenly over its history, and its
+latest ones. When the spread ones are full, every other one is dropped, and from then on
+half as many are added: so they stay even, in bounded memory, however long it lasts.
 """
 
 from __future__ import annotations
@@ -19,28 +20,35 @@ from edge.rendering.annotation import to_jpeg
 from edge.schema.results import Filmstrip
 
 SIDE_PX = 32
-MOST_EVENLY, MOST_LAST = 8, 4  # 37 kB per cell
-_MOST_BYTES = 12_000  # of a JPEG
+MAX_SPREAD, MAX_LATEST = 8, 4  # 37 kB per cell
+_MAX_BYTES = 12_000  # of a JPEG
 
 Picture = NDArray[np.uint8]
-_Dated = tuple[int, Picture]
+_FramePicture = tuple[int, Picture]
 
 
 @dataclass(slots=True)
-class _Film:
-    evenly: list[_Dated] = field(default_factory=list)
-    last: deque[_Dated] = field(default_factory=lambda: deque(maxlen=MOST_LAST))
-    seen: int = 0
+class _CellPictures:
+    """The pictures of one cell, each with its frame.
+
+    `spread` holds every `stride`-th of the `count` that came, `latest` the last ones.
+    """
+
+    spread: list[_FramePicture] = field(default_factory=list)
+    latest: deque[_FramePicture] = field(
+        default_factory=lambda: deque(maxlen=MAX_LATEST)
+    )
+    count: int = 0
     stride: int = 1
 
     def add(self, frame: int, picture: Picture) -> None:
         """Take the picture of one more frame."""
-        self.last.append((frame, picture))
-        if self.seen % self.stride == 0:
-            self.evenly.append((frame, picture))
-        self.seen += 1
-        if len(self.evenly) > MOST_EVENLY:
-            del self.evenly[1::2]
+        self.latest.append((frame, picture))
+        if self.count % self.stride == 0:
+            self.spread.append((frame, picture))
+        self.count += 1
+        if len(self.spread) > MAX_SPREAD:
+            del self.spread[1::2]
             self.stride *= 2
 
 
@@ -48,40 +56,45 @@ class Filmstrips:
     """The pictures of all followed cells. Used from one thread."""
 
     def __init__(self) -> None:
-        self._albums: dict[int, _Film] = {}
+        self._by_track: dict[int, _CellPictures] = {}
 
-    def see(self, frame: int, tracks: NDArray[np.int64], crops: Picture) -> None:
-        """Take what a frame shows of its cells.
+    def add_frame(self, frame: int, tracks: NDArray[np.int64], crops: Picture) -> None:
+        """Take the pictures of the cells of a frame.
 
         Parameters
         ----------
         frame
             The driver's number.
         tracks
-            (N,) numbers of the cells.
+            (N,) int64 numbers of the cells.
         crops
-            (N, S, S, 3) RGB, corrected.
+            (N, S, S, 3) uint8 RGB, colour-corrected.
         """
         for track, crop in zip(tracks.tolist(), crops, strict=True):
-            self._albums.setdefault(track, _Film()).add(frame, _small(crop))
+            self._by_track.setdefault(track, _CellPictures()).add(frame, _small(crop))
 
-    def strip(self, track: int) -> Filmstrip | UnsetType:
-        """Return what was seen of a cell, oldest first; UNSET of one never seen."""
-        album = self._albums.get(track)
-        if album is None:
+    def filmstrip(self, track: int) -> Filmstrip | UnsetType:
+        """Return the pictures of a cell, oldest first; UNSET where there are none."""
+        pictures = self._by_track.get(track)
+        if pictures is None:
             return UNSET
-        dated = dict(sorted([*album.evenly, *album.last], key=lambda d: d[0]))
-        jpeg = to_jpeg(np.hstack([*dated.values()]), _MOST_BYTES)
-        return Filmstrip(frames=tuple(dated), jpeg=jpeg)
+        by_frame = dict(
+            sorted([*pictures.spread, *pictures.latest], key=lambda item: item[0])
+        )
+        jpeg = to_jpeg(np.hstack([*by_frame.values()]), _MAX_BYTES)
+        return Filmstrip(frames=tuple(by_frame), jpeg=jpeg)
 
     def forget(self, tracks: Iterable[int]) -> None:
         """Drop the pictures of cells that are no longer followed."""
         for track in tracks:
-            self._albums.pop(track, None)
+            self._by_track.pop(track, None)
 
 
 def _small(crop: Picture) -> Picture:
-    """Return a copy of the size that is kept; a view would hold on to all crops."""
+    """Return a copy (32, 32, 3) of a crop (S, S, 3).
+
+    A copy, because a slice of the crops would keep all of them in memory.
+    """
     if crop.shape[0] == SIDE_PX:
         return np.array(crop)
     size = (SIDE_PX, SIDE_PX)

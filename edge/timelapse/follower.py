@@ -1,7 +1,7 @@
-"""Follow cells through the frames of runs: the part of the way that needs order.
+"""Follow cells through the frames of runs: the part that needs frames in their order.
 
-A frame that was examined alone is linked to the ones before; then the sequence model
-sees every cell that is followed, and what changes is told as events.
+Each frame was examined alone. Here it is linked to the ones before it; then the
+sequence model sees every followed cell, and what changes is reported as events.
 """
 
 from __future__ import annotations
@@ -39,26 +39,38 @@ from edge.timelapse.tracker import NO_TRACK, FoundCells, Links, Tracker
 
 
 class Follower:
-    """Carries the tracks, the states and the events. Used from one thread.
+    """Carries tracks, states and events from frame to frame. Used from one thread.
 
-    Without a sequence model cells are only followed. Numbers go on from run to run;
-    everything else begins anew with the first frame of another one.
+    Numbers of tracks and events continue from run to run. Everything else starts again
+    with the first frame of another run.
+
+    Parameters
+    ----------
+    tracking
+        Of the tracker.
+    intervals
+        Tells how long after the last frame a frame comes.
+    model
+        Predicts what happens to each cell; without it cells are only followed.
+    resume
+        Where an earlier process stopped.
     """
 
     def __init__(
         self,
         tracking: TrackingSettings,
-        pace: FrameIntervals,
+        intervals: FrameIntervals,
         model: SequenceModel | None = None,
         *,
-        left: ResumeState = NOTHING_TO_RESUME,
+        resume: ResumeState = NOTHING_TO_RESUME,
     ) -> None:
-        self._model, self._pace = model, pace
-        self._tracker = Tracker(tracking, first_id=left.next_track)
-        self._left: ResumeState | None = left
-        self._um: float | None = None
+        self._model, self._intervals = model, intervals
+        self._tracker = Tracker(tracking, first_id=resume.next_track)
+        self._resume: ResumeState | None = resume
+        self._pixel_size_um: float | None = None
         self._run: str | None = None
-        self._untold: deque[Event] = deque()
+        # Events that had no room in a row yet; the next rows carry them.
+        self._pending: deque[Event] = deque()
 
     def follow(
         self,
@@ -67,67 +79,61 @@ class Follower:
         shift_um: tuple[float, float] | None = None,
         is_new_field: bool = False,
     ) -> FrameResult:
-        """Return what a frame says, with how it continues the ones before.
+        """Return the result of a frame, with tracks, predictions and events.
 
-        A rejected frame, or one whose scale nobody knows yet, is passed over: the next
-        one comes after a longer pause.
+        A rejected frame, or one of unknown scale, is returned as it is: for the next
+        frame it is a missing one.
 
         Parameters
         ----------
         examined
             The next frame in order.
         shift_um, is_new_field
-            What somebody measured of the stage, see `Tracker.follow`.
+            What the stage reports, see `Tracker.follow`.
 
         Raises
         ------
         EngineFailed
             The sequence model failed; its states are new from the next frame on.
         """
-        um = self._scale_of(examined.result)
-        if um is None or examined.result.status in ("rejected", "gap"):
+        pixel_size_um = self._update_scale(examined.result)
+        if pixel_size_um is None or examined.result.status in ("rejected", "gap"):
             return examined.result
-        result, stage = _shortened(examined.result), Stopwatch()
-        is_new_run = self._turn_to(result.run)
-        pause = self._pace.take(result.monotonic_ns, _expected(result))
-        pause = self._take_up(result, um) or pause
-        with stage("follow"):
-            boxes = np.array([c.box for c in result.cells], np.float32).reshape(-1, 4)
+        result, stopwatch = _shortened(examined.result), Stopwatch()
+        is_new_run = self._starts_new_run(result.run)
+        gap = self._intervals.next_gap(result.monotonic_ns, _planned_interval(result))
+        gap = self._resume_tracks(result, pixel_size_um) or gap
+        boxes = np.array([c.box for c in result.cells], np.float32).reshape(-1, 4)
+        with stopwatch("follow"):
             links = self._tracker.follow(
-                _found(boxes, [c.label != NOT_A_CELL for c in result.cells], um),
-                pause.steps,
-                (result.width_px * um, result.height_px * um),
+                _found(boxes, result, pixel_size_um),
+                gap.steps,
+                (result.width_px * pixel_size_um, result.height_px * pixel_size_um),
                 shift_um=shift_um,
                 is_new_field=is_new_field or is_new_run,
             )
-        courses: dict[int, TrackPrediction] = {}
+        predictions: dict[int, TrackPrediction] = {}
         if self._model is not None:
-            with stage("remember"):
-                self._end(self._model, links, pause, is_new_run=is_new_run)
-                is_late = pause.continuity == "discontinuous"
-                frame = FollowedFrame(examined.raw, um, result.locator is None, is_late)
-                try:
-                    courses, events = self._model.show(frame, boxes, links)
-                except EngineFailed:
-                    reason = "states are new after a failure of the model"
-                    self._untold.extend(self._model.begin_anew(reason))
-                    raise
-                self._untold.extend(events)
+            with stopwatch("remember"):
+                self._end_events(self._model, links, gap, is_new_run=is_new_run)
+                frame = FollowedFrame(
+                    examined.raw,
+                    pixel_size_um,
+                    is_whole_field=result.locator is None,
+                    is_late=gap.continuity == "discontinuous",
+                )
+                predictions = self._predict(self._model, frame, boxes, links)
         return msgspec.structs.replace(
             result,
-            cells=_named(result.cells, links, courses),
-            following=self._note(links, pause, is_new_run=is_new_run),
-            events=self._tell(
-                MAX_FILMSTRIPS
-                if len(result.cells) <= MAX_CELLS_BESIDE_FILMSTRIPS
-                else 0
-            ),
-            timings_ms={**result.timings_ms, **stage.spent_ms},
+            cells=_with_predictions(result.cells, links, predictions),
+            following=self._following(links, gap, is_new_run=is_new_run),
+            events=self._take_events(len(result.cells)),
+            timings_ms={**result.timings_ms, **stopwatch.spent_ms},
         )
 
     @property
     def live(self) -> int:
-        """How many cells are followed, those not told yet included."""
+        """How many cells are followed, those not confirmed yet included."""
         return self._tracker.live
 
     def close(self) -> None:
@@ -135,65 +141,97 @@ class Follower:
         if self._model is not None:
             self._model.close()
 
-    def _scale_of(self, result: FrameResult) -> float | None:
-        """Return the scale; where another is known now, tracks go on at that one."""
-        um = result.pixel_size_um if result.locator is not None else 1.0
-        if um is not None and self._um is not None and um != self._um:
-            self._tracker.rescale(um / self._um)
-        self._um = um or self._um
-        return self._um
+    def _update_scale(self, result: FrameResult) -> float | None:
+        """Return micrometres per pixel; rescale the tracks where it has changed.
 
-    def _take_up(self, result: FrameResult, um: float) -> FrameGap | None:
-        """Go on with the cells that an earlier process left, with the first frame here.
-
-        Their states are gone, so what lies between is as long as it may be.
+        Without a locator the one region is the field, and pixels serve as the unit.
         """
-        left = self._left
-        if left is None or result.run is None:
-            return None
-        self._left, cells = None, left.cells
-        if cells is None or result.run != left.run:
-            return None
-        boxes = np.array(cells.boxes, np.float32)
-        ids = np.array(cells.tracks, np.int64)
-        self._tracker.take_up(ids, _found(boxes, [True] * len(ids), um))
-        away_s = (result.utc - cells.utc).total_seconds()
-        if cells.monotonic_ns is not None:
-            away_s = (result.monotonic_ns - cells.monotonic_ns) * 1e-9
-        return FrameGap("reset", max(away_s, 0.0), None)
+        known = self._pixel_size_um
+        now = result.pixel_size_um if result.locator is not None else 1.0
+        if now is not None and known is not None and now != known:
+            self._tracker.rescale(now / known)
+        self._pixel_size_um = now or known
+        return self._pixel_size_um
 
-    def _turn_to(self, run: str | None) -> bool:
+    def _starts_new_run(self, run: str | None) -> bool:
         """Return whether another run begins with this frame.
 
-        A frame that was in hand when its run ended is of none, and begins none.
+        A frame that was being examined when its run ended belongs to no run, and begins
+        none.
         """
         before = self._run
         self._run = run or before
         return before is not None and self._run != before
 
-    def _end(
-        self, model: SequenceModel, links: Links, pause: FrameGap, *, is_new_run: bool
+    def _resume_tracks(
+        self, result: FrameResult, pixel_size_um: float
+    ) -> FrameGap | None:
+        """Resume the tracks of an earlier process, with the first frame of its run.
+
+        Returns the gap since its last frame, None where there is nothing to resume. It
+        is a reset, however short: the states of the model were in the old process.
+        """
+        resume = self._resume
+        if resume is None or result.run is None:
+            return None
+        self._resume, cells = None, resume.cells
+        if cells is None or result.run != resume.run:
+            return None
+        boxes = np.array(cells.boxes, np.float32)
+        ids = np.array(cells.tracks, np.int64)
+        may_begin = [True] * len(ids)
+        self._tracker.resume(ids, _in_um(boxes, may_begin, pixel_size_um))
+        away_s = (result.utc - cells.utc).total_seconds()
+        if cells.monotonic_ns is not None:
+            away_s = (result.monotonic_ns - cells.monotonic_ns) * 1e-9
+        return FrameGap("reset", max(away_s, 0.0), None)
+
+    def _predict(
+        self, model: SequenceModel, frame: FollowedFrame, boxes: Boxes, links: Links
+    ) -> dict[int, TrackPrediction]:
+        """Show the cells of a frame to the model; return its predictions by track.
+
+        `boxes` (N, 4) float32 px. Raises `EngineFailed` as `follow` does.
+        """
+        try:
+            predictions, events = model.add_frame(frame, boxes, links)
+        except EngineFailed:
+            reason = "states are new after a failure of the model"
+            self._pending.extend(model.restart(reason))
+            raise
+        self._pending.extend(events)
+        return predictions
+
+    def _end_events(
+        self, model: SequenceModel, links: Links, gap: FrameGap, *, is_new_run: bool
     ) -> None:
-        """End the events and forget the states of tracks that are over."""
+        """End the events and drop the states of tracks that are over."""
         reason = "the cell is not seen any more"
         if is_new_run:
             reason = "another run was started"
         elif links.is_new_field:
             reason = "another field of view"
-        self._untold.extend(model.end(links.ended.tolist(), reason))
-        if pause.continuity == "reset":
-            reason = f"states are new after a pause of {pause.seconds:.0f} s"
-            self._untold.extend(model.begin_anew(reason))
+        self._pending.extend(model.end(links.ended.tolist(), reason))
+        if gap.continuity == "reset":
+            reason = f"states are new after a pause of {gap.seconds:.0f} s"
+            self._pending.extend(model.restart(reason))
 
-    def _tell(self, strips: int) -> tuple[Event, ...]:
-        """Take what has room in a row, the first `strips` of it with pictures."""
-        room = min(MAX_EVENTS, len(self._untold))
-        told = [self._untold.popleft() for _ in range(room)]
-        bare = [msgspec.structs.replace(e, strip=msgspec.UNSET) for e in told[strips:]]
-        return (*told[:strips], *bare)
+    def _take_events(self, cells: int) -> tuple[Event, ...]:
+        """Take the events that have room in a row of so many cells.
 
-    def _note(self, links: Links, pause: FrameGap, *, is_new_run: bool) -> Following:
-        continuity: Continuation = pause.continuity
+        The first ones keep their filmstrips, if the cells leave room for any.
+        """
+        filmstrips = MAX_FILMSTRIPS if cells <= MAX_CELLS_BESIDE_FILMSTRIPS else 0
+        count = min(MAX_EVENTS, len(self._pending))
+        events = [self._pending.popleft() for _ in range(count)]
+        bare = [
+            msgspec.structs.replace(e, strip=msgspec.UNSET) for e in events[filmstrips:]
+        ]
+        return (*events[:filmstrips], *bare)
+
+    def _following(self, links: Links, gap: FrameGap, *, is_new_run: bool) -> Following:
+        """Return how a frame continues the ones before it, for its row."""
+        continuity: Continuation = gap.continuity
         if is_new_run:
             continuity = "new run"
         elif links.is_new_field and continuity != "first":
@@ -208,7 +246,7 @@ class Follower:
             shift_um=None
             if shift is None
             else (round(shift[0], 3), round(shift[1], 3)),
-            pause_s=None if pause.seconds is None else round(pause.seconds, 6),
+            pause_s=None if gap.seconds is None else round(gap.seconds, 6),
             not_followed=links.not_followed,
             dropped=links.dropped,
             next_track=self._tracker.next_id,
@@ -224,7 +262,7 @@ def _shortened(result: FrameResult) -> FrameResult:
         return result
     more = (
         f"{len(result.cells)} cells, the likeliest {MAX_FOLLOWED_CELLS} are followed "
-        "and said"
+        "and reported"
     )
     kept = result.cells[:MAX_FOLLOWED_CELLS]
     return msgspec.structs.replace(
@@ -236,31 +274,40 @@ def _shortened(result: FrameResult) -> FrameResult:
     )
 
 
-def _expected(result: FrameResult) -> PlannedInterval:
-    """Return what the schedule says of the pause before a frame."""
+def _planned_interval(result: FrameResult) -> PlannedInterval:
+    """Return what the schedule plans between a frame and the one before it."""
     if result.point is None:
         return PlannedInterval()
     return PlannedInterval(True, result.point.expected_s)
 
 
-def _found(boxes: Boxes, may_begin: Sequence[bool], um: float) -> FoundCells:
-    """Return the cells in µm; a track does not begin where there is only plasma."""
+def _found(boxes: Boxes, result: FrameResult, pixel_size_um: float) -> FoundCells:
+    """Return the cells of a result, `boxes` (N, 4) float32 px, in µm.
+
+    A track does not begin with a region that is only plasma.
+    """
+    may_begin = [cell.label != NOT_A_CELL for cell in result.cells]
+    return _in_um(boxes, may_begin, pixel_size_um)
+
+
+def _in_um(boxes: Boxes, may_begin: Sequence[bool], pixel_size_um: float) -> FoundCells:
+    """Return cells with `boxes` (N, 4) float32 px in µm."""
     return FoundCells(
-        (boxes[:, :2] + boxes[:, 2:]).astype(float) / 2 * um,
-        np.maximum(widths(boxes).astype(float), 1.0) * um,
+        (boxes[:, :2] + boxes[:, 2:]).astype(float) / 2 * pixel_size_um,
+        np.maximum(widths(boxes).astype(float), 1.0) * pixel_size_um,
         np.array(may_begin, bool),
     )
 
 
-def _named(
-    cells: tuple[Cell, ...], links: Links, courses: dict[int, TrackPrediction]
+def _with_predictions(
+    cells: tuple[Cell, ...], links: Links, predictions: dict[int, TrackPrediction]
 ) -> tuple[Cell, ...]:
-    """Give each followed cell its number and its course."""
+    """Give each followed cell its number and its prediction."""
     return tuple(
         cell
         if track == NO_TRACK
         else msgspec.structs.replace(
-            cell, track_id=track, course=courses.get(track, msgspec.UNSET)
+            cell, track_id=track, course=predictions.get(track, msgspec.UNSET)
         )
         for cell, track in zip(cells, links.tracks.tolist(), strict=True)
     )

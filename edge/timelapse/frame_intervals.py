@@ -1,4 +1,4 @@
-"""How regularly frames come, and what a pause means for what is remembered of cells."""
+"""How regularly frames come, and what a gap means for tracks and states of cells."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Literal
 
 Continuity = Literal["first", "continuous", "discontinuous", "reset"]
 
-_REMEMBERED = 31  # intervals of which the median is the usual one
-_MOST_STEPS = 4
+_WINDOW = 31  # latest intervals, whose median is the usual one
+_MAX_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class FrameGap:
     """What lies between a frame and the one before it.
 
-    `seconds` is None for the first; `steps` counts usual intervals, None where the past
-    says nothing of where cells are now.
+    `seconds` is None for the first frame. `steps` counts usual intervals, 1 where no
+    frame is missing; None where the past does not tell where cells are now.
     """
 
     continuity: Continuity
@@ -28,7 +28,7 @@ class FrameGap:
 
 @dataclass(frozen=True, slots=True)
 class PlannedInterval:
-    """What a schedule says of a pause: None where the frame comes as it can."""
+    """What a schedule plans between two frames; `seconds` is None where unknown."""
 
     is_planned: bool = False
     seconds: float | None = None
@@ -37,22 +37,28 @@ class PlannedInterval:
 class FrameIntervals:
     """The intervals between frames; their median is the usual one.
 
-    Time tells of every lost frame, whoever lost it: the driver, a busy device, a
-    rejected picture or a cable that was out. A frame later than `lost_after` times the
-    usual interval is discontinuous, one after `reset_after_s` has no past.
+    Lost frames are noticed by time, so that the cause does not matter: the driver, a
+    busy device, a rejected picture, or an unplugged cable. A frame later than
+    `lost_after` times the usual interval is discontinuous. After more than
+    `reset_after_s` seconds nothing of the past is used: the gap is a reset.
     """
 
     def __init__(self, lost_after: float, reset_after_s: float) -> None:
         self._lost_after, self._reset_after_s = lost_after, reset_after_s
-        self._intervals_s: deque[float] = deque(maxlen=_REMEMBERED)
+        self._intervals_s: deque[float] = deque(maxlen=_WINDOW)
         self._last_ns: int | None = None
 
-    def take(
+    def next_gap(
         self, monotonic_ns: int, expected: PlannedInterval = PlannedInterval()
     ) -> FrameGap:
-        """Say what lies between this frame and the last one.
+        """Return what lies between this frame and the last one.
 
-        Where frames are planned, the usual interval is the planned one.
+        Parameters
+        ----------
+        monotonic_ns
+            When this frame was taken.
+        expected
+            The planned interval. Where frames are planned it is the usual one.
         """
         last, self._last_ns = self._last_ns, monotonic_ns
         if last is None:
@@ -66,6 +72,6 @@ class FrameIntervals:
             usual_s = median(self._intervals_s) if self._intervals_s else passed_s
             self._intervals_s.append(passed_s)
         steps = round(passed_s / usual_s) if usual_s > 0 else 1
-        steps = min(max(steps, 1), _MOST_STEPS)
+        steps = min(max(steps, 1), _MAX_STEPS)
         is_late = passed_s > self._lost_after * usual_s
         return FrameGap("discontinuous" if is_late else "continuous", passed_s, steps)

@@ -48,11 +48,11 @@ EXAMINED = 1 - len(GAP) / FRAMES
 
 
 def strip() -> Filmstrip:
-    albums = Filmstrips()
+    films = Filmstrips()
     for frame in range(FRAMES):
         crops = np.full((1, SIDE_PX, SIDE_PX, 3), 4 * frame, np.uint8)
-        albums.see(frame, np.array([5]), crops)
-    made = albums.strip(5)
+        films.add_frame(frame, np.array([5]), crops)
+    made = films.filmstrip(5)
     assert isinstance(made, Filmstrip)
     return made
 

@@ -36,7 +36,7 @@ def watch(
     course = list(course)
     told: list[Event] = []
     for frame, row in enumerate(course):
-        told += changes.take(
+        told += changes.add_frame(
             FrameTime(frame, START + timedelta(seconds=frame)),
             np.array([7]),
             np.array([row], np.float32),
@@ -141,7 +141,7 @@ def test_a_cell_that_moves_otherwise_is_an_event_too_except_where_nobody_can_tel
         events = []
         for frame in range(9):
             now = (0.9, 0.05, 0.05) if frame < 3 else row
-            events += changes.take(
+            events += changes.add_frame(
                 FrameTime(frame, START),
                 np.array([1]),
                 np.array([now], np.float32),

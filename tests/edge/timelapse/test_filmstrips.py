@@ -5,20 +5,20 @@ import numpy as np
 from msgspec import UNSET
 
 from edge.schema.results import Filmstrip
-from edge.timelapse.filmstrips import MOST_EVENLY, MOST_LAST, SIDE_PX, Filmstrips
+from edge.timelapse.filmstrips import MAX_LATEST, MAX_SPREAD, SIDE_PX, Filmstrips
 
 
 def seen(frames: int, side_px: int = SIDE_PX) -> Filmstrips:
     """Show a cell, number 7, that brightens by one grey level per frame."""
-    albums = Filmstrips()
+    films = Filmstrips()
     for frame in range(frames):
         crops = np.full((1, side_px, side_px, 3), frame % 256, np.uint8)
-        albums.see(100 + frame, np.array([7]), crops)
-    return albums
+        films.add_frame(100 + frame, np.array([7]), crops)
+    return films
 
 
-def strip_of(albums: Filmstrips) -> Filmstrip:
-    strip = albums.strip(7)
+def strip_of(films: Filmstrips) -> Filmstrip:
+    strip = films.filmstrip(7)
     assert isinstance(strip, Filmstrip)
     return strip
 
@@ -27,11 +27,11 @@ def test_a_strip_holds_a_whole_history_and_its_end() -> None:
     strip = strip_of(seen(1000))
 
     assert strip.frames[0] == 100
-    assert strip.frames[-MOST_LAST:] == (1096, 1097, 1098, 1099)
-    steps = np.diff(strip.frames[:-MOST_LAST])
+    assert strip.frames[-MAX_LATEST:] == (1096, 1097, 1098, 1099)
+    steps = np.diff(strip.frames[:-MAX_LATEST])
     assert len(set(steps.tolist())) == 1
     assert steps.sum() > 500
-    assert len(strip.frames) <= MOST_EVENLY + MOST_LAST
+    assert len(strip.frames) <= MAX_SPREAD + MAX_LATEST
 
 
 def test_pictures_stand_in_the_order_of_their_frames() -> None:
@@ -45,8 +45,8 @@ def test_pictures_stand_in_the_order_of_their_frames() -> None:
 
 
 def test_a_cell_that_is_gone_has_no_pictures() -> None:
-    albums = seen(5)
+    films = seen(5)
 
-    albums.forget([7, 8])
+    films.forget([7, 8])
 
-    assert albums.strip(7) is UNSET
+    assert films.filmstrip(7) is UNSET

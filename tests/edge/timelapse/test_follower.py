@@ -128,7 +128,7 @@ def test_another_process_goes_on_with_the_cells_of_the_last_frame() -> None:
     after = Follower(
         TRACKING,
         FrameIntervals(settings.lost_after, settings.reset_after_s),
-        left=left(numbers, seen(boxes(), 0)),
+        resume=left(numbers, seen(boxes(), 0)),
     )
 
     again = after.follow(seen([*boxes(shift=9)[1:], (9, 9, 79, 79)], 40, run=RUN))
@@ -145,8 +145,8 @@ def test_cells_that_are_elsewhere_end_and_those_of_another_run_are_none() -> Non
     elsewhere = [(x, y, x + 70, y + 70) for x, y in corners]
     pace = FrameIntervals(1.8, 60.0)
 
-    moved = Follower(TRACKING, pace, left=found).follow(seen(elsewhere, 9, run=RUN))
-    other = Follower(TRACKING, FrameIntervals(1.8, 60.0), left=found).follow(
+    moved = Follower(TRACKING, pace, resume=found).follow(seen(elsewhere, 9, run=RUN))
+    other = Follower(TRACKING, FrameIntervals(1.8, 60.0), resume=found).follow(
         seen(boxes(), 9, run="20260101T000000Z-ffffff")
     )
 

@@ -15,7 +15,7 @@ from edge.timelapse.recurrent_state import StateStore
 from tests import engines
 from tests.engines import recurrent_engine, recurrent_model
 
-MOST_ROWS = 8
+MAX_BATCH = 8
 
 
 @pytest.fixture(params=["onnxruntime", "tensorrt"])
@@ -54,69 +54,69 @@ class Ledger:
     def __init__(self) -> None:
         self.sums: dict[int, float] = {}
 
-    def show(self, memory: StateStore, numbers: list[int], levels: list[int]) -> None:
+    def show(self, states: StateStore, numbers: list[int], levels: list[int]) -> None:
         for number, level in zip(numbers, levels, strict=True):
             self.sums[number] = self.sums.get(number, 0.0) + level
-        memory.step(tracks(*numbers), grey(*levels))
+        states.step(tracks(*numbers), grey(*levels))
 
 
-def state_of(memory: StateStore, number: int) -> float:
-    memory._fetch()
-    return float(memory._states[memory._rows[number], 0])
+def state_of(states: StateStore, number: int) -> float:
+    states._read_back()
+    return float(states._states[states._row_of[number], 0])
 
 
 def test_each_cell_has_its_own_state_whoever_comes_and_goes(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory, expected = StateStore(bundle, engine, 40, MOST_ROWS), Ledger()
+    states, expected = StateStore(bundle, engine, 40, MAX_BATCH), Ledger()
     random = np.random.default_rng(0)
     for _ in range(60):  # also more cells than the engine takes at once
         numbers = sorted(random.choice(30, random.integers(1, 20), False).tolist())
-        expected.show(memory, numbers, random.integers(0, 9, len(numbers)).tolist())
+        expected.show(states, numbers, random.integers(0, 9, len(numbers)).tolist())
 
     for number, total in expected.sums.items():
-        assert state_of(memory, number) == pytest.approx(total)
+        assert state_of(states, number) == pytest.approx(total)
 
 
 def test_the_same_cells_leave_their_states_in_the_engine(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory = StateStore(bundle, engine, 8, MOST_ROWS)
+    states = StateStore(bundle, engine, 8, MAX_BATCH)
     for _ in range(5):
-        result = memory.step(tracks(3, 5), grey(1, 2))
+        result = states.step(tracks(3, 5), grey(1, 2))
 
     np.testing.assert_allclose(engine.peek()[:, 0], [5, 10])
     assert result.frames.tolist() == [5, 5]
-    assert memory._states.max() == 0  # never fetched
+    assert states._states.max() == 0  # never read back
 
 
 def test_a_forgotten_cell_begins_anew_and_leaves_room(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory = StateStore(bundle, engine, 2, MOST_ROWS)
-    memory.step(tracks(1, 2), grey(7, 8))
-    memory.forget([1, 99])
-    result = memory.step(tracks(2, 3), grey(1, 4))
+    states = StateStore(bundle, engine, 2, MAX_BATCH)
+    states.step(tracks(1, 2), grey(7, 8))
+    states.forget([1, 99])
+    result = states.step(tracks(2, 3), grey(1, 4))
 
     assert result.frames.tolist() == [2, 1]
-    assert (state_of(memory, 2), state_of(memory, 3)) == (9.0, 4.0)
+    assert (state_of(states, 2), state_of(states, 3)) == (9.0, 4.0)
 
 
 def test_too_many_cells_are_refused_and_all_begin_anew(
     bundle: Bundle, engine: RecurrentEngine
 ) -> None:
-    memory = StateStore(bundle, engine, 2, MOST_ROWS)
-    memory.step(tracks(1, 2), grey(7, 8))
+    states = StateStore(bundle, engine, 2, MAX_BATCH)
+    states.step(tracks(1, 2), grey(7, 8))
 
     with pytest.raises(EngineFailed, match="no room for track 3"):
-        memory.step(tracks(1, 2, 3), grey(1, 1, 1))
+        states.step(tracks(1, 2, 3), grey(1, 1, 1))
 
-    assert len(memory) == 0
-    assert memory.step(tracks(1), grey(2)).frames.tolist() == [1]
+    assert len(states) == 0
+    assert states.step(tracks(1), grey(2)).frames.tolist() == [1]
 
 
 def test_a_model_without_a_state_is_refused(
     parts: Parts, engine: RecurrentEngine
 ) -> None:
     with pytest.raises(BundleRefused, match="keeps no state"):
-        StateStore(parts.classifier, engine, 2, MOST_ROWS)
+        StateStore(parts.classifier, engine, 2, MAX_BATCH)

@@ -27,7 +27,7 @@ from tests.conftest import shot
 from tests.edge.timelapse.test_follower import seen
 
 UM = 0.14
-NOBODY = np.zeros(0, np.int64)
+NO_TRACKS = np.zeros(0, np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def model(recurrent: Parts) -> Iterator[SequenceModel]:
         open_engine(recurrent.sequence),
         recurrent.profile,
         EventSettings(),
-        most_cells=20,
-        most_rows=128,
+        max_cells=20,
+        max_batch=128,
         memory_frames=8,
     )
     yield opened
@@ -67,7 +67,7 @@ def links(
         np.array(tracks, np.int64),
         np.array(list(away), np.int64),
         np.array(list(away.values())).reshape(-1, 2) * UM,
-        NOBODY,
+        NO_TRACKS,
     )
 
 
@@ -97,7 +97,7 @@ def test_a_platelet_has_room_to_spread(model: SequenceModel) -> None:
 def test_a_cell_not_found_is_looked_at_where_it_should_be(
     model: SequenceModel,
 ) -> None:
-    model.show(view(0), boxes((160, 120, 50)), links(4))
+    model.add_frame(view(0), boxes((160, 120, 50)), links(4))
     tracks, windows = model._windows(
         view(1), boxes(), links(coasting={4: (150.0, 118.0)})
     )
@@ -109,13 +109,13 @@ def test_a_cell_not_found_is_looked_at_where_it_should_be(
 
 
 def test_of_a_cell_that_the_border_cuts_nothing_is_said(model: SequenceModel) -> None:
-    courses, _ = model.show(
+    predictions, _ = model.add_frame(
         view(),
         boxes((24, 120, 50), (160, 120, 50), (90, 90, 50)),
         links(1, 2, NO_TRACK),
     )
 
-    assert list(courses) == [2]
+    assert list(predictions) == [2]
 
 
 def test_a_cell_that_comes_in_is_measured_once_all_of_it_is_there(
@@ -123,10 +123,10 @@ def test_a_cell_that_comes_in_is_measured_once_all_of_it_is_there(
 ) -> None:
     """The box of what is cut ends up to six pixels before the border does."""
     cut = np.array([[130, 212, 190, 234]], np.float32)  # of 240
-    courses, _ = model.show(view(0), cut, links(1))
+    predictions, _ = model.add_frame(view(0), cut, links(1))
     tracks, windows = model._windows(view(1), boxes((160, 195, 60)), links(1))
 
-    assert courses == {}
+    assert predictions == {}
     assert tracks.tolist() == [1]
     assert windows.tolist() == [[100, 135, 220, 255]]
 
@@ -135,10 +135,10 @@ def test_a_course_says_how_long_and_whether_without_a_break(
     model: SequenceModel,
 ) -> None:
     both, one = boxes((80, 120, 50), (200, 120, 50)), boxes((80, 120, 50))
-    model.show(view(0), both, links(1, 2))
-    model.show(view(1), one, links(1))
-    back, _ = model.show(view(2), both, links(1, 2))
-    late, _ = model.show(view(3, is_late=True), both, links(1, 2))
+    model.add_frame(view(0), both, links(1, 2))
+    model.add_frame(view(1), one, links(1))
+    back, _ = model.add_frame(view(2), both, links(1, 2))
+    late, _ = model.add_frame(view(3, is_late=True), both, links(1, 2))
 
     assert [(c.frames, c.is_discontinuous) for c in back.values()] == [
         (3, False),
@@ -152,11 +152,11 @@ def test_a_course_says_how_long_and_whether_without_a_break(
 def test_tracks_that_are_over_are_forgotten(model: SequenceModel) -> None:
     for number in range(200):
         place = boxes((160, 120, 50))
-        model.show(view(number), place, links(number))
+        model.add_frame(view(number), place, links(number))
         model.end([number], "over")
 
     assert model.remembered == 0
-    assert model._sides == model._stepped == {}
+    assert model._window_px == model._last_step == {}
 
 
 def test_while_nothing_happens_memory_goes_back_only_so_far(
@@ -164,8 +164,8 @@ def test_while_nothing_happens_memory_goes_back_only_so_far(
 ) -> None:
     ages = []
     for number in range(40):
-        courses, _ = model.show(view(number), boxes((160, 120, 50)), links(1))
-        ages.append(courses[1].frames)
+        predictions, _ = model.add_frame(view(number), boxes((160, 120, 50)), links(1))
+        ages.append(predictions[1].frames)
 
     assert ages[:8] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert min(ages[8:]) >= 4  # the other memory speaks, and is no child
@@ -266,14 +266,14 @@ def test_what_goes_on_ends_with_the_run(recurrent: Parts) -> None:
     for frame in range(9):  # cell 1 bursts
         share = 0.97 if frame > 4 else 0.01
         row = np.array([[1 - share - 0.02, 0.01, share, 0.01]], np.float32)
-        model._changes.take(
+        model._detector.add_frame(
             FrameTime(frame, shot(frame).utc),
             np.array([1]),
             row,
             np.array([50 + frame]),
             [(0, 0, 9, 9)],
         )
-    assert model._changes.is_open(1)
+    assert model._detector.is_open(1)
 
     after = following.follow(seen(cell, 1, run="20260101T000900Z-000002"))
 
@@ -308,8 +308,8 @@ def test_what_goes_on_ends_where_the_model_failed(recurrent: Parts) -> None:
         engine,  # type: ignore[arg-type]
         recurrent.profile,
         EventSettings(),
-        most_cells=20,
-        most_rows=128,
+        max_cells=20,
+        max_batch=128,
     )
     following = Follower(
         TrackingSettings(confirm_after=1), FrameIntervals(1.8, 60.0), model
@@ -319,10 +319,10 @@ def test_what_goes_on_ends_where_the_model_failed(recurrent: Parts) -> None:
         share = 0.97 if frame > 4 else 0.01
         row = np.array([[1 - share - 0.02, 0.01, share, 0.01]], np.float32)
         moment = FrameTime(frame, shot(frame).utc)
-        model._changes.take(
+        model._detector.add_frame(
             moment, np.array([1]), row, np.array([50 + frame]), [(0, 0, 9, 9)]
         )
-    assert model._changes.is_open(1)
+    assert model._detector.is_open(1)
 
     engine.is_broken = True
     with pytest.raises(EngineFailed):
