@@ -1,7 +1,7 @@
-"""Cells that change: painted once, then drawn as far as they have come.
+"""Cells that change: painted once, then drawn at any progress of a change.
 
-What a cell is made of stays: where it spreads it thins (optical density times area is
-constant), and only lysis takes something away.
+The amount of material stays the same: where a cell spreads it gets thinner, so that
+optical density times area is constant. Only lysis removes material.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from edge.simulation.cell_painting import Density, Kind, Stain
 
 
-class Stage(NamedTuple):
-    """How far a cell has come, each from 0 to 1."""
+class ChangeProgress(NamedTuple):
+    """How far each change of a cell has come, from 0 to 1."""
 
     swollen: float
     lost: float
     spread: float
 
 
-Look = Callable[[Stage], Density]
+CellRenderer = Callable[[ChangeProgress], Density]
 
 
 def red_cell(
     patch: Density, stain: Stain, um: float, side: int, random: np.random.Generator
-) -> Look:
+) -> CellRenderer:
     """Let a painted red cell take up water and lose its haemoglobin.
 
     Parameters
@@ -47,8 +47,9 @@ def red_cell(
 
     Returns
     -------
-    Look
-        From a stage to the density (side, side, 3); at first it is the patch.
+    CellRenderer
+        From a progress to the density (side, side, 3) float32; without progress it is
+        the patch.
     """
     colour = np.asarray(stain.haemoglobin, np.float32)
     disc = _centred(patch, side)[..., 1] / colour[1]
@@ -59,18 +60,18 @@ def red_cell(
     ghost = membrane + 0.3 * np.clip(inside / 2, 0, 1)
     amount = disc.sum()
     ghost *= random.uniform(0.10, 0.18) * amount / ghost.sum()
-    most, middle = random.uniform(1.15, 1.35), (side - 1) / 2
+    max_growth, middle = random.uniform(1.15, 1.35), (side - 1) / 2
 
-    def look(stage: Stage) -> Density:
-        growth = 1 + (most - 1) * stage.swollen
-        body = disc + (dome - disc) * stage.swollen
+    def render(progress: ChangeProgress) -> Density:
+        growth = 1 + (max_growth - 1) * progress.swollen
+        body = disc + (dome - disc) * progress.swollen
         body *= amount / body.sum()
-        left = (body + (ghost - body) * stage.lost) / growth**2
+        density = (body + (ghost - body) * progress.lost) / growth**2
         scale = cv2.getRotationMatrix2D((middle, middle), 0, growth)
-        seen = cv2.warpAffine(left, scale, (side, side))
-        return np.asarray(seen[..., None] * colour, np.float32)
+        drawn = cv2.warpAffine(density, scale, (side, side))
+        return np.asarray(drawn[..., None] * colour, np.float32)
 
-    return look
+    return render
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -82,7 +83,7 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def spreading_cell(
     patch: Density, kind: Kind, side: int, random: np.random.Generator
-) -> Look:
+) -> CellRenderer:
     """Let a painted cell spread: a thin hem, pseudopods, granules drawn inwards.
 
     Parameters
@@ -108,21 +109,21 @@ def spreading_cell(
     arms = _arms(angle, is_platelet, random)
     amount = cell.sum()
 
-    def look(stage: Stage) -> Density:
-        if stage.spread == 0:
+    def render(progress: ChangeProgress) -> Density:
+        if progress.spread == 0:
             return cell
-        out = np.clip(2 * stage.spread - arms.begin, 0, 1)
-        round_growth = 1 + hem * stage.spread
+        out = np.clip(2 * progress.spread - arms.begin, 0, 1)
+        round_growth = 1 + hem * progress.spread
         share = np.clip(far / (radius * round_growth), 1e-6, 1)
         growth = round_growth + share**2 * np.tensordot(out, arms.shapes, 1)
         share = np.clip(far / (radius * growth), 1e-6, 1)
-        source = np.asarray(share ** (-pulled * stage.spread) / growth, np.float32)
+        source = np.asarray(share ** (-pulled * progress.spread) / growth, np.float32)
         from_x, from_y = (middle + axis * source for axis in (x, y))
-        seen = cv2.remap(cell, from_x, from_y, cv2.INTER_LINEAR)
-        seen *= np.clip(_area_ratio(from_x, from_y), 0.5, 1.6)[..., None]
-        return np.asarray(seen * (amount / seen.sum()), np.float32)
+        drawn = cv2.remap(cell, from_x, from_y, cv2.INTER_LINEAR)
+        drawn *= np.clip(_area_ratio(from_x, from_y), 0.5, 1.6)[..., None]
+        return np.asarray(drawn * (amount / drawn.sum()), np.float32)
 
-    return look
+    return render
 
 
 def _area_ratio(from_x: Density, from_y: Density) -> Density:

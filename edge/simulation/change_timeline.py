@@ -1,7 +1,7 @@
-"""Cells of a simulated slide that swell, burst or spread, at moments that are known.
+"""Cells of a simulated slide that swell, burst or spread, at times that are known.
 
-What has changed of a cell is a difference in optical density, so light that passed the
-slide as it was at first is multiplied by the exponential of it.
+The change of a cell is a difference of optical density, dD. The light that passed the
+slide at first is multiplied by exp(-dD), so that the slide is rendered only once.
 """
 
 from __future__ import annotations
@@ -15,15 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.settings.sources import SimulatedSettings
-from edge.simulation.cell_changes import Look, Stage, red_cell, spreading_cell
+from edge.simulation.cell_changes import (
+    CellRenderer,
+    ChangeProgress,
+    red_cell,
+    spreading_cell,
+)
 from edge.simulation.cell_painting import STAINS, Density, Kind
 
 Change = Literal["swelling", "lysis", "activation"]
 
 _OPTICS_UM = 0.13  # as the slide's own
-_STEPS = 32  # that a change is drawn in
-_DRAWINGS = 512  # that are kept
-_ROOM: dict[Kind, float] = {"erythrocyte": 1.5, "platelet": 2.2, "neutrophil": 1.6}
+_PROGRESS_STEPS = 32  # that a change is drawn in
+_CACHED_DRAWINGS = 512  # of cells
+# Side of a drawing over the side of the cell's patch: room to grow.
+_DRAWING_SCALE: dict[Kind, float] = {
+    "erythrocyte": 1.5,
+    "platelet": 2.2,
+    "neutrophil": 1.6,
+}
 _LYSIS_SHARE, _SWELLS_FIRST = 0.65, 0.5
 
 
@@ -37,41 +47,41 @@ class TrueChange:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Fate:
-    """What happens to one cell: when it swells, bursts or spreads, and how fast.
+class _CellChanges:
+    """The changes of one cell: when it swells, bursts or spreads, and how fast.
 
-    `x_px`, `y_px`: centre of its drawings on the slide. Moments that never come are
-    infinite.
+    `x_px`, `y_px`: centre of its drawings on the slide. Changes that never
+    come begin at infinity.
     """
 
     x_px: int
     y_px: int
-    look: Look
+    render: CellRenderer
     swells_s: float
     bursts_s: float
     spreads_s: float
-    takes_s: float
+    duration_s: float
 
     @property
     def onset_s(self) -> float:
         """When the first change begins."""
         return min(self.swells_s, self.bursts_s, self.spreads_s)
 
-    def stage(self, seconds: float) -> Stage:
+    def progress(self, seconds: float) -> ChangeProgress:
         """How far the cell has come, in steps."""
-        return Stage(
-            _progress(seconds - self.swells_s, self.takes_s),
-            _progress(seconds - self.bursts_s, 0.3 * self.takes_s),
-            _progress(seconds - self.spreads_s, self.takes_s),
+        return ChangeProgress(
+            _progress(seconds - self.swells_s, self.duration_s),
+            _progress(seconds - self.bursts_s, 0.3 * self.duration_s),
+            _progress(seconds - self.spreads_s, self.duration_s),
         )
 
 
-def _progress(passed_s: float, takes_s: float) -> float:
+def _progress(passed_s: float, duration_s: float) -> float:
     """From 0 to 1, fast at first, so that the onset is seen."""
     if passed_s < 0:
         return 0.0
-    left = 1 - min(passed_s / takes_s, 1.0)
-    return round((1 - left * left) * _STEPS) / _STEPS
+    remaining = 1 - min(passed_s / duration_s, 1.0)
+    return round((1 - remaining * remaining) * _PROGRESS_STEPS) / _PROGRESS_STEPS
 
 
 class ChangeTimeline:
@@ -79,20 +89,20 @@ class ChangeTimeline:
 
     def __init__(self, settings: SimulatedSettings) -> None:
         self._settings = settings
-        self._fates: list[_Fate] = []
+        self._cells: list[_CellChanges] = []
         self.truth: list[TrueChange] = []
-        self._light = lru_cache(maxsize=_DRAWINGS)(self._drawn_light)
+        self._light = lru_cache(maxsize=_CACHED_DRAWINGS)(self._drawn_light)
 
-    def consider(
+    def plan_cell(
         self, cell: int, kind: Kind, patch: Density, corner: tuple[int, int]
     ) -> None:
-        """Decide the fate of a painted cell, its patch at `corner` (x, y) px."""
+        """Choose the changes of a cell, its patch (S, S, 3) at `corner` (x, y) px."""
         settings = self._settings
         random = np.random.default_rng((settings.seed, cell, 5))
-        if kind not in _ROOM or random.random() >= settings.changing:
+        if kind not in _DRAWING_SCALE or random.random() >= settings.changing:
             return
         onset_s = float(random.uniform(0, 3600 * settings.changing_within_h))
-        takes_s = settings.change_takes_s * float(random.uniform(0.5, 1.0))
+        duration_s = settings.change_takes_s * float(random.uniform(0.5, 1.0))
         swells_s = bursts_s = spreads_s = float("inf")
         if kind != "erythrocyte":
             spreads_s = onset_s
@@ -100,19 +110,19 @@ class ChangeTimeline:
             swells_s = onset_s
         elif random.random() < _SWELLS_FIRST:
             swells_s = onset_s
-            bursts_s = onset_s + takes_s * float(random.uniform(0.4, 1.0))
+            bursts_s = onset_s + duration_s * float(random.uniform(0.4, 1.0))
         else:
             bursts_s = onset_s
-        side = int(len(patch) * _ROOM[kind]) // 2 * 2 + 1
+        side = int(len(patch) * _DRAWING_SCALE[kind]) // 2 * 2 + 1
         if kind == "erythrocyte":
             stain, um = STAINS[settings.stain], settings.pixel_size_um
-            look = red_cell(patch, stain, um, side, random)
+            render = red_cell(patch, stain, um, side, random)
         else:
-            look = spreading_cell(patch, kind, side, random)
+            render = spreading_cell(patch, kind, side, random)
         middle = len(patch) // 2
         x_px, y_px = corner[0] + middle, corner[1] + middle
-        self._fates.append(
-            _Fate(x_px, y_px, look, swells_s, bursts_s, spreads_s, takes_s)
+        self._cells.append(
+            _CellChanges(x_px, y_px, render, swells_s, bursts_s, spreads_s, duration_s)
         )
         moments: tuple[tuple[Change, float], ...] = (
             ("swelling", swells_s),
@@ -121,14 +131,14 @@ class ChangeTimeline:
         )
         self.truth += [TrueChange(cell, c, at) for c, at in moments if np.isfinite(at)]
 
-    def show(
+    def apply(
         self,
         view: NDArray[np.uint8],
         corner: tuple[int, int],
         slide_px: tuple[int, int],
         seconds: float,
     ) -> NDArray[np.uint8]:
-        """Return the view (H, W, 3) with all that has happened until then.
+        """Return the view (H, W, 3) uint8 with all changes up to a time.
 
         Parameters
         ----------
@@ -142,29 +152,29 @@ class ChangeTimeline:
             From the start.
         """
         shown = view
-        for number, fate in enumerate(self._fates):
-            if fate.onset_s > seconds:
+        for number, cell_changes in enumerate(self._cells):
+            if cell_changes.onset_s > seconds:
                 continue
-            light = self._light(number, fate.stage(seconds))
+            light = self._light(number, cell_changes.progress(seconds))
             half = len(light) // 2
-            left = (fate.x_px - half - corner[0] + len(light)) % slide_px[0]
-            top = (fate.y_px - half - corner[1] + len(light)) % slide_px[1]
+            left = (cell_changes.x_px - half - corner[0] + len(light)) % slide_px[0]
+            top = (cell_changes.y_px - half - corner[1] + len(light)) % slide_px[1]
             left, top = left - len(light), top - len(light)
             if left < view.shape[1] and top < view.shape[0]:
                 shown = view.copy() if shown is view else shown
                 _multiply(shown, light, left, top)
         return shown
 
-    def _drawn_light(self, number: int, stage: Stage) -> Density:
-        """Share of light (S, S, 3) that passes now, of what passed at first."""
-        look = self._fates[number].look
-        more = look(stage) - look(Stage(0, 0, 0))
+    def _drawn_light(self, number: int, progress: ChangeProgress) -> Density:
+        """Return the light (S, S, 3) float32 that passes now over that at first."""
+        render = self._cells[number].render
+        more = render(progress) - render(ChangeProgress(0, 0, 0))
         optics_px = _OPTICS_UM / self._settings.pixel_size_um
         return np.asarray(np.exp(-cv2.GaussianBlur(more, (0, 0), optics_px)))
 
 
 def _multiply(view: NDArray[np.uint8], light: Density, left: int, top: int) -> None:
-    """Multiply what of `light` lies in the view, in place."""
+    """Multiply the view (H, W, 3) by the part of `light` (S, S, 3) in it, in place."""
     height, width = view.shape[:2]
     rows = slice(max(top, 0), min(top + len(light), height))
     columns = slice(max(left, 0), min(left + len(light), width))

@@ -21,7 +21,7 @@ from edge.simulation.smear import SimulatedSlide, TrueCell, render_slide
 
 _MOVE_S = 0.7  # a hand takes this long to move the stage
 _REFOCUS_S = 17.0  # the stage wanders through focus with this period
-_LEAST_BLUR_PX = 0.35
+_MIN_BLUR_PX = 0.35
 _CONTROLS = Controls(exposure_ms=5.0, gain=1.0)
 
 
@@ -29,8 +29,8 @@ _CONTROLS = Controls(exposure_ms=5.0, gain=1.0)
 class VisibleCell:
     """One cell of the truth as the camera sees it.
 
-    `box` is clipped to the frame; it is that of the cell before anything happened.
-    `centre` is that of the whole cell, which may lie outside.
+    `box` (px) is clipped to the frame; it is that of the cell before any change.
+    `centre` (px) is that of the whole cell, and may lie outside of the frame.
     """
 
     id: int
@@ -41,7 +41,7 @@ class VisibleCell:
 
 
 class SimulatedMicroscope:
-    """The bench: slide, stage, lamp and lens, whether or not a camera is connected.
+    """Slide, stage, lamp and lens, whether or not a camera is connected.
 
     The same seed and sequence give the same frame. `monotonic_ns` and `sleep` may be
     replaced, so that hours pass in seconds.
@@ -56,17 +56,17 @@ class SimulatedMicroscope:
     ) -> None:
         self.settings = settings
         self.now_ns, self.sleep = monotonic_ns, sleep
-        self._slide, self._happenings = _slide(settings)
+        self._slide, self._timeline = _slide(settings)
         self._optics = _Optics(settings)
         self.start_ns = monotonic_ns()
 
     def connect(self) -> SimulatedCamera:
-        """Plug the camera in.
+        """Connect the camera.
 
         Raises
         ------
         SourceLost
-            The cable is out at this moment of the simulation.
+            The simulated cable is unplugged at this moment.
         """
         return SimulatedCamera(self)
 
@@ -77,27 +77,27 @@ class SimulatedMicroscope:
         view = self._slide.transmittance[
             y : y + self.settings.height_px, x : x + self.settings.width_px
         ]
-        if self._happenings is not None:
+        if self._timeline is not None:
             width, height = _slide_px(self.settings).tolist()
-            view = self._happenings.show(view, (x, y), (width, height), seconds)
+            view = self._timeline.apply(view, (x, y), (width, height), seconds)
         return self._optics.expose(view, seconds, sequence)
 
     def truth(self, sequence: int, least_visible: float = 0.25) -> list[VisibleCell]:
         """Return the cells of which frame `sequence` shows at least that share."""
         corner = np.array(self._corner(self.time_s(sequence)))
         size = np.array([self.settings.width_px, self.settings.height_px])
-        torus = _slide_px(self.settings)
-        seen = []
+        period = _slide_px(self.settings)
+        visible = []
         for cell in self._slide.cells:
             half = np.array([cell.width_px, cell.height_px]) / 2
-            at = (np.array([cell.x_px, cell.y_px]) - corner + half) % torus - half
+            at = (np.array([cell.x_px, cell.y_px]) - corner + half) % period - half
             low, high = np.clip(at - half, 0, size), np.clip(at + half, 0, size)
             shown = float(np.prod(high - low) / np.prod(2 * half))
             if shown >= least_visible:
                 box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
                 centre = (float(at[0]), float(at[1]))
-                seen.append(VisibleCell(cell.id, cell.kind, cell.label, box, centre))
-        return seen
+                visible.append(VisibleCell(cell.id, cell.kind, cell.label, box, centre))
+        return visible
 
     @property
     def cells(self) -> tuple[TrueCell, ...]:
@@ -110,7 +110,7 @@ class SimulatedMicroscope:
 
     def changes(self) -> tuple[TrueChange, ...]:
         """Return what happens to cells of the slide, and when."""
-        return () if self._happenings is None else tuple(self._happenings.truth)
+        return () if self._timeline is None else tuple(self._timeline.truth)
 
     def time_s(self, sequence: int) -> float:
         """Seconds from the start to exposure number `sequence`."""
@@ -122,7 +122,7 @@ class SimulatedMicroscope:
         return bool(chance < self.settings.drop_share)
 
     def is_unplugged(self, sequence: int) -> bool:
-        """Whether the cable is out when this frame is exposed."""
+        """Whether the cable is unplugged when this frame is exposed."""
         every, away = self.settings.unplug_every_s, self.settings.unplug_for_s
         return every > 0 and self.time_s(sequence) % (every + away) >= every
 
@@ -149,8 +149,8 @@ class SimulatedMicroscope:
 class SimulatedCamera:
     """The connection to a simulated microscope: a `Source`.
 
-    Frames are exposed at `rate_hz` whether or not anybody reads: a late reader finds
-    that the driver's numbers have moved on. With `rate_hz` 0 each read exposes the next
+    Frames are exposed at `rate_hz` whether or not they are read: after a late read the
+    driver's numbers have a jump. With `rate_hz` 0 each read exposes the next
     frame at once, as a recording would.
     """
 
@@ -168,22 +168,22 @@ class SimulatedCamera:
 
     def read(self, timeout_s: float) -> Exposure | Gap | None:
         """Return the next exposure; see `Source.read`."""
-        bench = self._microscope
+        microscope = self._microscope
         sequence = max(self._next, self._due())
-        while bench.is_dropped(sequence):
+        while microscope.is_dropped(sequence):
             sequence += 1
         wait_s = 0.0
         if self.is_live:
-            wait_s = bench.time_s(sequence) - self._elapsed_s()
+            wait_s = microscope.time_s(sequence) - self._elapsed_s()
         if wait_s > timeout_s:
-            bench.sleep(timeout_s)
+            microscope.sleep(timeout_s)
             return None
         if wait_s > 0:
-            bench.sleep(wait_s)
+            microscope.sleep(wait_s)
         self._refuse_unplugged(sequence)
         self._next = sequence + 1
-        now_ns = bench.now_ns()
-        exposed_ns = bench.start_ns + int(bench.time_s(sequence) * 1e9)
+        now_ns = microscope.now_ns()
+        exposed_ns = microscope.start_ns + int(microscope.time_s(sequence) * 1e9)
         shot = Shot(
             sequence=sequence,
             monotonic_ns=exposed_ns if self.is_live else now_ns,
@@ -191,9 +191,9 @@ class SimulatedCamera:
             source_id=self._source_id,
             camera=self._source_id,
             controls=_CONTROLS,
-            pixel_size_um=bench.settings.pixel_size_um,
+            pixel_size_um=microscope.settings.pixel_size_um,
         )
-        return Exposure(shot, lambda: RawFrame(shot, bench.render(sequence)))
+        return Exposure(shot, lambda: RawFrame(shot, microscope.render(sequence)))
 
     def close(self) -> None:
         """Nothing to release."""
@@ -218,48 +218,48 @@ class _Optics:
         height, width = settings.height_px, settings.width_px
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         off = np.hypot((x - 0.53 * width) / width, (y - 0.48 * height) / width)
-        self._evenness = 1 - settings.vignetting * (off / 0.6) ** 2
+        self._illumination = 1 - settings.vignetting * (off / 0.6) ** 2
         self._lamp = (1.0, self._gain_at(1.0))
         random = np.random.default_rng((settings.seed, 2))
         grain = random.normal(0, settings.noise, (height + 64, width + 64, 3)).round()
-        self._more = np.clip(grain, 0, 255).astype(np.uint8)
-        self._less = np.clip(-grain, 0, 255).astype(np.uint8)
+        self._noise_up = np.clip(grain, 0, 255).astype(np.uint8)
+        self._noise_down = np.clip(-grain, 0, 255).astype(np.uint8)
 
     def expose(
         self, view: NDArray[np.uint8], seconds: float, sequence: int
     ) -> NDArray[np.uint8]:
-        """Turn transmittance into counts."""
+        """Return counts (h, w, 3) uint8 of a view (h, w, 3) uint8 of the slide."""
         settings = self._settings
         blur_px = (
             abs(settings.defocus_um * np.sin(2 * np.pi * seconds / _REFOCUS_S))
             * 0.35
             / settings.pixel_size_um
         )
-        if blur_px > _LEAST_BLUR_PX:
+        if blur_px > _MIN_BLUR_PX:
             view = cv2.GaussianBlur(view, (0, 0), blur_px)
         gain = self._gain(1 + settings.lamp_drift_per_h * seconds / 3600)
         counts = cv2.multiply(view, gain, scale=1 / 255)
         dx, dy = np.random.default_rng((settings.seed, sequence, 3)).integers(0, 64, 2)
         rows = slice(dy, dy + settings.height_px)
         columns = slice(dx, dx + settings.width_px)
-        cv2.add(counts, self._more[rows, columns], counts)
-        return np.asarray(cv2.subtract(counts, self._less[rows, columns], counts))
+        cv2.add(counts, self._noise_up[rows, columns], counts)
+        return np.asarray(cv2.subtract(counts, self._noise_down[rows, columns], counts))
 
     def _gain(self, level: float) -> NDArray[np.uint8]:
-        """Return the gains at a lamp level; several threads may ask at once."""
+        """Return the gains (h, w, 3) at a lamp level; several threads may call it."""
         level = round(level, 3)
-        known, gain = self._lamp
-        if level != known:
+        last_level, gain = self._lamp
+        if level != last_level:
             gain = self._gain_at(level)
             self._lamp = (level, gain)
         return gain
 
     def _gain_at(self, level: float) -> NDArray[np.uint8]:
-        """Light of a lamp that ages: redder as it dims."""
+        """Compute gains (h, w, 3) at a lamp level: a lamp gets redder as it dims."""
         colour = np.array(self._settings.lamp) * np.array(
             [level**0.8, level, level**1.4]
         )
-        gain = self._evenness[..., None] * colour.astype(np.float32) * 255
+        gain = self._illumination[..., None] * colour.astype(np.float32) * 255
         return np.asarray(np.clip(gain + 0.5, 0, 255), np.uint8)
 
 
@@ -272,7 +272,7 @@ def _slide_px(settings: SimulatedSettings) -> NDArray[np.intp]:
 @lru_cache(maxsize=2)
 def _slide(settings: SimulatedSettings) -> tuple[SimulatedSlide, ChangeTimeline | None]:
     """Return the slide, wrapped so that every view is one contiguous cut."""
-    happenings = ChangeTimeline(settings) if settings.changing > 0 else None
+    timeline = ChangeTimeline(settings) if settings.changing > 0 else None
     width, height = _slide_px(settings).tolist()
     slide = render_slide(
         width,
@@ -281,7 +281,7 @@ def _slide(settings: SimulatedSettings) -> tuple[SimulatedSlide, ChangeTimeline 
         stain=STAINS[settings.stain],
         cells_per_mm2=settings.cells_per_mm2,
         seed=settings.seed,
-        on_cell=None if happenings is None else happenings.consider,
+        on_cell=None if timeline is None else timeline.plan_cell,
     )
     wrapped = cv2.copyMakeBorder(
         slide.transmittance,
@@ -293,7 +293,7 @@ def _slide(settings: SimulatedSettings) -> tuple[SimulatedSlide, ChangeTimeline 
     )
     return SimulatedSlide(
         np.asarray(wrapped), slide.cells, slide.pixel_size_um
-    ), happenings
+    ), timeline
 
 
 def _hand_step(settings: SimulatedSettings, move: int) -> NDArray[np.float64]:

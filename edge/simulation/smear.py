@@ -2,7 +2,8 @@
 
 Light through a stained cell follows Beer-Lambert: what overlaps adds up in optical
 density. So cells are painted as density patches, summed on the slide, and the camera
-sees `exp(-density)`. The slide is a torus: a stage may travel for ever.
+sees `exp(-density)`. The slide wraps around at its edges, so that a stage may travel
+without end.
 """
 
 from __future__ import annotations
@@ -52,15 +53,15 @@ class SimulatedSlide:
     pixel_size_um: float
 
 
-def _extent(patch: Density) -> tuple[int, int, int, int]:
-    """Box x0, y0, x1, y1 of what is visibly denser than plasma, in patch pixels."""
-    seen = patch.max(axis=2) > 0.045
-    ys, xs = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+def _visible_box(patch: Density) -> tuple[int, int, int, int]:
+    """Return x0, y0, x1, y1 px of what is visibly denser than plasma in (S, S, 3)."""
+    visible = patch.max(axis=2) > 0.045
+    ys, xs = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 class _Placer:
-    """Where cells may lie: close, touching and sometimes overlapping, never stacked."""
+    """Finds positions for cells: close, touching, some overlapping, none stacked."""
 
     def __init__(self, size_um: tuple[float, float], rng: np.random.Generator) -> None:
         self.size = np.asarray(size_um)
@@ -69,13 +70,16 @@ class _Placer:
         self.radii = np.empty(0)
 
     def find(self, radius_um: float, overlap: float) -> tuple[float, float] | None:
-        """Return a free place for a disc that may share `overlap` of its radius."""
+        """Return a free position (µm) for a disc that may overlap others by a share.
+
+        None where 60 tries found none.
+        """
         for _ in range(60):
             at = self.rng.uniform((0, 0), self.size)
-            apart = np.abs(self.centres - at)
+            apart = np.abs(self.centres - at)  # the slide wraps around
             apart = np.minimum(apart, self.size - apart)
-            room = np.hypot(apart[:, 0], apart[:, 1])
-            if np.all(room > (self.radii + radius_um) * (1 - overlap)):
+            distance = np.hypot(apart[:, 0], apart[:, 1])
+            if np.all(distance > (self.radii + radius_um) * (1 - overlap)):
                 self.centres = np.vstack([self.centres, at])
                 self.radii = np.append(self.radii, radius_um)
                 return float(at[0]), float(at[1])
@@ -85,7 +89,10 @@ class _Placer:
 def _population(
     rng: np.random.Generator, size_um: tuple[float, float], density_per_mm2: float
 ) -> list[tuple[Kind, float, float]]:
-    """Choose kinds and places (µm): white cells first, they push the red ones aside."""
+    """Choose kinds and positions (µm).
+
+    White cells come first, since red cells lie in the space between them.
+    """
     area_mm2 = size_um[0] * size_um[1] * 1e-6
     placer = _Placer(size_um, rng)
     wanted: list[tuple[Kind, int, float, float]] = []
@@ -127,21 +134,24 @@ def render_slide(
     stain
         Its dyes.
     cells_per_mm2
-        Red cells per square millimetre: 3000 is thin, 9000 is crowded, 0 is a place
-        that holds no cell at all.
+        Red cells per square millimetre: 3000 is thin, 9000 is crowded, 0 gives a field
+        without any cell.
     seed
         The same seed renders the same slide.
     on_cell
-        Is shown the number, kind, patch and its top left pixel (x, y) of each cell.
+        Called for each cell with its number, its kind, its patch and the patch's top
+        left pixel (x, y).
 
     Returns
     -------
-    Slide
+    SimulatedSlide
         Transmittance (H, W, 3) uint8 RGB and every cell with its box.
     """
     rng = np.random.default_rng(seed)
-    around = round(12.0 / pixel_size_um)  # more than half the largest cell
-    canvas = np.zeros((height_px + 2 * around, width_px + 2 * around, 3), np.float32)
+    margin_px = round(12.0 / pixel_size_um)  # more than half the largest cell
+    canvas = np.zeros(
+        (height_px + 2 * margin_px, width_px + 2 * margin_px, 3), np.float32
+    )
     cells = []
     size_um = (width_px * pixel_size_um, height_px * pixel_size_um)
     for number, (kind, x_um, y_um) in enumerate(
@@ -150,29 +160,46 @@ def render_slide(
         patch = paint(kind, rng, pixel_size_um, stain)
         x = round(x_um / pixel_size_um) - patch.shape[1] // 2
         y = round(y_um / pixel_size_um) - patch.shape[0] // 2
-        rows = slice(y + around, y + around + patch.shape[0])
-        canvas[rows, x + around : x + around + patch.shape[1]] += patch
+        rows = slice(y + margin_px, y + margin_px + patch.shape[0])
+        columns = slice(x + margin_px, x + margin_px + patch.shape[1])
+        canvas[rows, columns] += patch
         if on_cell is not None:
             on_cell(number, kind, patch, (x, y))
-        x0, y0, x1, y1 = _extent(patch)
+        x0, y0, x1, y1 = _visible_box(patch)
         centre = ((x + (x0 + x1) / 2) % width_px, (y + (y0 + y1) / 2) % height_px)
         cells.append(TrueCell(number, kind, *centre, float(x1 - x0), float(y1 - y0)))
-    density = _folded(canvas, around)
+    density = _folded(canvas, margin_px)
+    _add_plasma(density, stain, rng)
+    light = _transmittance(density, pixel_size_um)
+    return SimulatedSlide(light, tuple(cells), pixel_size_um)
+
+
+def _add_plasma(density: Density, stain: Stain, rng: np.random.Generator) -> None:
+    """Add the slightly uneven density of dried plasma to (H, W, 3), in place."""
+    height_px, width_px = density.shape[:2]
     veil = rng.standard_normal((height_px // 48 + 2, width_px // 48 + 2))
     veil = 0.008 * cv2.resize(veil.astype(np.float32), (width_px, height_px))
     density += veil[..., None] + np.asarray(stain.plasma, np.float32)
+
+
+def _transmittance(density: Density, pixel_size_um: float) -> NDArray[np.uint8]:
+    """Return the light (H, W, 3) uint8 that passes `density` (H, W, 3), overwritten.
+
+    Beer-Lambert: T = exp(-density), blurred by the diffraction of a 1.25 NA objective.
+    """
     cv2.exp(-density, density)
-    optics_px = 0.13 / pixel_size_um  # diffraction blur of a 1.25 NA objective
+    optics_px = 0.13 / pixel_size_um
     light = cv2.GaussianBlur(density, (0, 0), optics_px)
-    return SimulatedSlide(
-        cv2.convertScaleAbs(light, alpha=255), tuple(cells), pixel_size_um
-    )
+    return np.asarray(cv2.convertScaleAbs(light, alpha=255))
 
 
-def _folded(canvas: Density, around: int) -> Density:
-    """Add what reaches over one edge of the slide to the opposite one."""
-    canvas[around : 2 * around] += canvas[-around:]
-    canvas[-2 * around : -around] += canvas[:around]
-    canvas[:, around : 2 * around] += canvas[:, -around:]
-    canvas[:, -2 * around : -around] += canvas[:, :around]
-    return np.array(canvas[around:-around, around:-around])
+def _folded(canvas: Density, margin_px: int) -> Density:
+    """Add what reaches over an edge of the slide to the opposite edge; cut the margin.
+
+    `canvas` (H + 2m, W + 2m, 3) with the margin m; returns (H, W, 3).
+    """
+    canvas[margin_px : 2 * margin_px] += canvas[-margin_px:]
+    canvas[-2 * margin_px : -margin_px] += canvas[:margin_px]
+    canvas[:, margin_px : 2 * margin_px] += canvas[:, -margin_px:]
+    canvas[:, -2 * margin_px : -margin_px] += canvas[:, :margin_px]
+    return np.array(canvas[margin_px:-margin_px, margin_px:-margin_px])

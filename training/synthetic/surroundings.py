@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.simulation.cell_changes import Look, Stage, red_cell
+from edge.simulation.cell_changes import CellRenderer, ChangeProgress, red_cell
 from edge.simulation.cell_painting import Density, Kind, Stain, paint
 from training.synthetic.nuisance_drift import Drift
 
@@ -52,7 +52,7 @@ def draw_surroundings(
     still = cv2.resize(veil, (size_px, size_px))[..., None] + np.asarray(
         stain.plasma, np.float32
     )
-    changing: list[tuple[Look, list[Stage], int, int]] = []
+    changing: list[tuple[CellRenderer, list[ChangeProgress], int, int]] = []
     for _ in range(random.poisson(drift.neighbours)):
         kind: Kind = "erythrocyte" if random.random() < 0.85 else "platelet"
         patch = paint(kind, random, um, stain)
@@ -71,22 +71,24 @@ def draw_surroundings(
     return _animated(still, changing, frames)
 
 
-def _stages(frames: int, random: np.random.Generator) -> list[Stage]:
+def _stages(frames: int, random: np.random.Generator) -> list[ChangeProgress]:
     """Draw when and how fast a neighbour swells or bursts: its stage in each frame."""
     onset, duration = random.integers(0, frames), np.exp(random.uniform(0, np.log(12)))
     passed = np.clip((np.arange(frames) - onset + 1) / duration, 0, 1)
     so_far = np.round(1 - (1 - passed) ** 2, 2).tolist()
     if random.random() < 0.5:
-        return [Stage(share, 0.0, 0.0) for share in so_far]
-    return [Stage(0.0, share, 0.0) for share in so_far]
+        return [ChangeProgress(share, 0.0, 0.0) for share in so_far]
+    return [ChangeProgress(0.0, share, 0.0) for share in so_far]
 
 
 def _animated(
-    still: Density, changing: list[tuple[Look, list[Stage], int, int]], frames: int
+    still: Density,
+    changing: list[tuple[CellRenderer, list[ChangeProgress], int, int]],
+    frames: int,
 ) -> list[Density]:
     """Add the neighbours that change to plasma and still cells (S, S, 3), by frame."""
     grounds: list[Density] = []
-    drawn: dict[tuple[int, Stage], Density] = {}
+    drawn: dict[tuple[int, ChangeProgress], Density] = {}
     for t in range(frames):
         ground = still.copy()
         for number, (look, stages, x, y) in enumerate(changing):

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.simulation.cell_changes import Stage, red_cell, spreading_cell
+from edge.simulation.cell_changes import ChangeProgress, red_cell, spreading_cell
 from edge.simulation.cell_painting import LEUKOCYTES, STAINS, Density, Kind, paint
 from edge.taxonomy import TASKS
 from training.data.clips import Clips
@@ -124,7 +124,7 @@ def _kind(change: str, random: np.random.Generator) -> Kind:
 
 def _changes(
     change: str, frames: int, random: np.random.Generator
-) -> tuple[list[Stage], NDArray[np.int64]]:
+) -> tuple[list[ChangeProgress], NDArray[np.int64]]:
     """Draw when and how fast a cell changes: the stage and the class of each frame."""
     swollen, lost, spread = np.zeros((3, frames))
     classes = np.full(frames, _NAMES.index("steady"), np.int64)
@@ -146,7 +146,7 @@ def _changes(
         (swollen if change == "swelling" else spread)[:] = so_far
         classes[onset:] = _NAMES.index(change)
     stages = np.stack([swollen, lost, spread], 1).tolist()
-    return [Stage(*stage) for stage in stages], classes
+    return [ChangeProgress(*stage) for stage in stages], classes
 
 
 def _progress(frames: int, onset: int, duration: float) -> NDArray[np.float64]:
@@ -160,7 +160,7 @@ def _progress(frames: int, onset: int, duration: float) -> NDArray[np.float64]:
 
 def _film(
     kind: Kind,
-    stages: list[Stage],
+    stages: list[ChangeProgress],
     size_px: int,
     drift: Drift,
     random: np.random.Generator,
