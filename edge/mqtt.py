@@ -159,7 +159,7 @@ class Link:
             self._is_connected = False
             reason = str(self._disconnect_reason or paho.error_string(code))
             if reason == "Session taken over":
-                reason += ": another program uses this client id; give each its own"
+                reason += ": another program came with our name; give each its own"
             raise BrokerUnreachable(
                 f"broker {self._address}: connection lost ({reason})"
             )

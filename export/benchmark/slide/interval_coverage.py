@@ -69,7 +69,7 @@ def measure_coverage(runs: int, cells: int, known_from: int) -> list[Coverage]:
         limits = correction.correct(counts)
         corrected.append(np.array([(limits[k].low, limits[k].high) for k in KINDS]))
     coverage = {
-        "exact limits, every cell named rightly": ideal,
+        "exact limits, every cell named correctly": ideal,
         "exact limits, cells confused (control)": confused,
         "corrected limits, cells confused": corrected,
     }
