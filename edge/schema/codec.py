@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edge.errors import ConfigurationInvalid, HemascopeError
+from edge.schema.setting_errors import explain, line_of
 
 T = TypeVar("T")
 
@@ -96,8 +97,9 @@ def read_toml(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.toml.decode(text, type=kind, dec_hook=_paths_from(path.parent))
     except msgspec.ValidationError as error:
-        line = _line_of(text, str(error))
-        raise ConfigurationInvalid(f"{path}:{line}: {error}") from error
+        where, sentence = explain(str(error), msgspec.toml.decode(text), kind)
+        line = line_of(text, where)
+        raise ConfigurationInvalid(f"{path}:{line}: {sentence}") from error
     except (msgspec.DecodeError, ValueError) as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else len(text.splitlines())
@@ -145,26 +147,6 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
     return value
-
-
-def _line_of(text: str, message: str) -> int:
-    """Line of the setting that a validation message speaks of, 1 if it has none."""
-    place = re.search(r"at `\$\.?([^`]*)`", message)
-    unknown = re.search(r"unknown field `([^`]+)`", message)
-    parts = [p for p in (place[1] if place else "").split(".") if p]
-    table, key = (parts, unknown[1]) if unknown else (parts[:-1], (parts or [""])[-1])
-    current: list[str] = []
-    nearest = 1
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
-        if header:
-            current = header[1].split(".")
-            nearest = (
-                number if current == [*table, key] or current == table else nearest
-            )
-        elif current == table and re.match(rf"\s*{re.escape(key)}\s*=", line):
-            return number
-    return nearest
 
 
 def schema_of(kind: type[Any]) -> dict[str, Any]:

@@ -94,12 +94,20 @@ def test_no_bytes_at_all_make_decoding_fail_in_another_way(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ("name = 1", 1, "Expected `str`"),
-        ('name = "a"\n\n[inner]\nsize = 0', 4, ">= 1"),
-        ('name = "a"\n\n[inner]\n\nsiez = 1', 5, "unknown field `siez`"),
-        ('name = "a"\nnmae = "b"', 2, "unknown field `nmae`"),
+        ("name = 1", 1, "`name` is 1, expected a text"),
+        ('name = "a"\n\n[inner]\nsize = 0', 4, "a whole number of at least 1"),
+        (
+            'name = "a"\n\n[inner]\n\nsiez = 1',
+            5,
+            "`siez` in .inner.; did you mean size",
+        ),
+        ('name = "a"\nnmae = "b"', 2, "no setting `nmae`; did you mean name?"),
         ('name = "a"\nname = "b"', 2, "not TOML"),
-        ("[inner]\nsize = 2", 1, "missing required field `name`"),
+        (
+            "[inner]\nsize = 2",
+            1,
+            "`name` is missing, expected a text",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_line(
