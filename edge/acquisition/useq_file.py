@@ -48,8 +48,9 @@ def _read(path: Path) -> Any:
         import useq
     except ImportError as error:
         raise ConfigurationInvalid(
-            f"{path}: a useq-schema file needs useq-schema ({error}); install "
-            "'hemascope[timelapse]', or write the schedule into the settings"
+            f"{path}: a useq-schema file needs useq-schema ({error}); run "
+            "`pip install '.[timelapse]'` in the project's folder, or write the "
+            "schedule into the settings"
         ) from error
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ConfigurationInvalid(f"{path}: expected a name in .yaml, .yml or .json")

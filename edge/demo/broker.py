@@ -49,7 +49,8 @@ def start_broker(folder: Path) -> Broker:
     except ImportError as error:
         raise BrokerMissing(
             "no MQTT broker: mosquitto is not on the PATH and the embedded one is not "
-            "installed; run `apt install mosquitto` or `pip install hemascope[demo]`"
+            "installed; run `apt install mosquitto`, or `pip install '.[demo]'` in the "
+            "project's folder"
         ) from error
     return EmbeddedBroker()
 

@@ -56,8 +56,8 @@ def load_driver() -> Any:
         import pycuda.driver as cuda
     except ImportError as error:
         raise GpuFailed(
-            f"pycuda is missing ({error}); pip install 'hemascope[device]', or "
-            "see docs/jetson.md"
+            f"pycuda is missing ({error}); run `pip install '.[device]'` in "
+            "the project's folder, or see docs/jetson.md"
         ) from error
     cuda.init()
     return cuda

@@ -31,8 +31,8 @@ def _gstreamer() -> Any:
     except (ImportError, ValueError) as error:
         raise ConfigurationInvalid(
             f"GStreamer is not available to Python ({error}); install the packages "
-            "gstreamer1.0-plugins-good and python3-gi, or `pip install "
-            "hemascope[gstreamer]`"
+            "gstreamer1.0-plugins-good and python3-gi, or run `pip install "
+            "'.[gstreamer]'` in the project's folder"
         ) from error
     Gst.init(None)
     return Gst

@@ -33,7 +33,8 @@ def build_without_gpu(bundle: Bundle, precision: Precision = "fp32") -> Built:
         trt = importlib.import_module(_MODULE)
     except ImportError as error:
         raise EngineFailed(
-            f"TensorRT-RTX is missing ({error}); pip install 'hemascope[dev]'"
+            f"TensorRT-RTX is missing ({error}); run `pip install '.[dev]'` in "
+            "the project's folder"
         ) from error
 
     def for_ampere(config: Any) -> None:

@@ -29,7 +29,7 @@ def aravis() -> Any:
         raise ConfigurationInvalid(
             f"Aravis is not available to Python ({error}); run `apt-get install "
             "gir1.2-aravis-0.8 python3-gi`, or for a virtual environment `pip install "
-            "hemascope[genicam]` beside gir1.2-aravis-0.8"
+            "'.[genicam]'` in the project's folder beside gir1.2-aravis-0.8"
         ) from error
     return Aravis
 

@@ -88,7 +88,7 @@ def new_core() -> Any:
     except ImportError as error:
         raise ConfigurationInvalid(
             f"Micro-Manager is not available to Python ({error}); run `pip install "
-            "hemascope[micromanager]`"
+            "'.[micromanager]'` in the project's folder"
         ) from error
     logging.root.setLevel(level)
     logger = logging.getLogger("pymmcore-plus")

@@ -191,7 +191,7 @@ def test_without_the_package_the_command_that_installs_it_is_said(
     settings = demo()
     monkeypatch.setitem(sys.modules, "pymmcore_plus", None)
 
-    with pytest.raises(ConfigurationInvalid, match=r"pip install hemascope\[microm"):
+    with pytest.raises(ConfigurationInvalid, match=r"pip install '\.\[microm"):
         MicroManagerSource(settings)
 
 
