@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.choices import MIN_FRAMES
 from edge.errors import HemascopeError
 from edge.frames import Counts, RawFrame
 from edge.schema.results import Controls
 from edge.sources.control_values import differences
 
-MIN_FRAMES = 16
 PLASMA_DENSITY = 0.07  # of the reference look, base 10: an empty field is 8-bit 217
 _BLOCKS = 96  # along the longer side, for the fit
 # Points along the longer side of the stored flat field: the outermost lie half a

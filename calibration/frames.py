@@ -15,8 +15,6 @@ from edge.settings.files import DeviceFile
 from edge.settings.sources import FolderSettings, SourceSettings
 from edge.sources.opening import open_source
 
-PATH = click.Path(path_type=Path)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _READ_S, _MAX_SILENT_READS = 1.0, 10
 
 

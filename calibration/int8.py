@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.choices import MIN_CROPS
 from edge.errors import HemascopeError
 
-MIN_CROPS = 64  # with fewer, the ranges depend on chance
 _GRAIN = 12.0  # grey levels, standard deviation: an empty field has no more
 _MIN_CORRELATION = 0.5  # of neighbouring pixels of a real image
 _MAX_NOISE_SHARE = 0.05

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.choices import Method
 from edge.errors import HemascopeError
 from edge.stages.colour_statistics import to_lab
 
-Method = Literal["reinhard", "macenko", "vahadane"]
-METHODS: tuple[Method, ...] = get_args(Method)
 Image = NDArray[np.uint8]
 _Array = NDArray[np.float64]
 

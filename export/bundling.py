@@ -38,8 +38,8 @@ from edge.taxonomy import ONTOLOGY
 from export.onnx import ExportFailed, to_onnx
 from export.parity import measure_parity
 from export.precision import halve, quantise
+from training.choices import LOCATOR
 from training.data.clips import Clips
-from training.fitting.families import LOCATOR
 from training.fitting.model_graphs import (
     ClassifierGraph,
     LocatorGraph,

@@ -1,98 +1,81 @@
-"""The commands `hemascope calibrate …`; each calibration of its own size has a file."""
+"""The commands `hemascope calibrate …` and their options; each has its own file."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
-import msgspec
-from msgspec import UNSET
 
-from calibration.commands.confidence import confidence_command
-from calibration.commands.normalise import normalise_command
-from calibration.commands.slide import slide_command
-from calibration.crowded import measure_crowded_field
-from calibration.field import MIN_FRAMES, PLASMA_DENSITY, EmptyField, measure_field
-from calibration.frames import FOLDER, PATH, read_frames, source_of
-from calibration.pages.field_page import write_field_page
-from calibration.pages.scale_page import write_scale_page
-from calibration.scale import measure_cells, measure_rulings
-from calibration.versions import current, replace_profile, restore, versions
-from edge.artifacts.profile import (
-    IDENTITY_PROFILE,
-    Profile,
-    ProfileRecord,
-    load_profile,
-    offset_alone,
-)
-from edge.frames import RawFrame
-from edge.pipeline.classify_images import find_images
-from edge.settings.sources import FolderSettings
-from edge.sources.image_files import read_image
+from calibration.choices import METHODS, MIN_FRAMES
+from edge.cli.groups import CommandGroup, Section, in_section
 
+_PATH = click.Path(path_type=Path)
 _FOUND = click.Path(path_type=Path, exists=True)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_CONFIG = click.option(
+    "--config",
+    type=_PATH,
+    help="Settings file of the device. Frames are taken from its camera.",
+)
+_PIXEL_SIZE = click.option(
+    "--pixel-size-um",
+    type=click.FloatRange(0, min_open=True),
+    help="Size of a pixel in µm. Without it, that of the profile if it has one.",
+)
 
 
-@click.group("calibrate")
+@in_section(Section.CALIBRATE)
+@click.group("calibrate", cls=CommandGroup)
 def calibrate_command() -> None:
-    """Measure what the device then applies, until the next calibration."""
+    """Measure the microscope, so that the device corrects what it sees.
 
-
-calibrate_command.add_command(slide_command)
-calibrate_command.add_command(confidence_command)
-calibrate_command.add_command(normalise_command)
+    The results lie in a folder, the profile. A device applies it until another one is
+    written.
+    """
 
 
 @calibrate_command.command("field")
-@click.option("--config", type=PATH, help="Settings file of the device.")
-@click.option("--images", type=FOLDER, help="Frames of empty places, instead.")
-@click.option("--dark", type=FOLDER, help="Frames with the light off.")
-@click.option("--out", required=True, type=PATH, help="Folder of the profile.")
+@_CONFIG
+@click.option(
+    "--images",
+    type=_FOLDER,
+    help="Folder with images of empty places, in place of a camera.",
+)
+@click.option(
+    "--dark",
+    type=_FOLDER,
+    help="Folder with images taken with the light off. Without it, the black level is "
+    "taken as 0.",
+)
+@click.option("--out", required=True, type=_PATH, help="Folder of the profile.")
 @click.option(
     "--frames",
     default=MIN_FRAMES,
-    show_default=True,
     type=click.IntRange(MIN_FRAMES),
+    help="Number of frames that are taken from the camera.",
 )
-@click.option("--objective", help="What the profile is for, such as 100x/1.25.")
-@click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
+@click.option(
+    "--objective", help="Objective that the profile is for, such as 100x/1.25."
+)
+@_PIXEL_SIZE
 @click.option(
     "--from-cells",
     is_flag=True,
-    help="No place is empty: estimate it from many places with cells, unverified.",
+    help="For slides without an empty place: estimate the field from many places with "
+    "cells. The profile is then marked as unverified.",
 )
-def field_command(
-    config: Path | None,
-    images: Path | None,
-    dark: Path | None,
-    out: Path,
-    frames: int,
-    objective: str | None,
-    pixel_size_um: float | None,
-    from_cells: bool,
-) -> None:
+def field_command(**options: Any) -> None:
     """Measure black level, flat field and white point on an empty field.
 
-    Bring a place of the slide without cells into view and move the stage a little while
-    it is measured, from empty place to empty place: plasma is not even either.
+    Bring a place of the slide without cells into view. While the field is measured,
+    move the stage a little, from empty place to empty place, because plasma is not
+    even.
     """
-    source = source_of(config, images)
-    shown = read_frames(source, frames if images is None else None, "field")
-    darks = [] if dark is None else read_frames(FolderSettings(dark), None, "dark")
-    measure = measure_crowded_field if from_cells else measure_field
-    field = measure(shown, darks)
-    before = current(out)
-    if before is not None:
-        objective = objective or before.record.objective
-        pixel_size_um = pixel_size_um or before.record.pixel_size_um
-        click.echo(f"kept: objective {objective}, pixel size {pixel_size_um} µm")
-        if before.record.reference is not None:
-            click.echo("not kept: the slide reference; `hemascope calibrate slide`")
-    record = _record(field, shown[0], objective, pixel_size_um)
-    profile = replace_profile(out, record, field.flat_field)
-    page = write_field_page(out, field, profile, shown)
-    _show(field, profile)
-    click.echo(f"profile: {out}\npage: {page}")
+    from calibration.commands.field import calibrate_field
+
+    calibrate_field(**options)
 
 
 @calibrate_command.command("scale")
@@ -100,107 +83,139 @@ def field_command(
 @click.option(
     "--cells",
     is_flag=True,
-    help="They show red cells, not a ruler: less exact, 7.5 µm are assumed.",
+    help="The images show red cells and no ruler. This is less exact: red cells are "
+    "taken to be 7.5 µm wide.",
 )
 @click.option(
     "--division-um",
     default=10.0,
-    show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="Distance of neighbouring lines.",
+    help="Distance of neighbouring lines of the micrometer, in µm.",
 )
-@click.option("--profile", type=FOLDER, help="Profile that is given the scale.")
-@click.option("--page", type=PATH, help="Folder for a page that shows it.")
-def scale_command(
-    images: tuple[Path, ...],
-    cells: bool,
-    division_um: float,
-    profile: Path | None,
-    page: Path | None,
-) -> None:
-    """Read the size of a pixel off IMAGES of a stage micrometer, or of a smear.
+@click.option(
+    "--profile", type=_FOLDER, help="Profile into which the scale is written."
+)
+@click.option("--page", type=_PATH, help="Folder for a page that shows the result.")
+def scale_command(**options: Any) -> None:
+    """Measure the size of a pixel on images of a stage micrometer or of a smear.
 
-    The scale belongs to an objective: --profile writes it into that objective's
-    profile, which gets a new calibration id.
+    IMAGES are one image of a stage micrometer, or with --cells image files and folders
+    of a smear. The scale belongs to an objective: --profile writes it into the profile
+    of that objective, which gets a new calibration id.
     """
-    files = find_images(images)
-    shown = [read_image(file) for file in files]
-    old = None if profile is None else load_profile(profile)
-    for pixels in shown:
-        if old is not None:
-            old.check(pixels.shape[1], pixels.shape[0], camera=None)
-    if cells:
-        scale = measure_cells(shown, old or IDENTITY_PROFILE)
-    elif len(shown) == 1:
-        scale = measure_rulings(shown[0], division_um)
-    else:
-        raise click.UsageError(f"{len(shown)} images; name one of the micrometer")
-    click.echo(f"{scale}; {scale.found} {'cells' if cells else 'lines'}")
-    if page is not None:
-        click.echo(f"page: {write_scale_page(page, scale, shown[0])}")
-    if profile is None or old is None:
-        return
-    record = msgspec.structs.replace(old.record, pixel_size_um=round(scale.um, 6))
-    new = replace_profile(profile, record, old.flat_field)
-    click.echo(f"profile: {profile}, calibration {(new.calibration_id or '')[:12]}")
+    from calibration.commands.scale import calibrate_scale
+
+    calibrate_scale(**options)
+
+
+@calibrate_command.command("slide")
+@_CONFIG
+@click.option(
+    "--images",
+    type=_FOLDER,
+    help="Folder with images of places of the slide, in place of a camera.",
+)
+@click.option(
+    "--profile",
+    required=True,
+    type=_FOLDER,
+    help="Profile into which the reference is written.",
+)
+@click.option(
+    "--frames",
+    default=20,
+    type=click.IntRange(1),
+    help="Number of frames that are taken from the camera.",
+)
+@_PIXEL_SIZE
+@click.option(
+    "--accept", is_flag=True, help="Do not ask whether the result shall be used."
+)
+def slide_command(**options: Any) -> None:
+    """Bring the red cells and nuclei of this slide to the reference colours.
+
+    Move the stage while the slide is measured: 200 cells of different places are
+    wanted. A page shows the colours before and after; nothing changes until you accept
+    it. The calibration before it is kept (`hemascope calibrate versions`).
+    """
+    from calibration.commands.slide import calibrate_slide
+
+    calibrate_slide(**options)
+
+
+@calibrate_command.command("confidence")
+@click.argument("reviewed", type=_FILE)
+@click.option(
+    "--profile",
+    required=True,
+    type=_FOLDER,
+    help="Profile into which the result is written.",
+)
+@click.option(
+    "--bundle",
+    type=_PATH,
+    help="Folder of the model. Without it, the one that comes with Hemascope.",
+)
+@_PIXEL_SIZE
+@click.option(
+    "--error-rate",
+    type=click.FloatRange(0, 1),
+    help="Wanted share of errors among the named cells. It sets the least confidence "
+    "at which a cell is named. Without it, the model's is kept.",
+)
+def confidence_command(**options: Any) -> None:
+    """Adapt the confidence of the model to this site, by cells that a person reviewed.
+
+    REVIEWED is a CSV file with the columns path, label, x0, y0, x1, y1, of at most
+    about a hundred cells. Review cells as they come, and do not choose them. The
+    profile is only changed if that helps on cells that it was not fitted to;
+    `hemascope calibrate versions --restore` goes back.
+    """
+    from calibration.commands.confidence import calibrate_confidence
+
+    calibrate_confidence(**options)
+
+
+@calibrate_command.command("normalise")
+@click.argument("images", nargs=-1, required=True, type=_PATH)
+@click.option(
+    "--method",
+    required=True,
+    type=click.Choice(METHODS),
+    help="Published method of stain normalisation.",
+)
+@click.option(
+    "--reference",
+    required=True,
+    type=_FOLDER,
+    help="Folder with images of the slide whose colours are wanted.",
+)
+@click.option(
+    "--out", required=True, type=_PATH, help="Folder for the normalised images (PNG)."
+)
+def normalise_command(**options: Any) -> None:
+    """Normalise the stain of images of one slide, offline, for comparison.
+
+    IMAGES are image files and folders. Statistics are taken from the stained pixels of
+    all images together. For live use there is `hemascope calibrate slide`.
+    """
+    from calibration.commands.normalise import normalise_images
+
+    normalise_images(**options)
 
 
 @calibrate_command.command("versions")
-@click.argument("profile", type=FOLDER)
-@click.option("--restore", "wanted", help="Go back to this calibration.")
-def versions_command(profile: Path, wanted: str | None) -> None:
-    """Show the calibrations of a PROFILE, or go back to an earlier one."""
-    if wanted is not None:
-        restore(profile, wanted)
-    now = load_profile(profile)
-    for name in versions(profile):
-        if name != (now.calibration_id or "")[: len(name)]:
-            click.echo(f"  {_line(name, load_profile(profile / 'versions' / name))}")
-    click.echo(f"* {_line((now.calibration_id or '')[:12], now)}")
+@click.argument("profile", type=_FOLDER)
+@click.option(
+    "--restore",
+    "wanted",
+    help="Id of an earlier calibration, as listed, to go back to.",
+)
+def versions_command(**options: Any) -> None:
+    """List the calibrations of a profile, or go back to an earlier one.
 
+    PROFILE is the folder of the profile.
+    """
+    from calibration.commands.versions import show_versions
 
-def _line(name: str, profile: Profile) -> str:
-    """Write what a calibration holds, on one line."""
-    record = profile.record
-    contents = [
-        "flat field" if profile.flat_field is not None else "even light",
-        "verified" if record.is_verified else "unverified",
-        f"{record.pixel_size_um} µm per pixel" if record.pixel_size_um else "no scale",
-        "slide reference" if record.reference else "no slide reference",
-        "site confidence" if record.confidence else "no site confidence",
-    ]
-    return f"{name}  {record.created_at:%Y-%m-%d %H:%M}  {', '.join(contents)}"
-
-
-def _record(
-    field: EmptyField, frame: RawFrame, objective: str | None, pixel_um: float | None
-) -> ProfileRecord:
-    """Make the record of a profile; `frame` is one of those that were measured."""
-    height, width = frame.pixels.shape[:2]
-    return ProfileRecord(
-        camera_serial=frame.shot.camera,
-        objective=objective,
-        width_px=width,
-        height_px=height,
-        black_level=field.black_level or 0.0,
-        white_point=field.white_point,
-        is_verified=field.is_verified,
-        matrix=offset_alone(PLASMA_DENSITY),
-        pixel_size_um=pixel_um or frame.shot.pixel_size_um,
-        controls=UNSET if frame.shot.controls is None else frame.shot.controls,
-    )
-
-
-def _show(field: EmptyField, profile: Profile) -> None:
-    """Show what was measured, in a few lines."""
-    white = ", ".join(f"{value:.1f}" for value in field.white_point)
-    black = "not measured, taken as 0 (--dark measures it)"
-    if field.black_level is not None:
-        black = f"{field.black_level:.1f}"
-    if not field.is_verified:
-        click.echo("unverified: estimated from frames with cells, no empty field seen")
-    click.echo(f"black level: {black}")
-    click.echo(f"white point: {white} of {field.full_scale}")
-    click.echo(f"darkest place: {field.flat_field.min():.0%} of the brightest")
-    click.echo(f"uneven: {field.uneven:.2%} around the fit; noise {field.noise:.1f}")
-    click.echo(f"calibration: {(profile.calibration_id or '')[:12]}")
+    show_versions(**options)

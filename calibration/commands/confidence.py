@@ -17,7 +17,6 @@ from calibration.confidence import (
     expected_calibration_error,
     fit_adaptation,
 )
-from calibration.frames import FOLDER, PATH
 from calibration.reviewed import predictions_of, read_reviewed
 from calibration.versions import replace_profile
 from edge.artifacts.bundle import MODEL
@@ -33,29 +32,14 @@ _MIN_SAVED = 0.005  # nats per cell: less is not worth a new calibration
 _BINS = 8
 
 
-@click.command("confidence")
-@click.argument("reviewed", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--profile", required=True, type=FOLDER, help="It gets the result.")
-@click.option("--bundle", type=PATH, help="Model; else the shipped.")
-@click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
-@click.option(
-    "--error-rate",
-    type=click.FloatRange(0, 1),
-    help="Wanted among named cells: sets the confidence to name a cell at.",
-)
-def confidence_command(
+def calibrate_confidence(
     reviewed: Path,
     profile: Path,
     bundle: Path | None,
     pixel_size_um: float | None,
     error_rate: float | None,
 ) -> None:
-    """Adapt the model's confidence to this site by REVIEWED cells, a hundred at most.
-
-    REVIEWED is a CSV of path, label, x0, y0, x1, y1. Review cells as they come: chosen
-    ones would teach the choice. Nothing is changed unless it helps on cells that it was
-    not fitted to; `hemascope calibrate versions --restore` goes back.
-    """
+    """Fit the model's confidence to reviewed cells of this site."""
     old = load_profile(profile)
     uncalibrated = msgspec.structs.replace(old.record, confidence=None)
     parts = _parts(Profile(uncalibrated, old.flat_field, old.calibration_id), bundle)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from calibration.frames import FOLDER, PATH
+from calibration.choices import Method
 from calibration.reference import plasma_colour
-from calibration.stains import METHODS, Method, StainedPixels, gather, normalise
+from calibration.stains import StainedPixels, gather, normalise
 from edge.errors import ConfigurationInvalid
 from edge.pipeline.classify_images import find_images
 from edge.sources.image_files import read_image
@@ -19,19 +19,10 @@ from edge.sources.image_files import read_image
 _MAX_IMAGES = 40  # of a slide, for its statistics; more images change little
 
 
-@click.command("normalise")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--method", required=True, type=click.Choice(METHODS))
-@click.option("--reference", required=True, type=FOLDER, help="Images to look like.")
-@click.option("--out", required=True, type=PATH, help="Folder for PNG images.")
-def normalise_command(
+def normalise_images(
     images: tuple[Path, ...], method: Method, reference: Path, out: Path
 ) -> None:
-    """Normalise the stain of IMAGES of one slide, offline, for comparison.
-
-    Statistics are those of all images together, of stained pixels alone. Not for live
-    use: `hemascope calibrate slide` is, whose map is frozen.
-    """
+    """Normalise the stain of images of one slide, and write them."""
     files = find_images(images, leave_out=out)
     ours, theirs = _slide(files), _slide(find_images([reference]))
     out.mkdir(parents=True, exist_ok=True)

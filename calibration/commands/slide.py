@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from calibration.frames import FOLDER, PATH, read_frames, source_of
+from calibration.frames import read_frames, source_of
 from calibration.pages.slide_page import write_slide_page
 from calibration.reference import fit_reference, measure_slide, with_reference
 from calibration.versions import replace_profile
@@ -18,17 +18,8 @@ from edge.frames import Counts
 from edge.pipeline.parts import shipped_classifier
 from edge.settings.sources import SourceSettings
 
-_FRAMES = 20
 
-
-@click.command("slide")
-@click.option("--config", type=PATH, help="Settings file of the device.")
-@click.option("--images", type=FOLDER, help="Frames of places of the slide, instead.")
-@click.option("--profile", required=True, type=FOLDER, help="It gets the reference.")
-@click.option("--frames", default=_FRAMES, show_default=True, type=click.IntRange(1))
-@click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
-@click.option("--accept", is_flag=True, help="Do not ask, having seen the page.")
-def slide_command(
+def calibrate_slide(
     config: Path | None,
     images: Path | None,
     profile: Path,
@@ -36,12 +27,7 @@ def slide_command(
     pixel_size_um: float | None,
     accept: bool,
 ) -> None:
-    """Bring this slide's red cells and nuclei to the reference look, frozen.
-
-    Move the stage while it is measured: 200 cells of different places are wanted. The
-    page shows before and after; nothing changes until you accept it. The calibration
-    that it replaces is kept (`hemascope calibrate versions`).
-    """
+    """Measure a slide, and bring it to the reference look if that is accepted."""
     before = _load_calibrated(profile)
     counts = _read_counts(source_of(config, images), images, frames, before)
     locator = load_bundle(LOCATOR, task="location")

@@ -6,21 +6,28 @@ from pathlib import Path
 
 import click
 
-from edge.settings.sources import MicroManagerSettings
+from edge.cli.groups import Section, in_section
 
 _PATH = click.Path(path_type=Path, exists=True)
 
 
+@in_section(Section.DEVICE)
 @click.command("cameras")
 @click.option(
     "--micromanager",
     "config",
     type=_PATH,
-    help="A configuration file of Micro-Manager, whose cameras are listed too.",
+    help="Configuration file of Micro-Manager. Its cameras are listed too.",
 )
-@click.option("--adapters", type=_PATH, help="The folder of its device adapters.")
+@click.option(
+    "--adapters",
+    type=_PATH,
+    help="Folder of the device adapters of Micro-Manager. Without it, pymmcore-plus "
+    "looks for the folder.",
+)
 def cameras_command(config: Path | None, adapters: Path | None) -> None:
-    """List the cameras that are connected, with the address for [source]."""
+    """List the cameras that are connected, and what to write into [source] for each."""
+    from edge.settings.sources import MicroManagerSettings
     from edge.sources.discovery import FoundCamera
     from edge.sources.kinds import connected_cameras
 

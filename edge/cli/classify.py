@@ -1,46 +1,58 @@
-"""Say what is on image files: classify."""
+"""Name the cells on image files: classify."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 
+from edge.cli.groups import Section, in_section
 from edge.errors import ConfigurationInvalid
-from edge.pipeline.classify_images import (
-    Classified,
-    ImagesFailed,
-    classify,
-    find_images,
-)
-from edge.pipeline.parts import read_parts
-from edge.rendering.annotation import draw, to_jpeg
-from edge.sources.image_files import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from edge.pipeline.classify_images import Classified
 
 
+@in_section(Section.LOOK)
 @click.command("classify")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), help="Model; else the shipped."
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Folder of the model that names cells. Without it, the one that comes with "
+    "Hemascope.",
 )
-@click.option("--locator", type=click.Path(path_type=Path), help="Locator bundle.")
-@click.option("--profile", type=click.Path(path_type=Path), help="Calibration profile.")
-@click.option("--pixel-size-um", type=click.FloatRange(0, min_open=True))
-@click.option("--crops", is_flag=True, help="Each file is one cell: no location.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per image.")
+@click.option(
+    "--locator",
+    type=click.Path(path_type=Path),
+    help="Folder of the model that finds cells. Without it, the one that comes with "
+    "Hemascope.",
+)
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    help="Folder of the calibration profile of the microscope.",
+)
+@click.option(
+    "--pixel-size-um",
+    type=click.FloatRange(0, min_open=True),
+    help="Size of a pixel in µm. Without it, the profile's, or else it is estimated "
+    "from the red cells of the image.",
+)
+@click.option(
+    "--crops", is_flag=True, help="Each image shows one cell; look for no others."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per image.")
 @click.option(
     "--pictures",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("annotated"),
-    show_default=True,
-    help="Folder for annotated pictures.",
+    help="Folder for annotated pictures. With --json none are written.",
 )
 def classify_command(
     paths: tuple[Path, ...],
@@ -52,7 +64,13 @@ def classify_command(
     as_json: bool,
     pictures: Path,
 ) -> None:
-    """Say what is on image files, or on all images of folders."""
+    """Name the cells on image files, or on all images in folders.
+
+    PATHS are image files and folders.
+    """
+    from edge.pipeline.classify_images import ImagesFailed, classify, find_images
+    from edge.pipeline.parts import read_parts
+
     files = find_images(paths, leave_out=None if as_json else pictures)
     parts = read_parts(
         classifier=bundle, locator=locator, finds_cells=not crops, profile=profile
@@ -67,12 +85,16 @@ def classify_command(
 
 
 def _print_line(result: Classified) -> bool:
+    import msgspec
+
     sys.stdout.buffer.write(msgspec.json.encode(result.line()) + b"\n")
     sys.stdout.buffer.flush()
     return result.error is not None
 
 
 def _make(folder: Path) -> None:
+    from edge.sources.image_files import printable
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,30 +103,45 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _name(result: Classified) -> Text:
-    return Text(printable(Path(result.path.name)))
-
-
 def _show_table(results: Iterator[Classified], files: int, pictures: Path) -> int:
+    """Show a row for each image and draw its picture; return how many failed."""
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+
     console = Console()
     grid = Table("image", "size", "µm/px", "cells", "ms")
     failed = 0
     _make(pictures)
     for number, result in enumerate(track(results, total=files, console=console)):
-        if result.examined is None:
-            failed += 1
-            error = Text(str(result.error), "red")
-            grid.add_row(_name(result), "", "", error, "")
-            continue
-        said = result.examined.result
-        counts = "  ".join(f"{name} {n}" for name, n in sorted(said.counts.items()))
-        scale = "" if said.pixel_size_um is None else f"{said.pixel_size_um:.3f}"
-        spent = f"{sum(said.timings_ms.values()):.0f}"
-        size = f"{said.width_px}x{said.height_px}"
-        grid.add_row(_name(result), size, scale, counts, spent)
-        picture = draw(result.examined.raw.pixels, said, max(said.width_px, 960))
-        name = f"{number:04d}-{result.path.stem}.jpg"
-        (pictures / name).write_bytes(to_jpeg(picture))
+        failed += result.examined is None
+        grid.add_row(*_cells_of(result))
+        _write_picture(result, pictures / f"{number:04d}-{result.path.stem}.jpg")
     console.print(grid)
     console.print(f"annotated pictures: {pictures}")
     return failed
+
+
+def _cells_of(image: Classified) -> tuple[str | Text, ...]:
+    """Return the cells of an image's row in the table."""
+    from rich.text import Text
+
+    from edge.sources.image_files import printable
+
+    name = Text(printable(Path(image.path.name)))
+    if image.examined is None:
+        return name, "", "", Text(str(image.error), "red"), ""
+    result = image.examined.result
+    counts = "  ".join(f"{kind} {n}" for kind, n in sorted(result.counts.items()))
+    scale = "" if result.pixel_size_um is None else f"{result.pixel_size_um:.3f}"
+    spent = f"{sum(result.timings_ms.values()):.0f}"
+    return name, f"{result.width_px}x{result.height_px}", scale, counts, spent
+
+
+def _write_picture(image: Classified, path: Path) -> None:
+    from edge.rendering.annotation import draw, to_jpeg
+
+    if image.examined is not None:
+        result = image.examined.result
+        picture = draw(image.examined.raw.pixels, result, max(result.width_px, 960))
+        path.write_bytes(to_jpeg(picture))

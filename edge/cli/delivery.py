@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from edge.archive.receiver import Archive
-from edge.archive.store import Store
+from edge.cli.groups import Section, in_section
 from edge.cli.options import CHECK, CONFIG
-from edge.cli.signals import service_notifier, until_signalled
-from edge.delivery.publisher import Publisher
-from edge.schema.codec import read_toml
-from edge.settings.files import ArchiveFile, DeviceFile
+
+if TYPE_CHECKING:
+    from edge.archive.store import Store
 
 
+@in_section(Section.DEVICE)
 @click.command("publish")
 @CONFIG
 @CHECK
 def publish_command(config: Path, check: bool) -> None:
-    """Publish the ledger over MQTT until the archive has it all."""
+    """Publish the rows of the ledger over MQTT, until the archive has stored them.
+
+    Runs beside `hemascope run`, until it is told to end.
+    """
+    from edge.cli.signals import service_notifier, until_signalled
+    from edge.delivery.publisher import Publisher
+    from edge.schema.codec import read_toml
+    from edge.settings.files import DeviceFile
+
     settings = read_toml(config, DeviceFile)
     if check:
         click.echo(f"{config}: good")
@@ -36,12 +44,19 @@ def publish_command(config: Path, check: bool) -> None:
         publisher.run(stop)
 
 
+@in_section(Section.SERVER)
 @click.command("archive")
 @CONFIG
 @CHECK
 @click.option("--verify", is_flag=True, help="Check every stored row, then end.")
 def archive_command(config: Path, check: bool, verify: bool) -> None:
     """Store what devices publish, and acknowledge it."""
+    from edge.archive.receiver import Archive
+    from edge.archive.store import Store
+    from edge.cli.signals import service_notifier, until_signalled
+    from edge.schema.codec import read_toml
+    from edge.settings.files import ArchiveFile
+
     settings = read_toml(config, ArchiveFile)
     if check:
         click.echo(f"{config}: good")

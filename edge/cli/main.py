@@ -1,50 +1,68 @@
-"""The command `hemascope`. Each folder adds its own commands by an entry point."""
+"""The command `hemascope`. Each folder adds its own commands by an entry point.
+
+`hemascope --help` imports the module of every command. So that it answers at once, such
+a module imports at its top only what its options need, and the rest inside its
+functions: no numpy, OpenCV, runtime or training framework. A test checks this.
+"""
 
 from __future__ import annotations
 
-import logging
 import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
 
 from edge import __version__
+from edge.cli.groups import CommandGroup, Section, section_of
 from edge.errors import HemascopeError
 
 GROUP = "hemascope.commands"
 
 
-class CommandsOfFolders(click.Group):
-    """Finds commands by entry point and imports one only when it is asked for."""
+class CommandsOfFolders(CommandGroup):
+    """Finds commands by entry point, and imports one only when it is asked for."""
 
-    def list_commands(self, context: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all commands."""
-        return sorted(_found())
+        return sorted(_entry_points())
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Import the command `name`; None if there is no such command."""
-        entry = _found().get(name)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command `cmd_name`; None if there is no such command."""
+        entry = _entry_points().get(cmd_name)
         if entry is None:
             return None
         try:
             command: click.Command = entry.load()
-        except ImportError as error:
-            return _missing(name, error)
+        except (ImportError, AttributeError) as error:
+            return _unusable(cmd_name, error)
         return command
 
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the commands in sections."""
+        names = self.list_commands(ctx)
+        for name in names:
+            self.get_command(ctx, name)  # says its section when it is imported
+        for section in Section:
+            listed = [name for name in names if section_of(name) is section]
+            self.write_section(ctx, formatter, section.title, listed)
 
-def _found() -> dict[str, EntryPoint]:
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def _missing(name: str, error: ImportError) -> click.Command:
-    """Return a command that says which part is not installed on this machine."""
-    text = f"needs {error.name}: run `pip install hemascope[workstation]`"
+def _unusable(name: str, error: Exception) -> click.Command:
+    """Return a command that says why the right one cannot be imported here."""
+    text = f"cannot be used here: {error}; install Hemascope again"
 
     @click.command(
         name,
-        help=f"Not installed here: {text}.",
+        help=f"This command {text}.",
         context_settings={"ignore_unknown_options": True},
     )
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -54,11 +72,15 @@ def _missing(name: str, error: ImportError) -> click.Command:
     return command
 
 
-@click.group(cls=CommandsOfFolders)
-@click.version_option(__version__, prog_name="hemascope")
-@click.option("-v", "--verbose", is_flag=True, help="Say more in the log.")
+@click.group(cls=CommandsOfFolders, context_settings={"show_default": True})
+@click.version_option(
+    __version__, prog_name="hemascope", help="Show the version, and end."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Write more to the log.")
 def hemascope(verbose: bool) -> None:
-    """Say, live, what blood cells are under the microscope."""
+    """Name the blood cells under the microscope, live."""
+    import logging
+
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -71,5 +93,30 @@ def main(*arguments: Any) -> None:
     try:
         hemascope(*arguments)
     except HemascopeError as error:
-        click.secho(f"hemascope: {error}", fg="red", err=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "edge", "calibration", "training", "export"):
+            raise  # a fault of ours, not a package that is left out
+        _end(
+            f"this command needs {package}, which is not installed here; run "
+            f"`pip install '.[{_extra_of(package)}]'` in the project's folder",
+            exit_code=1,
+        )
+
+
+def _end(text: str, exit_code: int) -> None:
+    click.secho(f"hemascope: {text}", fg="red", err=True)
+    sys.exit(exit_code)
+
+
+def _extra_of(package: str) -> str:
+    """Return the extra of the project that installs a package."""
+    import re
+    from importlib.metadata import requires
+
+    for line in requires("hemascope") or ():
+        extra = re.search(r"extra == ['\"]([^'\"]+)", line)
+        if extra and re.match(rf"{re.escape(package)}\b", line):
+            return extra[1]
+    return "workstation"

@@ -4,34 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edge.errors import ConfigurationInvalid
-from edge.settings.delivery import BrokerSettings
+
+
+class ChoiceOf(click.Choice):  # type: ignore[type-arg]
+    """One of the names in `module:NAME`, which is imported when they are needed.
+
+    So that `hemascope --help`, which shows no option, need not import it.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names."""
+        module, _, name = self._where.partition(":")
+        return tuple(getattr(import_module(module), name))
+
 
 CONFIG = click.option(
     "--config",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Settings file (TOML); see examples/.",
+    help="Settings file (TOML). The folder examples/ of the project has some.",
 )
-CHECK = click.option("--check", is_flag=True, help="Only check the settings, then end.")
+CHECK = click.option(
+    "--check", is_flag=True, help="Only check the settings, and start nothing."
+)
 
 _BROKER = (
-    click.option("--host", default="127.0.0.1", show_default=True, help="The broker."),
     click.option(
-        "--port", default=1883, show_default=True, type=click.IntRange(1, 65535)
+        "--host", default="127.0.0.1", help="Name or address of the MQTT broker."
     ),
     click.option(
-        "--ca", type=click.Path(path_type=Path), help="CA file; turns TLS on."
+        "--port", default=1883, type=click.IntRange(1, 65535), help="Its port."
     ),
-    click.option("--cert", type=click.Path(path_type=Path), help="Our certificate."),
-    click.option("--key", type=click.Path(path_type=Path), help="Its key."),
-    click.option("--username", help="Our name at the broker."),
-    click.option("--password-file", type=click.Path(path_type=Path)),
+    click.option(
+        "--ca",
+        type=click.Path(path_type=Path),
+        help="File with the certificate of the authority that signed the broker's "
+        "certificate. Turns TLS on; without it the connection is not encrypted.",
+    ),
+    click.option(
+        "--cert",
+        type=click.Path(path_type=Path),
+        help="File with the certificate that proves who connects. Needs --key and "
+        "--ca.",
+    ),
+    click.option(
+        "--key",
+        type=click.Path(path_type=Path),
+        help="File with the private key of --cert.",
+    ),
+    click.option("--username", help="User name at the broker, if it wants one."),
+    click.option(
+        "--password-file",
+        type=click.Path(path_type=Path),
+        help="File that holds the password of --username and nothing else.",
+    ),
 )
 
 
@@ -40,6 +78,8 @@ def with_broker(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(**options: Any) -> None:
+        from edge.settings.delivery import BrokerSettings
+
         names = ("host", "port", "ca", "cert", "key", "username", "password_file")
         given = {name: options.pop(name) for name in names}
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import tempfile
 from contextlib import ExitStack, nullcontext
@@ -10,31 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import Progress
 
-from edge.cli.signals import until_signalled
+from edge.cli.groups import CommandGroup, Section, in_section
 from edge.errors import ConfigurationInvalid, HemascopeError
-from edge.ledger.cursor import acquire_lock
-from edge.recording.format import (
-    LOCK,
-    SETTINGS,
-    open_recording,
-    recordings_in,
-)
-from edge.recording.retention import find, pin, unpin
-from edge.schema.codec import read_toml
-from edge.settings.files import DeviceFile, ReplaySettings
 
 if TYPE_CHECKING:
     from edge.replay.comparison import Comparison
-
-log = logging.getLogger(__name__)
 
 _MAX_SHOWN = 20
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 
 
-@click.group("record")
+@in_section(Section.DEVICE)
+@click.group("record", cls=CommandGroup)
 def record_command() -> None:
     """List, pin and repair recordings; [recording] in the settings makes them."""
 
@@ -43,6 +30,8 @@ def record_command() -> None:
 @_FOLDER
 def list_command(folder: Path) -> None:
     """List the recordings in FOLDER, oldest first."""
+    from edge.recording.format import recordings_in
+
     for recording in recordings_in(folder):
         try:
             items = recording.items()
@@ -63,7 +52,13 @@ def list_command(folder: Path) -> None:
 @_FOLDER
 @click.argument("name")
 def pin_command(folder: Path, name: str) -> None:
-    """Never delete what FOLDER holds of NAME, a recording or a run of a slide."""
+    """Protect a recording from being deleted when the disk is full.
+
+    NAME is the name of a recording in FOLDER, or the id of a run: then all recordings
+    of the run are protected.
+    """
+    from edge.recording.retention import find, pin
+
     for recording in find(folder, name):
         pin(recording)
         click.echo(f"{recording.head.id}: pinned")
@@ -73,7 +68,12 @@ def pin_command(folder: Path, name: str) -> None:
 @_FOLDER
 @click.argument("name")
 def unpin_command(folder: Path, name: str) -> None:
-    """Let what FOLDER holds of NAME be deleted when room is needed."""
+    """Allow again that a recording is deleted when the disk is full.
+
+    NAME is the name of a recording in FOLDER, or the id of a run.
+    """
+    from edge.recording.retention import find, unpin
+
     for recording in find(folder, name):
         unpin(recording)
         click.echo(f"{recording.head.id}: may be deleted to make room")
@@ -83,6 +83,9 @@ def unpin_command(folder: Path, name: str) -> None:
 @click.argument("recording", type=click.Path(path_type=Path, file_okay=False))
 def repair_command(recording: Path) -> None:
     """Repair the index of RECORDING after damage, so that its frames can be read."""
+    from edge.ledger.cursor import acquire_lock
+    from edge.recording.format import LOCK, open_recording
+
     opened = open_recording(recording)
     lock = recording.resolve().parent / LOCK
     with acquire_lock(lock, "records beside") if lock.exists() else nullcontext():
@@ -92,33 +95,41 @@ def repair_command(recording: Path) -> None:
     click.echo(f"{opened.head.id}: {frames} frames can be read")
 
 
+@in_section(Section.DEVICE)
 @click.command("replay")
 @click.argument("recording", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Settings of a device, in place of those in the recording.",
+    help="Settings file of a device. Without it, the settings in the recording.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep the new ledger in this folder; it must not hold any file.",
+    help="Keep the new ledger in this folder, which must be empty or new. Without it, "
+    "the new ledger is deleted at the end.",
 )
 @click.option(
     "--compare",
     "ledger",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The ledger that was written while recording.",
+    help="Folder of the ledger that was written while recording. Its rows are compared "
+    "with the new ones; the exit code is 1 if any differ.",
 )
 def replay_command(
     recording: Path, config: Path | None, out: Path | None, ledger: Path | None
 ) -> None:
-    """Examine RECORDING again by the same code, and compare the results."""
+    """Examine a recording again by the same code, and compare the results."""
     import cv2
+    from rich.progress import Progress
 
+    from edge.cli.signals import until_signalled
     from edge.pipeline.parts import parts_of
+    from edge.recording.format import SETTINGS, open_recording
     from edge.replay.comparison import compare, require_comparable
     from edge.replay.replay import replay
+    from edge.schema.codec import read_toml
+    from edge.settings.files import DeviceFile, ReplaySettings
 
     opened = open_recording(recording)
     then = read_toml(recording / SETTINGS, ReplaySettings)

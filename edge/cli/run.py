@@ -6,19 +6,27 @@ from pathlib import Path
 
 import click
 
+from edge.cli.groups import Section, in_section
 from edge.cli.options import CHECK, CONFIG
-from edge.cli.signals import StopEvent, service_notifier, until_signalled
-from edge.schema.codec import read_toml
-from edge.settings.files import DeviceFile
 
 
+@in_section(Section.DEVICE)
 @click.command("run")
 @CONFIG
 @CHECK
-@click.option("--frames", type=click.IntRange(1), help="End after so many frames.")
-@click.option("--slide", help="The slide's number, such as S26-00123; no patient data.")
-@click.option("--operator", help="Your short code, such as op7; no full name.")
-@click.option("--note", default="", help="A line that is kept with the run.")
+@click.option(
+    "--frames",
+    type=click.IntRange(1),
+    help="End after so many frames. Without it, run until told to end.",
+)
+@click.option(
+    "--slide",
+    help="Number of the slide, such as S26-00123. Never a patient's name.",
+)
+@click.option(
+    "--operator", help="Short code of the operator, such as op7. No full name."
+)
+@click.option("--note", default="", help="A line of text that is kept with the run.")
 def run_command(
     config: Path,
     check: bool,
@@ -29,8 +37,11 @@ def run_command(
 ) -> None:
     """Examine frames, count cells, and write every result to the ledger."""
     # imported here: who only publishes or archives loads no engine
+    from edge.cli.signals import StopEvent, service_notifier, until_signalled
     from edge.run.composition import open_service, prepare_run
     from edge.run.run_controller import RunRequest
+    from edge.schema.codec import read_toml
+    from edge.settings.files import DeviceFile
 
     settings = read_toml(config, DeviceFile)
     prepared = prepare_run(settings, RunRequest(slide, operator, note))

@@ -6,27 +6,35 @@ from contextlib import closing
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from edge.archive.run_history import find_run, list_runs, read_run_history
-from edge.archive.run_report import runs_table, write_run_page
-from edge.archive.store import Store
+from edge.cli.groups import Section, in_section
 
 
+@in_section(Section.SERVER)
 @click.command("runs")
 @click.argument("run", required=False)
 @click.option(
     "--archive",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The archive's file.",
+    help="File of the archive, as in its settings: [archive] file.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of RUN's page.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the page of RUN. Without it, a folder with the id of the run.",
+)
 def runs_command(run: str | None, archive: Path, out: Path | None) -> None:
-    """List the runs of an archive, or write the page of one.
+    """List the runs of an archive, or write a page on one of them.
 
-    RUN is the id of a run, or how it begins.
+    RUN is the id of a run or its first characters. Without RUN, all runs are listed.
     """
+    from rich.console import Console
+
+    from edge.archive.run_history import find_run, list_runs, read_run_history
+    from edge.archive.run_report import runs_table, write_run_page
+    from edge.archive.store import Store
+
     with closing(Store(archive, must_exist=True)) as store:
         if run is None:
             Console().print(runs_table(list_runs(store)))

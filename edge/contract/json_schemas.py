@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
-
 from edge.artifacts.bundle import BundleRecord
 from edge.artifacts.profile import ProfileRecord
 from edge.contract.asyncapi import asyncapi_text
@@ -53,12 +51,10 @@ def schema_text(name: str) -> str:
     return json.dumps(with_published_names(schema_of(PUBLISHED[name])), indent=2) + "\n"
 
 
-@click.command("schema")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-def schema_command(folder: Path) -> None:
-    """Write JSON Schemas of all messages and files, and an AsyncAPI 3 document."""
+def write_schemas(folder: Path) -> str:
+    """Write all schemas and the AsyncAPI document to `folder`; say what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED:
         (folder / f"{name}.json").write_text(schema_text(name), encoding="utf-8")
     (folder / ASYNCAPI).write_text(asyncapi_text(), encoding="utf-8")
-    click.echo(f"{len(PUBLISHED)} schemas and {ASYNCAPI} in {folder}")
+    return f"{len(PUBLISHED)} schemas and {ASYNCAPI}"

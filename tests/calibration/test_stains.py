@@ -7,8 +7,8 @@ from torchstain.numpy.normalizers import (
     NumpyReinhardNormalizer,
 )
 
+from calibration.choices import METHODS
 from calibration.stains import (
-    METHODS,
     Method,
     StainsRefused,
     gather,

@@ -8,9 +8,10 @@ from edge.schema.results import Event
 from edge.settings.sources import SimulatedSettings
 from edge.settings.timelapse import TrackingSettings
 from edge.simulation.microscope import SimulatedMicroscope
+from export.benchmark.commands import timelapse_command
+from export.benchmark.timelapse.bench_command import _override
 from export.benchmark.timelapse.change_events import PassingClock, expected_changes
 from export.benchmark.timelapse.change_events import score as score_events
-from export.benchmark.timelapse.command import _override, timelapse_command
 from export.benchmark.timelapse.tracking import follow, random_scene, real_scene, score
 from tests.conftest import frame_result
 
@@ -111,6 +112,6 @@ def test_the_microscope_of_a_run_can_be_another_one() -> None:
     run = CliRunner().invoke(timelapse_command, ["events", "--set", "stan=giemsa"])
 
     assert run.exit_code == 2
-    assert "unknown field `stan`" in run.output
+    assert "did you mean stain?" in run.output
     changed = _override(SimulatedSettings(), ["stain=giemsa", "noise=6"])
     assert (changed.stain, changed.noise) == ("giemsa", 6.0)

@@ -31,8 +31,8 @@ from edge.engines.tensorrt_runtime import load_tensorrt
 from edge.errors import ConfigurationInvalid
 from edge.pipeline.parts import EngineNotBuilt, read_parts
 from edge.settings.models import EngineSettings
-from export.benchmark.command import bench_command
-from export.building import build_command
+from export.benchmark.commands import bench_command
+from export.commands import build_command
 from export.engine import run_in_thread
 from export.engine_plan import BuildCancelled, BuildFailed, build_plan
 from tests.engines import build, on_gpu

@@ -27,6 +27,7 @@ from edge.taxonomy import TASKS
 from export.benchmark.engine_build import build_without_gpu
 from export.onnx import ExportFailed
 from export.parity import ParityRefused
+from training.choices import FAMILIES, PRESETS
 from training.evaluation.studies import read_study
 from training.fitting.checkpoint import FILE
 from training.fitting.families import CLASSIFIERS, LOCATOR_PLANS
@@ -380,6 +381,13 @@ def test_a_sequence_model_learns_simulated_change(folder: Path) -> None:
         "--report", folder / "change-report",
     )  # fmt: skip
     assert (folder / "change-report" / "report.html").exists()
+
+
+def test_the_names_that_options_offer_are_those_that_can_be_fitted() -> None:
+    """Help takes them from a list, so that it needs no torch."""
+    assert tuple(CLASSIFIERS) == FAMILIES
+    plans = [LOCATOR_PLANS, *(family.plans for family in CLASSIFIERS.values())]
+    assert {tuple(plan) for plan in plans} == {PRESETS}
 
 
 def strip(folder: Path, name: str, frames: int) -> None:

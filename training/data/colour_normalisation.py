@@ -9,7 +9,6 @@ used: the cells are those that the shipped locator finds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -24,10 +23,8 @@ from calibration.reference import (
 from edge.artifacts.bundle import LOCATOR, load_bundle
 from edge.artifacts.profile import Profile, ProfileRecord, offset_alone
 from edge.engines.opening import open_engine
+from training.choices import Colour
 from training.data.rows import Row, read_counts
-
-Colour = Literal["as-is", "white-point", "slide-reference"]
-COLOURS: tuple[Colour, ...] = get_args(Colour)
 
 _IMAGES = 60  # per laboratory; with more the profiles do not change
 

@@ -16,9 +16,10 @@ from rich.progress import track
 
 from edge.errors import FrameRejected
 from edge.taxonomy import TASKS, label_in_task
+from training.choices import SPLITS
 from training.data.boxes import box_problem
 from training.data.contact_sheet import contact_sheet
-from training.data.rows import SPLITS, Crops, DataInvalid, Row, count, read_counts
+from training.data.rows import Crops, DataInvalid, Row, count, read_counts
 
 _MAX_SHOWN = 20  # problems in an error message
 

@@ -22,7 +22,6 @@ from edge.taxonomy import TASKS, label_in_task
 from training.data.boxes import Box, box_problem
 from training.data.npz_stacks import read_stack
 
-SPLITS = ("train", "val", "test")
 _FREE = ("MIT", "BSD")
 _IMAGE_CONTEXT = 2.0  # side of an image of one cell over that of the cell, about
 # Of which tasks a task can use the rows: a kind of white cell is a white cell.

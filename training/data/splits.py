@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.rows import SPLITS, DataInvalid, Row
+from training.choices import SPLITS
+from training.data.rows import DataInvalid, Row
 
 Shares = tuple[float, float, float]
 _MAX_SHOWN = 20

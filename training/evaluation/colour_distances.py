@@ -12,9 +12,8 @@ from calibration.field import PLASMA_DENSITY
 from calibration.reference import SlideColours, fit_reference
 from edge.artifacts.profile import IDENTITY_PROFILE
 from edge.stages.colour_statistics import delta_e, to_lab
+from training.choices import COLOURS, Colour
 from training.data.colour_normalisation import (
-    COLOURS,
-    Colour,
     measure_colours,
     sample_images,
     white_profile,

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.choices import METHODS, Method
 from calibration.reference import plasma_colour
-from calibration.stains import METHODS, Method, StainsRefused, gather, normalise
+from calibration.stains import StainsRefused, gather, normalise
 from edge.artifacts.profile import Profile
 from edge.stages.colour_correction import correct, prepare
 from edge.stages.colour_statistics import delta_e, to_lab

@@ -24,8 +24,8 @@ from edge.artifacts.bundle import Metric
 from edge.schema.codec import encode, read_json
 from edge.stages.decision import log_probabilities
 from edge.taxonomy import TASKS
+from training.choices import COLOURS, NORMS, Colour, Norm
 from training.data.clips import Clips
-from training.data.colour_normalisation import COLOURS, Colour
 from training.data.rows import DataInvalid
 from training.fitting.classifier import (
     Predictions,
@@ -40,7 +40,6 @@ from training.fitting.loop import FitPlan
 from training.fitting.model_graphs import ClassifierGraph
 from training.metrics.bootstrap import balanced_accuracy, with_interval
 from training.models.dbn import DBN
-from training.models.layers import NORMS, Norm
 from training.reports.comparison_report import LabelEfficiency, LeftOut
 from training.sessions.classifier_session import TrainingRequest, thinned, unlabelled
 from training.sessions.gathering import (

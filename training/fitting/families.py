@@ -41,7 +41,6 @@ from training.models.inception import Inception
 from training.models.rnn import RecurrentCNN
 from training.models.vgg16 import VGG16
 
-LOCATOR = "locator"
 OTHER_COLOUR = "#56B4E9"  # in reports, of a family that chose none
 Setting = float | int | str
 _Context = Annotated[float, Meta(ge=1, le=STOCK_CONTEXT)]
@@ -189,7 +188,6 @@ LOCATOR_PLANS = {
     "quick": FitPlan(16, 48, 4e-3, 1e-2, seed=0, batch=32),
     "full": FitPlan(100, 60, 4e-3, 1e-2, seed=0, batch=32),
 }
-PRESETS = ("quick", "full")
 
 
 def new_classifier(

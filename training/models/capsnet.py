@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.layers import Norm, normalisation, scaled
+from training.choices import Norm
+from training.models.layers import normalisation, scaled
 
 REDUCTION = 16  # the input over the grid of primary capsules
 _STAGES = (32, 64, 128)

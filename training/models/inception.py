@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.layers import Norm, cross_entropy, replace_norms, scaled
+from training.choices import Norm
+from training.models.layers import cross_entropy, replace_norms, scaled
 
 Width = Callable[[int], int]  # from the paper's channels to ours
 MIN_PX = 75  # smaller inputs would leave no last grid

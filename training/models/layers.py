@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn import functional
 
-Norm = Literal["batch", "group", "none"]
-NORMS: tuple[Norm, ...] = ("batch", "group", "none")
+from training.choices import Norm
+
 _GROUP = 8  # channels that are normalised together
 _SMOOTHING = 0.05  # of labels
 

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from training.models.layers import Norm, cross_entropy, normalisation, scaled
+from training.choices import Norm
+from training.models.layers import cross_entropy, normalisation, scaled
 
 _STAGES = (32, 64, 128, 128)
 

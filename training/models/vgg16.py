@@ -12,7 +12,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from training.models.layers import Norm, cross_entropy, normalisation, scaled
+from training.choices import Norm
+from training.models.layers import cross_entropy, normalisation, scaled
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 REDUCTION = 32  # the input over the last grid

@@ -17,7 +17,7 @@ from edge.rendering.report_blocks import (
     TextTable,
     write_pages,
 )
-from training.data.colour_normalisation import Colour
+from training.choices import Colour
 from training.metrics.held_out import Evaluated, score
 from training.reports import figures
 from training.reports.sections import compared, interval_text, number

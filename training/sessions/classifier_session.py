@@ -14,8 +14,8 @@ from torch import Tensor
 
 from edge.artifacts.bundle import InputSpec, Metric
 from edge.taxonomy import TASKS
+from training.choices import Colour
 from training.data.clips import Clips
-from training.data.colour_normalisation import Colour
 from training.data.data_report import write_data_report
 from training.data.rows import digest
 from training.fitting import checkpoint

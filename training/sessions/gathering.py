@@ -10,12 +10,12 @@ from edge.artifacts.bundle import LOCATOR, load_bundle
 from edge.artifacts.profile import Profile
 from edge.engines.opening import open_engine
 from edge.taxonomy import TASKS
+from training.choices import SPLITS, Colour
 from training.data.clips import Clips, read_clips
-from training.data.colour_normalisation import Colour, colour_profiles
+from training.data.colour_normalisation import colour_profiles
 from training.data.data_report import Examined, examine_rows, refuse_problems
 from training.data.readers import read_rows
 from training.data.rows import (
-    SPLITS,
     DataInvalid,
     Row,
     cut_task_crops,

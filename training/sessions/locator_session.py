@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge.artifacts.bundle import InputSpec
+from training.choices import LOCATOR, SPLITS
 from training.data.readers import read_rows
-from training.data.rows import SPLITS, DataInvalid, Row, digest, free_rows, read_fields
+from training.data.rows import DataInvalid, Row, digest, free_rows, read_fields
 from training.fitting.device import TrainingDevice
-from training.fitting.families import LOCATOR
 from training.fitting.locator import CLASSES, SPEC, metrics_of, train_locator
 from training.fitting.loop import FitPlan
 from training.fitting.model_graphs import LocatorGraph

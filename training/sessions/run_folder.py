@@ -19,8 +19,9 @@ from edge.artifacts.bundle import (
     TrainingSummary,
 )
 from edge.schema.codec import encode, read_json
+from training.choices import LOCATOR
 from training.fitting import checkpoint
-from training.fitting.families import LOCATOR, new_classifier
+from training.fitting.families import new_classifier
 from training.fitting.locator import new_graph
 from training.fitting.model_graphs import ClassifierGraph, LocatorGraph, Standardise
 

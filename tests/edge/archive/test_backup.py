@@ -24,8 +24,8 @@ from edge import clock
 from edge.archive.backup import BackupFailed, back_up
 from edge.archive.receiver import Archive
 from edge.archive.store import Chain, Store
-from edge.cli.backup import backup_command
 from edge.cli.main import hemascope
+from edge.cli.maintenance import backup_command
 from edge.delivery.publisher import Publisher
 from edge.demo.broker import Mosquitto
 from edge.doctor.device import ExaminedDevice

@@ -111,7 +111,7 @@ def test_a_command_whose_packages_are_missing_says_which_to_install(
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
 
     done = subprocess.run(
-        [sys.executable, "-m", "edge", "train", "inception", "--data", "x.csv"],
+        [sys.executable, "-m", "edge", "train", "inception", "--out", tmp_path / "run"],
         capture_output=True,
         text=True,
         check=False,
@@ -121,7 +121,7 @@ def test_a_command_whose_packages_are_missing_says_which_to_install(
 
     assert done.returncode == 1
     assert "needs torch" in one_line(done)
-    assert "hemascope[workstation]" in one_line(done)
+    assert "pip install '.[workstation]'` in the project's folder" in one_line(done)
 
 
 def test_a_damaged_image_among_good_ones_is_said_and_the_others_are_examined(

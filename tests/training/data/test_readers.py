@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 
 from edge.taxonomy import TASKS
+from training.choices import SPLITS
 from training.data.data_report import examine_rows
 from training.data.layouts.manifest import read_manifest
 from training.data.readers import NOT_STATED, label_named, read_rows
-from training.data.rows import (
-    SPLITS,
-    DataInvalid,
-    cut_task_crops,
-    free_rows,
-    rows_of_task,
-)
+from training.data.rows import DataInvalid, cut_task_crops, free_rows, rows_of_task
 
 
 def write_image(path: Path, width: int = 40, height: int = 20) -> Path:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.rows import SPLITS, DataInvalid, Row
+from training.choices import SPLITS
+from training.data.rows import DataInvalid, Row
 from training.data.splits import mend_cut_groups, split_by_group
 
 ROW = Row(Path("a.png"), "MIT", "", "RBC", None, "cells4", "x", "g", True)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from edge.errors import FrameRejected
 from edge.taxonomy import TASKS
+from training.choices import SPLITS
 from training.data.layouts.cells import Cell
 from training.data.npz_stacks import read_array, read_stack
-from training.data.rows import SPLITS, DataInvalid
+from training.data.rows import DataInvalid
 
 _NAMES = TASKS["pbc8"]  # in the order of its class numbers
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from training.choices import SPLITS
 from training.data.layouts.cells import read_box
 from training.data.layouts.files import read_text
-from training.data.rows import SPLITS, DataInvalid, Row
+from training.data.rows import DataInvalid, Row
 
 COLUMNS = ("path", "licence", "split", "label", "x0", "y0", "x1", "y1")
 

@@ -6,9 +6,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
+from training.choices import SPLITS
 from training.data.layouts.cells import Cell, read_box
 from training.data.layouts.files import images_in, read_text
-from training.data.rows import SPLITS, DataInvalid
+from training.data.rows import DataInvalid
 
 
 def read_voc(source: Path) -> Iterator[Cell]:

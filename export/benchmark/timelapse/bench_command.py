@@ -15,6 +15,7 @@ import numpy as np
 from edge.artifacts.bundle import load_bundle
 from edge.pipeline.parts import Parts, read_parts
 from edge.schema.results import FrameResult
+from edge.schema.setting_errors import explain
 from edge.settings.models import SequenceSettings
 from edge.settings.sources import SimulatedSettings
 from edge.settings.timelapse import EventSettings, TrackingSettings
@@ -33,28 +34,13 @@ from export.benchmark.timelapse.tracking import (
     score,
 )
 
-_FOUND = click.Path(path_type=Path, exists=True)
-_BUNDLE = click.option(
-    "--bundle", type=_FOUND, help="Recurrent; the shipped if absent."
-)
 _NAMES = ("HOTA", "AssA", "MOTA", "IDF1", "IDSW", "Frag")
 _RATE_HZ = 0.1
 
 
-@click.group("bench-timelapse")
-def timelapse_command() -> None:
-    """Measure tracks, events, cost and the gain of a memory."""
-    cv2.setNumThreads(1)
-
-
-@timelapse_command.command("tracking")
-@click.option(
-    "--cells", "sizes", multiple=True, type=click.IntRange(50), default=(100, 500, 1000)
-)
-@click.option("--frames", default=60, show_default=True)
-@click.option("--real", type=_FOUND, help="Manifest with the flowcatchr detections.")
-def tracking_command(sizes: tuple[int, ...], frames: int, real: Path | None) -> None:
+def measure_tracking(sizes: tuple[int, ...], frames: int, real: Path | None) -> None:
     """Score the tracker and trackpy on scenes of known tracks."""
+    cv2.setNumThreads(1)
     click.echo(f"| scene | tracker | {' | '.join(_NAMES)} | ms per frame |")
     click.echo("|---|---|" + "---|" * (len(_NAMES) + 1))
     scenes = {}
@@ -103,17 +89,7 @@ def _compare(
         )
 
 
-@timelapse_command.command("events")
-@_BUNDLE
-@click.option("--hours", default=6.0, show_default=True, help="Of each run.")
-@click.option("--runs", default=1, show_default=True)
-@click.option("--first-seed", default=1, show_default=True)
-@click.option("--changing", default=0.5, show_default=True, help="Share of cells.")
-@click.option(
-    "--set", "overrides", multiple=True, help="NAME=VALUE, of the simulated microscope."
-)
-@click.option("--picture", type=click.Path(path_type=Path), help="PNG of some tracks.")
-def events_command(
+def measure_events(
     bundle: Path | None,
     hours: float,
     runs: int,
@@ -123,6 +99,7 @@ def events_command(
     picture: Path | None,
 ) -> None:
     """Find what happens in simulated runs, one frame every ten seconds."""
+    cv2.setNumThreads(1)
     parts, total = _parts(bundle), Score()
     frames = round(hours * 3600 * _RATE_HZ)
     for seed in range(first_seed, first_seed + runs):
@@ -172,15 +149,11 @@ def _follow_progress(tracks: dict[int, TrackRow] | None, result: FrameResult) ->
             tracks.setdefault(cell.track_id or 0, TrackRow()).add(result, cell)
 
 
-@timelapse_command.command("cost")
-@_BUNDLE
-@click.option("--frames", default=10_500, show_default=True)
-@click.option("--cells", default=100, show_default=True)
-@click.option("--interval-s", default=2.0, show_default=True)
-def cost_command(
+def measure_cost_of_run(
     bundle: Path | None, frames: int, cells: int, interval_s: float
 ) -> None:
     """Show whether a frame costs more the longer a run lasts."""
+    cv2.setNumThreads(1)
     cost = measure_cost(_parts(bundle), frames, cells, interval_s, click.echo)
     click.echo(
         f"{cells} cells, {frames} frames: {np.median(cost.spent_ms):.2f} ms of one "
@@ -189,13 +162,9 @@ def cost_command(
     )
 
 
-@timelapse_command.command("degraded")
-@_BUNDLE
-@click.option("--alone", type=_FOUND, required=True, help="Bundle without a memory.")
-@click.option("--clips", default=400, show_default=True)
-@click.option("--smooth", default=5, show_default=True, help="Frames of the mean.")
-def degraded_command(bundle: Path | None, alone: Path, clips: int, smooth: int) -> None:
+def measure_degraded(bundle: Path | None, alone: Path, clips: int, smooth: int) -> None:
     """Compare a memory with none on blurred, noisy and badly lit clips."""
+    cv2.setNumThreads(1)
     memory = _parts(bundle).sequence
     if memory is None:
         raise click.UsageError("--bundle: no recurrent model; train one")
@@ -224,7 +193,8 @@ def _override(source: SimulatedSettings, overrides: Sequence[str]) -> SimulatedS
             msgspec.structs.asdict(source) | changes, SimulatedSettings, strict=False
         )
     except msgspec.ValidationError as error:
-        raise click.UsageError(f"--set: {error}") from error
+        _, sentence = explain(str(error), changes, SimulatedSettings)
+        raise click.UsageError(f"--set: {sentence}") from error
 
 
 def _parts(bundle: Path | None) -> Parts:

@@ -37,38 +37,14 @@ _PIXEL_UM = 0.07
 _REAL_PIXEL_UM = 0.075  # 7.5 µm over the median red cell of 100 px
 
 
-@click.command("bench")
-@click.option(
-    "--bundle",
-    "bundles",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Model; else the shipped. With --engine tensorrt several.",
-)
-@click.option(
-    "--real",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    envvar="HEMASCOPE_REAL_FIELDS",
-    help="Folder of real 640x480 fields; left out if absent.",
-)
-@click.option(
-    "--engine",
-    default="onnxruntime",
-    show_default=True,
-    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
-    help="tensorrt: build and measure each --bundle in all its precisions on this GPU. "
-    "tensorrt-rtx: only build them, which needs no GPU.",
-)
-@click.option("--rounds", default=25, show_default=True, help="Turns per measurement.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write Markdown.")
-def bench_command(
+def run_bench(
     bundles: tuple[Path, ...],
     real: Path | None,
     engine: str,
     rounds: int,
     out: Path | None,
 ) -> None:
-    """Measure stages, pipeline, delivery and a peer; print ratios taken in turns."""
+    """Measure the speed of all parts, and show a table."""
     cv2.setNumThreads(1)
     if engine != "onnxruntime":
         _measure_engines(engine, bundles, rounds, out)

@@ -1,4 +1,4 @@
-"""The command `hemascope build`: a bundle's engine, on the device that will run it."""
+"""The command `hemascope build`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,83 +28,18 @@ from edge.engines.build_manifest import (
 )
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
-from edge.settings.models import PRECISIONS, EngineSettings, Precision
+from edge.settings.models import EngineSettings, Precision
 from export.engine import build_engine, run_in_thread
 
 
-class Batch(click.ParamType):  # type: ignore[type-arg]
-    """`MIN,OPT,MAX`: three rising numbers of cells."""
-
-    name = "MIN,OPT,MAX"
-
-    def convert(
-        self,
-        value: object,
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> tuple[int, int, int]:
-        """Return the three numbers."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-            self.fail(f"{value!r}: expected three numbers such as 1,32,128")
-        low, usual, high = (int(part) for part in parts)
-        if not 1 <= low <= usual <= high:
-            self.fail(
-                f"{value!r}: expected 1 or more, none smaller than the one before"
-            )
-        return low, usual, high
-
-
-_STANDARD = EngineSettings()
-
-
-@click.command("build")
-@click.argument(
-    "bundles",
-    nargs=-1,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-)
-@click.option(
-    "--precision",
-    default=_STANDARD.precision,
-    show_default=True,
-    type=click.Choice(PRECISIONS),
-    help="One that the bundle was exported in; a locator's is always fp32.",
-)
-@click.option(
-    "--batch",
-    default=",".join(str(n) for n in _STANDARD.batch),
-    show_default=True,
-    type=Batch(),
-    help="Least, usual and most cells of a call.",
-)
-@click.option(
-    "--engines",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for engines; else in the bundle.",
-)
-@click.option("--graphs/--no-graphs", "has_graphs", default=True, help="CUDA graphs.")
-@click.option(
-    "--mapped/--copied",
-    "is_mapped",
-    default=None,
-    help="Memory that CPU and GPU share; else as the GPU is.",
-)
-@click.option("--force", is_flag=True, help="Build also what is there and good.")
-def build_command(
+def build_engines(
     bundles: tuple[Path, ...],
     precision: Precision,
     batch: tuple[int, int, int],
     force: bool,
     **options: Any,
 ) -> None:
-    """Build TensorRT engines of BUNDLES, the shipped ones if none is named.
-
-    An engine that is there is tested, and kept if it passes. For any other, the reason
-    why it is built again is shown.
-    """
+    """Build the engines of bundles that need it, and show what each was built from."""
     console = Console()
     for folder in bundles or (LOCATOR, CLASSIFIER, ON_REFERENCE):
         bundle = load_bundle(folder)
@@ -178,7 +112,7 @@ def _bar(console: Console) -> Progress:
 
 def _table(bundle_id: str, manifest: EngineManifest) -> Table:
     """Show what an engine was built from, where, and how it did."""
-    grid = Table(title=f"passport of {bundle_id}", show_header=False)
+    grid = Table(title=f"engine of {bundle_id}", show_header=False)
     site, order = manifest.site, manifest.order
     worst = ", ".join(f"{n} {v:.2g}" for n, v in manifest.parity.worst.items())
     where = "" if site.l4t is None else f", Jetson Linux {site.l4t}"

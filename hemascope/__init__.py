@@ -1,0 +1,1 @@
+"""Hemascope: a microscope, a camera and a Jetson that name blood cells live."""
