@@ -175,10 +175,12 @@ def assign(
     # be matched, as a full matching demands, and the problem stays sparse: M * N pairs
     # are never looked at. Solved by LAPJVsp (Jonker and Volgenant, Computing 38, 1987).
     each = np.arange(tracks)
+    rows, columns = np.concatenate([[row, column], [each, cells + each]], axis=1)
     graph = csr_array(
         (
             np.concatenate([cost, np.full(tracks, _UNLINKED_COST)]),
-            (np.concatenate([row, each]), np.concatenate([column, cells + each])),
+            # SciPy 1.13 matches graphs of 32-bit indices alone.
+            (rows.astype(np.int32), columns.astype(np.int32)),
         ),
         shape=(tracks, cells + tracks),
     )
