@@ -28,7 +28,7 @@ from edge.artifacts.profile import (
 from edge.engines import Engine
 from edge.errors import HemascopeError
 from edge.frames import Counts
-from edge.pipeline.pixel_size import read_pixel_size
+from edge.pipeline.scale_reading import read_pixel_size
 from edge.stages.colour_correction import correct, prepare
 from edge.stages.colour_statistics import Colours, read_colours
 from edge.stages.detection import locate_at, locator_spec

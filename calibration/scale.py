@@ -20,7 +20,8 @@ from edge.artifacts.profile import Profile
 from edge.engines.opening import open_engine
 from edge.errors import HemascopeError
 from edge.frames import Counts
-from edge.pipeline.pixel_size import read_pixel_size
+from edge.pipeline.scale_reading import read_pixel_size
+from edge.schema.pixel_sizes import why_not_sensible
 from edge.stages.colour_correction import correct, prepare
 from edge.stages.detection import (
     RED_CELL_UM,
@@ -109,6 +110,11 @@ def measure_rulings(image: NDArray[np.integer], division_um: float) -> PixelScal
         )
     angle = float(np.degrees(np.arctan2(along[1], along[0])))
     um, share = division_um / slope, float(np.hypot(_T95 * slope_error / slope, _RULER))
+    refused = why_not_sensible(um)
+    if refused is not None:
+        raise ScaleRefused(
+            f"lines {division_um:g} µm apart: {refused}; or check --division-um"
+        )
     return PixelScale(
         um, um * (1 - share), um * (1 + share), len(positions), angle, positions
     )

@@ -9,6 +9,7 @@ import click
 
 from calibration.choices import METHODS, MIN_FRAMES
 from edge.cli.groups import CommandGroup, Section, in_section
+from edge.cli.options import PIXEL_SIZE_UM
 
 _PATH = click.Path(path_type=Path)
 _FOUND = click.Path(path_type=Path, exists=True)
@@ -21,7 +22,7 @@ _CONFIG = click.option(
 )
 _PIXEL_SIZE = click.option(
     "--pixel-size-um",
-    type=click.FloatRange(0, min_open=True),
+    type=PIXEL_SIZE_UM,
     help="Size of a pixel in µm. Without it, that of the profile if it has one.",
 )
 

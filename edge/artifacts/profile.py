@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edge import __version__
 from edge.errors import HemascopeError
 from edge.schema.codec import encode, read_json
+from edge.schema.pixel_sizes import why_not_sensible
 from edge.schema.results import Controls
 
 Row4 = tuple[float, float, float, float]
@@ -109,7 +110,7 @@ class ProfileRecord(
     black_level: Annotated[float, Meta(ge=0)] = 0.0
     white_point: tuple[float, float, float] | None = None
     matrix: Matrix = IDENTITY
-    pixel_size_um: Annotated[float, Meta(gt=0)] | None = None
+    pixel_size_um: float | None = None
     flat_field_sha256: str | None = None
     is_verified: bool = True
     reference: ReferenceRecord | None = None
@@ -183,7 +184,8 @@ def load_profile(folder: Path) -> Profile:
     ConfigurationInvalid
         `profile.json` is missing or is not a valid record of a profile.
     ProfileMismatch
-        The flat field is missing, altered, or holds values that no light gives.
+        The flat field is missing, altered, or holds values that no light gives; or no
+        microscope has the pixel size.
     """
     record = read_json(folder / "profile.json", ProfileRecord)
     values = np.array([*record.matrix[0], *record.matrix[1], *record.matrix[2]])
@@ -197,6 +199,10 @@ def load_profile(folder: Path) -> Profile:
             f"{folder}: matrix and white_point must be finite and the white point "
             f"above 0, it is {record.white_point}; calibrate again"
         )
+    um = record.pixel_size_um
+    refused = None if um is None else why_not_sensible(um)
+    if refused is not None:
+        raise ProfileMismatch(f"{folder}: {refused}: calibrate the scale again")
     flat = None
     content = encode(record)
     if record.flat_field_sha256 is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.cli.groups import Section, in_section
+from edge.cli.options import PIXEL_SIZE_UM
 from edge.errors import ConfigurationInvalid
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--pixel-size-um",
-    type=click.FloatRange(0, min_open=True),
+    type=PIXEL_SIZE_UM,
     help="Size of a pixel in µm. Without it, the profile's, or else it is estimated "
     "from the red cells of the image.",
 )

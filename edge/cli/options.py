@@ -30,6 +30,25 @@ class ChoiceOf(click.Choice):  # type: ignore[type-arg]
         return tuple(getattr(import_module(module), name))
 
 
+class PixelSizeOption(click.ParamType):  # type: ignore[type-arg]
+    """Micrometres per pixel; what no microscope can have is refused."""
+
+    name = "µm"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; see `click.ParamType.convert`."""
+        from edge.schema.pixel_sizes import why_not_sensible
+
+        um: float = click.FLOAT.convert(value, param, ctx)
+        refused = why_not_sensible(um)
+        if refused is not None:
+            self.fail(refused, param, ctx)
+        return um
+
+
+PIXEL_SIZE_UM = PixelSizeOption()
 CONFIG = click.option(
     "--config",
     required=True,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from edge import __version__, clock
 from edge.artifacts.bundle import Bundle
@@ -15,6 +18,8 @@ from edge.pipeline.pixel_size import PixelSize
 from edge.schema.results import Cell, FrameRange, FrameResult, Quality, SeenColours
 from edge.schema.row_limits import MAX_CELLS
 from edge.taxonomy import UNIDENTIFIED
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +73,8 @@ def fill_record(
         height_px=height_px,
         pixel_size_um=made_with.scale.um,
         pixel_size_origin=made_with.scale.origin,
+        pixel_size_range_um=_known(made_with.scale.range_um),
+        pixel_size_cells=_known(made_with.scale.cells),
         quality=measured.quality,
         colours=measured.colours,
         model=made_with.classifier.id,
@@ -78,6 +85,11 @@ def fill_record(
         counts=Counter(cell.label for cell in kept),
         timings_ms=timings_ms,
     )
+
+
+def _known(value: _T | None) -> _T | UnsetType:
+    """Return a value; what is not known takes no bytes in the row."""
+    return UNSET if value is None else value
 
 
 def cells_of(classified: ClassifiedCells, classifier: Bundle) -> tuple[Cell, ...]:

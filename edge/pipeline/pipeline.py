@@ -21,7 +21,8 @@ from edge.pipeline.classifiers import (
     nameable,
 )
 from edge.pipeline.frame_record import MadeWith, Measured, cells_of, fill_record
-from edge.pipeline.pixel_size import FrameScale, PixelSize, estimate_pixel_size
+from edge.pipeline.pixel_size import FrameScale, PixelSize
+from edge.pipeline.scale_reading import Reading, cells_at_scale, estimate_pixel_size
 from edge.pipeline.stopwatch import Stopwatch
 from edge.schema.results import Cell, Colour, Controls, FrameResult, SeenColours
 from edge.sources.control_values import differences
@@ -97,6 +98,7 @@ class Pipeline:
             field = correct(counts, self._colours(counts))
         with stage("locate"):
             regions = self._locate(field, raw)
+            scale = self._check_scale(scale, regions, raw)
         cells = self._classify(raw, regions, stage)
         with stage("quality"):
             measured = self._measure(raw, counts, field, regions)
@@ -131,6 +133,17 @@ class Pipeline:
     def _locate(self, field: NDArray[np.uint8], raw: RawFrame) -> Regions:
         """Return where cells lie that the classifier has names for."""
         return nameable(self._find(field, raw), self.locator, self.classifier)
+
+    def _check_scale(
+        self, scale: PixelSize, regions: Regions, raw: RawFrame
+    ) -> PixelSize:
+        """Compare the pixel size that was told with the red cells found at it."""
+        if self.locator is None or scale.um is None:
+            return scale
+        cells = cells_at_scale(regions, self.locator.labels, scale.um, raw.size_px)
+        return self.scale.check(
+            scale, cells, lambda: self._estimate_scale(raw), raw.shot.sequence
+        )
 
     def _classify(
         self, raw: RawFrame, regions: Regions, stage: Stopwatch
@@ -198,7 +211,7 @@ class Pipeline:
             return reduction(pixel_size_um, locator_spec(self.locator))
         return min(1.0, _BLIND_PX / max(raw.size_px))
 
-    def _estimate_scale(self, raw: RawFrame) -> float | None:
+    def _estimate_scale(self, raw: RawFrame) -> Reading | None:
         """Micrometres per pixel from the red cells of this frame."""
         if self.locator is None:
             return None

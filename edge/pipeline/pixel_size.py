@@ -1,53 +1,54 @@
 """How large a pixel is: from the profile, the source, or the size of the red cells.
 
-Human red cells are 7.5 µm wide, so their median width in pixels gives the scale.
-Once frames agree the estimate is kept for the session: a scale that followed every
-frame would change what the same cell looks like.
+Once frames agree an estimate is kept for the session: a scale that followed every frame
+would change what the same cell looks like. A scale that is told is compared with the
+red cells, and doubted where they say another.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge.artifacts.bundle import Bundle
-from edge.engines import Engine
-from edge.stages.detection import (
-    RED_CELL_UM,
-    Regions,
-    are_whole,
-    locate_at,
-    locator_spec,
-    widths,
-)
+from edge.errors import FrameRejected
+from edge.pipeline.scale_reading import CellsAtScale, Reading, reading_of
+from edge.schema.pixel_sizes import why_not_sensible
 
 Origin = Literal["profile", "source", "estimated"]
-Locate = Callable[[float], Regions]
+Estimate = Callable[[], Reading | None]
 
-_LADDER = 1.7  # step between tried scales; the locator stands up to +-60 %
-_TIMES_RED = {"RBC": 1.0, "WBC": 1.8, "Platelet": 0.35}  # widths, by class
-_MIN_CELLS = 3
 _AGREEMENT = 1.1  # largest over smallest estimate
+_APART = 1.15  # told over measured: beyond, the told one is doubted
+_POOLED_CELLS = 200  # of the last frames; a changed objective outvotes them soon
+_CELLS_OF_A_FRAME = 50  # so that one crowded frame is not all of the pool
+_ENOUGH_CELLS = 3
+_LEAST_SCORE = 0.6  # on 393 fields it was higher at the right scale, lower far off it
+_MORE_RARELY, _RARELY = 4, 256  # frames between two estimates of a told scale
 _REMEDY = "set pixel_size_um of the source, or calibrate"
-_CHANCE_CELLS = 4  # so many cells count half of what a crowd does
-_MIN_COVERED = 0.02  # share of the frame that cells must cover to be believed
+_REMEDIES = {
+    "profile": "calibrate the scale with the objective in use",
+    "source": "give the pixel size of the objective in use",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PixelSize:
     """Micrometres per pixel, None if unknown, and where the figure comes from.
 
-    `doubt` says why results at this scale are not to be trusted yet.
+    `doubt` says why results at this scale are not to be trusted yet. Where it was read
+    off cells, `range_um` are its limits (95 %) and `cells` how many there were.
     """
 
     um: float | None
     origin: Origin | None
     doubt: str | None = None
+    range_um: tuple[float, float] | None = None
+    cells: int | None = None
 
 
 class FrameScale(Protocol):
@@ -56,7 +57,7 @@ class FrameScale(Protocol):
     def of(
         self,
         source_um: float | None,
-        estimate: Callable[[], float | None],
+        estimate: Estimate,
         sequence: int | None = None,
     ) -> PixelSize:
         """Return the pixel size of a frame.
@@ -70,6 +71,36 @@ class FrameScale(Protocol):
             else knows it.
         sequence
             The frame's number; a scale that was recorded knows frames by it.
+
+        Raises
+        ------
+        FrameRejected
+            No microscope has the pixel size that is told.
+        """
+
+    def check(
+        self,
+        told: PixelSize,
+        cells: CellsAtScale,
+        estimate: Estimate,
+        sequence: int | None = None,
+    ) -> PixelSize:
+        """Compare a pixel size with the cells that were found at it.
+
+        Parameters
+        ----------
+        told
+            What `of` said of this frame.
+        cells
+            The red cells of the frame at that scale.
+        estimate, sequence
+            As for `of`. The estimate costs more than the rest of a frame and is asked
+            only where the cells raise a suspicion, and ever more rarely.
+
+        Returns
+        -------
+        PixelSize
+            The same; with a doubt, where told and measured are more than 15 % apart.
         """
 
 
@@ -86,13 +117,14 @@ class Scale:
         if profile_um is not None:
             self._settled = PixelSize(profile_um, "profile")
         self._agreeing = agreeing
-        self._estimates: list[float] = []
+        self._estimates: list[Reading] = []
+        self._watched: _ToldScale | None = None
         self._lock = threading.Lock()
 
     def of(
         self,
         source_um: float | None,
-        estimate: Callable[[], float | None],
+        estimate: Estimate,
         sequence: int | None = None,
     ) -> PixelSize:
         """See `FrameScale.of`; what the profile says goes before the source."""
@@ -101,102 +133,108 @@ class Scale:
             if settled is not None and settled.origin == "profile":
                 return settled
             if source_um is not None:  # of this frame: an objective may be changed
+                refused = why_not_sensible(source_um)
+                if refused is not None:
+                    raise FrameRejected(refused)
                 return PixelSize(source_um, "source")
             return settled or self._take(estimate())
 
-    def _take(self, estimate_um: float | None) -> PixelSize:
-        if estimate_um is None:
+    def check(
+        self,
+        told: PixelSize,
+        cells: CellsAtScale,
+        estimate: Estimate,
+        sequence: int | None = None,
+    ) -> PixelSize:
+        """See `FrameScale.check`; cells of the last frames are pooled."""
+        if told.um is None or told.origin not in _REMEDIES:
+            return told
+        with self._lock:
+            if self._watched is None or self._watched.um != told.um:
+                self._watched = _ToldScale(told.um)
+            measured = self._watched.contradiction(cells, estimate)
+        return told if measured is None else replace(told, doubt=_apart(told, measured))
+
+    def _take(self, reading: Reading | None) -> PixelSize:
+        if reading is None or why_not_sensible(reading.um) is not None:
             self._estimates.clear()
             return PixelSize(
                 None,
                 None,
                 f"pixel size unknown: too few cells to read it off; {_REMEDY}",
             )
-        self._estimates = [*self._estimates, estimate_um][-self._agreeing :]
-        low, high = min(self._estimates), max(self._estimates)
-        if len(self._estimates) < self._agreeing or high > low * _AGREEMENT:
+        self._estimates = [*self._estimates, reading][-self._agreeing :]
+        sizes = [each.um for each in self._estimates]
+        low, high = min(sizes), max(sizes)
+        if len(sizes) < self._agreeing or high > low * _AGREEMENT:
             doubt = (
                 f"pixel size not settled: {low:.3f} to {high:.3f} µm read off the "
-                f"last {len(self._estimates)} frames, {self._agreeing} must agree; "
+                f"last {len(sizes)} frames, {self._agreeing} must agree; "
                 f"{_REMEDY}"
             )
-            return PixelSize(estimate_um, "estimated", doubt)
-        self._settled = PixelSize(float(np.median(self._estimates)), "estimated")
+            return _estimated(reading, doubt)
+        settled = _joint(self._estimates)
+        if not settled.is_sure:
+            return _estimated(settled, f"pixel size uncertain: {settled}; {_REMEDY}")
+        self._settled = _estimated(settled)
         return self._settled
 
 
-def estimate_pixel_size(
-    frame_px: tuple[int, int], locator: Bundle, locate: Locate
-) -> float | None:
-    """Try scales from coarse to fine and keep the one where red cells fit best.
+class _ToldScale:
+    """A pixel size (µm) that was told, and what the red cells say of it."""
 
-    Parameters
-    ----------
-    frame_px
-        Width and height of the frame.
-    locator
-        Finds red cells best when they are its `diameter_px` wide.
-    locate
-        Finds regions at a given pixel size (µm), boxes in full-resolution pixels.
+    def __init__(self, um: float) -> None:
+        self.um = um
+        self._ratios: deque[float] = deque(maxlen=_POOLED_CELLS)
+        self._contradiction: Reading | None = None
+        self._wait_frames, self._waits_frames = 0, 1
 
-    Returns
-    -------
-    float or None
-        Micrometres per pixel; None when no scale shows enough cells.
-    """
-    # A red cell may fill a third of the frame or be as small as the locator can see.
-    widest = max(frame_px) / 3
-    least = locator_spec(locator).diameter_px / 3
-    expected = np.array([_TIMES_RED.get(name, np.nan) for name in locator.labels])
-    tried = widest * _LADDER ** -np.arange(9.0)
-    tried = tried[tried > least]
-    best, best_score = None, 0.0
-    for diameter in tried:
-        regions = locate(RED_CELL_UM / diameter)
-        found, score = _fit(regions, expected, diameter, frame_px)
-        if score > best_score:
-            best, best_score = found, score
-    if best is None:
-        return None
-    refined, _ = _fit(locate(RED_CELL_UM / best), expected, best, frame_px)
-    return RED_CELL_UM / (refined or best)
+    def contradiction(self, cells: CellsAtScale, estimate: Estimate) -> Reading | None:
+        """Take the red cells of a frame; return what they say if it is another scale.
+
+        The estimate must say so, too: far from the true scale the widths are not
+        right, and near it they are off by chance in one frame of a hundred.
+        """
+        self._ratios.extend(cells.ratios[:_CELLS_OF_A_FRAME].tolist())
+        self._wait_frames -= 1
+        if not self._is_suspicious(cells.score):
+            self._contradiction = None
+        elif self._contradiction is None and self._wait_frames < 0:
+            found = estimate()
+            if found is not None and found.is_sure and found.is_apart(self.um, _APART):
+                self._contradiction = found
+            self._wait_frames = self._waits_frames
+            self._waits_frames = min(_RARELY, self._waits_frames * _MORE_RARELY)
+        return self._contradiction
+
+    def _is_suspicious(self, score: float | None) -> bool:
+        """Whether the cells do not look as they do at the true scale."""
+        pooled = reading_of(np.array(self._ratios), self.um)
+        if pooled is None or pooled.cells < _ENOUGH_CELLS:
+            return True
+        is_unlikely = score is not None and score < _LEAST_SCORE
+        return is_unlikely or pooled.is_apart(self.um, _APART)
 
 
-def read_pixel_size(
-    field: NDArray[np.uint8], locator: Bundle, engine: Engine
-) -> float | None:
-    """Estimate the pixel size (µm) of a corrected frame (H, W, 3); None if unknown."""
-    spec = locator_spec(locator)
-    return estimate_pixel_size(
-        (field.shape[1], field.shape[0]),
-        locator,
-        lambda um: locate_at(um, field, engine, spec)[1],
+def _apart(told: PixelSize, measured: Reading) -> str:
+    um = told.um or 0.0
+    times = max(um / measured.um, measured.um / um)
+    return (
+        f"pixel size doubtful: the {told.origin} says {um:.3g} µm, the red cells "
+        f"{measured}; {times:.2f} times apart, expected at most {_APART}; "
+        f"{_REMEDIES[str(told.origin)]}"
     )
 
 
-def _fit(
-    regions: Regions,
-    expected: NDArray[np.float64],
-    diameter_px: float,
-    frame_px: tuple[int, int],
-) -> tuple[float | None, float]:
-    """Red-cell width by the cells found, and how well they agree that it is this one.
+def _estimated(reading: Reading, doubt: str | None = None) -> PixelSize:
+    low, high = reading.range_um
+    limits = round(low, 6), round(high, 6)
+    return PixelSize(reading.um, "estimated", doubt, limits, reading.cells)
 
-    Cells that the border cuts look smaller than they are: the width is that of whole
-    cells where there are enough of them.
-    """
-    boxes = regions.boxes
-    sizes = widths(boxes)
-    red_px = sizes / expected[regions.kinds]  # of a red cell, if the class is right
-    near = (red_px > 0.55 * diameter_px) & (red_px < 1.8 * diameter_px)
-    covered = float((regions.scores[near] * sizes[near] ** 2).sum()) / np.prod(frame_px)
-    if covered < _MIN_COVERED:
-        return None, 0.0
-    whole = are_whole(boxes, frame_px)
-    red = near & (expected[regions.kinds] == 1)
-    for judged in (red & whole, red, near):
-        if judged.sum() >= _MIN_CELLS:
-            break
-    found = int(near.sum())  # one chance find may cover as much as a hundred cells
-    believed = found / (found + _CHANCE_CELLS)
-    return float(np.median(red_px[judged])), float(covered * near.mean() * believed)
+
+def _joint(readings: list[Reading]) -> Reading:
+    """Return the median of readings, with the error of their mean."""
+    errors = np.array([each.error for each in readings])
+    um = float(np.median([each.um for each in readings]))
+    error = float(np.sqrt((errors**2).sum())) / len(readings)
+    return Reading(um, sum(each.cells for each in readings), error)

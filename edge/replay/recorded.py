@@ -7,12 +7,14 @@ size that workers read off the first frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded
-from edge.pipeline.pixel_size import PixelSize, Scale
+from edge.pipeline.pixel_size import Estimate, PixelSize, Scale
+from edge.pipeline.scale_reading import CellsAtScale
 from edge.recording.format import (
     FailedFrame,
     Frame,
@@ -61,7 +63,7 @@ class RecordedSource:
 
 
 class RecordedScale:
-    """The pixel sizes that were read off the cells when frames were recorded.
+    """The pixel sizes of the frames as they were recorded, and the doubts of them.
 
     Parameters
     ----------
@@ -73,24 +75,39 @@ class RecordedScale:
 
     def __init__(self, otherwise: Scale, recorded: Sequence[RecordedItem]) -> None:
         self._otherwise = otherwise
-        self._known = {
+        self._known: dict[int | None, PixelSize] = {
             r.item.shot.sequence: r.item.scale
             for r in recorded
-            if isinstance(r.item, Frame)
-            and r.item.scale is not None
-            and r.item.scale.origin not in ("profile", "source")
+            if isinstance(r.item, Frame) and r.item.scale is not None
         }
 
     def of(
         self,
         source_um: float | None,
-        estimate: Callable[[], float | None],
+        estimate: Estimate,
         sequence: int | None = None,
     ) -> PixelSize:
         """Return what was recorded of this frame; see `FrameScale.of`."""
-        if sequence in self._known:
-            return self._known[sequence]
+        known = self._known.get(sequence)
+        if known is not None and known.origin not in ("profile", "source"):
+            return known
         return self._otherwise.of(source_um, estimate, sequence)
+
+    def check(
+        self,
+        told: PixelSize,
+        cells: CellsAtScale,
+        estimate: Estimate,
+        sequence: int | None = None,
+    ) -> PixelSize:
+        """Return the doubt that was recorded; see `FrameScale.check`.
+
+        Workers pool the cells of frames in whichever order they come to them.
+        """
+        known = self._known.get(sequence)
+        if known is not None and (known.um, known.origin) == (told.um, told.origin):
+            return replace(told, doubt=known.doubt)
+        return self._otherwise.check(told, cells, estimate, sequence)
 
 
 class RecordedTimeline:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from edge.schema.pixel_sizes import PixelSizeUm
 from edge.schema.results import BalanceName, ControlName, Share
 from edge.settings.values import (
     Finite,
@@ -32,7 +33,7 @@ class SimulatedSettings(StrictSettings, frozen=True, tag_field="kind", tag="simu
     width_px: Pixels = 1920
     height_px: Pixels = 1200
     rate_hz: NotNegative = 30.0
-    pixel_size_um: Positive = 0.07
+    pixel_size_um: PixelSizeUm = 0.07
     stain: Literal["may-grunwald-giemsa", "wright", "giemsa"] = "may-grunwald-giemsa"
     cells_per_mm2: NotNegative = 6500.0
     drift_um_per_s: Finite = 1.5
@@ -100,7 +101,7 @@ class OpenCVSettings(StrictSettings, frozen=True, tag_field="kind", tag="opencv"
     rate_hz: Positive | None = None
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
     stall_s: Positive = 5.0
-    pixel_size_um: Positive | None = None
+    pixel_size_um: PixelSizeUm | None = None
     controls: ControlSettings = AS_FOUND
 
 
@@ -108,7 +109,7 @@ class VideoSettings(StrictSettings, frozen=True, tag_field="kind", tag="video"):
     """A video file: a recording, which waits for its reader."""
 
     path: Path
-    pixel_size_um: Positive | None = None
+    pixel_size_um: PixelSizeUm | None = None
 
 
 class GStreamerSettings(StrictSettings, frozen=True, tag_field="kind", tag="gstreamer"):
@@ -122,7 +123,7 @@ class GStreamerSettings(StrictSettings, frozen=True, tag_field="kind", tag="gstr
     pipeline: str
     is_live: bool = True
     stall_s: Positive = 5.0
-    pixel_size_um: Positive | None = None
+    pixel_size_um: PixelSizeUm | None = None
     controls: ControlSettings = AS_FOUND
 
 
@@ -136,7 +137,7 @@ class FolderSettings(StrictSettings, frozen=True, tag_field="kind", tag="folder"
     path: Path
     rate_hz: NotNegative = 0.0
     is_repeated: bool = False
-    pixel_size_um: Positive | None = None
+    pixel_size_um: PixelSizeUm | None = None
     bits: Annotated[int, Meta(ge=8, le=16)] = 16
 
 
@@ -159,7 +160,7 @@ class MicroManagerSettings(
     properties: dict[str, dict[str, str]] = field(default_factory=dict)
     buffer_mb: Annotated[int, Meta(ge=1, le=16384)] = 256
     stall_s: Positive = 5.0
-    pixel_size_um: Positive | None = None
+    pixel_size_um: PixelSizeUm | None = None
     controls: ControlSettings = AS_FOUND
 
 
@@ -177,7 +178,7 @@ class GenICamSettings(StrictSettings, frozen=True, tag_field="kind", tag="genica
     height_px: Pixels | None = None
     rate_hz: Positive | None = None
     stall_s: Positive = 5.0
-    pixel_size_um: Positive | None = None
+    pixel_size_um: PixelSizeUm | None = None
     controls: ControlSettings = AS_FOUND
 
 

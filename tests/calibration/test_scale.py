@@ -97,3 +97,9 @@ def three_lines() -> np.ndarray:
 def test_what_is_no_micrometer_is_refused(image: np.ndarray, says: str) -> None:
     with pytest.raises(ScaleRefused, match=says):
         measure_rulings(image, 10.0)
+
+
+def test_a_division_that_makes_a_senseless_scale_is_refused() -> None:
+    """So that no profile is written that cannot be read again."""
+    with pytest.raises(ScaleRefused, match=r"expected 0\.01 to 2 µm.*--division-um"):
+        measure_rulings(micrometer(12.0), 1000.0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from edge.artifacts.bundle import Bundle
 from edge.engines import Engine
-from edge.pipeline.pixel_size import read_pixel_size
+from edge.pipeline.scale_reading import read_pixel_size
 from edge.stages.detection import (
     RED_CELL_UM,
     are_whole,

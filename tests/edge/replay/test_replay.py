@@ -24,6 +24,7 @@ from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts, read_parts
 from edge.pipeline.pixel_size import PixelSize, Scale
+from edge.pipeline.scale_reading import CellsAtScale, Reading
 from edge.recording.format import (
     SETTINGS,
     FailedFrame,
@@ -323,9 +324,30 @@ def test_a_scale_that_was_read_off_the_cells_is_not_read_again() -> None:
     ]
     scale = RecordedScale(Scale(None), frames)
 
-    assert scale.of(None, lambda: 9.0, 1) == settled
-    assert scale.of(None, lambda: 9.0, 0) == doubted
-    assert scale.of(0.1, lambda: 9.0, 2) == told
+    assert scale.of(None, lambda: Reading(9.0, 30, 0.02), 1) == settled
+    assert scale.of(None, lambda: Reading(9.0, 30, 0.02), 0) == doubted
+    assert scale.of(0.1, lambda: Reading(9.0, 30, 0.02), 2) == told
+
+
+def test_a_doubt_of_a_told_scale_is_that_of_the_recording() -> None:
+    """Workers pool the cells of frames as they come to them."""
+    told, doubted = PixelSize(0.1, "source"), PixelSize(0.1, "source", "doubtful")
+    frames = [
+        RecordedItem(Frame(seq=n + 1, shot=shot(n), scale=size))
+        for n, size in enumerate([told, doubted])
+    ]
+    scale = RecordedScale(Scale(None), frames)
+
+    def checked(size: PixelSize, sequence: int) -> PixelSize:
+        reading = Reading(0.05, 30, 0.02)
+        return scale.check(
+            size, CellsAtScale(np.full(30, 2.0), 0.8), lambda: reading, sequence
+        )
+
+    assert checked(told, 0) == told
+    assert checked(told, 1) == doubted
+    assert checked(PixelSize(0.2, "profile"), 1).doubt != "doubtful"  # told anew
+    assert checked(PixelSize(0.2, "profile"), 1).doubt
 
 
 def test_the_first_difference_is_named_with_its_place() -> None:

@@ -8,7 +8,6 @@ from edge.artifacts.bundle import LocationSpec
 from edge.engines import Engine, Outputs
 from edge.engines.opening import open_engine
 from edge.pipeline.parts import Parts
-from edge.pipeline.pixel_size import PixelSize, Scale, estimate_pixel_size
 from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.stages.detection import (
@@ -175,95 +174,3 @@ def _is_found(box: tuple[float, ...], boxes: NDArray[np.float32]) -> bool:
     area = (box[2] - box[0]) * (box[3] - box[1])
     union = area + np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - both
     return bool((both / union > 0.5).any())
-
-
-@pytest.mark.parametrize("pixel_um", [0.05, 0.1, 0.2])
-def test_the_scale_is_read_off_the_red_cells(
-    pixel_um: float, parts: Parts, locator: Engine
-) -> None:
-    bench = SimulatedMicroscope(
-        SimulatedSettings(
-            width_px=960, height_px=720, rate_hz=0, pixel_size_um=pixel_um, seed=9
-        )
-    )
-    assert parts.locator is not None
-    spec = locator_spec(parts.locator)
-    frame = bench.render(0)
-
-    def locate(pixel_size_um: float) -> Regions:
-        small = reduce(frame, reduction(pixel_size_um, spec))
-        return find_regions(small, locator, spec, (960, 720))
-
-    estimate = estimate_pixel_size((960, 720), parts.locator, locate)
-
-    assert estimate == pytest.approx(pixel_um, rel=0.12)
-
-
-def test_a_field_without_red_cells_has_no_scale(parts: Parts, locator: Engine) -> None:
-    assert parts.locator is not None
-    spec = locator_spec(parts.locator)
-    empty = np.full((480, 640, 3), 230, np.uint8)
-
-    def locate(pixel_size_um: float) -> Regions:
-        small = reduce(empty, reduction(pixel_size_um, spec))
-        return find_regions(small, locator, spec, (640, 480))
-
-    assert estimate_pixel_size((640, 480), parts.locator, locate) is None
-
-
-def test_one_chance_find_does_not_outweigh_a_field_of_cells(parts: Parts) -> None:
-    assert parts.locator is not None
-    corners = np.stack(np.meshgrid(np.arange(8), np.arange(5)), axis=-1).reshape(-1, 2)
-    cells = np.hstack([corners * 75.0 + 20, corners * 75.0 + 64])  # 44 px wide
-
-    def locate(pixel_size_um: float) -> Regions:
-        diameter = RED_CELL_UM / pixel_size_um
-        if diameter > 150:  # seen so coarsely, the whole field is one white cell
-            return regions_of(np.array([[10.0, 10, 630, 470]]), kind=1)
-        boxes = cells if 25 < diameter < 75 else cells[:0]
-        return regions_of(boxes, kind=0)
-
-    estimate = estimate_pixel_size((640, 480), parts.locator, locate)
-
-    assert estimate == pytest.approx(RED_CELL_UM / 44, rel=0.01)
-
-
-def regions_of(boxes: NDArray[np.float64], kind: int) -> Regions:
-    count = len(boxes)
-    return Regions(
-        boxes=boxes.astype(np.float32),
-        scores=np.full(count, 0.95, np.float32),
-        kinds=np.full(count, kind),
-        evidence=np.zeros((count, 3), np.float32),
-    )
-
-
-def test_what_the_profile_says_goes_before_the_source_and_both_before_a_guess() -> None:
-    assert Scale(0.1).of(0.2, lambda: 0.3) == PixelSize(0.1, "profile")
-    assert Scale(None).of(0.2, lambda: 0.3) == PixelSize(0.2, "source")
-    assert Scale(None).of(None, lambda: 0.3).origin == "estimated"
-
-
-def test_a_source_whose_objective_is_changed_is_believed_frame_by_frame() -> None:
-    scale = Scale(None)
-
-    told = [scale.of(um, lambda: 0.3).um for um in (0.1, 0.1, 0.25, 0.1)]
-
-    assert told == [0.1, 0.1, 0.25, 0.1]
-
-
-def test_a_session_has_one_scale_once_three_frames_agree() -> None:
-    guesses = iter([None, 0.07, 0.03, 0.070, 0.072, 0.071])
-    scale = Scale(None)
-
-    told = [scale.of(None, lambda: next(guesses)) for _ in range(8)]
-
-    assert [size.um for size in told[:5]] == [None, 0.07, 0.03, 0.070, 0.072]
-    assert all(size.doubt for size in told[:5])
-    assert told[5:] == [PixelSize(0.071, "estimated")] * 3
-
-
-def test_of_a_single_image_its_own_estimate_is_good_enough() -> None:
-    result = Scale(None, agreeing=1).of(None, lambda: 0.07)
-
-    assert result == PixelSize(0.07, "estimated")
