@@ -5,15 +5,22 @@ Each is compared with the calibration; where the calibration says nothing of it,
 the first good frames of the run. A drift is reported and nothing is changed: only a new
 calibration corrects it. A limit is watched by a cumulative sum (Page, "Continuous
 inspection schemes", 1954), so that a small lasting drift is found and noise is not.
+
+A frame shows many red cells but one to three nuclei, and the kinds of white cells
+differ more than the limits. So a figure that varies from field to field is the median
+of as many looks as it takes until chance is small beside the limit.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edge.artifacts.profile import Profile
@@ -27,8 +34,15 @@ _SLACK = 0.75  # of a limit: smaller differences add nothing to the sum
 _ENOUGH = 5.0  # limits times seconds: double the limit alarms after 4 s
 _SMOOTH_S = 5.0  # time constant of the average that a row holds
 _CLEARED = 0.7  # of a limit: below it an alarm ends
-_LEARNT = 20  # frames of a run that stand in for the calibration,
-_LEARNS_EVERY_S = 3.0  # so far apart that they show different cells
+_LEARNT = 20  # looks of a run that stand in for the calibration,
+_LOOKS_EVERY_S = 3.0  # so far apart that most show other cells
+_LOOKS = {"nuclei": 100}  # that are pooled at least: five minutes of different cells
+_MOST_LOOKS = 400
+_MOST_REFERENCE = 60  # looks that are learnt from: three minutes,
+_TIMES_REFERENCE = 5  # or so many times those that are pooled
+_CHANCE = 0.24  # of the amber limit: by so much a figure may vary
+_NORMAL = 1.13  # root of mean square over median distance, of normal values in 3 D
+_SAME_FIELD = 4  # looks in a row may show one field: so many count as one
 _BLIND_S = 60.0  # without any background for so long, drift is not known
 _MAX_STEP_S = 5.0  # a longer gap counts as so long
 _TIMES = {
@@ -38,12 +52,18 @@ _TIMES = {
 }  # of the limits: stain varies by itself
 _FOCUS = 0.5, 0.3  # of the run's own: amber, red
 
-ADVICE = {
+ADVICE = {  # where the figure is beside the calibration
     "background": "let the lamp warm up, see that its voltage, the condenser and the "
     "camera's exposure and white balance are as they were, then calibrate the field",
     "red_cells": "the stain or its thickness is another here; calibrate the slide",
     "nuclei": "the stain of nuclei is another here; calibrate the slide",
     "focus": "focus again; clean the objective if that does not help",
+}
+SINCE_START = ADVICE | {  # where it is beside the first frames
+    "red_cells": "the stain or its thickness is not that of the first frames; look at "
+    "the slide, and calibrate it",
+    "nuclei": "the stain of nuclei is not that of the first frames; look at the slide, "
+    "and calibrate it",
 }
 _STATUS: tuple[DriftStatus, ...] = ("good", "amber", "red")
 _Colour = NDArray[np.float64]
@@ -51,32 +71,60 @@ _Colour = NDArray[np.float64]
 
 @dataclass(slots=True)
 class _Chart:
-    """One watched figure: its average and its cumulative sums against two limits."""
+    """One watched figure: its average and its cumulative sums against two limits.
 
+    `amber` is the lower limit. A look is a frame that comes `_LOOKS_EVERY_S` after the
+    last. `looks` is how many are pooled, `least` or more. `is_learnt`: what is expected
+    was learnt from the first looks.
+    """
+
+    amber: float
+    least: int = 1
     expected: _Colour | None = None
-    first: list[_Colour] = field(default_factory=list)
+    seen: deque[_Colour] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS))
+    pooled: _Colour = field(default_factory=lambda: np.zeros(3))
+    looks: int = 1
+    is_learnt: bool = False
     rests_s: float = 0.0
     average: _Colour | None = None
     sums: tuple[float, float] = (0.0, 0.0)
     level: int = 0
 
-    def follow(self, lab: _Colour, step_s: float, times: float) -> None:
+    def follow(self, lab: _Colour, step_s: float) -> None:
         """Take a colour (3,) in CIELAB, seen `step_s` after the last."""
-        if self.expected is None:
-            self.rests_s -= step_s
-            if self.rests_s > 0:
-                return
-            self.rests_s = _LEARNS_EVERY_S
-            self.first.append(lab)
-            if len(self.first) < _LEARNT:
-                return
-            self.expected = np.median(self.first, axis=0)
+        self.rests_s -= step_s
+        if self.rests_s <= 0:
+            self.rests_s = _LOOKS_EVERY_S
+            self.seen.append(lab)
+            self._learn()
+            self.pooled = np.median(np.array(self.seen)[-self.looks :], axis=0)
+        if self.expected is None or len(self.seen) < max(self.looks, self.least):
+            return
+        figure = lab if self.looks == 1 else self.pooled
         share = 1 - float(np.exp(-step_s / _SMOOTH_S))
         if self.average is None:
-            self.average = lab
-        self.average = self.average + share * (lab - self.average)
-        off, mean = delta_e(lab, self.expected), self.delta_e or 0.0
-        levels = [times * AMBER, times * RED]
+            self.average = figure
+        self.average = self.average + share * (figure - self.average)
+        self._sum_up(delta_e(figure, self.expected), step_s)
+
+    def _learn(self) -> None:
+        """See how many looks to pool, and what is usual where nothing is promised."""
+        if len(self.seen) < max(_LEARNT, self.least):
+            return
+        looks = np.array(self.seen)
+        self.looks = max(self.least, looks_to_pool(looks, self.amber))
+        if self.expected is None:
+            self.is_learnt = len(looks) >= max(_LEARNT, self.looks)
+        # What all later figures are beside should vary less than they do, so it is
+        # made better while nothing is wrong.
+        most = max(_MOST_REFERENCE, _TIMES_REFERENCE * self.looks)
+        if self.is_learnt and len(looks) <= most and self.level == 0:
+            self.expected = np.median(looks, axis=0)
+
+    def _sum_up(self, off: float, step_s: float) -> None:
+        """Follow the cumulative sums of a distance beside both limits."""
+        mean = self.delta_e or 0.0
+        levels = [self.amber, self.amber * RED / AMBER]
         sums = [
             max(0.0, s + step_s * (off / limit - _SLACK))
             for s, limit in zip(self.sums, levels, strict=True)
@@ -101,9 +149,13 @@ class DriftWatch:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
+        promised = expected_colours(profile)
+        self._promised = {
+            name for name, colour in promised.items() if colour is not None
+        }
         self._charts = {
-            name: _Chart(expected)
-            for name, expected in expected_colours(profile).items()
+            name: _Chart(_TIMES[name] * AMBER, _LOOKS.get(name, 1), expected)
+            for name, expected in promised.items()
         }
         self._focus: list[float] = []
         self._sharp: float | None = None
@@ -129,7 +181,7 @@ class DriftWatch:
         for name, chart in self._charts.items():
             colour = getattr(seen, name)
             if colour is not None:
-                chart.follow(to_lab(colour), step_s, _TIMES[name])
+                chart.follow(to_lab(colour), step_s)
         if seen.background is not None or self._seen_ns is None:
             self._seen_ns = monotonic_ns
         sharpness = self._follow_focus(focus, step_s)
@@ -158,7 +210,9 @@ class DriftWatch:
             status = "held"
         elif not self._profile.record.is_verified and status == "good":
             status = "unverified"
-        advice = ADVICE[worst] if levels[worst] else None
+        is_promised = worst in self._promised
+        advices = ADVICE if is_promised else SINCE_START
+        advice = advices[worst] if levels[worst] else None
         if status != self._status:
             level = logging.WARNING if levels[worst] else logging.INFO
             log.log(level, "drift=%s of=%s %s", status, worst, advice or "")
@@ -167,11 +221,51 @@ class DriftWatch:
             status=status,
             of=worst if levels[worst] else None,  # type: ignore[arg-type]
             advice=advice,
+            since=_since(is_promised) if levels[worst] else UNSET,
             background=_rounded(self._charts["background"].delta_e),
             red_cells=_rounded(self._charts["red_cells"].delta_e),
             nuclei=_rounded(self._charts["nuclei"].delta_e),
             sharpness=_rounded(sharpness),
         )
+
+
+def looks_to_pool(looks: NDArray[np.float64], amber: float) -> int:
+    """Return how many looks it takes until chance is small beside a limit (ΔE).
+
+    Parameters
+    ----------
+    looks
+        (N, 3) CIELAB, in the order of time, N above `_SAME_FIELD`.
+    amber
+        The limit.
+
+    Notes
+    -----
+    The error of a median of F fields is that of one field over the root of F, so that
+    F = (variation / error)^2. Variation is read off looks that show different fields,
+    by the median of their differences: neither a slow drift nor a sudden change counts.
+    """
+    apart = looks[_SAME_FIELD:] - looks[:-_SAME_FIELD]
+    varies = _NORMAL * float(np.median(np.linalg.norm(apart, axis=1))) / np.sqrt(2)
+    fields = float(varies / (_CHANCE * amber)) ** 2
+    if fields < 1.5:  # a frame by itself: pooling two would only cost time
+        return 1
+    # Three times as many: the reference varies as well, and so does this estimate.
+    return min(round(3 * fields) * _SAME_FIELD, _MOST_LOOKS)
+
+
+def drift_of(drift: Drift) -> str:
+    """Say in a few words what drifted, and beside what; empty where nothing did."""
+    if drift.of is None:
+        return ""
+    name = drift.of.replace("_", " ")
+    if drift.since == "calibration":
+        return f"{name} left the calibration"
+    return f"{name} changed since the first frames of the run"
+
+
+def _since(is_promised: bool) -> Literal["calibration", "first frames"]:
+    return "calibration" if is_promised else "first frames"
 
 
 def expected_colours(profile: Profile) -> dict[str, _Colour | None]:

@@ -19,6 +19,7 @@ from edge.ledger.rows import LedgerFull, LedgerRow
 from edge.ledger.writer import Ledger
 from edge.monitoring.alarms import AlarmCondition, Latch
 from edge.monitoring.metrics import Meter, RunMetrics, write_metrics
+from edge.pipeline.calibration_drift import drift_of
 from edge.remote.command_executor import CommandExecutor
 from edge.run.lasting_commands import Snapshots
 from edge.run.run_controller import RunController
@@ -168,7 +169,7 @@ class Housekeeping:
             found["frames-rejected"] = AlarmCondition("amber", text[:1000])
         drift = self._drift
         if drift is not None and (drift.status == "amber" or drift.status == "red"):
-            text = f"{drift.of} left the calibration: {drift.advice}"
+            text = f"{drift_of(drift)}: {drift.advice}"
             found["drifted"] = AlarmCondition(drift.status, text)
         return found
 

@@ -298,13 +298,16 @@ class Drift(StrictRecord, frozen=True, kw_only=True):
     `background`, `red_cells`, `nuclei`: CIE76 distance from the colour in the
     calibration, or from that of the run's first frames where the calibration has none.
     `sharpness`: focus, relative to that of the first frames. `of` names what differs
-    most, `advice` what to do about it. `held`: no background was visible for some time,
-    so nothing is known. `unverified`: good, but calibrated without an empty field.
+    most, `advice` what to do about it, `since` what it is compared with: the
+    calibration, or the first frames of the run where that promises nothing. `nuclei` is
+    null until enough white cells were seen. `held`: no background was visible for some
+    time, so nothing is known. `unverified`: good, calibrated without an empty field.
     """
 
     status: DriftStatus
     of: Literal["background", "red_cells", "nuclei", "focus"] | None = None
     advice: str | None = None
+    since: Literal["calibration", "first frames"] | UnsetType = UNSET
     background: Annotated[float, Meta(ge=0)] | None = None
     red_cells: Annotated[float, Meta(ge=0)] | None = None
     nuclei: Annotated[float, Meta(ge=0)] | None = None

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from edge.artifacts.profile import Profile, ProfileRecord, ReferenceRecord
-from edge.pipeline.calibration_drift import ADVICE, DriftWatch, expected_colours
+from edge.pipeline.calibration_drift import (
+    ADVICE,
+    SINCE_START,
+    DriftWatch,
+    drift_of,
+    expected_colours,
+    looks_to_pool,
+)
 from edge.schema.results import Drift, SeenColours
+from tests import drift_hours
 
 OFFSET = 0.07
 WHITE = (217.0, 217.0, 217.0)  # an empty field, corrected
@@ -137,6 +145,59 @@ def test_the_cells_of_the_first_field_are_not_taken_for_all() -> None:
     assert {drift.status for drift in result} == {"uncalibrated"}
 
 
+def test_what_was_never_calibrated_has_changed_since_the_start() -> None:
+    watch = DriftWatch(Profile(ProfileRecord(), None, None))
+    follow(watch, 60, lambda _: shifted(9.0))
+
+    moved = follow(watch, 30, lambda _: WHITE, start=60)[-1]
+
+    assert moved.since == "first frames"
+    assert drift_of(moved) == "background changed since the first frames of the run"
+
+
+def test_what_was_calibrated_has_left_its_calibration() -> None:
+    watch = DriftWatch(CALIBRATED)
+
+    moved = follow(watch, 60, lambda _: shifted(5.0))[-1]
+
+    assert moved.since == "calibration"
+    assert drift_of(moved) == "background left the calibration"
+    assert drift_of(follow(DriftWatch(CALIBRATED), 9, lambda _: WHITE)[-1]) == ""
+
+
+def test_one_to_three_nuclei_of_a_field_say_nothing_of_the_stain() -> None:
+    """One white cell in six is of a kind with a much paler nucleus."""
+    random = np.random.default_rng(3)
+    watch = DriftWatch(Profile(ProfileRecord(), None, None))
+    result: list[Drift] = []
+
+    def fields(seconds: int, colour: Colour) -> None:
+        for second in range(seconds):
+            if second % 8 == 0:
+                pale = 70 * (random.random() < 0.16)
+                nuclei = (np.array(colour) + pale + random.normal(0, 5, 3)).tolist()
+            seen = SeenColours(background=WHITE, red_cells=None, nuclei=tuple(nuclei))
+            result.append(watch.follow(seen, 1.0, len(result) * 10**9))
+
+    fields(2 * 3600, (90.0, 60.0, 130.0))
+    assert {drift.status for drift in result} == {"uncalibrated"}
+    assert result[-1].nuclei is not None
+
+    fields(360, (120.0, 30.0, 90.0))  # another stain, told within six minutes
+    assert result[-1].of == "nuclei"
+
+
+def test_looks_are_pooled_until_chance_is_small_beside_the_limit() -> None:
+    random = np.random.default_rng(1)
+    calm, lively = random.normal(0, 0.2, (60, 3)), random.normal(0, 2, (60, 3))
+    changed = np.vstack([calm, calm + 9])
+
+    assert looks_to_pool(calm, amber=2.0) == 1
+    assert looks_to_pool(changed, amber=2.0) == 1
+    assert looks_to_pool(lively, amber=2.0) > 100
+    assert looks_to_pool(lively, amber=10.0) < 40
+
+
 def test_another_stain_is_told_from_another_lamp() -> None:
     watch = DriftWatch(CALIBRATED)
     follow(watch, 40, lambda _: WHITE)
@@ -144,7 +205,8 @@ def test_another_stain_is_told_from_another_lamp() -> None:
     result = follow(watch, 60, lambda _: WHITE, start=40, red=(130.0, 90.0, 110.0))
 
     assert result[-1].of == "red_cells"
-    assert result[-1].advice == ADVICE["red_cells"]
+    assert result[-1].since == "first frames"  # the calibration promises nothing
+    assert result[-1].advice == SINCE_START["red_cells"]
 
 
 def test_lost_focus_is_said_beside_the_runs_own() -> None:
@@ -186,3 +248,20 @@ def test_a_gap_counts_as_a_few_seconds() -> None:
     (after,) = follow(watch, 1, lambda _: shifted(3.0), start=4000)
 
     assert after.status == "good"
+
+
+def test_an_hour_of_a_simulated_slide_raises_nothing_but_changes_are_told() -> None:
+    """The short form of `python -m tests.drift_hours`, on the slide that cried wolf."""
+    looks = drift_hours.measure(seed=2, frames=96)
+
+    found = drift_hours.false_alarms(looks, hours=1, run_h=1.0, seed=2)
+    told = {
+        name: drift_hours.found_after_s(looks, name, factors, seed=2, at_s=700)
+        for name, factors in drift_hours.CONTROLS.items()
+    }
+
+    assert not found
+    assert (told["background"]["amber"] or 99) <= 10
+    assert (told["background"]["red"] or 99) <= 30
+    assert (told["red_cells"]["red"] or 99) <= 60
+    assert (told["nuclei"]["amber"] or 999) <= 360

@@ -30,7 +30,7 @@ from edge.run.service import RunCollaborators, Service
 from edge.schema.codec import encode
 from edge.schema.entries import Alarm, Note, RunMark, read_row
 from edge.schema.requests import COMMANDS, CommandName
-from edge.schema.results import Event, Result
+from edge.schema.results import Drift, Event, Result
 from edge.settings.delivery import CommandSettings
 from edge.settings.run import AlarmSettings, RunSettings
 from edge.slide.run_state import RunState
@@ -76,13 +76,14 @@ class Examining:
     def __init__(self) -> None:
         self.fails = False
         self.events: tuple[Event, ...] = ()
+        self.drift: Drift | None = None
 
     def examine(self, exposure: Exposure) -> ExaminedFrame:
         if self.fails:
             raise ValueError("the engine is gone")
         events, self.events = self.events, ()
         since_ns = time.monotonic_ns() - 5_000_000
-        result = frame_result(3, monotonic_ns=since_ns, events=events)
+        result = frame_result(3, monotonic_ns=since_ns, events=events, drift=self.drift)
         return ExaminedFrame(exposure.develop(), result)
 
     def close(self) -> None:
@@ -338,6 +339,23 @@ def test_what_happens_to_a_cell_is_a_result_and_an_alarm(tmp_path: Path) -> None
     ]
     assert (alarm.severity, alarm.until) == ("red", None)
     assert alarm.text.startswith("lysis of cell 7")
+
+
+def test_a_drift_without_a_calibration_has_not_left_one(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    run.pipeline.drift = Drift(
+        status="amber", of="red_cells", advice="look", since="first frames"
+    )
+    until(lambda: "drifted" in {a.code for a in run.reader.state.active_alarms()})
+    run.end()
+
+    (alarm,) = [
+        e.entry
+        for e in entries_in(tmp_path)
+        if isinstance(e.entry, Alarm) and e.entry.code == "drifted"
+    ]
+    assert alarm.text == "red cells changed since the first frames of the run: look"
 
 
 def run_results(folder: Path) -> list[Result]:
