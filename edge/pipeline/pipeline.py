@@ -140,9 +140,12 @@ class Pipeline:
         """Compare the pixel size that was told with the red cells found at it."""
         if self.locator is None or scale.um is None:
             return scale
-        cells = cells_at_scale(regions, self.locator.labels, scale.um, raw.size_px)
+        um, labels = scale.um, self.locator.labels
         return self.scale.check(
-            scale, cells, lambda: self._estimate_scale(raw), raw.shot.sequence
+            scale,
+            lambda: cells_at_scale(regions, labels, um, raw.size_px),
+            lambda: self._estimate_scale(raw),
+            raw.shot.sequence,
         )
 
     def _classify(

@@ -88,10 +88,16 @@ def reading_of(ratios: NDArray[np.float64], um: float) -> Reading | None:
     if len(ratios) == 0:
         return None
     logs = np.log(ratios)
-    middle = float(np.median(logs))
-    spread = max(1.4826 * float(np.median(np.abs(logs - middle))), _LEAST_SPREAD)
+    middle = _median(logs)
+    spread = max(1.4826 * _median(np.abs(logs - middle)), _LEAST_SPREAD)
     error = 1.2533 * spread / float(np.sqrt(len(logs)))
     return Reading(um * exp(-middle), len(logs), error)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Return the median of (N,); np.median takes ten times as long for 200."""
+    ordered, count = np.sort(values), len(values)
+    return float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,9 +116,10 @@ def cells_at_scale(
     regions: Regions, labels: Sequence[str], um: float, frame_px: tuple[int, int]
 ) -> CellsAtScale:
     """Return the red cells of a frame as they look at `um` per pixel."""
-    red = regions.kinds == (labels.index("RBC") if "RBC" in labels else -1)
-    whole = red & are_whole(regions.boxes, frame_px)
-    ratios = widths(regions.boxes[whole]).astype(np.float64) * (um / RED_CELL_UM)
+    kind = labels.index("RBC") if "RBC" in labels else -1
+    red = regions.boxes[regions.kinds == kind]
+    whole = red[are_whole(red, frame_px)]
+    ratios = widths(whole).astype(np.float64) * (um / RED_CELL_UM)
     score = float(regions.scores.mean()) if len(regions.scores) else None
     return CellsAtScale(ratios, score)
 

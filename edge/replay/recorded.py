@@ -13,8 +13,7 @@ from functools import partial
 
 from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded
-from edge.pipeline.pixel_size import Estimate, PixelSize, Scale
-from edge.pipeline.scale_reading import CellsAtScale
+from edge.pipeline.pixel_size import Estimate, FindCells, PixelSize, Scale
 from edge.recording.format import (
     FailedFrame,
     Frame,
@@ -96,7 +95,7 @@ class RecordedScale:
     def check(
         self,
         told: PixelSize,
-        cells: CellsAtScale,
+        cells: FindCells,
         estimate: Estimate,
         sequence: int | None = None,
     ) -> PixelSize:

@@ -29,13 +29,14 @@ def says(um: float | None) -> Callable[[], Reading | None]:
 
 def red_cells(
     ratio: float, count: int = 20, seed: int = 0, score: float = 0.8
-) -> CellsAtScale:
+) -> Callable[[], CellsAtScale]:
     """Return red cells so many times as wide as expected."""
     chance = np.random.default_rng(seed).normal(0, 0.1, count)
-    return CellsAtScale(ratio * np.exp(chance), score)
+    return lambda: CellsAtScale(ratio * np.exp(chance), score)
 
 
-NO_CELLS = CellsAtScale(np.zeros(0), None)
+def no_cells() -> CellsAtScale:
+    return CellsAtScale(np.zeros(0), None)
 
 
 def never() -> Reading | None:
@@ -127,7 +128,7 @@ def test_a_suspicion_that_the_estimate_does_not_share_is_dropped() -> None:
 
 def test_where_no_red_cell_is_found_the_estimate_decides() -> None:
     """At a quarter of the true scale hardly a cell is found."""
-    result = Scale(None).check(TOLD, NO_CELLS, says(0.4))
+    result = Scale(None).check(TOLD, no_cells, says(0.4))
 
     assert result.doubt is not None
     assert "4.00 times" in result.doubt
@@ -149,7 +150,7 @@ def test_the_costly_estimate_is_asked_ever_more_rarely() -> None:
         return lambda: asked.append(frame)
 
     for frame in range(1, 1001):
-        scale.check(TOLD, NO_CELLS, nothing_at(frame))
+        scale.check(TOLD, no_cells, nothing_at(frame))
 
     assert asked == [1, 3, 8, 25, 90, 347, 604, 861]
 
@@ -162,7 +163,7 @@ def test_a_lasting_doubt_is_estimated_once_and_ends_when_cells_agree_again() -> 
         asked.append(frame)
         return reading(0.06)
 
-    ratios = [1.0] * 20 + [1.7] * 200 + [1.0] * 60
+    ratios = [1.0] * 20 + [1.7] * 200 + [1.0] * 80
     doubted = []
     for frame, ratio in enumerate(ratios):
         size = scale.check(TOLD, red_cells(ratio, seed=frame), estimate)
@@ -170,8 +171,8 @@ def test_a_lasting_doubt_is_estimated_once_and_ends_when_cells_agree_again() -> 
 
     assert len(asked) == 1
     assert not any(doubted[:20])
-    assert all(doubted[30:220])  # ten frames after the objective was changed
-    assert not any(doubted[240:])
+    assert all(doubted[50:220])  # thirty frames after the objective was changed
+    assert not any(doubted[270:])
 
 
 def test_another_told_scale_begins_anew() -> None:

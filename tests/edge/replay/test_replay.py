@@ -341,7 +341,7 @@ def test_a_doubt_of_a_told_scale_is_that_of_the_recording() -> None:
     def checked(size: PixelSize, sequence: int) -> PixelSize:
         reading = Reading(0.05, 30, 0.02)
         return scale.check(
-            size, CellsAtScale(np.full(30, 2.0), 0.8), lambda: reading, sequence
+            size, lambda: CellsAtScale(np.full(30, 2.0), 0.8), lambda: reading, sequence
         )
 
     assert checked(told, 0) == told
