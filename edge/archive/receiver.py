@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from threading import Event
+from typing import Literal
 
-from edge.archive.store import Chain, Store, StoreOutcome
+from edge.archive.store import ArchiveFailed, Chain, Store, StoreOutcome
 from edge.monitoring.systemd import Notifier
 from edge.mqtt import (
     ARCHIVE_STATE,
+    BrokerUnreachable,
     Link,
     Message,
     Will,
@@ -37,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _RESUME_PERIOD_S = 1.0
+_CHECK_PERIOD_S = 1.0
 
 
 class Archive:
@@ -52,6 +56,7 @@ class Archive:
         self._store, self._broker, self._client_id = store, broker, client_id
         self._notifier = notifier or Notifier()
         self._results_received = 0
+        self._checked_s = time.monotonic()
         self._resume_asked_s: dict[Chain, float] = {}
         self._log_limit = RateLimit(20, 0.2)
 
@@ -61,15 +66,21 @@ class Archive:
         Raises
         ------
         ArchiveFailed
-            The disk cannot be written.
+            The disk cannot be written, or the file is no longer in its place.
         ConfigurationInvalid
             A certificate or password file cannot be read.
         """
         self._notifier.ready()
-        keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+        keep_serving(self._connect, self._serve, stop, self._wait)
         self._notifier.stopping()
 
+    def _wait(self, reason: str) -> None:
+        """Do what is due each second while there is no connection."""
+        self._store.check_in_place()
+        self._notifier.progress(reason)
+
     def _connect(self) -> Link:
+        self._store.check_in_place()
         link = Link(
             self._broker,
             self._client_id,
@@ -87,6 +98,23 @@ class Archive:
         return link
 
     def _serve(self, link: Link, stop: Event) -> None:
+        """Store and acknowledge until `stop`, and say to all devices that it ends."""
+        try:
+            self._store_and_acknowledge(link, stop)
+        except ArchiveFailed:
+            # Devices then keep their rows and raise `archive-away`. Where the broker is
+            # away too, this error still matters more.
+            with suppress(BrokerUnreachable):
+                self._end(link, "offline")
+            raise
+        self._end(link, "stopped")
+
+    def _end(self, link: Link, state: Literal["offline", "stopped"]) -> None:
+        message = encode(ArchiveState(state=state))
+        link.publish(ARCHIVE_STATE, message, is_retained=True)
+        link.close()
+
+    def _store_and_acknowledge(self, link: Link, stop: Event) -> None:
         while not stop.is_set():
             messages = [e for e in link.poll(_POLL_S) if isinstance(e, Message)]
             # States first: a state says which rows a device still has, and by that the
@@ -97,6 +125,7 @@ class Archive:
                     and message.topic != ARCHIVE_STATE
                 ):
                     self._handle_state(link, message)
+            self._check_file()
             results = [m for m in messages if split_topic(m.topic)[1] == "result"]
             for chain, outcome in self._store.store_messages(results).items():
                 self._respond(link, chain, outcome)
@@ -104,10 +133,13 @@ class Archive:
             self._notifier.progress(
                 f"{self._results_received} results received since the start"
             )
-        link.publish(
-            ARCHIVE_STATE, encode(ArchiveState(state="stopped")), is_retained=True
-        )
-        link.close()
+
+    def _check_file(self) -> None:
+        """Once per second: is the file still there? `store_messages` looks too."""
+        now_s = time.monotonic()
+        if now_s - self._checked_s >= _CHECK_PERIOD_S:
+            self._checked_s = now_s
+            self._store.check_in_place()
 
     def _handle_state(self, link: Link, message: Message) -> None:
         """Tell a device that came online which row to send next."""

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from edge.clock import utc_now
 from edge.errors import HemascopeError
+from edge.ledger.opened_file import OpenedFile
 from edge.ledger.rows import LedgerRow, first_broken
 from edge.mqtt import Message, split_topic
 from edge.rate_limit import RateLimit
@@ -82,6 +83,8 @@ class Store:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(path, timeout=10)
                 self._db.executescript(_TABLES)
+            self._path = path
+            self._file = OpenedFile(path) if must_exist else _written_files(path)
             self._quarantine_size = self._measure_quarantine()
         except (sqlite3.Error, OSError) as error:
             raise ArchiveFailed(
@@ -113,7 +116,24 @@ class Store:
             raise ArchiveFailed(
                 f"the archive cannot store rows: {error}; check its disk"
             ) from error
+        # Before anything is acknowledged: a device may delete what is acknowledged.
+        self.check_in_place()
         return outcomes
+
+    def check_in_place(self) -> None:
+        """Check that the file is still the one in its place.
+
+        Raises
+        ------
+        ArchiveFailed
+            It was moved, replaced or deleted.
+        """
+        if not self._file.is_in_place:
+            raise ArchiveFailed(
+                f"{self._path}: the archive that was written was moved, replaced or "
+                "deleted; nothing more is acknowledged. Start again to go on with the "
+                "file that is there now: the devices send again what it lacks"
+            )
 
     def note_oldest(self, state: DeviceState) -> Chain:
         """Note the oldest row that a device still holds; return its ledger.
@@ -318,6 +338,11 @@ class Store:
             "SELECT count(*), total(length(data)) FROM quarantine"
         ).fetchone()
         return int(count), int(size)
+
+
+def _written_files(path: Path) -> OpenedFile:
+    """Return the database and its log, in which the newest rows are."""
+    return OpenedFile(path, path.with_name(f"{path.name}-wal"))
 
 
 def _open_read_only(path: Path) -> sqlite3.Connection:

@@ -45,7 +45,7 @@ from edge.ledger.cursor import (
 )
 from edge.ledger.preview_file import newest_preview
 from edge.ledger.reader import LedgerReader
-from edge.ledger.rows import LedgerDamaged, LedgerRow
+from edge.ledger.rows import LEDGER_FILE, LedgerDamaged, LedgerMoved, LedgerRow
 from edge.monitoring.systemd import Notifier
 from edge.mqtt import (
     ARCHIVE_STATE,
@@ -63,6 +63,7 @@ from edge.mqtt import (
 from edge.rate_limit import RateLimit
 from edge.remote.admission import Admission
 from edge.schema.codec import PayloadInvalid, decode_canonical, encode
+from edge.schema.entries import Alarm
 from edge.schema.messages import Ack, ActiveAlarm, ArchiveState, DeviceState
 from edge.schema.results import FIRST_PREVIOUS
 from edge.settings.delivery import BrokerSettings, CommandSettings, PublishSettings
@@ -136,16 +137,18 @@ class Publisher:
         ------
         ConfigurationInvalid
             A certificate or password file cannot be read.
-        LedgerDamaged
+        LedgerMoved
             The ledger is no longer in its folder; a new start takes what is there.
         """
         self._notifier.ready()
-        keep_serving(self._connect, self._serve, stop, self._notifier.progress)
-        self._notifier.stopping()
-        self._store_cursor()
-        self._admission.close()
-        self._ledger.close()
-        self._lock.close()
+        try:
+            keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+            self._notifier.stopping()
+            self._store_cursor()
+        finally:
+            self._admission.close()
+            self._ledger.close()
+            self._lock.close()
 
     def _connect(self) -> Link:
         # The number of this connection is on disk before the last will that carries it
@@ -282,6 +285,14 @@ class Publisher:
             return
         # Without `resume` the cursor only moves forward: acknowledgements may arrive
         # late. With it the archive says where it stands, which may be further back.
+        if ack.resume and ack.upto < self._cursor.upto:
+            self._monitor.report("archive-went-back")
+            log.error(
+                "the archive has acknowledged row %d and holds only %d now; the rows "
+                "between are sent again as far as they are kept here",
+                self._cursor.upto,
+                ack.upto,
+            )
         if ack.resume or ack.upto > self._cursor.upto:
             self._cursor = msgspec.structs.replace(
                 self._cursor, upto=ack.upto, hash=ack.hash
@@ -328,14 +339,8 @@ class Publisher:
     def _run_housekeeping(self, link: Link) -> None:
         """Do what is due once per second: alarms, the inbox, state, and metrics."""
         if not self._ledger.is_in_place:
-            raise LedgerDamaged(
-                f"{self._folder}: the ledger was moved away or replaced; start again "
-                "to publish the one that is there now"
-            )
-        for alarm in self._monitor.update_alarms(
-            archive_is_online=self._archive_is_online,
-            unrecorded_requests=self._admission.unrecorded,
-        ):
+            self._say_that_the_ledger_is_gone(link)
+        for alarm in self._update_alarms():
             log.warning("alarm=%s until=%s %s", alarm.code, alarm.until, alarm.text)
             self._admission.hand_over(alarm)
         self._admission.delete_taken()
@@ -343,6 +348,24 @@ class Publisher:
             self._publish_state(link, "online")
         metrics = self._monitor.metrics(self._cursor.upto)
         link.publish(topic(self.device, "metrics"), encode(metrics), qos=0)
+
+    def _say_that_the_ledger_is_gone(self, link: Link) -> None:
+        """End with an alarm in the last state: no row can be written about it."""
+        self._monitor.report("ledger-gone")
+        self._update_alarms()
+        self._publish_state(link, "stopped")
+        link.close()
+        raise LedgerMoved(
+            f"{self._folder / LEDGER_FILE}: the ledger was moved, replaced or deleted; "
+            "start again to publish the one that is there now"
+        )
+
+    def _update_alarms(self) -> list[Alarm]:
+        """Return the alarms of delivery that begin or end now."""
+        return self._monitor.update_alarms(
+            archive_is_online=self._archive_is_online,
+            unrecorded_requests=self._admission.unrecorded,
+        )
 
     def _publish_state(self, link: Link, state: Literal["online", "stopped"]) -> None:
         """Publish the device's state, retained."""

@@ -11,6 +11,7 @@ import sqlite3
 from pathlib import Path
 
 from edge.ledger.ledger_state import LedgerState
+from edge.ledger.opened_file import OpenedFile
 from edge.ledger.rows import (
     LEDGER_FILE,
     LedgerDamaged,
@@ -28,7 +29,7 @@ class LedgerReader:
         path = folder / LEDGER_FILE
         if not path.exists():
             raise LedgerDamaged(f"{folder}: holds no ledger yet; start `hemascope run`")
-        self._path, self._inode = path, path.stat().st_ino
+        self._file = OpenedFile(path)
         # `mode=ro` forbids writing rows. SQLite still needs the right to write the file
         # "-shm" beside the ledger, in which readers and the writer agree on what may be
         # read: hence the file modes in `writer.py`.
@@ -46,13 +47,10 @@ class LedgerReader:
     def is_in_place(self) -> bool:
         """Whether the folder still holds the file that was opened.
 
-        An open file stays readable after it was moved or deleted. Without this test a
-        publisher would go on reading a ledger that nobody writes any more.
+        Without this test a publisher would go on reading a ledger that nobody writes
+        any more.
         """
-        try:
-            return self._path.stat().st_ino == self._inode
-        except OSError:
-            return False
+        return self._file.is_in_place
 
     def span(self) -> tuple[int, int]:
         """Numbers of the oldest and the newest row; (1, 0) if there is none."""

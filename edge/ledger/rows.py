@@ -26,6 +26,10 @@ class LedgerDamaged(HemascopeError):
     """The ledger cannot be used: a row does not follow, or the file is not readable."""
 
 
+class LedgerMoved(LedgerDamaged):
+    """The open ledger is no longer in its folder: moved, replaced or deleted."""
+
+
 class LedgerFull(HemascopeError):
     """The disk is full: no result can be stored, so acquisition must stop."""
 

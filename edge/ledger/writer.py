@@ -30,11 +30,13 @@ from typing import Any, TypeVar
 from edge import __version__, clock
 from edge.ledger.cursor import WRITER_LOCK, acquire_lock, read_cursor
 from edge.ledger.ledger_state import InboxPosition, LedgerState
+from edge.ledger.opened_file import OpenedFile
 from edge.ledger.rows import (
     LEDGER_FILE,
     RESERVE_FILE,
     LedgerDamaged,
     LedgerFull,
+    LedgerMoved,
     LedgerRow,
     RowRefused,
     explain_sqlite_error,
@@ -82,6 +84,8 @@ class Ledger:
             self._db = _connect(folder / LEDGER_FILE)
             self.state = LedgerState(self._db)
             self._create_tables()
+            database = folder / LEDGER_FILE
+            self._file = OpenedFile(database, database.with_name(f"{LEDGER_FILE}-wal"))
         except (sqlite3.Error, OSError) as error:
             self._lock.close()
             raise explain_sqlite_error(folder, error) from error
@@ -105,6 +109,8 @@ class Ledger:
             It is too large or cannot be written; nothing was stored.
         LedgerFull
             The disk is full; nothing was stored, and acquisition must stop.
+        LedgerMoved
+            The ledger is no longer in its folder: nobody will deliver the row.
         """
         return self.append_all([content])[0]
 
@@ -141,6 +147,9 @@ class Ledger:
         # Only after the commit: a failed one is rolled back, and its numbers are free
         # for the rows that are tried next. Else there would be a hole in the chain.
         self.seq, self._previous_hash = seq, previous_hash
+        # A row is kept only if it is in the file that the next process will find. Asked
+        # after the commit, as the file may go at any moment; it costs microseconds.
+        self.check_in_place()
         return rows
 
     def _make_row(
@@ -170,6 +179,22 @@ class Ledger:
                 f"{MAX_ROW_BYTES} that brokers take; look at a smaller field"
             )
         return LedgerRow(seq, data, hashlib.sha256(data).hexdigest())
+
+    def check_in_place(self) -> None:
+        """Check that the folder still holds the files that are written.
+
+        Raises
+        ------
+        LedgerMoved
+            They were moved, replaced or deleted.
+        """
+        if not self._file.is_in_place:
+            raise LedgerMoved(
+                f"{self._folder / LEDGER_FILE}: the ledger that was written was moved, "
+                "replaced or deleted; nothing more is stored in it. Start again: a "
+                "folder without a ledger gets a new one. If the old one was moved, "
+                "keep it and deliver its rows from there"
+            )
 
     def prune(self, keep: int) -> int:
         """Delete acknowledged rows but the last `keep`; return how many were deleted.

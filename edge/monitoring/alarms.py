@@ -71,6 +71,12 @@ ALARM_KINDS: dict[str, AlarmKind] = {
     "archive-disagrees": AlarmKind(
         "publish", 0, "run `hemascope archive --verify`; do not delete the ledger"
     ),
+    "archive-went-back": AlarmKind(
+        "publish", 0, "look whether an older archive was put back; see its holes"
+    ),
+    "ledger-gone": AlarmKind(
+        "publish", 0, "put nothing back; deliver the moved ledger from where it is"
+    ),
     "broker-refuses": AlarmKind(
         "publish", 0, "compare the broker's access list with docs/mqtt.md"
     ),

@@ -15,7 +15,7 @@ from edge import clock
 from edge.acquisition.pausable_source import PausableSource
 from edge.errors import HemascopeError
 from edge.ledger.ledger_state import InboxPosition
-from edge.ledger.rows import LedgerFull, LedgerRow
+from edge.ledger.rows import LedgerFull, LedgerMoved, LedgerRow
 from edge.ledger.writer import Ledger
 from edge.monitoring.alarms import AlarmCondition, Latch
 from edge.monitoring.metrics import Meter, RunMetrics, write_metrics
@@ -98,24 +98,33 @@ class Housekeeping:
         ------
         LedgerFull
             The disk is full.
+        LedgerMoved
+            The ledger is no longer in its folder.
         """
         try:
-            self.executor.step()
             now_s = time.monotonic()
-            if now_s - self._looked_s >= _PERIOD_S:
+            if is_due := now_s - self._looked_s >= _PERIOD_S:
                 self._looked_s = now_s
+                # First of all: what follows would write into another ledger's folder.
+                self._ledger.check_in_place()
+            self.executor.step()
+            if is_due:
                 self._look_around(queue)
-        except LedgerFull:
+        except (LedgerFull, LedgerMoved):
             raise
         except Exception:
+            # Where the folder is gone, everything fails that looks into it.
+            self._ledger.check_in_place()
             log.exception("housekeeping failed")
 
     def close(self, error: HemascopeError | None) -> None:
         """End the commands at work; `error` is why the run ends, if it must."""
-        if error is not None:
-            condition = AlarmCondition("red", str(error)[:1000])
-            self._record(self._latch.update({"acquisition-stopped": condition}))
-        self.executor.close()
+        try:
+            if error is not None:
+                condition = AlarmCondition("red", str(error)[:1000])
+                self._record(self._latch.update({"acquisition-stopped": condition}))
+        finally:
+            self.executor.close()
 
     def _look_around(self, queue: int) -> None:
         """Once per second: figures, and what they mean."""

@@ -340,7 +340,7 @@ def test_a_ledger_that_was_moved_aside_is_not_published_for_ever(site: Site) -> 
     Ledger(site.folder / "ledger", DEVICE).close()
 
     assert site.running["publish"].wait(10) == 1  # systemd starts it again
-    assert "moved away or replaced" in (site.folder / "publish.log").read_text()
+    assert "moved, replaced or deleted" in (site.folder / "publish.log").read_text()
 
 
 def test_a_broker_that_refuses_us_costs_nothing(tmp_path: Path, site: Site) -> None:

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from edge.archive.receiver import Archive
 from edge.archive.store import ArchiveFailed, Chain, Store, StoreOutcome
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LedgerRow
 from edge.ledger.writer import Ledger
-from edge.mqtt import Message
+from edge.mqtt import ARCHIVE_STATE, Link, Message
 from edge.schema.codec import decode
-from edge.schema.messages import DeviceState
+from edge.schema.messages import ArchiveState, DeviceState
 from edge.schema.results import FIRST_PREVIOUS, Result
+from edge.settings.delivery import BrokerSettings
 from tests.conftest import frame_result
 
 DEVICE = "scope-01"
@@ -64,6 +70,20 @@ def state(chain: Chain, oldest: int) -> DeviceState:
         acknowledged=0,
         software="0",
     )
+
+
+def states_until(screen: Link, wanted: str) -> list[str]:
+    """Return the states of the archive until the one that is wanted."""
+    states: list[str] = []
+    deadline_s = time.monotonic() + 10
+    while wanted not in states:
+        assert time.monotonic() < deadline_s, states
+        states += [
+            decode(event.payload, ArchiveState).state
+            for event in screen.poll(0.05)
+            if isinstance(event, Message)
+        ]
+    return states
 
 
 def test_rows_in_order_are_stored_as_they_are(
@@ -233,3 +253,45 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ArchiveFailed):
         Store(tmp_path / "x.sqlite")
+
+
+# -- the file --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["archive.sqlite", "archive.sqlite-wal"])
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_nothing_is_acknowledged_into_a_file_that_is_gone(
+    tmp_path: Path, store: Store, rows: list[LedgerRow], name: str, is_replaced: bool
+) -> None:
+    give(store, rows[0].data)
+    (tmp_path / name).rename(tmp_path / "moved")
+    if is_replaced:
+        shutil.copy(tmp_path / "moved", tmp_path / name)
+
+    with pytest.raises(ArchiveFailed, match=r"archive\.sqlite: .*moved, replaced"):
+        give(store, rows[1].data)
+
+
+def test_an_archive_whose_file_is_gone_ends_within_two_seconds(
+    tmp_path: Path, address: BrokerSettings
+) -> None:
+    """Also where no row comes that would have to be stored."""
+    failed: list[Exception] = []
+
+    def work() -> None:
+        store = Store(tmp_path / "archive.sqlite")
+        try:
+            Archive(store, address, "archive").run(threading.Event())
+        except ArchiveFailed as error:
+            failed.append(error)
+
+    archiving = threading.Thread(target=work, daemon=True)
+    with closing(Link(address, "screen", [ARCHIVE_STATE])) as screen:
+        archiving.start()
+        states = states_until(screen, "online")
+        (tmp_path / "archive.sqlite").unlink()
+        archiving.join(2)
+        states += states_until(screen, "offline")
+
+    assert "moved, replaced" in str(failed[0])
+    assert states[-1] == "offline"  # so that the devices raise `archive-away`

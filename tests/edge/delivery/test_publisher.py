@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge.delivery.publisher import Publisher
+from edge.ledger.rows import LedgerMoved
 from edge.ledger.writer import Ledger
 from edge.mqtt import Link, Message, topic
 from edge.schema.codec import decode, encode
@@ -48,3 +49,65 @@ def test_an_archive_that_holds_rows_we_do_not_is_an_alarm(
 
 def _publish(folder: Path, address: BrokerSettings, stop: threading.Event) -> None:
     Publisher(folder, address, PublishSettings()).run(stop)
+
+
+def test_the_last_state_says_that_the_ledger_is_gone(
+    tmp_path: Path, address: BrokerSettings
+) -> None:
+    folder = tmp_path / "ledger"
+    Ledger(folder, DEVICE).close()
+    failed: list[LedgerMoved] = []
+
+    def publish() -> None:
+        try:
+            _publish(folder, address, threading.Event())
+        except LedgerMoved as error:
+            failed.append(error)
+
+    publishing = threading.Thread(target=publish, daemon=True)
+    states: list[DeviceState] = []
+    with closing(Link(address, "screen", [topic(DEVICE, "state")])) as screen:
+        publishing.start()
+        deadline_s = time.monotonic() + 15
+        while not any(state.state == "stopped" for state in states):
+            assert time.monotonic() < deadline_s
+            states += [
+                decode(event.payload, DeviceState)
+                for event in screen.poll(0.05)
+                if isinstance(event, Message)
+            ]
+            if states and folder.exists():
+                folder.rename(tmp_path / "aside")
+    publishing.join(5)
+
+    assert "ledger-gone" in {alarm.code for alarm in states[-1].alarms}
+    assert f"{folder / 'ledger.sqlite'}: " in str(failed[0])
+
+
+def test_an_archive_that_goes_back_is_an_alarm(
+    tmp_path: Path, address: BrokerSettings
+) -> None:
+    """As after an older archive was put back: rows that it acknowledged are gone."""
+    with closing(Ledger(tmp_path, DEVICE)) as ledger:
+        rows = [ledger.append(frame_result()) for _ in range(3)]
+    acks = [
+        Ack(epoch=ledger.epoch, upto=row.seq, hash=row.sha256, resume=True)
+        for row in (rows[2], rows[0])
+    ]
+    stop = threading.Event()
+    publishing = threading.Thread(target=_publish, args=(tmp_path, address, stop))
+    with closing(Link(address, "archive", [topic(DEVICE, "state")])) as archive:
+        publishing.start()
+        alarms: set[str] = set()
+        deadline_s = time.monotonic() + 15
+        while "archive-went-back" not in alarms and time.monotonic() < deadline_s:
+            for event in archive.poll(0.05):
+                if isinstance(event, Message):
+                    state = decode(event.payload, DeviceState)
+                    alarms = {alarm.code for alarm in state.alarms}
+                    for ack in acks:
+                        archive.publish(topic(DEVICE, "ack"), encode(ack))
+    stop.set()
+    publishing.join()
+
+    assert "archive-went-back" in alarms

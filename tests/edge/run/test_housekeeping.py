@@ -16,6 +16,7 @@ from edge.acquisition.pausable_source import PausableSource
 from edge.frames import Exposure, Gap, RawFrame
 from edge.ledger.preview_file import PreviewWriter, newest_preview
 from edge.ledger.reader import LedgerReader
+from edge.ledger.rows import LedgerMoved
 from edge.ledger.writer import Ledger
 from edge.monitoring.metrics import RunMetrics, read_metrics
 from edge.mqtt import Message, topic
@@ -144,7 +145,7 @@ class Run:
         self.ready.set()
         try:
             service.run(self.stop)
-        except RunFailed as error:
+        except (RunFailed, LedgerMoved) as error:
             self.error = error
         finally:
             ledger.close()
@@ -374,6 +375,29 @@ def test_a_run_that_must_end_says_so_with_an_alarm(tmp_path: Path) -> None:
     ]
     assert "30 frames in a row failed" in alarm.text
     run.end()
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_run_whose_ledger_was_moved_ends_and_says_why(
+    tmp_path: Path, is_paused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also while no row is written, and without a line for every second of it."""
+    run = Run(tmp_path / "ledger")
+    until(lambda: len(run.results()) > 5)
+    if is_paused:
+        run.ask("pause")
+        until(lambda: run.reader.state.is_paused)
+    (tmp_path / "ledger").rename(tmp_path / "aside")
+    run.thread.join(2)
+
+    assert isinstance(run.error, LedgerMoved)
+    assert f"{tmp_path / 'ledger' / 'ledger.sqlite'}: " in str(run.error)
+    assert not (tmp_path / "ledger").exists()  # nothing is written there any more
+    assert "Traceback" not in caplog.text
+    (alarm,) = [
+        a for a in run.reader.state.active_alarms() if a.code == "acquisition-stopped"
+    ]
+    assert "moved, replaced or deleted" in alarm.text  # in what was moved
 
 
 def test_figures_are_written_each_second_and_grow_old(tmp_path: Path) -> None:
