@@ -30,6 +30,12 @@ class LedgerMoved(LedgerDamaged):
     """The open ledger is no longer in its folder: moved, replaced or deleted."""
 
 
+class LedgerOutdated(LedgerDamaged):
+    """The ledger lacks rows that the archive has acknowledged: an old copy of it."""
+
+    exit_code = 78  # as of a wrong setting: to start again will not help
+
+
 class LedgerFull(HemascopeError):
     """The disk is full: no result can be stored, so acquisition must stop."""
 

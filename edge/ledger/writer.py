@@ -37,6 +37,7 @@ from edge.ledger.rows import (
     LedgerDamaged,
     LedgerFull,
     LedgerMoved,
+    LedgerOutdated,
     LedgerRow,
     RowRefused,
     explain_sqlite_error,
@@ -70,6 +71,8 @@ class Ledger:
             Another process has it open for writing.
         LedgerDamaged
             The file is no ledger of this device, or its last rows are not as written.
+        LedgerOutdated
+            The archive has acknowledged rows that it does not hold.
         LedgerFull
             There is no room to create it.
         """
@@ -99,6 +102,7 @@ class Ledger:
             )
         last = self._verify_last_rows()
         self.seq, self._previous_hash = last.seq, last.sha256
+        self._check_against_cursor()
 
     def append(self, content: FrameResult | EntryContent) -> LedgerRow:
         """Store the result of one frame, or an entry, durably; return its row.
@@ -321,6 +325,34 @@ class Ledger:
                 "move the folder away (do not delete it) and start with a new one"
             )
         return stored[-1] if stored else LedgerRow(0, b"", FIRST_PREVIOUS)
+
+    def _check_against_cursor(self) -> None:
+        """Check that every row that was acknowledged can have been written here.
+
+        An old copy that was put back would give the numbers of its lost rows again, to
+        rows that the archive then refuses. A cursor that is behind proves nothing: it
+        is stored once per second.
+        """
+        cursor = read_cursor(self._folder)
+        if cursor is None or cursor.epoch != self.epoch:
+            return
+        # A row that was pruned cannot be compared; then the archive went back itself.
+        found = self._db.execute(
+            "SELECT sha256 FROM rows WHERE seq = ?", (cursor.upto,)
+        ).fetchone()
+        if cursor.upto > self.seq:
+            fault = f"ends with row {self.seq}"
+        elif found is not None and found[0] != cursor.hash:
+            fault = f"holds another row {cursor.upto}"
+        else:
+            return
+        self.close()
+        raise LedgerOutdated(
+            f"{self._folder}: the archive has acknowledged row {cursor.upto}, and this "
+            f"ledger {fault}; an older copy was put back. Move the folder away (do not "
+            "delete it) and start with a new one, as docs/operations.md says under "
+            '"The ledger was lost"'
+        )
 
 
 def _entry_stamp() -> dict[str, Any]:

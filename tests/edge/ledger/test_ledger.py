@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import hashlib
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -10,17 +11,21 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
 import edge.ledger
+from edge import clock
+from edge.archive.backup import back_up
 from edge.ledger.cursor import Cursor, LedgerBusy, write_cursor
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import (
     LedgerDamaged,
     LedgerFull,
+    LedgerOutdated,
     LedgerRow,
     RowRefused,
     first_broken,
@@ -183,6 +188,51 @@ def test_only_what_the_archive_has_is_pruned(ledger: Ledger, tmp_path: Path) -> 
     write_cursor(tmp_path, Cursor(ledger.epoch, 10, stored[9].sha256, 1))
     assert ledger.prune(keep=2) == 2
     assert ledger.append(frame_result()).seq == 11
+
+
+@pytest.mark.parametrize("rows_after", [0, 2, 3])
+def test_an_old_copy_of_a_ledger_is_refused(tmp_path: Path, rows_after: int) -> None:
+    """Where it was copied at row 3 and the archive has 5: written on or not."""
+    folder = tmp_path / "ledger"
+    with closing(Ledger(folder, "scope-01")) as ledger:
+        for _ in range(3):
+            ledger.append(frame_result())
+        copy = back_up(folder / "ledger.sqlite", tmp_path / "copy.sqlite")
+        last = [ledger.append(frame_result()) for _ in range(2)][-1]
+    assert copy == "ledger of 3 rows, all intact"
+    for file in folder.glob("ledger.sqlite*"):
+        file.unlink()
+    shutil.copy(tmp_path / "copy.sqlite", folder / "ledger.sqlite")
+    with closing(Ledger(folder, "scope-01")) as ledger:  # no cursor: nobody can tell
+        for _ in range(rows_after):
+            ledger.append(frame_result(utc=clock.utc_now()))
+    write_cursor(folder, Cursor(ledger.epoch, 5, last.sha256, 1))
+
+    for _ in range(2):  # to start again does not help
+        with pytest.raises(LedgerOutdated, match="acknowledged row 5") as refused:
+            Ledger(folder, "scope-01")
+
+    assert refused.value.exit_code == 78
+    assert "start with a new one" in str(refused.value)
+    folder.rename(tmp_path / "lost")  # what it says to do helps
+    Ledger(folder, "scope-01").close()
+
+
+def test_a_cursor_that_is_behind_or_of_another_ledger_is_no_fault(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    stored = [ledger.append(frame_result()) for _ in range(10)]
+    write_cursor(tmp_path, Cursor(ledger.epoch, 9, stored[8].sha256, 1))
+    assert ledger.prune(keep=1) == 9
+    ledger.close()
+    for cursor in (
+        Cursor(ledger.epoch, 10, stored[9].sha256, 1),  # all of it
+        Cursor(ledger.epoch, 4, stored[3].sha256, 1),  # a row that was pruned
+        Cursor(ledger.epoch, 0, FIRST_PREVIOUS, 1),
+        Cursor("another", 99, "f" * 64, 1),
+    ):
+        write_cursor(tmp_path, cursor)
+        Ledger(tmp_path, "scope-01").close()
 
 
 def test_a_full_disk_is_said_and_what_was_committed_stays(small_disk: Path) -> None:
