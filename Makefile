@@ -24,10 +24,10 @@ DEVICE_PYTHONS ?= python3.10 python3.12
 TORCH_INDEX ?=
 
 # Debian and Ubuntu packages: broker, OpenCV's libraries, Aravis, GStreamer and what their Python
-# bindings are built from, a browser for the test of the page.
+# bindings are built from, a browser for the test of the page, strace for the test that nothing is reported.
 APT := python3-venv python3-dev gcc pkg-config mosquitto openssl systemd libgl1 \
 	'libglib2.0-0t64|libglib2.0-0' \
-	libcairo2-dev libgirepository1.0-dev gir1.2-gstreamer-1.0 \
+	strace libcairo2-dev libgirepository1.0-dev gir1.2-gstreamer-1.0 \
 	gir1.2-aravis-0.8 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
 

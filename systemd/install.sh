@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the units of a device or of the lab server, as root. Twice does no harm.
 # usage: install.sh device|archive|broker…
-# Before: the program in /opt/hemascope (see README.md). Settings that are there stay.
+# Before: the program in /opt/hemascope (see README.md; a lab server needs less). Settings that are there stay.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 etc=/etc/hemascope

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import ConfigurationInvalid
+from edge.import_faults import import_fault
 
 _AXES = {
     "p": "stage_positions",
@@ -48,9 +49,8 @@ def _read(path: Path) -> Any:
         import useq
     except ImportError as error:
         raise ConfigurationInvalid(
-            f"{path}: a useq-schema file needs useq-schema ({error}); run "
-            "`pip install '.[timelapse]'` in the project's folder, or write the "
-            "schedule into the settings"
+            f"{path}: a useq-schema file needs useq-schema: "
+            f"{import_fault(error) or error}; or write the schedule into the settings"
         ) from error
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ConfigurationInvalid(f"{path}: expected a name in .yaml, .yml or .json")

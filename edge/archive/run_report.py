@@ -6,16 +6,14 @@ It is made from the archive alone, on the lab server or wherever its file can be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.table import Table
 
-from edge.archive.run_history import CellHistory, RunHistory, RunSpan
-from edge.rendering.annotation import legend
-from edge.rendering.plain_text import plain
+from edge.archive.run_history import CellHistory, RunHistory
+from edge.archive.run_list import time_text
+from edge.rendering.class_colours import legend
 from edge.rendering.plots import (
     INK,
     PAGE_PX,
@@ -57,26 +55,6 @@ def write_run_page(folder: Path, history: RunHistory) -> Path:
     return write_pages(folder, title, list(_blocks(history)))
 
 
-def runs_table(spans: Sequence[RunSpan]) -> Table:
-    """Return a table of runs for a terminal."""
-    grid = Table(title=f"{len(spans)} runs", title_justify="left")
-    for column in ("run", "device", "slide", "operator", "start (UTC)", "end"):
-        grid.add_column(column, no_wrap=column in ("run", "slide"))
-    for span in spans:
-        start = span.start
-        end = "ended" if span.is_ended else "not ended"
-        rows = f"{end}, {span.last - span.first + 1} rows"
-        slide_and_operator = (plain(start.slide or ""), plain(start.operator or ""))
-        grid.add_row(
-            start.run,
-            span.chain.device,
-            *slide_and_operator,
-            _time_text(span.utc),
-            rows,
-        )
-    return grid
-
-
 def _blocks(history: RunHistory) -> Iterator[Block]:
     yield TextTable(("", ""), _facts(history))
     yield from _differential_blocks(history)
@@ -106,7 +84,7 @@ def _blocks(history: RunHistory) -> Iterator[Block]:
             yield Paragraph(f"{others} more cells changed and are not drawn.")
     if history.incidents:
         yield Heading("Gaps, alarms, notes and commands")
-        rows = [(_time_text(at), text) for at, text in history.incidents]
+        rows = [(time_text(at), text) for at, text in history.incidents]
         yield TextTable(("time (UTC)", "what"), rows)
         if history.more_incidents:
             yield Paragraph(f"{history.more_incidents} more are in the archive.")
@@ -118,8 +96,8 @@ def _facts(history: RunHistory) -> list[tuple[str, str]]:
     facts = [
         ("device", span.chain.device),
         ("operator", span.start.operator or "not given"),
-        ("start (UTC)", _time_text(span.utc)),
-        ("last row (UTC)", f"{_time_text(history.until)}, {end}"),
+        ("start (UTC)", time_text(span.utc)),
+        ("last row (UTC)", f"{time_text(history.until)}, {end}"),
         ("rows", f"{span.first} to {span.last} of ledger {span.chain.epoch}"),
         *((f"frames {name}", str(rows[name])) for name in ("ok", "degraded")),
         *((f"rows {name}", str(rows[name])) for name in ("rejected", "gap")),
@@ -176,7 +154,7 @@ def _event_blocks(history: RunHistory) -> Iterator[Block]:
                 str(e.id),
                 str(e.track_id),
                 e.change,
-                _time_text(e.onset_utc),
+                time_text(e.onset_utc),
                 str(e.onset),
                 f"{100 * e.confidence:.0f} %",
                 e.reason or "goes on",
@@ -224,7 +202,7 @@ def _draw_cell(history: RunHistory, track: int, cell: CellHistory) -> Picture:
     parts = [] if filmstrip is None else [_draw_filmstrip(filmstrip)]
     parts.append(_draw_class_ribbon(history, cell, events))
     changes = " and ".join(dict.fromkeys(e.change for e in events))
-    caption = f"Cell {track}: {changes}, onset {_time_text(events[0].onset_utc)} UTC."
+    caption = f"Cell {track}: {changes}, onset {time_text(events[0].onset_utc)} UTC."
     if filmstrip is None:
         caption += " It has no pictures: its rows had no room for them."
     name = f"cell-{track}"
@@ -303,7 +281,3 @@ def _write_text(
 ) -> None:
     font = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(picture, text, at, font, 0.42, colour, 1, cv2.LINE_AA)
-
-
-def _time_text(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}"

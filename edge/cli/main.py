@@ -58,7 +58,10 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def _unusable(name: str, error: Exception) -> click.Command:
     """Return a command that says why the right one cannot be imported here."""
-    text = f"cannot be used here: {error}; install Hemascope again"
+    from edge.import_faults import import_fault
+
+    fault = import_fault(error)
+    text = f"cannot be used here: {fault or f'{error}; install Hemascope again'}"
 
     @click.command(
         name,
@@ -94,29 +97,15 @@ def main(*arguments: Any) -> None:
         hemascope(*arguments)
     except HemascopeError as error:
         _end(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "edge", "calibration", "training", "export"):
-            raise  # a fault of ours, not a package that is left out
-        _end(
-            f"this command needs {package}, which is not installed here; run "
-            f"`pip install '.[{_extra_of(package)}]'` in the project's folder",
-            exit_code=1,
-        )
+    except (ImportError, AttributeError) as error:
+        from edge.import_faults import import_fault
+
+        fault = import_fault(error)
+        if fault is None:
+            raise  # a fault of ours
+        _end(str(fault), exit_code=1)
 
 
 def _end(text: str, exit_code: int) -> None:
     click.secho(f"hemascope: {text}", fg="red", err=True)
     sys.exit(exit_code)
-
-
-def _extra_of(package: str) -> str:
-    """Return the extra of the project that installs a package."""
-    import re
-    from importlib.metadata import requires
-
-    for line in requires("hemascope") or ():
-        extra = re.search(r"extra == ['\"]([^'\"]+)", line)
-        if extra and re.match(rf"{re.escape(package)}\b", line):
-            return extra[1]
-    return "workstation"

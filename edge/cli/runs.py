@@ -32,7 +32,7 @@ def runs_command(run: str | None, archive: Path, out: Path | None) -> None:
     from rich.console import Console
 
     from edge.archive.run_history import find_run, list_runs, read_run_history
-    from edge.archive.run_report import runs_table, write_run_page
+    from edge.archive.run_list import runs_table
     from edge.archive.store import Store
 
     with closing(Store(archive, must_exist=True)) as store:
@@ -40,5 +40,8 @@ def runs_command(run: str | None, archive: Path, out: Path | None) -> None:
             Console().print(runs_table(list_runs(store)))
             return
         story = read_run_history(store, find_run(store, run))
+    # imported here: it draws, by OpenCV, which a lab server need not have
+    from edge.archive.run_report import write_run_page
+
     page = write_run_page(out or Path(story.span.start.run), story)
     click.echo(f"page: {page}")

@@ -28,7 +28,7 @@ from edge.dashboard.observer import (
     slide_text,
 )
 from edge.errors import ConfigurationInvalid
-from edge.rendering.annotation import legend
+from edge.rendering.class_colours import legend
 
 _PERIOD_S = 0.25
 _LOOPBACK = "localhost", "127.0.0.1", "::1"

@@ -25,6 +25,7 @@ from edge import __version__, clock
 from edge.doctor.device import ExaminedDevice, SettingMissing, read_device
 from edge.doctor.findings import Finding, Report, fault, unknown, worst_status
 from edge.doctor.registry import CHECKS, Check
+from edge.import_faults import import_fault
 from edge.schema.codec import PayloadInvalid, decode
 
 log = logging.getLogger(__name__)
@@ -76,13 +77,32 @@ def run_check(check: Check, device: ExaminedDevice) -> Findings:
             text = f"{missing} is missing from the settings, or wrong there"
         remedy = "see to the finding on settings first"
         findings.append(unknown(check.name, text, remedy))
+    except (ImportError, AttributeError) as error:
+        findings.append(_import_finding(check, device, error))
     except Exception as error:
         log.exception("check=%s broke", check.name)
-        text = f"the check itself broke: {error!r}"
-        command = f"hemascope -v doctor --only {check.name}"
-        remedy = f"send the makers what `{command}` prints"
-        findings.append(fault(check.name, text, remedy))
+        findings.append(_broke(check, error))
     return tuple(findings)
+
+
+def _import_finding(
+    check: Check, device: ExaminedDevice, error: ImportError | AttributeError
+) -> Finding:
+    """Return what cannot be imported; a lab server needs no engine and no OpenCV."""
+    missing = import_fault(error)
+    if missing is None:
+        return _broke(check, error)
+    how = unknown if device.config is None else fault
+    return how(check.name, missing.found, missing.remedy)
+
+
+def _broke(check: Check, error: Exception) -> Finding:
+    command = f"hemascope -v doctor --only {check.name}"
+    return fault(
+        check.name,
+        f"the check itself broke: {error!r}",
+        f"send the makers what `{command}` prints",
+    )
 
 
 def _in_processes(

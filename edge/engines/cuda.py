@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.engines import EngineFailed
+from edge.import_faults import import_fault
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: others may go on
@@ -56,8 +57,8 @@ def load_driver() -> Any:
         import pycuda.driver as cuda
     except ImportError as error:
         raise GpuFailed(
-            f"pycuda is missing ({error}); run `pip install '.[device]'` in "
-            "the project's folder, or see docs/jetson.md"
+            f"pycuda cannot be used: {import_fault(error) or error}; or see "
+            "docs/jetson.md"
         ) from error
     cuda.init()
     return cuda

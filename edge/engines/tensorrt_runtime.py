@@ -7,6 +7,7 @@ import logging
 from typing import Any, Literal
 
 from edge.engines import EngineFailed
+from edge.import_faults import library_fault
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +25,19 @@ def load_tensorrt() -> Any:
     EngineFailed
         Neither is installed.
     """
+    errors: list[ImportError] = []
     for name in _MODULES:
         try:
             return importlib.import_module(name)
         except ImportError as error:
-            missing = error
+            errors.append(error)
+    # One that is there and cannot be loaded says more than one that is not there.
+    broken = [e for e in errors if not isinstance(e, ModuleNotFoundError)]
+    missing = (broken or errors)[0]
     raise EngineFailed(
-        f"TensorRT is missing ({missing}); it comes with JetPack: create the virtual "
-        "environment with the system's Python and --system-site-packages, see "
-        "docs/jetson.md"
+        f"TensorRT is missing ({library_fault(missing) or missing}); it comes "
+        "with JetPack: create the virtual environment with the system's "
+        "Python and --system-site-packages, see docs/jetson.md"
     )
 
 

@@ -7,18 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.frames import Counts
+from edge.rendering.class_colours import ABSTAINED, COLOURS, OTHER
 from edge.schema.results import Cell, FrameResult
-from edge.taxonomy import UNIDENTIFIED
 
-# The palette of Okabe and Ito (2008), which colour-blind people can tell apart too.
-_COLOURS = {
-    "RBC": (213, 94, 0),
-    "WBC": (0, 114, 178),
-    "Platelet": (0, 158, 115),
-    "Plasma": (150, 150, 150),
-}
 _MAX_SIDE_PX = 16_000  # libjpeg writes at most 65,500
-_OTHER, _ABSTAINED = (204, 121, 167), (240, 190, 0)
 
 
 def draw(
@@ -57,7 +49,7 @@ def draw(
 
 def _draw_cell(picture: NDArray[np.uint8], cell: Cell, scale: float, line: int) -> None:
     """Draw box and name of a cell into `picture` (H, W, 3), uint8, RGB."""
-    colour = _ABSTAINED if cell.abstained else _COLOURS.get(cell.label, _OTHER)
+    colour = ABSTAINED if cell.abstained else COLOURS.get(cell.label, OTHER)
     x0, y0, x1, y1 = (round(v * scale) for v in cell.box)
     cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
     if cell.label == "RBC":  # there are so many: their colour is enough
@@ -85,12 +77,6 @@ def _write_name(
     cv2.rectangle(picture, top_left, (x + width + 4, y), colour, cv2.FILLED)
     origin = (x + 2, y - descent)
     cv2.putText(picture, text, origin, font, size, (255, 255, 255), 1, cv2.LINE_AA)
-
-
-def legend() -> list[tuple[str, str]]:
-    """Return class names and their colours as #rrggbb, for pages and tables."""
-    colours = {**_COLOURS, UNIDENTIFIED: _ABSTAINED}
-    return [(name, f"#{bytes(colour).hex()}") for name, colour in colours.items()]
 
 
 def to_jpeg(picture: NDArray[np.uint8], max_bytes: int | None = None) -> bytes:

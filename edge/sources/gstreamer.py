@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
+from edge.import_faults import library_fault
 from edge.settings.sources import AS_FOUND, GStreamerSettings
 from edge.sources.camera_controls import ControlRefused
 from edge.sources.frame_numbers import number_by_time
@@ -30,9 +31,9 @@ def _gstreamer() -> Any:
         from gi.repository import Gst, GstApp  # noqa: F401 GstApp types the appsink
     except (ImportError, ValueError) as error:
         raise ConfigurationInvalid(
-            f"GStreamer is not available to Python ({error}); install the packages "
-            "gstreamer1.0-plugins-good and python3-gi, or run `pip install "
-            "'.[gstreamer]'` in the project's folder"
+            f"GStreamer is not available to Python ({library_fault(error) or error}); "
+            "install the packages gstreamer1.0-plugins-good and python3-gi, or run "
+            "`pip install '.[gstreamer]'` in the project's folder"
         ) from error
     Gst.init(None)
     return Gst

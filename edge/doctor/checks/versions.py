@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, metadata, version
 
 from packaging.requirements import Requirement
@@ -13,8 +13,11 @@ from edge import __version__
 from edge.doctor.device import ExaminedDevice, SettingMissing
 from edge.doctor.findings import Finding, fault, ok, warning
 from edge.engines.build_manifest import l4t_release
+from edge.import_faults import opencv_builds, opencv_remedy
 
-_NAME = "versions"
+_NAME, _OPENCV = "versions", "opencv-python"
+# A lab server, which archives, serves and watches, is installed without these.
+ONLY_DEVICES_NEED = ("onnxruntime", _OPENCV, "scipy")
 _GPU_PACKAGES = ("tensorrt", "pycuda")  # listed only where they are installed
 _LISTED = ("numpy", "opencv-python", "onnxruntime", "paho-mqtt", "scipy", "msgspec")
 
@@ -37,8 +40,12 @@ def check_versions(device: ExaminedDevice) -> Iterator[Finding]:
             "install it again with `pip install .`",
         )
     extras = {*_extras_of(device)}
+    is_server = device.config is None and _is_lab_server()
     for line in package.get_all("Requires-Dist") or []:
-        yield from judge_requirement(Requirement(line), extras)
+        required = Requirement(line)
+        if not (is_server and required.name in ONLY_DEVICES_NEED):
+            yield from judge_requirement(required, extras)
+    yield from judge_opencv(opencv_builds())
     release = l4t_release()
     yield ok(
         _NAME,
@@ -47,8 +54,30 @@ def check_versions(device: ExaminedDevice) -> Iterator[Finding]:
         + "".join(
             f", {name} {_version(name)}" for name in _GPU_PACKAGES if _version(name)
         )
-        + ("" if release is None else f", Jetson Linux {release}"),
+        + ("" if release is None else f", Jetson Linux {release}")
+        + ("; a lab server, which needs none of those missing" if is_server else ""),
     )
+
+
+def judge_opencv(builds: Mapping[str, str]) -> Iterator[Finding]:
+    """Say which builds of OpenCV are here; two of them overwrite each other's files.
+
+    Parameters
+    ----------
+    builds
+        The names of those that are installed, and their versions.
+    """
+    names = " and ".join(f"{name} {number}" for name, number in builds.items())
+    if len(builds) > 1:
+        text = f"{names} are both installed, expected one: they overwrite each other"
+        yield warning(_NAME, text, f"run `{opencv_remedy()}`")
+    elif names and _OPENCV not in builds:
+        yield ok(_NAME, f"{names} takes the place of {_OPENCV}, and does the same here")
+
+
+def _is_lab_server() -> bool:
+    """Whether all is missing that only devices need, as a lab server installs it."""
+    return not opencv_builds() and not any(map(_version, ONLY_DEVICES_NEED))
 
 
 def _extras_of(device: ExaminedDevice) -> Iterator[str]:
@@ -70,6 +99,8 @@ def judge_requirement(required: Requirement, extras: set[str]) -> Iterator[Findi
     ):
         return
     installed = _version(required.name)
+    if installed is None and required.name == _OPENCV:
+        installed = next(iter(opencv_builds().values()), None)
     if installed is None:
         expected = required.specifier or "any version"
         text = f"{required.name} is not installed, expected {expected}"

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import SourceLost
+from edge.import_faults import library_fault
 from edge.sources.discovery import FoundCamera
 
 _FAKE = "Fake_"  # Aravis' own camera, in memory
@@ -27,9 +28,10 @@ def aravis() -> Any:
         from gi.repository import Aravis
     except (ImportError, ValueError) as error:
         raise ConfigurationInvalid(
-            f"Aravis is not available to Python ({error}); run `apt-get install "
-            "gir1.2-aravis-0.8 python3-gi`, or for a virtual environment `pip install "
-            "'.[genicam]'` in the project's folder beside gir1.2-aravis-0.8"
+            f"Aravis is not available to Python ({library_fault(error) or error}); run "
+            "`apt-get install gir1.2-aravis-0.8 python3-gi`, or for a virtual "
+            "environment `pip install '.[genicam]'` in the project's folder beside "
+            "gir1.2-aravis-0.8"
         ) from error
     return Aravis
 

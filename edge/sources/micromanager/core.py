@@ -9,6 +9,7 @@ from typing import Any
 
 from edge.errors import ConfigurationInvalid
 from edge.frames import SourceLost
+from edge.import_faults import import_fault
 from edge.settings.sources import MicroManagerSettings
 from edge.sources.camera_controls import ControlRefused
 
@@ -87,8 +88,7 @@ def new_core() -> Any:
         from pymmcore_plus import CMMCorePlus
     except ImportError as error:
         raise ConfigurationInvalid(
-            f"Micro-Manager is not available to Python ({error}); run `pip install "
-            "'.[micromanager]'` in the project's folder"
+            f"Micro-Manager is not available to Python: {import_fault(error) or error}"
         ) from error
     logging.root.setLevel(level)
     logger = logging.getLogger("pymmcore-plus")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.pipeline.parts import Parts, read_parts
-from edge.rendering.annotation import legend
+from edge.rendering.class_colours import legend
 from edge.schema.results import Differential
 from edge.settings.sources import SimulatedSettings
 from export.benchmark.slide.interval_coverage import in_seeds, measure_coverage

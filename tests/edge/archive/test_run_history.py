@@ -23,7 +23,8 @@ from edge.archive.run_history import (
     list_runs,
     read_run_history,
 )
-from edge.archive.run_report import runs_table, write_run_page
+from edge.archive.run_list import runs_table
+from edge.archive.run_report import write_run_page
 from edge.archive.store import ArchiveFailed, Store
 from edge.cli.runs import runs_command
 from edge.clock import utc_now
