@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import UNSET
+from numpy.typing import NDArray
 
 from edge.errors import FrameRejected
 from edge.pipeline.parts import Parts
+from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.pixel_size import PixelSize, Scale
 from edge.pipeline.scale_reading import CellsAtScale, Reading
+from edge.schema.results import FrameResult
 from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from tests.conftest import exposure_of
@@ -190,27 +194,55 @@ def test_an_estimated_scale_is_not_compared_with_itself() -> None:
     assert Scale(None).check(estimated, red_cells(2.0), never) == estimated
 
 
+@pytest.fixture(scope="module")
+def field() -> NDArray[np.uint8]:
+    """A simulated field of 0.1 µm per pixel."""
+    settings = SimulatedSettings(
+        width_px=640, height_px=480, rate_hz=0, pixel_size_um=0.1, seed=9
+    )
+    return SimulatedMicroscope(settings).render(0)
+
+
+@pytest.fixture(scope="module")
+def pipeline(parts: Parts) -> Iterator[Pipeline]:
+    opened = parts.open_pipeline()
+    yield opened
+    opened.close()
+
+
+def examine(
+    pipeline: Pipeline, field: NDArray[np.uint8], told_um: float | None
+) -> FrameResult:
+    alone = replace(pipeline, scale=Scale(None, agreeing=1))
+    return alone.examine(exposure_of(field, pixel_size_um=told_um)).result
+
+
 @pytest.mark.parametrize("times", [0.5, 0.75, 1.35, 2.6])
 def test_a_field_examined_at_a_wrong_scale_is_degraded(
-    times: float, parts: Parts
+    times: float, pipeline: Pipeline, field: NDArray[np.uint8]
 ) -> None:
-    frame = SimulatedMicroscope(
-        SimulatedSettings(
-            width_px=960, height_px=720, rate_hz=0, pixel_size_um=0.1, seed=9
-        )
-    ).render(0)
-    pipeline = replace(parts, scale=Scale(None)).open_pipeline()
+    result = examine(pipeline, field, 0.1 * times)
 
-    right = pipeline.examine(exposure_of(frame, pixel_size_um=0.1)).result
-    wrong = pipeline.examine(exposure_of(frame, pixel_size_um=0.1 * times)).result
-    unknown = pipeline.examine(exposure_of(frame, pixel_size_um=None)).result
-    pipeline.close()
+    assert result.status == "degraded"
+    assert result.reason is not None
+    assert f"the source says {0.1 * times:.3g} µm, the red cells 0." in result.reason
 
-    assert right.status == "ok"
-    assert wrong.status == "degraded"
-    assert wrong.reason is not None
-    assert f"the source says {0.1 * times:.3g} µm, the red cells 0." in wrong.reason
-    assert isinstance(unknown.pixel_size_range_um, tuple)
-    assert unknown.pixel_size_range_um[0] < 0.1 < unknown.pixel_size_range_um[1]
-    assert isinstance(unknown.pixel_size_cells, int)
-    assert unknown.pixel_size_cells > 20
+
+def test_a_field_examined_at_its_scale_is_not(
+    pipeline: Pipeline, field: NDArray[np.uint8]
+) -> None:
+    result = examine(pipeline, field, 0.1)
+
+    assert (result.status, result.pixel_size_range_um) == ("ok", UNSET)
+
+
+def test_a_row_says_how_sure_an_estimated_scale_is(
+    pipeline: Pipeline, field: NDArray[np.uint8]
+) -> None:
+    result = examine(pipeline, field, None)
+
+    assert result.status == "ok"
+    assert isinstance(result.pixel_size_range_um, tuple)
+    assert result.pixel_size_range_um[0] < 0.1 < result.pixel_size_range_um[1]
+    assert isinstance(result.pixel_size_cells, int)
+    assert result.pixel_size_cells > 10
