@@ -23,6 +23,7 @@ from edge.recording.format import (
 )
 from edge.recording.frame_encoding import StoredFrame
 from edge.schema.entries import RunMark
+from edge.schema.pixel_sizes import why_not_sensible
 from edge.schema.results import FrameResult
 from edge.slide.run_state import CurrentRun
 
@@ -89,6 +90,9 @@ class RecordedScale:
         """Return what was recorded of this frame; see `FrameScale.of`."""
         known = self._known.get(sequence)
         if known is not None and known.origin not in ("profile", "source"):
+            refused = None if known.um is None else why_not_sensible(known.um)
+            if refused is not None:
+                raise FrameRejected(f"recorded: {refused}")
             return known
         return self._otherwise.of(source_um, estimate, sequence)
 

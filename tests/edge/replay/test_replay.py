@@ -23,7 +23,7 @@ from edge.frames import Counts, Exposure, Gap, Planned, SourceEnded
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.pipeline.parts import Parts, read_parts
-from edge.pipeline.pixel_size import PixelSize, Scale
+from edge.pipeline.pixel_size import Origin, PixelSize, Scale
 from edge.pipeline.scale_reading import CellsAtScale, Reading
 from edge.recording.format import (
     SETTINGS,
@@ -327,6 +327,17 @@ def test_a_scale_that_was_read_off_the_cells_is_not_read_again() -> None:
     assert scale.of(None, lambda: Reading(9.0, 30, 0.02), 1) == settled
     assert scale.of(None, lambda: Reading(9.0, 30, 0.02), 0) == doubted
     assert scale.of(0.1, lambda: Reading(9.0, 30, 0.02), 2) == told
+
+
+@pytest.mark.parametrize("origin", ["estimated", "source"])
+def test_a_recorded_pixel_size_that_no_microscope_has_rejects_the_frame(
+    origin: Origin,
+) -> None:
+    frame = Frame(seq=1, shot=shot(0), scale=PixelSize(1e-9, origin))
+    scale = RecordedScale(Scale(None), [RecordedItem(frame)])
+
+    with pytest.raises(FrameRejected, match="1e-09 µm is not possible"):
+        scale.of(1e-9, lambda: Reading(9.0, 30, 0.02), 0)
 
 
 def test_a_doubt_of_a_told_scale_is_that_of_the_recording() -> None:
