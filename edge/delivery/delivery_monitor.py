@@ -29,12 +29,12 @@ class DeliveryMonitor:
         self._latch = Latch(
             "publish", ledger.state.active_alarms(), monotonic=monotonic
         )
-        self._reported_s: dict[str, float] = {}
+        self._reported: dict[str, tuple[float, str]] = {}  # moment, text
         self._unrecorded_requests = 0
 
-    def report(self, code: str) -> None:
-        """Note that an event of `_EVENT_TEXTS` happened."""
-        self._reported_s[code] = self._monotonic()
+    def report(self, code: str, text: str | None = None) -> None:
+        """Note that an event happened; without `text`, one of `_EVENT_TEXTS`."""
+        self._reported[code] = self._monotonic(), text or _EVENT_TEXTS[code]
 
     def update_alarms(
         self, *, archive_is_online: bool, unrecorded_requests: int
@@ -66,8 +66,8 @@ class DeliveryMonitor:
             conditions["requests-flooded"] = AlarmCondition("amber", text)
         self._unrecorded_requests = unrecorded_requests
         since_s = self._monotonic() - _EVENT_LASTS_S
-        for code, text in _EVENT_TEXTS.items():
-            if self._reported_s.get(code, since_s) > since_s:
+        for code, (reported_s, text) in self._reported.items():
+            if reported_s > since_s:
                 conditions[code] = AlarmCondition("red", text)
         return self._latch.update(conditions)
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Literal
@@ -35,12 +36,12 @@ import msgspec
 from edge import __version__
 from edge.delivery.announcer import Announcer
 from edge.delivery.delivery_monitor import DeliveryMonitor
+from edge.delivery.intact_rows import IntactRows
 from edge.ledger.cursor import (
     PUBLISHER_LOCK,
-    Cursor,
     LedgerBusy,
     acquire_lock,
-    read_cursor,
+    cursor_of,
     write_cursor,
 )
 from edge.ledger.preview_file import newest_preview
@@ -65,7 +66,6 @@ from edge.remote.admission import Admission
 from edge.schema.codec import PayloadInvalid, decode_canonical, encode
 from edge.schema.entries import Alarm
 from edge.schema.messages import Ack, ActiveAlarm, ArchiveState, DeviceState
-from edge.schema.results import FIRST_PREVIOUS
 from edge.settings.delivery import BrokerSettings, CommandSettings, PublishSettings
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,18 @@ class Publisher:
         self._ledger = LedgerReader(folder)
         self._take_ledger()
         self.device = self._ledger.device
-        self._cursor, announced = _cursor_of(folder, self._ledger.epoch)
+        self._cursor, announced = cursor_of(folder, self._ledger.epoch)
         self._announcer = Announcer(self._ledger, announced)
         self._admission = Admission(folder, self._ledger.state, commands)
         self._monitor = DeliveryMonitor(folder, self._ledger)
+        self._intact = IntactRows(
+            self._ledger, partial(self._monitor.report, "row-damaged")
+        )
         self._log_limit = RateLimit(20, 0.2)
         self._published_status: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
         self._sent = self._cursor.upto
         self._archive_is_online = False
+        self._hole_before: int | None = None  # row that our state names as the oldest
         self._preview_seq = 0
         # Moments on the monotonic clock: what was done last, and when.
         self._progress_s = self._cursor_stored_s = time.monotonic()
@@ -215,19 +219,39 @@ class Publisher:
         ):
             log.warning("no acknowledgement of row %d, sending again", acknowledged + 1)
             self._sent, self._progress_s = acknowledged, now_s
-        for row in self._rows_to_send():
+        for row in self._rows_to_send(link):
             link.publish(topic(self.device, "result"), row.data)
             self._sent = row.seq
 
-    def _rows_to_send(self) -> list[LedgerRow]:
+    def _rows_to_send(self, link: Link) -> list[LedgerRow]:
         """Read the rows that come next; without an archive, the newest only."""
         if self._archive_is_online:
             room = self._settings.window - (self._sent - self._cursor.upto)
-            return self._ledger.rows(self._sent, max(0, min(room, _BURST_ROWS)))
+            room = max(0, min(room, _BURST_ROWS))
+            return self._intact.following(self._sent, room) or self._row_after_hole(
+                link
+            )
         # These are not waited for: `_sent` runs ahead, and goes back to the cursor when
         # the archive comes online.
         _, newest = self._ledger.span()
-        return self._ledger.rows(max(self._sent, newest - _NEWEST_ROWS), _NEWEST_ROWS)
+        after = max(self._sent, newest - _NEWEST_ROWS)
+        return self._intact.newest(after, _NEWEST_ROWS)
+
+    def _row_after_hole(self, link: Link) -> list[LedgerRow]:
+        """Return the row after damaged or deleted ones, once it may be sent.
+
+        The archive passes over rows only where our state says that we do not have them.
+        So all rows before must be archived first: the state names a single row as the
+        oldest, and that must be the one after the last that the archive has.
+        """
+        if self._sent > self._cursor.upto:
+            return []
+        row = self._intact.next_after(self._sent)
+        if row is None:
+            return []
+        if row.seq > self._sent + 1 and self._hole_before != row.seq:
+            self._publish_state(link, "online")
+        return [row]
 
     def _send_preview(self, link: Link) -> None:
         """Send the newest preview once, if there is one."""
@@ -298,6 +322,10 @@ class Publisher:
                 self._cursor, upto=ack.upto, hash=ack.hash
             )
             self._progress_s = time.monotonic()
+            if self._hole_before is not None:
+                # Taken back as soon as it is passed, or the archive went back: a state
+                # that names too late a row could make it pass over rows that we have.
+                self._publish_state(link, "online")
         if ack.resume:
             self._archive_is_online = True
             self._sent = ack.upto
@@ -374,6 +402,10 @@ class Publisher:
 
     def _state_message(self, state: Literal["online", "offline", "stopped"]) -> bytes:
         oldest, newest = self._ledger.span()
+        next_row = self._intact.next_after(self._cursor.upto)
+        self._hole_before = None
+        if next_row is not None and next_row.seq > max(oldest, self._cursor.upto + 1):
+            self._hole_before = oldest = next_row.seq
         self._published_status = is_paused, alarms = self._monitor.device_status()
         return encode(
             DeviceState(
@@ -400,16 +432,3 @@ class Publisher:
             write_cursor(self._folder, self._cursor)
         except OSError as error:
             log.error("device=%s the cursor is not stored: %s", self.device, error)
-
-
-def _cursor_of(folder: Path, epoch: str) -> tuple[Cursor, int | None]:
-    """Return the cursor of this ledger, and the last entry announced if it is known.
-
-    The count of connections goes on even where the cursor is that of another ledger:
-    for the broker and for subscribers it is the same device.
-    """
-    cursor = read_cursor(folder)
-    if cursor is not None and cursor.epoch == epoch:
-        return cursor, cursor.announced
-    connections = 0 if cursor is None else cursor.connections
-    return Cursor(epoch, 0, FIRST_PREVIOUS, connections), None

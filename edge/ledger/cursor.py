@@ -12,6 +12,7 @@ import msgspec
 
 from edge.errors import HemascopeError
 from edge.schema.codec import encode
+from edge.schema.results import FIRST_PREVIOUS
 
 _CURSOR = "cursor.json"
 WRITER_LOCK, PUBLISHER_LOCK = "ledger.lock", "publish.lock"
@@ -45,6 +46,19 @@ def read_cursor(folder: Path) -> Cursor | None:
         return msgspec.json.decode((folder / _CURSOR).read_bytes(), type=Cursor)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def cursor_of(folder: Path, epoch: str) -> tuple[Cursor, int | None]:
+    """Return the cursor of this ledger, and the last entry announced if it is known.
+
+    The count of connections goes on even where the cursor is that of another ledger:
+    for the broker and for subscribers it is the same device.
+    """
+    cursor = read_cursor(folder)
+    if cursor is not None and cursor.epoch == epoch:
+        return cursor, cursor.announced
+    connections = 0 if cursor is None else cursor.connections
+    return Cursor(epoch, 0, FIRST_PREVIOUS, connections), None
 
 
 def write_cursor(folder: Path, cursor: Cursor) -> None:

@@ -52,6 +52,11 @@ class LedgerRow:
     data: bytes
     sha256: str
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the bytes still have the hash that was stored with them."""
+        return hashlib.sha256(self.data).hexdigest() == self.sha256
+
 
 def first_broken(
     rows: Iterable[LedgerRow], after_holes: Container[int] = ()
@@ -77,8 +82,7 @@ def first_broken(
         )
         # The stored hash is compared with the bytes as well. `prev` alone would not
         # show an altered last row, since no later row carries its hash.
-        is_intact = hashlib.sha256(row.data).hexdigest() == row.sha256
-        if not (follows and is_intact and head.seq == row.seq):
+        if not (follows and row.is_intact and head.seq == row.seq):
             return row.seq
         previous = row
     return None

@@ -74,6 +74,9 @@ ALARM_KINDS: dict[str, AlarmKind] = {
     "archive-went-back": AlarmKind(
         "publish", 0, "look whether an older archive was put back; see its holes"
     ),
+    "row-damaged": AlarmKind(
+        "publish", 0, "check the disk; the archive's holes name the rows that are gone"
+    ),
     "ledger-gone": AlarmKind(
         "publish", 0, "put nothing back; deliver the moved ledger from where it is"
     ),
