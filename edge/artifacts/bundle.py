@@ -8,8 +8,6 @@ executable. Engines that a device builds of it lie beside it, in `engines/`.
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +19,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from edge.artifacts.array_files import read_arrays
+from edge.bounded_files import read_bounded
 from edge.errors import HemascopeError
 from edge.schema.codec import encode, read_json
 from edge.settings.models import Lowered, Precision
@@ -31,12 +31,16 @@ ON_REFERENCE = SHIPPED / "inception-cells4-reference"  # of slides with a refere
 SEQUENCE = SHIPPED / "rnn-change"
 MODEL, GOLDEN = "model.onnx", "golden.npz"
 INT8_CROPS = "int8-crops.json"
+_MAX_FILE_BYTES = 1 << 29  # 512 MiB; the shipped models have 5 MB
+_MAX_GOLDEN_BYTES = 1 << 28  # of all golden arrays, unpacked
+_PER_CLASS = ("logits", "probabilities", "likely")  # outputs with a value per class
 _MODEL_FILES: dict[Precision, str] = {
     "fp32": MODEL,
     "fp16": "model-fp16.onnx",
     "int8": "model-int8.onnx",
 }
 
+Byte = Annotated[int, Meta(ge=0, le=255)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -64,8 +68,8 @@ class InputSpec(_Record, frozen=True, kw_only=True):
     the cell's box.
     """
 
-    size_px: Annotated[int, Meta(gt=0)] | None
-    context: Annotated[float, Meta(gt=0)] = 1.0
+    size_px: Annotated[int, Meta(gt=0, le=2048)] | None
+    context: Annotated[float, Meta(gt=0, le=100)] = 1.0
 
 
 class LocationSpec(_Record, frozen=True, kw_only=True):
@@ -78,12 +82,12 @@ class LocationSpec(_Record, frozen=True, kw_only=True):
     of the locator's class beside the classifier's, 1 as an independent opinion, 0 none.
     """
 
-    diameter_px: Annotated[float, Meta(gt=0)]
-    stride_px: Annotated[int, Meta(gt=0)]
+    diameter_px: Annotated[float, Meta(gt=0, le=1000)]
+    stride_px: Annotated[int, Meta(gt=0, le=1000)]
     thresholds: tuple[Share, ...]
     overlap: Share
-    fill: tuple[int, int, int]
-    trust: Annotated[float, Meta(ge=0)]
+    fill: tuple[Byte, Byte, Byte]
+    trust: Annotated[float, Meta(ge=0, le=100)]
 
 
 class Metric(_Record, frozen=True, kw_only=True):
@@ -165,11 +169,11 @@ class BundleRecord(_Record, frozen=True, kw_only=True):
     task: str
     created_at: datetime
     files: dict[str, str]
-    classes: tuple[CellClass, ...]
+    classes: Annotated[tuple[CellClass, ...], Meta(min_length=1, max_length=1000)]
     input: InputSpec
     outputs: tuple[str, ...]
-    state_size: Annotated[int, Meta(gt=0)] | None = None
-    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    state_size: Annotated[int, Meta(gt=0, le=65536)] | None = None
+    temperature: Annotated[float, Meta(gt=0, le=1000)] = 1.0
     abstain_below: Share = 0.0
     location: LocationSpec | None = None
     size: ModelSize | None = None
@@ -278,13 +282,12 @@ def load_bundle(folder: Path, *, task: str | None = None) -> Bundle:
         name: _verified(folder / name, record.files[name]) for name in record.files
     }
     try:
-        with np.load(io.BytesIO(content[GOLDEN]), allow_pickle=False) as arrays:
-            golden = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        golden = read_arrays(content[GOLDEN], _MAX_GOLDEN_BYTES)
+    except ValueError as error:
         raise BundleRefused(
-            f"{folder / GOLDEN}: no NumPy archive of plain arrays ({error}); export "
-            "the bundle again"
+            f"{folder / GOLDEN}: {error}; export the bundle again"
         ) from error
+    _check_fit(folder, record, golden)
     digest = hashlib.sha256(encode(record)).hexdigest()
     models = {p: content[file] for p, file in _MODEL_FILES.items() if file in content}
     return Bundle(record, f"{record.name}@{digest[:12]}", folder, models, golden)
@@ -322,9 +325,41 @@ def save_bundle(
     return load_bundle(folder)
 
 
+def _check_fit(
+    folder: Path, record: BundleRecord, golden: Mapping[str, NDArray[np.generic]]
+) -> None:
+    """Refuse a record that the golden input and outputs of the model contradict."""
+    classes, size_px = len(record.classes), record.input.size_px
+    if record.location is not None and len(record.location.thresholds) != classes:
+        raise BundleRefused(
+            f"{folder}: {len(record.location.thresholds)} thresholds for {classes} "
+            "classes, expected one each; export it again"
+        )
+    for name, values in golden.items():
+        output = name.rpartition(".")[2]  # fp16.logits is that of a lower precision
+        if output in _PER_CLASS and (values.ndim < 2 or values.shape[-1] != classes):
+            raise BundleRefused(
+                f"{folder}: bundle.json has {classes} classes, {name} of the model "
+                f"the shape {values.shape}, expected {classes} at its end; export it "
+                "again"
+            )
+        if output == "state" and values.shape[1:] != (record.state_size,):
+            raise BundleRefused(
+                f"{folder}: state_size is {record.state_size}, the model's state has "
+                f"the shape {values.shape}; export it again"
+            )
+    image = golden.get("image")
+    sides = None if image is None else image.shape[1:]
+    if size_px is not None and sides not in (None, (size_px, size_px, 3)):
+        raise BundleRefused(
+            f"{folder}: size_px is {size_px}, the model's golden crops are {sides}, "
+            f"expected {(size_px, size_px, 3)}; export it again"
+        )
+
+
 def _verified(path: Path, sha256: str) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, _MAX_FILE_BYTES)
     except OSError as error:
         raise BundleRefused(
             f"{path}: {error.strerror}; copy the bundle again"

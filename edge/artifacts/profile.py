@@ -6,11 +6,10 @@ A folder with `profile.json` and, where the light is uneven, `flat_field.npy`.
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +17,8 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from edge import __version__
+from edge.artifacts.array_files import read_array
+from edge.bounded_files import read_bounded
 from edge.errors import HemascopeError
 from edge.schema.codec import encode, read_json
 from edge.schema.pixel_sizes import why_not_sensible
@@ -39,6 +40,7 @@ def offset_alone(density: float) -> Matrix:
 IDENTITY = offset_alone(0.0)
 
 
+_MAX_FLAT_BYTES = 1 << 29  # 44 million pixels of float32 in three colours
 Density = tuple[float, float, float]
 
 
@@ -212,7 +214,7 @@ def load_profile(folder: Path) -> Profile:
 
 def _load_flat_field(path: Path, sha256: str) -> NDArray[np.float32]:
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, _MAX_FLAT_BYTES)
     except OSError as error:
         raise ProfileMismatch(f"{path}: {error.strerror}; calibrate again") from error
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -221,13 +223,16 @@ def _load_flat_field(path: Path, sha256: str) -> NDArray[np.float32]:
             "was altered or damaged, restore it or calibrate again"
         )
     try:
-        flat = np.load(io.BytesIO(data), allow_pickle=False)
+        flat: NDArray[Any] = read_array(data, _MAX_FLAT_BYTES)
     except ValueError as error:
         raise ProfileMismatch(
             f"{path}: not an array ({error}); calibrate again"
         ) from error
-    if flat.ndim != 3 or flat.shape[2] != 3 or not np.isfinite(flat).all():
-        raise ProfileMismatch(f"{path}: shape {flat.shape}, expected finite (h, w, 3)")
+    is_flat = flat.ndim == 3 and flat.shape[2] == 3 and flat.size > 0
+    if not is_flat or flat.dtype.kind != "f" or not np.isfinite(flat).all():
+        raise ProfileMismatch(
+            f"{path}: {flat.dtype} {flat.shape}, expected finite numbers (h, w, 3)"
+        )
     if flat.min() <= 0.02:
         raise ProfileMismatch(
             f"{path}: its darkest value is {flat.min():.3f} of the white point, "

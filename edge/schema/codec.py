@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edge.bounded_files import read_bounded
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.schema.setting_errors import explain, line_of
+from edge.schema.toml_limits import MAX_TOML_BYTES, why_hostile
 
 T = TypeVar("T")
+_MAX_JSON_BYTES = 1 << 24  # of a file that is read whole
 
 
 class PayloadInvalid(HemascopeError):
@@ -76,7 +79,7 @@ def decode_canonical(data: bytes, kind: type[T]) -> T:
 def read_json(path: Path, kind: type[T]) -> T:
     """Read a JSON file of type `kind`; errors name the file."""
     try:
-        return decode(path.read_bytes(), kind)
+        return decode(read_bounded(path, _MAX_JSON_BYTES), kind)
     except OSError as error:
         raise ConfigurationInvalid(
             f"{path}: cannot be read: {error.strerror}"
@@ -91,15 +94,24 @@ def read_toml(path: Path, kind: type[T]) -> T:
     Relative paths in it are meant from its own folder.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MAX_TOML_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationInvalid(f"{path}: cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationInvalid(f"{path}: cannot be read: {reason}") from error
+    hostile = why_hostile(text)
+    if hostile is not None:
+        line, sentence = hostile
+        raise ConfigurationInvalid(f"{path}:{line}: {sentence}")
     try:
         return msgspec.toml.decode(text, type=kind, dec_hook=_paths_from(path.parent))
     except msgspec.ValidationError as error:
         where, sentence = explain(str(error), msgspec.toml.decode(text), kind)
         line = line_of(text, where)
         raise ConfigurationInvalid(f"{path}:{line}: {sentence}") from error
+    except RecursionError as error:
+        raise ConfigurationInvalid(
+            f"{path}: lists or tables are nested too deep; write them flat"
+        ) from error
     except (msgspec.DecodeError, ValueError) as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else len(text.splitlines())
@@ -112,8 +124,9 @@ def read_good_parts(path: Path, kind: type[Any]) -> dict[str, Any]:
     For looking at what else is wrong; nothing runs with it.
     """
     try:
-        found = msgspec.toml.decode(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, msgspec.DecodeError):
+        text = read_bounded(path, MAX_TOML_BYTES).decode()
+        found = {} if why_hostile(text) else msgspec.toml.decode(text)
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError):
         return {}
     good = {}
     for part in msgspec.structs.fields(kind):

@@ -18,6 +18,7 @@ from msgspec import inspect
 
 Path = tuple[str | int, ...]
 _MAX_SHOWN = 60  # characters of a value
+_MAX_LINE = 500  # characters that are looked at
 _NOT_FOUND = object()
 
 
@@ -63,7 +64,8 @@ def _settings(text: str) -> Iterator[tuple[int, Path]]:
     """Give each line that begins a table or sets a key, with the full path."""
     table: Path = ()
     counts: dict[Path, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, whole_line in enumerate(text.splitlines(), 1):
+        line = whole_line[:_MAX_LINE]  # the patterns take long over a very long one
         header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
         key = re.match(r"""\s*([\w."'-]+?)\s*=""", line)
         if header:
