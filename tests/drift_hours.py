@@ -31,7 +31,7 @@ from edge.artifacts.profile import Profile, ProfileRecord
 from edge.engines.opening import open_engine
 from edge.pipeline.calibration_drift import DriftWatch
 from edge.pipeline.parts import read_parts
-from edge.schema.results import Colour, Drift, SeenColours
+from edge.schema.results import Box, Colour, Drift, SeenColours
 from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 from edge.stages.colour_statistics import median, read_colours
@@ -49,6 +49,7 @@ class Look:
 
     colours: SeenColours
     focus: float
+    white_cells: list[Box]
 
 
 def measure(seed: int, frames: int, settings: SimulatedSettings = FRAME) -> list[Look]:
@@ -73,6 +74,7 @@ def measure(seed: int, frames: int, settings: SimulatedSettings = FRAME) -> list
                     nuclei=_colour(median(seen.nuclei)),
                 ),
                 measure_quality(field, field, None, boxes).focus,
+                _boxes(regions.boxes[regions.kinds == locator.labels.index("WBC")]),
             )
         )
     engine.close()
@@ -84,6 +86,11 @@ def _colour(colour: NDArray[np.float64] | None) -> Colour | None:
         return None
     red, green, blue = colour.round(1).tolist()
     return red, green, blue
+
+
+def _boxes(boxes: NDArray[np.float32]) -> list[Box]:
+    whole = boxes.round().astype(int).tolist()
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in whole]
 
 
 def drawn(looks: Sequence[Look], seconds: int, seed: int) -> Iterator[Look]:
@@ -99,7 +106,7 @@ def drawn(looks: Sequence[Look], seconds: int, seed: int) -> Iterator[Look]:
 def follow(looks: Iterator[Look], watch: DriftWatch) -> Iterator[Drift]:
     """Give what the watch says of each look, one per second."""
     for second, look in enumerate(looks):
-        yield watch.follow(look.colours, look.focus, second * 10**9)
+        yield watch.follow(look.colours, look.focus, second * 10**9, look.white_cells)
 
 
 def false_alarms(
@@ -122,9 +129,8 @@ def changed(look: Look, name: str, factors: Sequence[float]) -> Look:
     if colour is None:
         return look
     red, green, blue = (np.array(colour) * factors).clip(0, 255).round(1).tolist()
-    return Look(
-        msgspec.structs.replace(look.colours, **{name: (red, green, blue)}), look.focus
-    )
+    colours = msgspec.structs.replace(look.colours, **{name: (red, green, blue)})
+    return Look(colours, look.focus, look.white_cells)
 
 
 def found_after_s(

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from edge.artifacts.profile import Profile
-from edge.schema.results import Drift, DriftStatus, SeenColours
+from edge.schema.results import Box, Drift, DriftStatus, SeenColours
 from edge.stages.colour_statistics import delta_e, to_lab
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ _SMOOTH_S = 5.0  # time constant of the average that a row holds
 _CLEARED = 0.7  # of a limit: below it an alarm ends
 _LEARNT = 20  # looks of a run that stand in for the calibration,
 _LOOKS_EVERY_S = 3.0  # so far apart that most show other cells
-_LOOKS = {"nuclei": 100}  # that are pooled at least: five minutes of different cells
+_LOOKS = {"nuclei": 100}  # that are pooled at least: five minutes of different cells,
+_NEW_LOOKS = 30  # or so many with a white cell that was not there before
+_REMEMBERED = 20  # looks: where white cells were within the last minute
 _MOST_LOOKS = 400
 _MOST_REFERENCE = 60  # looks that are learnt from: three minutes,
 _TIMES_REFERENCE = 5  # or so many times those that are pooled
@@ -74,12 +77,14 @@ class _Chart:
     """One watched figure: its average and its cumulative sums against two limits.
 
     `amber` is the lower limit. A look is a frame that comes `_LOOKS_EVERY_S` after the
-    last. `looks` is how many are pooled, `least` or more. `is_learnt`: what is expected
+    last; `per_field` of them may show the same cells. `looks` is how many are pooled,
+    `least` or more. `is_learnt`: what is expected
     was learnt from the first looks.
     """
 
     amber: float
     least: int = 1
+    per_field: int = _SAME_FIELD
     expected: _Colour | None = None
     seen: deque[_Colour] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS))
     pooled: _Colour = field(default_factory=lambda: np.zeros(3))
@@ -90,14 +95,18 @@ class _Chart:
     sums: tuple[float, float] = (0.0, 0.0)
     level: int = 0
 
-    def follow(self, lab: _Colour, step_s: float) -> None:
-        """Take a colour (3,) in CIELAB, seen `step_s` after the last."""
+    def follow(
+        self, lab: _Colour, step_s: float, shows_new: Callable[[], bool]
+    ) -> None:
+        """Take a colour (3,) in CIELAB, seen `step_s` after the last.
+
+        `shows_new` is asked of a look: whether it shows cells that none before it did.
+        """
         self.rests_s -= step_s
         if self.rests_s <= 0:
             self.rests_s = _LOOKS_EVERY_S
-            self.seen.append(lab)
-            self._learn()
-            self.pooled = np.median(np.array(self.seen)[-self.looks :], axis=0)
+            if shows_new():
+                self._look(lab)
         if self.expected is None or len(self.seen) < max(self.looks, self.least):
             return
         figure = lab if self.looks == 1 else self.pooled
@@ -107,12 +116,18 @@ class _Chart:
         self.average = self.average + share * (figure - self.average)
         self._sum_up(delta_e(figure, self.expected), step_s)
 
+    def _look(self, lab: _Colour) -> None:
+        """Take a look into the pool."""
+        self.seen.append(lab)
+        self._learn()
+        self.pooled = np.median(np.array(self.seen)[-self.looks :], axis=0)
+
     def _learn(self) -> None:
         """See how many looks to pool, and what is usual where nothing is promised."""
         if len(self.seen) < max(_LEARNT, self.least):
             return
         looks = np.array(self.seen)
-        self.looks = max(self.least, looks_to_pool(looks, self.amber))
+        self.looks = max(self.least, looks_to_pool(looks, self.amber, self.per_field))
         if self.expected is None:
             self.is_learnt = len(looks) >= max(_LEARNT, self.looks)
         # What all later figures are beside should vary less than they do, so it is
@@ -144,6 +159,27 @@ class _Chart:
         return delta_e(self.average, self.expected)
 
 
+class _Places:
+    """Where white cells were in the last looks, so that new ones are known.
+
+    A stage that rests or creeps shows the same few nuclei for hours. They are found in
+    one frame and not in the next, so that the colour alone does not tell.
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[NDArray[np.float64]] = deque(maxlen=_REMEMBERED)
+
+    def has_new(self, white_cells: Sequence[Box]) -> bool:
+        """Take white cells of a look; say whether one of them is at a new place."""
+        boxes = np.array(white_cells, float).reshape(-1, 4)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        known = np.concatenate([np.zeros((0, 2)), *self._looks])
+        self._looks.append(centres)
+        apart = np.linalg.norm(centres[:, None] - known[None], axis=2)
+        half = (boxes[:, 2:] - boxes[:, :2]).mean(axis=1) / 2
+        return bool((apart.min(axis=1, initial=np.inf) > half).any())
+
+
 class DriftWatch:
     """Follows the frames of one run in their order."""
 
@@ -154,16 +190,23 @@ class DriftWatch:
             name for name, colour in promised.items() if colour is not None
         }
         self._charts = {
-            name: _Chart(_TIMES[name] * AMBER, _LOOKS.get(name, 1), expected)
+            name: _Chart(_TIMES[name] * AMBER, _LOOKS.get(name, 1), expected=expected)
             for name, expected in promised.items()
         }
+        self._places = _Places()
         self._focus: list[float] = []
         self._sharp: float | None = None
         self._last_ns: int | None = None
         self._seen_ns: int | None = None
         self._status: DriftStatus | None = None
 
-    def follow(self, seen: SeenColours, focus: float, monotonic_ns: int) -> Drift:
+    def follow(
+        self,
+        seen: SeenColours,
+        focus: float,
+        monotonic_ns: int,
+        white_cells: Sequence[Box] | None = None,
+    ) -> Drift:
         """Take what a good frame showed; say how far that is from the calibration.
 
         Parameters
@@ -174,14 +217,22 @@ class DriftWatch:
             See `Quality`.
         monotonic_ns
             Of its exposure.
+        white_cells
+            Boxes of the white cells; None where nobody knows them.
         """
         last_ns = self._last_ns if self._last_ns is not None else monotonic_ns
         step_s = min(max(0.0, (monotonic_ns - last_ns) / 1e9), _MAX_STEP_S)
         self._last_ns = monotonic_ns
+        shows_new: dict[str, Callable[[], bool]]
+        shows_new = dict.fromkeys(self._charts, _always)
+        if white_cells is not None:
+            self._charts["nuclei"].least = _NEW_LOOKS
+            self._charts["nuclei"].per_field = 1
+            shows_new["nuclei"] = partial(self._places.has_new, white_cells)
         for name, chart in self._charts.items():
             colour = getattr(seen, name)
             if colour is not None:
-                chart.follow(to_lab(colour), step_s)
+                chart.follow(to_lab(colour), step_s, shows_new[name])
         if seen.background is not None or self._seen_ns is None:
             self._seen_ns = monotonic_ns
         sharpness = self._follow_focus(focus, step_s)
@@ -229,15 +280,23 @@ class DriftWatch:
         )
 
 
-def looks_to_pool(looks: NDArray[np.float64], amber: float) -> int:
+def _always() -> bool:
+    return True
+
+
+def looks_to_pool(
+    looks: NDArray[np.float64], amber: float, per_field: int = _SAME_FIELD
+) -> int:
     """Return how many looks it takes until chance is small beside a limit (ΔE).
 
     Parameters
     ----------
     looks
-        (N, 3) CIELAB, in the order of time, N above `_SAME_FIELD`.
+        (N, 3) CIELAB, in the order of time.
     amber
         The limit.
+    per_field
+        How many looks in a row, fewer than N, may show the same cells.
 
     Notes
     -----
@@ -245,13 +304,13 @@ def looks_to_pool(looks: NDArray[np.float64], amber: float) -> int:
     F = (variation / error)^2. Variation is read off looks that show different fields,
     by the median of their differences: neither a slow drift nor a sudden change counts.
     """
-    apart = looks[_SAME_FIELD:] - looks[:-_SAME_FIELD]
+    apart = looks[per_field:] - looks[:-per_field]
     varies = _NORMAL * float(np.median(np.linalg.norm(apart, axis=1))) / np.sqrt(2)
     fields = float(varies / (_CHANCE * amber)) ** 2
     if fields < 1.5:  # a frame by itself: pooling two would only cost time
         return 1
     # Three times as many: the reference varies as well, and so does this estimate.
-    return min(round(3 * fields) * _SAME_FIELD, _MOST_LOOKS)
+    return min(round(3 * fields) * per_field, _MOST_LOOKS)
 
 
 def drift_of(drift: Drift) -> str:

@@ -21,7 +21,10 @@ from edge.run.frozen_image import FrozenImageCheck
 from edge.schema.results import FrameResult
 from edge.slide.run_state import RunTimeline
 from edge.slide.slide_counter import SlideCounter
+from edge.taxonomy import NOT_A_CELL, UNIDENTIFIED
 from edge.timelapse.follower import Follower
+
+_NOT_WHITE = {"RBC", "Platelet", NOT_A_CELL, UNIDENTIFIED}
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +138,8 @@ class OrderedStages:
             return result
         if result.status == "rejected":
             return result
+        white = [cell.box for cell in result.cells if cell.label not in _NOT_WHITE]
         drift = self._drift.follow(
-            result.colours, result.quality.focus, result.monotonic_ns
+            result.colours, result.quality.focus, result.monotonic_ns, white
         )
         return msgspec.structs.replace(result, drift=drift)
