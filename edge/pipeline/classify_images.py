@@ -8,46 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import msgspec
 
 from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Exposure, RawFrame, Shot
+from edge.pipeline.image_lines import ErrorLine, ImageLine, image_line
+from edge.pipeline.large_image import OnTile, examine_image
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
-from edge.schema.results import Cell
 from edge.sources.image_files import SUFFIXES, printable, read_image
 
 
 class ImagesFailed(HemascopeError):
     """Some of the images could not be examined; the others were."""
-
-
-class CellLine(msgspec.Struct, frozen=True):
-    """One cell of a JSON line."""
-
-    box: tuple[int, int, int, int]
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
-    abstained: bool
-
-
-class ImageLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One JSON line: what is on one image."""
-
-    path: str
-    width: int
-    height: int
-    cells: list[CellLine]
-    timings_ms: dict[str, float]
-
-
-class ErrorLine(msgspec.Struct, frozen=True):
-    """One JSON line: why an image could not be examined."""
-
-    path: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,14 +35,7 @@ class Classified:
         """Return the JSON line of this file."""
         if self.examined is None:
             return ErrorLine(printable(self.path), str(self.error))
-        result = self.examined.result
-        return ImageLine(
-            path=printable(self.path),
-            width=result.width_px,
-            height=result.height_px,
-            cells=[_cell_line(cell) for cell in result.cells],
-            timings_ms=result.timings_ms,
-        )
+        return image_line(printable(self.path), self.examined)
 
 
 def find_images(paths: Iterable[Path], leave_out: Path | None = None) -> list[Path]:
@@ -107,17 +73,22 @@ def _lies_in(path: Path, folder: Path | None) -> bool:
 
 
 def classify(
-    paths: Iterable[Path], pipeline: Pipeline, pixel_size_um: float | None
+    paths: Iterable[Path],
+    pipeline: Pipeline,
+    pixel_size_um: float | None,
+    on_tile: OnTile = lambda done, of: None,
 ) -> Iterator[Classified]:
     """Examine image files one by one; where no scale is told, each has its own.
 
-    A file that cannot be examined is reported in its place; the others go on.
+    A file that cannot be examined is reported in its place; the others go on. `on_tile`
+    is told how far the work on a large image is.
     """
     for number, path in enumerate(paths):
         scale = Scale(pipeline.profile.record.pixel_size_um, agreeing=1)
         own = replace(pipeline, scale=scale)
         try:
-            examined = own.examine(_exposure(path, number, pixel_size_um))
+            exposure = _exposure(path, number, pixel_size_um)
+            examined = examine_image(own, exposure, on_tile)
         except (HemascopeError, cv2.error) as error:
             yield Classified(path, None, error)
         else:
@@ -129,9 +100,3 @@ def _exposure(path: Path, number: int, pixel_size_um: float | None) -> Exposure:
     utc, name = utc_of(now_ns), printable(path)
     shot = Shot(number, now_ns, utc, name, pixel_size_um=pixel_size_um)
     return Exposure(shot, lambda: RawFrame(shot, read_image(path)))
-
-
-def _cell_line(cell: Cell) -> CellLine:
-    return CellLine(
-        cell.box, cell.label, cell.confidence, cell.probabilities, cell.abstained
-    )

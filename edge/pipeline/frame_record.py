@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
 
 from edge import __version__, clock
 from edge.artifacts.bundle import Bundle
@@ -17,6 +19,7 @@ from edge.pipeline.classifiers import ClassifiedCells
 from edge.pipeline.pixel_size import PixelSize
 from edge.schema.results import Cell, FrameRange, FrameResult, Quality, SeenColours
 from edge.schema.row_limits import MAX_CELLS
+from edge.stages.field_check import FieldDoubt
 from edge.taxonomy import UNIDENTIFIED
 
 _T = TypeVar("_T")
@@ -34,10 +37,14 @@ class MadeWith:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """How good an exposure is, and its colours, where cells are located."""
+    """How good an exposure is, and its colours, where cells are located.
+
+    `boxes` (N, 4) float32 are those of the cells, in pixels of the reduced frame.
+    """
 
     quality: Quality
     colours: SeenColours | None
+    boxes: NDArray[np.float32]
 
 
 def fill_record(
@@ -45,22 +52,27 @@ def fill_record(
     cells: tuple[Cell, ...],
     made_with: MadeWith,
     measured: Measured,
-    doubts: Sequence[str],
+    doubts: Sequence[FieldDoubt],
     timings_ms: dict[str, float],
 ) -> FrameResult:
-    """Return the result of a frame; with any doubt it is `degraded`.
+    """Return the result of a frame; with any doubt it is `degraded` or `rejected`.
 
     A row holds `MAX_CELLS` cells: of more, the likeliest are kept, which stand first.
     """
-    kept, all_doubts = cells[:MAX_CELLS], [*doubts]
+    kept, all_doubts = cells[:MAX_CELLS], [doubt.reason for doubt in doubts]
+    fault = next((doubt.fault for doubt in doubts if doubt.fault), None)
     if made_with.locator is not None and made_with.scale.doubt is not None:
         all_doubts.append(made_with.scale.doubt)
     if len(cells) > len(kept):
-        all_doubts.append(f"{len(cells)} cells, the likeliest {len(kept)} are said")
+        all_doubts.append(
+            f"too many cells: {len(cells)} were found, the likeliest {len(kept)} are "
+            "in the row"
+        )
     shot, (width_px, height_px) = raw.shot, raw.size_px
     return FrameResult(
-        status="degraded" if all_doubts else "ok",
+        status="rejected" if fault else "degraded" if all_doubts else "ok",
         reason="; ".join(all_doubts) or None,
+        fault=fault,
         utc=shot.utc,
         monotonic_ns=shot.monotonic_ns,
         boot_id=clock.boot_id(),
@@ -82,6 +94,7 @@ def fill_record(
         calibration_id=made_with.profile.calibration_id,
         software=__version__,
         cells=kept,
+        cells_found=UNSET if len(cells) == len(kept) else len(cells),
         counts=Counter(cell.label for cell in kept),
         timings_ms=timings_ms,
     )

@@ -24,6 +24,7 @@ from edge.artifacts.bundle import (
     crop_size,
     load_bundle,
 )
+from edge.artifacts.known_colours import load_known_colours
 from edge.artifacts.profile import (
     IDENTITY_PROFILE,
     Profile,
@@ -86,6 +87,7 @@ class Parts:
             locator=self.locator,
             locator_engine=finder,
             scale=self.scale,
+            known_colours=load_known_colours(),
         )
 
     def _adaptation(self) -> Adaptation | None:

@@ -1,12 +1,13 @@
 """The way of one frame, from exposure to the record of what is on it.
 
-This is the table of contents: develop, reduce, correct, locate, classify (crop, infer,
-decide), measure, fill the record.
+This is the table of contents: develop, reduce, correct, locate, measure and check,
+classify (crop, infer, decide), fill the record.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,14 @@ from edge.stages.detection import (
     reduction,
     whole_field,
 )
+from edge.stages.field_check import (
+    FieldDoubt,
+    KnownColours,
+    judge_field,
+    measure_field,
+)
 from edge.stages.image_quality import measure_quality
+from edge.stages.marks import find_marks, without_marks
 from edge.stages.thumbnail import Thumbnail, thumbnail_of
 
 _BLIND_PX = 480  # longest side of the reduced frame where the scale is unknown
@@ -63,7 +71,8 @@ class Pipeline:
     """Everything a frame needs on its way; built once, used from one thread.
 
     The first of `classifiers` names every cell, each other one refines one of its
-    classes. Without a locator the whole field is one region.
+    classes. Without a locator the whole field is one region. `known_colours` are those
+    of known laboratories; without them the order of colours is not checked.
     """
 
     profile: Profile
@@ -71,6 +80,7 @@ class Pipeline:
     locator: Bundle | None
     locator_engine: Engine | None
     scale: FrameScale
+    known_colours: KnownColours | None = None
 
     @property
     def classifier(self) -> Bundle:
@@ -91,18 +101,22 @@ class Pipeline:
         """
         stage = Stopwatch()
         with stage("develop"):
-            raw = self._develop(exposure)
+            raw = self.develop(exposure)
         with stage("reduce"):
-            scale, counts = self._reduce(raw)
+            seen, marks = self._without_marks(raw)
+            scale, counts = self._reduce(seen)
         with stage("correct"):
             field = correct(counts, self._colours(counts))
         with stage("locate"):
-            regions = self._locate(field, raw)
-            scale = self._check_scale(scale, regions, raw)
-        cells = self._classify(raw, regions, stage)
+            regions = self._locate(field, seen)
+            scale = self._check_scale(scale, regions, seen)
         with stage("quality"):
-            measured = self._measure(raw, counts, field, regions)
-        result = self._record(raw, scale, cells, measured, stage)
+            measured = self._measure(seen, counts, field, regions)
+            doubts = [*marks, *self._doubts_of_field(counts, field, measured, regions)]
+        if any(doubt.fault for doubt in doubts):
+            regions = regions.none()
+        cells = self._classify(seen, regions, stage)
+        result = self._record(raw, scale, cells, measured, doubts, stage)
         return ExaminedFrame(raw, result, self._thumbnail(field, scale), scale)
 
     def close(self) -> None:
@@ -114,18 +128,25 @@ class Pipeline:
 
     # -- the steps ---------------------------------------------------------------------
 
-    def _develop(self, exposure: Exposure) -> RawFrame:
+    def develop(self, exposure: Exposure) -> RawFrame:
         """Decode the exposure, and check that the profile is of this camera."""
         raw = exposure.develop()
         width_px, height_px = raw.size_px
         self.profile.check(width_px, height_px, raw.shot.camera)
         return raw
 
+    def _without_marks(self, raw: RawFrame) -> tuple[RawFrame, list[FieldDoubt]]:
+        """Return the frame without what is drawn into it, and say so."""
+        marks = None if self.locator is None else find_marks(raw.pixels)
+        if marks is None:
+            return raw, []
+        return replace(raw, pixels=without_marks(raw.pixels, marks)), [marks.doubt()]
+
     def _reduce(self, raw: RawFrame) -> tuple[PixelSize, Counts]:
         """Return the pixel size, and the frame (h, w, 3) at the locator's scale."""
         scale = self.scale.of(
             raw.shot.pixel_size_um,
-            lambda: self._estimate_scale(raw),
+            lambda: self.estimate_scale(raw),
             raw.shot.sequence,
         )
         return scale, reduce(raw.pixels, self._reduction(raw, scale.um))
@@ -144,7 +165,7 @@ class Pipeline:
         return self.scale.check(
             scale,
             lambda: cells_at_scale(regions, labels, um, raw.size_px),
-            lambda: self._estimate_scale(raw),
+            lambda: self.estimate_scale(raw),
             raw.shot.sequence,
         )
 
@@ -171,7 +192,20 @@ class Pipeline:
         """Measure quality and colours on the reduced frame (h, w, 3)."""
         scaled = regions.boxes * (field.shape[1] / raw.size_px[0])
         quality = measure_quality(counts, field, self._white(), scaled)
-        return Measured(quality, self._read_colours(raw, field, regions))
+        return Measured(quality, self._read_colours(raw, field, regions), scaled)
+
+    def _doubts_of_field(
+        self,
+        counts: Counts,
+        field: NDArray[np.uint8],
+        measured: Measured,
+        regions: Regions,
+    ) -> list[FieldDoubt]:
+        """Say whether the picture is one of a smear; see `edge.stages.field_check`."""
+        if self.locator is None:
+            return []
+        figures = measure_field(field, measured.boxes, regions)
+        return judge_field(figures, counts, measured.quality, self.known_colours)
 
     def _record(
         self,
@@ -179,12 +213,13 @@ class Pipeline:
         scale: PixelSize,
         cells: tuple[Cell, ...],
         measured: Measured,
+        doubts: Sequence[FieldDoubt],
         stage: Stopwatch,
     ) -> FrameResult:
         """Fill the record of the frame, with all that speaks against believing it."""
         made_with = MadeWith(self.classifier, self.locator, self.profile, scale)
-        doubts = self._doubts_of(raw.shot)
-        return fill_record(raw, cells, made_with, measured, doubts, stage.spent_ms)
+        all_doubts = [*map(FieldDoubt, self._doubts_of(raw.shot)), *doubts]
+        return fill_record(raw, cells, made_with, measured, all_doubts, stage.spent_ms)
 
     # -- what the steps need -----------------------------------------------------------
 
@@ -214,7 +249,7 @@ class Pipeline:
             return reduction(pixel_size_um, locator_spec(self.locator))
         return min(1.0, _BLIND_PX / max(raw.size_px))
 
-    def _estimate_scale(self, raw: RawFrame) -> Reading | None:
+    def estimate_scale(self, raw: RawFrame) -> Reading | None:
         """Micrometres per pixel from the red cells of this frame."""
         if self.locator is None:
             return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +80,25 @@ def _write_name(
     cv2.rectangle(picture, top_left, (x + width + 4, y), colour, cv2.FILLED)
     origin = (x + 2, y - descent)
     cv2.putText(picture, text, origin, font, size, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def with_caption(picture: NDArray[np.uint8], lines: Sequence[str]) -> NDArray[np.uint8]:
+    """Return a picture (H, W, 3), uint8, RGB, with lines of text below it.
+
+    Text that is wider than the picture goes on in the next line. The font has ASCII
+    only: other characters are shown as "?".
+    """
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.45 * max(1.0, picture.shape[1] / 1600)
+    (letter, height), descent = cv2.getTextSize("0" * 100, font, size, 1)
+    columns = max(20, int((picture.shape[1] - height) / (letter / 100)))
+    wrapped = [part for line in lines for part in textwrap.wrap(line, columns) or [""]]
+    step = round(1.6 * (height + descent))
+    strip = np.full((step * (len(wrapped) + 1), picture.shape[1], 3), 255, np.uint8)
+    for number, line in enumerate(wrapped, 1):
+        text = line.encode("ascii", "replace").decode()
+        origin = (height // 2, step * number)
+        cv2.putText(strip, text, origin, font, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([picture, strip])
 
 
 def to_jpeg(picture: NDArray[np.uint8], max_bytes: int | None = None) -> bytes:

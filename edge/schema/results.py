@@ -225,7 +225,9 @@ class Quality(StrictRecord, frozen=True, kw_only=True):
     covered: Share | None = None
 
 
-Fault = Literal["dark", "saturated", "empty", "moving", "blurred", "crowded"]
+Fault = Literal[
+    "dark", "saturated", "empty", "moving", "blurred", "crowded", "no smear"
+]
 
 
 class Limits(StrictRecord, frozen=True, kw_only=True):
@@ -320,9 +322,10 @@ class FrameResult(StrictRecord, frozen=True, kw_only=True):
     `camera` is the name of the camera with its serial number, null for recordings;
     `controls` are its settings. `fault` is the reason for which the quality gate
     rejected a frame. `run` is the id of the slide's run; entries start and end runs.
-    Where the pixel size was read off the cells, `pixel_size_range_um` are its limits
-    (95 %), for red cells of 7.5 µm that differ by 6 % from person to person, and
-    `pixel_size_cells` says how many cells there were.
+    `cells_found` is there only where more cells were found than `cells` holds: too many
+    for a row, or the frame was rejected. Where the pixel size was read off the cells,
+    `pixel_size_range_um` are its limits (95 %), for red cells of 7.5 µm that differ by
+    6 % from person to person, and `pixel_size_cells` says how many cells there were.
     With a schedule, `point` says which planned frame this is, and `missed_points` of a
     gap says which ones were missed.
     """
@@ -355,11 +358,18 @@ class FrameResult(StrictRecord, frozen=True, kw_only=True):
     calibration_id: str | None = None
     software: str
     cells: tuple[Cell, ...] = ()
+    cells_found: Count | UnsetType = UNSET
     counts: dict[str, Count] = {}
     differential: Differential | None = None
     following: Following | None = None
     events: tuple[Event, ...] = ()
     timings_ms: dict[str, Annotated[float, Meta(ge=0)]] = {}
+
+
+def cells_found(result: FrameResult) -> int:
+    """Return how many cells were found, in the row or not."""
+    found = result.cells_found
+    return len(result.cells) if isinstance(found, UnsetType) else found
 
 
 class Result(FrameResult, frozen=True, kw_only=True):

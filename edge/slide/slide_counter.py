@@ -13,13 +13,13 @@ from datetime import datetime
 import msgspec
 import numpy as np
 
+from edge.pipeline.quality_gate import QualityGate
 from edge.schema.results import Differential, FrameResult
 from edge.schema.row_limits import MAX_FOLLOWED_CELLS
 from edge.slide.cell_registry import CellRegistry, Detections, detections_of
 from edge.slide.confusion_correction import Correction
 from edge.slide.differential import differentiate
 from edge.slide.mosaic import Mosaic, MosaicPosition
-from edge.slide.quality_gate import QualityGate
 from edge.slide.run_state import CurrentRun
 from edge.stages.thumbnail import Thumbnail
 

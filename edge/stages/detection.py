@@ -38,6 +38,12 @@ class Regions:
     kinds: NDArray[np.intp]
     evidence: NDArray[np.float32]
 
+    def none(self) -> Regions:
+        """Return no regions, of the same classes."""
+        return Regions(
+            self.boxes[:0], self.scores[:0], self.kinds[:0], self.evidence[:0]
+        )
+
 
 def locator_spec(bundle: Bundle) -> LocationSpec:
     """Return how this locator is used.
@@ -145,7 +151,7 @@ def find_regions(
     left, top, right, bottom = sides[rows, columns].T
     boxes = np.stack([x - left, y - top, x + right, y + bottom], axis=1)
     boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
-    kept = _not_suppressed(boxes, scores[rows, columns], spec.overlap)
+    kept = suppress_overlaps(boxes, scores[rows, columns], spec.overlap)
     scale = np.array([frame_px[0] / width, frame_px[1] / height] * 2, np.float32)
     rows, columns = rows[kept], columns[kept]
     return Regions(
@@ -195,7 +201,7 @@ def locate_at(
     return small, find_regions(small, engine, spec, frame_px)
 
 
-def _not_suppressed(
+def suppress_overlaps(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], overlap: float
 ) -> NDArray[np.intp]:
     """Return the boxes that remain after non-maximum suppression, likeliest first.

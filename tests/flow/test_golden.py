@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge.pipeline.classify_images import ImageLine, classify
+from edge.pipeline.classify_images import classify
+from edge.pipeline.image_lines import ImageLine
 from edge.pipeline.parts import read_parts
 from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope

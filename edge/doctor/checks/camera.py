@@ -23,8 +23,8 @@ from edge.doctor.processes import may_not_see_processes, run_process, users_of
 from edge.errors import HemascopeError
 from edge.frames import Counts, Exposure, Gap, RawFrame, Source, SourceEnded
 from edge.monitoring.metrics import read_metrics
+from edge.pipeline.quality_gate import QualityGate
 from edge.settings.sources import SourceSettings
-from edge.slide.quality_gate import QualityGate
 from edge.sources.kinds import kind_of
 from edge.sources.opening import controls_of, open_source
 from edge.stages.image_quality import brightness, saturation

@@ -23,8 +23,8 @@ from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.parts import Parts
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.pixel_size import Scale
+from edge.pipeline.quality_gate import QualityGate
 from edge.schema.results import FrameResult
-from edge.slide.quality_gate import QualityGate
 from edge.sources.image_files import read_image
 
 Frame = NDArray[np.uint8]

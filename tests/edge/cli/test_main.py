@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
+from edge.pipeline.image_lines import ImageLine
 from edge.schema.entries import Entry, RunMark, read_row
 from edge.schema.results import Result
 from edge.simulation.microscope import SimulatedMicroscope
@@ -60,7 +64,11 @@ def test_classify_prints_one_json_line_per_image(images: Path) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["0.png", "1.png"]
     for line in lines:
-        assert set(line) == {"path", "width", "height", "cells", "timings_ms"}
+        assert set(line) == set(ImageLine.__struct_fields__)
+        assert line["status"] == "ok"
+        assert line["pixel_size_um"] == 0.07
+        assert line["pixel_size_origin"] == "source"
+        assert line["cells_found"] == len(line["cells"])
         assert (line["width"], line["height"]) == (640, 480)
         assert len(line["cells"]) > 5
         for cell in line["cells"]:
@@ -92,6 +100,74 @@ def test_classify_without_json_shows_a_table_and_draws_pictures(
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert len(pictures) == 2
     assert cv2.imread(str(pictures[0])) is not None
+
+
+def test_every_way_out_says_what_speaks_against_a_result(
+    images: Path, tmp_path: Path
+) -> None:
+    field = cv2.imread(str(images / "0.png"))
+    cv2.imwrite(str(tmp_path / "dark.png"), field // 16)
+    cv2.imwrite(str(tmp_path / "dim.png"), field // 2)
+    arguments = [tmp_path, "--pixel-size-um", "0.07", "--pictures", tmp_path / "drawn"]
+
+    done = hemascope("classify", *arguments, "--json", "--csv", tmp_path / "cells.csv")
+    table = hemascope("classify", *arguments)
+
+    assert done.returncode == table.returncode == 0, done.stderr
+    dark, dim = map(json.loads, done.stdout.splitlines())
+    assert (dark["status"], dark["fault"], dark["cells"]) == ("rejected", "dark", [])
+    assert dim["status"] == "degraded"
+    assert len(dim["cells"]) > 5
+    written = (tmp_path / "cells.csv").read_text("utf-8")
+    rows = list(csv.DictReader(written.splitlines()))
+    assert [row["status"] for row in rows] == ["rejected"] + ["degraded"] * (
+        len(rows) - 1
+    )
+    assert len(rows) == 1 + len(dim["cells"])
+    assert {row["reason"] for row in rows} == {dark["reason"], dim["reason"]}
+    assert {row["model"] for row in rows} == {dim["model"]}
+    for status in ("rejected", "degraded", "dim: brightness"):
+        assert status in " ".join(table.stdout.split())
+    assert dim["model"] in table.stdout.replace("\n", "")
+    assert len(list((tmp_path / "drawn").iterdir())) == 2
+
+
+def test_a_picture_that_cannot_be_written_costs_nothing_else(
+    images: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "drawn"
+    (pictures / "0000-0.jpg").mkdir(parents=True)
+
+    done = hemascope(
+        "classify", images, "--json", "--pictures", pictures, "--pixel-size-um", "0.07"
+    )
+
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2
+    assert (pictures / "0001-1.jpg").is_file()
+    assert "1 pictures could not be written, the first: " in one_line(done)
+
+
+def test_ctrl_c_shows_what_was_examined_until_then(
+    images: Path, tmp_path: Path
+) -> None:
+    for number in range(200):
+        shutil.copy(images / "0.png", tmp_path / f"{number:03}.png")
+    command = [sys.executable, "-m", "edge", "classify", str(tmp_path)]
+    command += ["--pixel-size-um", "0.07", "--pictures", str(tmp_path / "drawn")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        while len(list((tmp_path / "drawn").glob("*"))) < 3:
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        shown, _ = running.communicate(timeout=60)
+
+    assert running.returncode != 0
+    assert "000.png" in shown
+    assert "002.png" in shown
+    assert "199.png" not in shown
 
 
 def test_pictures_that_classify_drew_are_not_taken_for_fields(

@@ -204,7 +204,7 @@ def test_more_cells_than_can_be_said_are_cut_loudly(
     assert len(result.cells) == 5
     assert result.status == "degraded"
     assert result.reason is not None
-    assert "5 are said" in result.reason
+    assert "5 are in the row" in result.reason
 
 
 def test_kinds_of_white_cells_are_given_to_white_cells_alone(

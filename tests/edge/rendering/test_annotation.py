@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.rendering.annotation import draw, legend, to_jpeg
+from edge.rendering.annotation import draw, to_jpeg, with_caption
+from edge.rendering.class_colours import legend
 from tests.conftest import frame_result
 
 
@@ -57,3 +58,15 @@ def test_an_endless_picture_is_drawn_smaller() -> None:
 
     assert max(picture.shape) == 16_000
     assert to_jpeg(picture).startswith(b"\xff\xd8")
+
+
+def test_a_caption_is_wrapped_below_the_picture() -> None:
+    picture = np.full((100, 400, 3), 90, np.uint8)
+
+    one = with_caption(picture, ["ok"])
+    long = with_caption(picture, ["degraded: " + "a reason " * 20])
+
+    assert (one[:100] == 90).all()
+    assert one.shape[1] == long.shape[1] == 400
+    assert one[100:].min() < 100  # letters
+    assert long.shape[0] > one.shape[0] + 40

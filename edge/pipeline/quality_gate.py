@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
-from edge.schema.results import Fault, FrameResult, Quality
+from edge.schema.results import Fault, FrameResult, Quality, cells_found
 from edge.schema.row_limits import MAX_CELLS
 from edge.taxonomy import NOT_A_CELL
 
@@ -61,8 +62,9 @@ class QualityGate:
             result,
             status="rejected",
             fault=exceeded.fault,
-            reason=exceeded.reason,
+            reason="; ".join(r for r in (exceeded.reason, result.reason) if r),
             cells=(),
+            cells_found=cells_found(result) or UNSET,
             counts={},
         )
 
@@ -118,10 +120,10 @@ class QualityGate:
             return _exceeded(
                 "blurred", "focus", quality.focus, "least", limit, "turn the fine focus"
             )
-        if covered > limit["covered"] or len(result.cells) >= MAX_CELLS:
+        if covered > limit["covered"] or cells_found(result) >= MAX_CELLS:
             return LimitExceeded(
                 "crowded",
-                f"too many cells: {len(result.cells)} of them cover {covered:.2f} of "
+                f"too many cells: {cells_found(result)} of them cover {covered:.2f} of "
                 f"the frame, at most {MAX_CELLS} and {limit['covered']:.2f} can be "
                 "told apart; move to a thinner place",
             )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge.pipeline.quality_gate import QualityGate
 from edge.schema.results import FrameResult, Quality
-from edge.slide.quality_gate import QualityGate
 from edge.stages.detection import reduce
 from edge.stages.image_quality import measure_quality
 from tests.conftest import frame_result
