@@ -24,7 +24,6 @@ from edge.artifacts.bundle import (
     crop_size,
     load_bundle,
 )
-from edge.artifacts.known_colours import load_known_colours
 from edge.artifacts.profile import (
     IDENTITY_PROFILE,
     Profile,
@@ -35,6 +34,7 @@ from edge.engines import EngineFailed
 from edge.engines.cuda import GpuFailed
 from edge.engines.opening import open_engine, stale_engine
 from edge.pipeline.classifiers import Classifier
+from edge.pipeline.known_colours import load_known_colours
 from edge.pipeline.pipeline import Pipeline, abstain_below
 from edge.pipeline.pixel_size import FrameScale, Scale
 from edge.settings.files import DeviceFile, ReplaySettings

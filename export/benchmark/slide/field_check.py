@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifacts.known_colours import PATH, KnownColoursRecord
 from edge.clock import utc_of
 from edge.frames import Counts, Exposure, RawFrame, Shot
+from edge.pipeline.known_colours import PATH, KnownColoursRecord
 from edge.pipeline.parts import read_parts
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.pixel_size import Scale

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.artifacts.known_colours import load_known_colours
 from edge.engines import Engine
 from edge.engines.opening import open_engine
+from edge.pipeline.known_colours import load_known_colours
 from edge.pipeline.parts import Parts
 from edge.settings.models import ON_CPU
 from edge.simulation.microscope import SimulatedMicroscope
