@@ -114,12 +114,16 @@ def repair_command(recording: Path) -> None:
     "ledger",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the ledger that was written while recording. Its rows are compared "
-    "with the new ones; the exit code is 1 if any differ.",
+    "with the new ones.",
 )
 def replay_command(
     recording: Path, config: Path | None, out: Path | None, ledger: Path | None
 ) -> None:
-    """Examine a recording again by the same code, and compare the results."""
+    """Examine a recording again by the same code, and compare the results.
+
+    The exit code is 1 if frames are missing that should be in the recording, if some
+    cannot be read, or if rows differ.
+    """
     import cv2
     from rich.progress import Progress
 
@@ -145,16 +149,19 @@ def replay_command(
         stop = until.enter_context(until_signalled())
         bar = until.enter_context(Progress(transient=True))
         task = bar.add_task("replaying", total=len(opened.items()))
-        replay(opened, parts, now, folder, stop, lambda: bar.advance(task))
+        missing = replay(opened, parts, now, folder, stop, lambda: bar.advance(task))
         bar.stop()
-        if ledger is not None and not _print_comparison(
-            compare(opened, ledger, folder)
-        ):
-            sys.exit(1)
+        for line in missing[:_MAX_SHOWN]:
+            click.echo(line, err=True)
+        is_good = not missing
+        if ledger is not None:
+            is_good &= _print_comparison(compare(opened, ledger, folder))
+    if not is_good:
+        sys.exit(1)
 
 
 def _print_comparison(found: Comparison) -> bool:
-    """Print what was found; return whether nothing differs."""
+    """Print what was found; return whether all is the same."""
     for row, difference in found.different[:_MAX_SHOWN]:
         click.echo(f"row {row} differs: {difference}")
     for line in found.not_compared:
@@ -163,4 +170,4 @@ def _print_comparison(found: Comparison) -> bool:
         f"{found.same} rows are the same, {found.partly_same} are the same but for "
         f"what depends on missing frames, {len(found.different)} differ"
     )
-    return not found.different
+    return found.is_good

@@ -33,6 +33,8 @@ from edge.rendering.class_colours import legend
 _PERIOD_S = 0.25
 _LOOPBACK = "localhost", "127.0.0.1", "::1"
 _STALE_AFTER_S = 3.0  # `show` is called a few times per second
+_TIMEOUT_S = 10.0
+_MAX_CONNECTIONS = 64  # an open page holds one
 _SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -67,12 +69,11 @@ class Dashboard:
         self.stop = threading.Event()
         self.names = frozenset(name.lower() for name in (*_LOOPBACK, *names))
         try:
-            self._server = ThreadingHTTPServer((host, port), partial(_Handler, self))
+            self._server = _Server((host, port), partial(_Handler, self))
         except OSError as error:
             raise ConfigurationInvalid(
                 f"page on {host}:{port}: {error.strerror}; choose another port"
             ) from error
-        self._server.daemon_threads = True
         self.url = f"http://{host}:{self._server.server_address[1]}/"
         threading.Thread(
             target=self._server.serve_forever, name="dashboard", daemon=True
@@ -105,13 +106,44 @@ class Dashboard:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    """A server that closes connections beyond its limit, each of which is a thread."""
+
+    daemon_threads = True
+    request_queue_size = _MAX_CONNECTIONS
+
+    def __init__(self, *address_and_handler: Any) -> None:
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        super().__init__(*address_and_handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, if one is free."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection; runs in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
 class _Handler(BaseHTTPRequestHandler):
+    timeout = _TIMEOUT_S  # of a connection that sends no request, or reads no answer
+
     def __init__(self, dashboard: Dashboard, *request: Any) -> None:
         self._dashboard = dashboard
         super().__init__(*request)
 
     def do_GET(self) -> None:
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        host = _host_in(self.headers.get("Host", ""))
         if host not in self._dashboard.names:
             self.send_error(403, "unknown host name; allow it by watch --page-name")
             return
@@ -136,6 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Security-Policy", _SECURITY_POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
         with suppress(ConnectionError):  # the browser has closed the connection
@@ -145,12 +178,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Send events, a few per second, until the browser closes the connection."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
         with suppress(OSError):  # the browser has closed the connection
             while not self._dashboard.stop.wait(_PERIOD_S):
                 self.wfile.write(b"data: " + self._dashboard.data() + b"\n\n")
                 self.wfile.flush()
+
+
+def _host_in(header: str) -> str | None:
+    """Return the name in a Host header; None where it is none, such as `[::1`."""
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None
 
 
 def page_data(observer: Observer) -> dict[str, Any]:

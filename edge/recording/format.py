@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from edge.bounded_files import read_bounded
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Gap, Planned, Shot
 from edge.pipeline.pixel_size import PixelSize
@@ -37,6 +39,7 @@ PROFILE = "profile"
 PINNED = "PINNED"
 LOCK = "recordings.lock"  # beside recordings; held by whoever changes their frames
 _MAX_LINE_BYTES = 1 << 16
+_MAX_LINES_BYTES = 1 << 28  # of all lines, each of some 200 bytes
 
 RecordingId = RunId  # of the same form: when it began, and six random digits
 
@@ -182,10 +185,11 @@ class Recording:
             except FrameFileDamaged:
                 if path.exists():  # else it was deleted meanwhile, to make room
                     raise
-        frames = set(by_row)
+        frames = sorted(by_row)
         for line in self._lines():
             last = line.last_seq if isinstance(line, MissingFrames) else line.seq
-            if frames.isdisjoint(range(line.seq, last + 1)):
+            next_frame = bisect_left(frames, line.seq)
+            if next_frame == len(frames) or frames[next_frame] > last:
                 by_row[line.seq] = RecordedItem(line)
         return [by_row[seq] for seq in sorted(by_row)]
 
@@ -229,7 +233,11 @@ class Recording:
         path = self.folder / ROWS
         if not path.exists():
             return []
-        *whole, _cut_off = path.read_bytes().split(b"\n")
+        try:
+            data = read_bounded(path, _MAX_LINES_BYTES)
+        except OSError as error:
+            raise RecordingDamaged(f"{path}: {error.strerror}; restore it") from error
+        *whole, _cut_off = data.split(b"\n")
         try:
             return [decode(line, Line) for line in whole if line]  # type: ignore[arg-type]
         except PayloadInvalid as error:

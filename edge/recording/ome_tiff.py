@@ -28,6 +28,7 @@ https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -40,19 +41,36 @@ import numpy as np
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, check_crc
+from edge.recording.frame_encoding import (
+    EncodedFrame,
+    FrameFileDamaged,
+    check_crc,
+    check_size,
+    refuse_impossible,
+    unpack,
+)
+from edge.recording.tiff_directory import (
+    ASCII,
+    BYTES,
+    ENTRY,
+    LONG,
+    RATIONAL,
+    SHORT,
+    TYPE_BYTES,
+    read_at,
+    read_ifd,
+    value_of,
+)
 from edge.settings.run import Compression
 
 MAX_FILE_BYTES = 2**32 - 2**24  # offsets have 32 bits; 16 MiB stay for an OME-XML
 _HEADER = struct.Struct("<2sHL")  # "II", 42, offset of the first IFD
-_ENTRY = struct.Struct("<HHL4s")  # tag, type, count, value or its offset
-_ASCII, _SHORT, _LONG, _RATIONAL, _BYTES = 2, 3, 4, 5, 7  # types of TIFF 6.0, p. 15
-_TYPE_BYTES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8, _BYTES: 1}
 # 8 is Adobe's Deflate (TIFF Technical Note 3, 2002), which all current readers know.
 _COMPRESSION_CODES: dict[Compression, int] = {"none": 1, "deflate": 8}
 # Tags from 32768 on are private (TIFF 6.0, p. 8): other readers skip ours.
 _DESCRIPTION, _METADATA, _CRC32 = 270, 65001, 65002
-_MAX_TAGS, _MAX_FRAMES = 64, 65536  # more is damage: the chain leads in a circle
+_MAX_FRAMES = 4096  # more is damage; we write 64
+_MAX_METADATA = 1 << 16  # bytes of one frame's, which we write with a few hundred
 _Tags = Mapping[int, tuple[int, bytes]]  # number: type, value
 
 
@@ -196,7 +214,7 @@ class GrowingTiff:
             start = end + end % 2
             tags = _tags(encoded, start, metadata, pixel_size_um)
             if not description_pointer:
-                tags[_DESCRIPTION] = (_ASCII, text)
+                tags[_DESCRIPTION] = (ASCII, text)
             at = _aligned_ifd(start + len(encoded.data), tags)
             ifd = _ifd(tags, at)
             self._file.pwrite(encoded.data, start)
@@ -227,15 +245,18 @@ class TiffFrame:
         """See `StoredFrame`."""
         try:
             with self.path.open("rb") as file:
-                data = _read(file, self.offset, self.size)
+                data = read_at(file, self.offset, self.size)
         except (OSError, ValueError) as error:
             raise FrameRejected(f"{self.path}: {error}; was it deleted?") from error
-        check_crc(data, self.crc32, f"{self.path}: the frame at byte {self.offset}")
+        where = f"{self.path}: the frame at byte {self.offset}"
+        check_crc(data, self.crc32, where)
         stored_type = np.dtype(self.dtype).newbyteorder("<")
+        size = math.prod(self.shape) * stored_type.itemsize
         if self.compression == "none":
+            check_size(data, size, where)
             counts = np.frombuffer(data, stored_type).reshape(self.shape)
             return np.asarray(counts.astype(self.dtype))
-        differences = np.frombuffer(zlib.decompress(data), stored_type)
+        differences = np.frombuffer(unpack(data, size, 15, where), stored_type)
         # The sum in the frame's own type wraps as the difference did.
         counts = np.cumsum(differences.reshape(self.shape), axis=1, dtype=self.dtype)
         return np.asarray(counts)
@@ -255,12 +276,15 @@ def read_frames(path: Path) -> list[TiffFrame]:
     frames: list[TiffFrame] = []
     try:
         with path.open("rb") as file:
-            magic, version, at = _HEADER.unpack(_read(file, 0, _HEADER.size))
+            magic, version, at = _HEADER.unpack(read_at(file, 0, _HEADER.size))
             if (magic, version) != (b"II", 42):
                 raise ValueError(f"begins with {magic!r}")
             while at != 0 and len(frames) < _MAX_FRAMES:
-                frame, at = _read_frame(file, path, at)
+                frame, behind = _read_frame(file, path, at)
                 frames.append(frame)
+                if behind and behind <= at:
+                    raise ValueError(f"the chain leads back to byte {behind}")
+                at = behind
     except OSError as error:
         raise FrameFileDamaged(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, struct.error) as error:
@@ -277,9 +301,9 @@ def description_of(path: Path) -> bytes | None:
     """Return the OME-XML of a file; None where it is not whole."""
     try:
         with path.open("rb") as file:
-            at = _HEADER.unpack(_read(file, 0, _HEADER.size))[2]
-            entries, _ = _read_ifd(file, at)
-            text = _value(file, entries[_DESCRIPTION])
+            at = _HEADER.unpack(read_at(file, 0, _HEADER.size))[2]
+            entries, _ = read_ifd(file, at)
+            text = value_of(file, entries[_DESCRIPTION])
     except (ValueError, KeyError, struct.error):
         return None
     return text[:-1] if text.endswith(b"</OME>\0") else None
@@ -293,8 +317,8 @@ def repair(frames: list[TiffFrame], description: bytes) -> None:
     """
     path = frames[0].path
     with path.open("rb") as reader:
-        at = _HEADER.unpack(_read(reader, 0, _HEADER.size))[2]
-        numbers = list(_read_ifd(reader, at)[0])
+        at = _HEADER.unpack(read_at(reader, 0, _HEADER.size))[2]
+        numbers = list(read_ifd(reader, at)[0])
     pointer = at + 2 + 12 * numbers.index(_DESCRIPTION) + 4
     end = path.stat().st_size
     offset = end + end % 2
@@ -324,24 +348,24 @@ def _tags(
     resolution = struct.pack("<LL", per_cm, 1 if pixel_size_um is None else 1000)
     unit = 1 if pixel_size_um is None else 3
     tags = {
-        256: (_LONG, struct.pack("<L", width)),
-        257: (_LONG, struct.pack("<L", height)),
-        258: (_SHORT, struct.pack("<3H", *[bits] * samples)),
-        259: (_SHORT, struct.pack("<H", _COMPRESSION_CODES[encoded.compression])),
-        262: (_SHORT, struct.pack("<H", 2)),  # photometric interpretation: RGB
-        273: (_LONG, struct.pack("<L", start)),  # offset of the only strip
-        277: (_SHORT, struct.pack("<H", samples)),
-        278: (_LONG, struct.pack("<L", height)),  # rows of the only strip
-        279: (_LONG, struct.pack("<L", len(encoded.data))),
-        282: (_RATIONAL, resolution),
-        283: (_RATIONAL, resolution),
-        284: (_SHORT, struct.pack("<H", 1)),  # planar configuration: RGBRGB
-        296: (_SHORT, struct.pack("<H", unit)),
-        _METADATA: (_BYTES, metadata),
-        _CRC32: (_LONG, struct.pack("<L", zlib.crc32(encoded.data))),
+        256: (LONG, struct.pack("<L", width)),
+        257: (LONG, struct.pack("<L", height)),
+        258: (SHORT, struct.pack("<3H", *[bits] * samples)),
+        259: (SHORT, struct.pack("<H", _COMPRESSION_CODES[encoded.compression])),
+        262: (SHORT, struct.pack("<H", 2)),  # photometric interpretation: RGB
+        273: (LONG, struct.pack("<L", start)),  # offset of the only strip
+        277: (SHORT, struct.pack("<H", samples)),
+        278: (LONG, struct.pack("<L", height)),  # rows of the only strip
+        279: (LONG, struct.pack("<L", len(encoded.data))),
+        282: (RATIONAL, resolution),
+        283: (RATIONAL, resolution),
+        284: (SHORT, struct.pack("<H", 1)),  # planar configuration: RGBRGB
+        296: (SHORT, struct.pack("<H", unit)),
+        _METADATA: (BYTES, metadata),
+        _CRC32: (LONG, struct.pack("<L", zlib.crc32(encoded.data))),
     }
     if encoded.compression == "deflate":
-        tags[317] = (_SHORT, struct.pack("<H", 2))  # horizontal differences
+        tags[317] = (SHORT, struct.pack("<H", 2))  # horizontal differences
     return tags
 
 
@@ -382,10 +406,8 @@ def _ifd(tags: _Tags, at: int) -> bytes:
             long_values += bytes(len(long_values) % 2)
             value_or_offset = struct.pack("<L", long_values_at + len(long_values))
             long_values += value
-        count = len(value) // _TYPE_BYTES[kind]
-        entries.append(
-            _ENTRY.pack(number, kind, count, value_or_offset.ljust(4, b"\0"))
-        )
+        count = len(value) // TYPE_BYTES[kind]
+        entries.append(ENTRY.pack(number, kind, count, value_or_offset.ljust(4, b"\0")))
     length, no_link = struct.pack("<H", len(tags)), bytes(4)
     ifd = length + b"".join(entries) + no_link + long_values
     return ifd + bytes(len(ifd) % 2)
@@ -399,40 +421,14 @@ def _point_to_description(
     file.sync()
 
 
-def _read(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    data = file.read(size)
-    if len(data) < size:
-        raise ValueError(f"it ends before byte {offset + size}")
-    return data
-
-
-def _read_ifd(file: BinaryIO, at: int) -> tuple[dict[int, tuple[int, int, bytes]], int]:
-    """Return type, count, and value or offset of each tag; and where the link is."""
-    count = struct.unpack("<H", _read(file, at, 2))[0]
-    if not 0 < count <= _MAX_TAGS:
-        raise ValueError(f"{count} tags at byte {at}")
-    entries = _ENTRY.iter_unpack(_read(file, at + 2, 12 * count))
-    link_at = at + 2 + 12 * count
-    return {number: (kind, n, value) for number, kind, n, value in entries}, link_at
-
-
-def _value(file: BinaryIO, entry: tuple[int, int, bytes]) -> bytes:
-    kind, count, value_or_offset = entry
-    size = _TYPE_BYTES[kind] * count
-    if size <= 4:
-        return value_or_offset[:size]
-    return _read(file, struct.unpack("<L", value_or_offset)[0], size)
-
-
 def _read_frame(file: BinaryIO, path: Path, at: int) -> tuple[TiffFrame, int]:
     """Return the frame whose IFD is at `at`, and the offset of the next IFD."""
-    entries, link_at = _read_ifd(file, at)
+    entries, link_at = read_ifd(file, at)
 
     def number(tag: int) -> int:
-        return int.from_bytes(_value(file, entries[tag]), "little")
+        return int.from_bytes(value_of(file, entries[tag]), "little")
 
-    bits = struct.unpack("<3H", _value(file, entries[258]))
+    bits = struct.unpack("<3H", value_of(file, entries[258]))
     names: dict[int, Compression] = {n: name for name, n in _COMPRESSION_CODES.items()}
     frame = TiffFrame(
         path=path,
@@ -442,8 +438,9 @@ def _read_frame(file: BinaryIO, path: Path, at: int) -> tuple[TiffFrame, int]:
         offset=number(273),
         size=number(279),
         crc32=number(_CRC32),
-        metadata=_value(file, entries[_METADATA]),
+        metadata=value_of(file, entries[_METADATA], _MAX_METADATA),
         link_at=link_at,
     )
-    _read(file, frame.offset + frame.size - 1, 1)  # raises where the frame is cut off
-    return frame, struct.unpack("<L", _read(file, link_at, 4))[0]
+    refuse_impossible(frame.shape, frame.dtype)
+    read_at(file, frame.offset + frame.size - 1, 1)  # raises where the frame is cut off
+    return frame, struct.unpack("<L", read_at(file, link_at, 4))[0]

@@ -27,22 +27,33 @@ https://ngff.openmicroscopy.org/0.5, https://zarr-specs.readthedocs.io/en/latest
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 
+from edge.bounded_files import read_bounded
 from edge.errors import FrameRejected
 from edge.frames import Counts
-from edge.recording.frame_encoding import EncodedFrame, FrameFileDamaged, check_crc
+from edge.recording.frame_encoding import (
+    MAX_FRAME_BYTES,
+    EncodedFrame,
+    FrameFileDamaged,
+    check_crc,
+    check_size,
+    refuse_impossible,
+    unpack,
+)
 from edge.recording.fsync import sync_folder
 from edge.recording.ome_xml import OmeImage, OmePlane
+from edge.recording.ome_zarr_metadata import image_metadata
 from edge.schema.codec import PayloadInvalid, decode
 from edge.settings.run import Compression
 
@@ -51,10 +62,9 @@ _METADATA, _DRAFT, _ARRAY = "zarr.json", "zarr.new", "0"
 # folder would have to be synced. With "." all names are in one folder: one sync.
 _CHUNK = "c.{number}.0.0.0"
 _GZIP_LEVEL = 1  # higher levels take longer and find only noise
-# Colours and full range for viewers (OME-Zarr 0.5, "omero"), which otherwise show three
-# grey channels, each stretched by its own contrast.
-_COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
-_GZIP = {"name": "gzip", "configuration": {"level": _GZIP_LEVEL}}
+_MAX_METADATA_BYTES = 1 << 24  # 64 frames take some 100 kB
+_BYTES: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+_GZIP: dict[str, Any] = {"name": "gzip", "configuration": {"level": _GZIP_LEVEL}}
 
 
 class Disk(Protocol):
@@ -92,12 +102,15 @@ class RealDisk:
         sync_folder(folder)
 
 
+_Frames = Annotated[int, msgspec.Meta(ge=0, le=65536)]
+
+
 class _FrameAttributes(msgspec.Struct, frozen=True):
     """One frame, in the attributes of the array. `frame`: its metadata."""
 
     delta_t_s: float
     exposure_ms: float | None
-    bytes: int
+    bytes: Annotated[int, msgspec.Meta(gt=0, le=MAX_FRAME_BYTES + (1 << 20))]
     crc32: int
     frame: msgspec.Raw
 
@@ -121,7 +134,7 @@ class _Array(msgspec.Struct, frozen=True):
     """What is read from `0/zarr.json`; the rest is always as we write it."""
 
     zarr_format: Literal[3]
-    shape: tuple[int, int, int, int]
+    shape: tuple[_Frames, int, int, int]
     data_type: Literal["uint8", "uint16"]
     codecs: list[dict[str, Any]]
     attributes: _Attributes
@@ -191,7 +204,7 @@ class GrowingZarr:
         # One sync for the names of all of them, however many there are.
         self._disk.sync_folder(array)
         # 2. The image: only when it changes, as when the pixel size becomes known.
-        group_json = _group(image)
+        group_json = image_metadata(image, _ARRAY)
         if group_json != self._group_json:
             _replace_metadata(self._disk, self._folder, group_json)
         # 3. The array: from here on the new frames are counted.
@@ -245,13 +258,16 @@ class ZarrFrame:
     def read(self) -> Counts:
         """See `StoredFrame`."""
         try:
-            data = self.chunk.read_bytes()
+            data = read_bounded(self.chunk, self.attributes.bytes)
         except OSError as error:
             raise FrameRejected(f"{self.chunk}: {error}; was it deleted?") from error
         check_crc(data, self.attributes.crc32, str(self.chunk))
         stored_type = np.dtype(self.dtype).newbyteorder("<")
+        size = math.prod(self.shape) * stored_type.itemsize
         if self.compression == "deflate":
-            data = zlib.decompress(data, 31)  # 15 bits of window, with gzip's header
+            gzip_header = 16  # see `encode_frame`
+            data = unpack(data, size, 15 + gzip_header, str(self.chunk))
+        check_size(data, size, str(self.chunk))
         height, width, samples = self.shape
         planes = np.frombuffer(data, stored_type).reshape(samples, height, width)
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1).astype(self.dtype))
@@ -270,7 +286,11 @@ def read_frames(path: Path) -> list[ZarrFrame]:
     """
     array = _read_array(path)
     _, samples, height, width = array.shape
-    compression: Compression = "deflate" if _GZIP in array.codecs else "none"
+    compression = _compression_of(path, array)
+    try:
+        refuse_impossible((height, width, samples), array.data_type)
+    except ValueError as error:
+        raise _no_frame(path, error) from error
     frames: list[ZarrFrame] = []
     for number, attributes in enumerate(array.attributes.hemascope.frames):
         frame = ZarrFrame(
@@ -313,7 +333,7 @@ def repair(frames: Sequence[ZarrFrame], image: OmeImage) -> None:
     first = frames[0]
     like = EncodedFrame(b"", first.shape, first.dtype, first.compression)
     array_json = _array(like, [frame.attributes for frame in frames], image)
-    _replace_metadata(RealDisk(), first.path, _group(image))
+    _replace_metadata(RealDisk(), first.path, image_metadata(image, _ARRAY))
     _replace_metadata(RealDisk(), first.path / _ARRAY, array_json)
     # Only now, when nobody counts them any more.
     _remove_uncounted(first.path)
@@ -341,10 +361,19 @@ def _remove_uncounted(path: Path) -> None:
     (path / _DRAFT).unlink(missing_ok=True)
 
 
+def _compression_of(path: Path, array: _Array) -> Compression:
+    known: dict[Compression, list[dict[str, Any]]]
+    known = {"none": [_BYTES], "deflate": [_BYTES, _GZIP]}
+    for compression, codecs in known.items():
+        if array.codecs == codecs:
+            return compression
+    raise _no_frame(path, f"its codecs are {array.codecs!r:.200}, expected ours")
+
+
 def _read_array(path: Path) -> _Array:
     file = path / _ARRAY / _METADATA
     try:
-        return decode(file.read_bytes(), _Array)
+        return decode(read_bounded(file, _MAX_METADATA_BYTES), _Array)
     except OSError as error:
         raise _no_frame(path, error.strerror) from error
     except PayloadInvalid as error:
@@ -377,40 +406,6 @@ def _frame_attributes(
     )
 
 
-def _group(image: OmeImage) -> bytes:
-    """Return the `zarr.json` of the image: axes, pixel size, colours.
-
-    OME-Zarr 0.5, sections "axes", "multiscales" and "omero". The time axis has no unit
-    and the scale 1: a scale is one number, and the steps between frames differ. The
-    time of a frame is with the frame (`delta_t_s`).
-    """
-    um = image.pixel_size_um
-    unit = {} if um is None else {"unit": "micrometer"}
-    axes = [  # in the order that section "axes" demands: time, channel, space
-        {"name": "t", "type": "time"},
-        {"name": "c", "type": "channel"},
-        *({"name": name, "type": "space", **unit} for name in "yx"),
-    ]
-    scale = [1.0, 1.0, um or 1.0, um or 1.0]
-    full_scale = int(np.iinfo(image.dtype).max)
-    window = {"start": 0, "end": full_scale, "min": 0, "max": full_scale}
-    channels = [
-        {"label": label, "color": colour, "active": True, "window": window}
-        for label, colour in _COLOURS
-    ]
-    dataset = {
-        "path": _ARRAY,
-        "coordinateTransformations": [{"type": "scale", "scale": scale}],
-    }
-    ome = {
-        "version": "0.5",
-        "multiscales": [{"name": image.name, "axes": axes, "datasets": [dataset]}],
-        "omero": {"channels": channels, "rdefs": {"model": "color"}},
-    }
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
-    return msgspec.json.format(msgspec.json.encode(group), indent=1)
-
-
 def _array(
     like: EncodedFrame, frames: Sequence[_FrameAttributes], image: OmeImage
 ) -> bytes:
@@ -440,7 +435,7 @@ def _array(
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": 0,  # required; no chunk that is counted is ever missing
         "codecs": [
-            {"name": "bytes", "configuration": {"endian": "little"}},
+            _BYTES,
             *([_GZIP] if like.compression == "deflate" else []),
         ],
         "dimension_names": ["t", "c", "y", "x"],

@@ -26,6 +26,7 @@ from edge.ledger.reader import LedgerReader
 from edge.pipeline.empty_results import STOPPED
 from edge.pipeline.parts import Parts
 from edge.recording.format import Head, Item, MissingFrames, Recording, recordings_in
+from edge.replay.completeness import is_on_purpose, rows_text
 from edge.schema.entries import read_row
 from edge.schema.results import Result
 from edge.settings.files import ReplaySettings
@@ -54,13 +55,25 @@ class Comparison:
     `same`: rows that are equal in everything. `partly_same`: rows after missing frames
     that are equal in what follows from their own pixels. `different`: row numbers, each
     with the first difference. `not_compared`: which rows could not be compared, and
-    why.
+    why; `missing` counts those of them that tell of frames which should be there.
     """
 
     same: int = 0
     partly_same: int = 0
     different: list[tuple[int, str]] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
+    missing: int = 0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether rows were compared, none differs, and no frame is missing."""
+        compared = self.same + self.partly_same
+        return bool(compared) and not self.different and not self.missing
+
+    def add_missing(self, line: str) -> None:
+        """Name rows that could not be compared since their frames are missing."""
+        self.not_compared.append(line)
+        self.missing += 1
 
 
 def require_comparable(
@@ -145,23 +158,30 @@ def compare_rows(
     comparison = Comparison()
     live = _Rows(was)
     is_whole = True  # as long as nothing is missing before this row
+    replayed = 0
     for item, result in zip(items, now, strict=False):
+        replayed += 1
         skipped = live.take_until(item.seq - 1)
         if skipped:
-            comparison.not_compared.append(f"{_rows(skipped)}: not in the recording")
+            comparison.add_missing(f"{_rows(skipped)}: not in the recording")
             is_whole = False
         if isinstance(item, MissingFrames):
-            rows = _rows([item.seq, item.last_seq])
-            comparison.not_compared.append(f"{rows}: {item.reason}")
+            line = f"{rows_text(item.seq, item.last_seq)}: {item.reason}"
+            if is_on_purpose(item):
+                comparison.not_compared.append(line)
+            else:
+                comparison.add_missing(line)
             is_whole = False
             live.take_until(item.last_seq)
         elif (row := live.take(item.seq)) is None:
             comparison.not_compared.append(f"row {item.seq}: no longer in the ledger")
         else:
             _compare_row(comparison, row, result, is_whole=is_whole)
+    if replayed < len(items):
+        comparison.add_missing(f"{len(items) - replayed} items were not replayed")
     beyond = live.take_rest()
     if beyond:
-        comparison.not_compared.append(f"{_rows(beyond)}: the recording ends before")
+        comparison.add_missing(f"{_rows(beyond)}: the recording ends before")
     return comparison
 
 
@@ -282,8 +302,7 @@ def _last_row(recording: Recording, ledger: LedgerReader) -> int:
 
 
 def _rows(numbers: Sequence[int]) -> str:
-    first, last = numbers[0], numbers[-1]
-    return f"row {first}" if first == last else f"rows {first} to {last}"
+    return rows_text(numbers[0], numbers[-1])
 
 
 def _engine(settings: EngineSettings | None) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from edge.errors import FrameRejected
-from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded
+from edge.frames import Exposure, Gap, RawFrame, SourceEnded
 from edge.pipeline.pixel_size import Estimate, FindCells, PixelSize, Scale
 from edge.recording.format import (
     FailedFrame,
@@ -35,6 +35,8 @@ class RecordedSource:
 
     def __init__(self, recorded: Sequence[RecordedItem], name: str) -> None:
         self._recorded, self._name = iter(recorded), name
+        self.unreadable: list[str] = []  # frames whose stored bytes are damaged
+        self.is_over = False  # everything was read
 
     @property
     def is_live(self) -> bool:
@@ -45,6 +47,7 @@ class RecordedSource:
         """Return what comes next; see `Source.read`."""
         recorded = next(self._recorded, None)
         if recorded is None:
+            self.is_over = True
             raise SourceEnded(f"recording {self._name} is over")
         item = recorded.item
         if isinstance(item, GapLine):
@@ -55,11 +58,18 @@ class RecordedSource:
         if isinstance(item, FailedFrame) or recorded.stored_frame is None:
             reason = item.reason if isinstance(item, FailedFrame) else "has no picture"
             return Exposure(item.shot, partial(_reject, reason), item.planned)
-        develop = partial(_develop, item.shot, recorded.stored_frame)
+        develop = partial(self._develop, item, recorded.stored_frame)
         return Exposure(item.shot, develop, item.planned)
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _develop(self, frame: Frame, stored: StoredFrame) -> RawFrame:
+        try:
+            return RawFrame(frame.shot, stored.read())
+        except FrameRejected as error:
+            self.unreadable.append(f"row {frame.seq}: {error}")
+            raise
 
 
 class RecordedScale:
@@ -159,7 +169,3 @@ def _moment(item: Frame | GapLine | FailedFrame) -> _Moment:
 
 def _reject(reason: str) -> RawFrame:
     raise FrameRejected(reason)
-
-
-def _develop(shot: Shot, stored: StoredFrame) -> RawFrame:
-    return RawFrame(shot, stored.read())

@@ -21,6 +21,7 @@ from edge.pipeline.calibration_drift import DriftWatch
 from edge.pipeline.parts import Parts
 from edge.pipeline.pixel_size import Scale
 from edge.recording.format import Recording
+from edge.replay.completeness import missing_in
 from edge.replay.recorded import RecordedScale, RecordedSource, RecordedTimeline
 from edge.run.composition import follower_opener, open_slide_counter
 from edge.run.service import RunCollaborators, Service
@@ -34,8 +35,11 @@ def replay(
     folder: Path,
     stop: threading.Event,
     on_row: Callable[[], None] = lambda: None,
-) -> None:
+) -> list[str]:
     """Examine a recording again, into a new ledger in `folder`.
+
+    Returns what is missing from the recording, a line each: see `completeness`.
+    Frames whose stored bytes are not those that were written are among it.
 
     Raises
     ------
@@ -45,10 +49,11 @@ def replay(
     head, recorded = recording.head, recording.items()
     scale = RecordedScale(Scale(parts.profile.record.pixel_size_um), recorded)
     parts = replace(parts, scale=scale)
+    source = RecordedSource(recorded, head.id)
     ledger = Ledger(folder, head.device)
     try:
         service = Service(
-            RecordedSource(recorded, head.id),
+            source,
             parts.open_pipeline,
             ledger,
             PreviewWriter(folder, 0),
@@ -65,3 +70,5 @@ def replay(
         service.run(stop, on_row=lambda row, result: on_row())
     finally:
         ledger.close()
+    missing = [*missing_in(recording, recorded), *source.unreadable]
+    return missing if source.is_over else [*missing, "it was told to end before"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.dashboard import web
 from edge.dashboard.observer import Observer
 from edge.dashboard.web import Dashboard
 from edge.errors import ConfigurationInvalid
@@ -136,6 +139,49 @@ def test_the_page_lets_nothing_foreign_in(dashboard: Dashboard) -> None:
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("host", ["[::1", "[", "a]b"])
+def test_a_host_that_is_no_name_is_refused_without_a_traceback(
+    dashboard: Dashboard, host: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = dashboard.url.removeprefix("http://").rstrip("/")
+    connection = http.client.HTTPConnection(address, timeout=5)
+    connection.putrequest("GET", "/", skip_host=True)
+    connection.putheader("Host", host)
+    connection.endheaders()
+
+    assert connection.getresponse().status == 403
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_pages_of_others_may_not_show_what_is_here(dashboard: Dashboard) -> None:
+    for path in ("", "page.js", "preview/scope-01.jpg"):
+        _, headers = get(dashboard.url + path)
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_idle_connections_neither_fill_the_machine_nor_stay(
+    dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web._Handler, "timeout", 1.0)
+    port = int(dashboard.url.rsplit(":", 1)[1].rstrip("/"))
+    before = threading.active_count()
+
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(150)]
+    time.sleep(0.5)
+    most = threading.active_count() - before
+    deadline_s = time.monotonic() + 20
+    answer = None
+    while answer is None and time.monotonic() < deadline_s:
+        with suppress(OSError, http.client.HTTPException):
+            answer = get(dashboard.url)
+        time.sleep(0.2)
+    for one in idle:
+        one.close()
+
+    assert 0 < most <= web._MAX_CONNECTIONS
+    assert answer is not None
 
 
 def test_events_carry_what_the_observer_knows(dashboard: Dashboard) -> None:
