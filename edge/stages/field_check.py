@@ -13,7 +13,7 @@ with those of known laboratories, in both orders. Unknown colours are not judged
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -35,7 +35,7 @@ _MAX_TEXTURE = 0.02  # with so few cells; 0.013 and more with many
 _DARK, _BLURRED = 0.25, 0.1  # brightness and focus, as in the quality gate
 _MIN_BRIGHTNESS = 0.48  # 0.51 to 0.94
 _MIN_CELLS = 3  # fewer say nothing about all
-_MIN_OUTSIDE = 200  # pixels outside of cells; fewer are no background
+_MIN_OUTSIDE = 50  # of one in 16 pixels, outside of cells; fewer are no background
 _DARKER = 0.03  # optical density of a cell above the background
 _KNOWN = 0.5  # distance in colour from a laboratory whose colours are known
 _TIMES_FARTHER = 2.0  # as it is, than with red and blue exchanged
@@ -111,12 +111,14 @@ def measure_field(
     outside = np.ones(field.shape[:2], np.uint8)
     for x0, y0, x1, y1 in np.rint(boxes).astype(int).tolist():
         cv2.rectangle(outside, (x0 - 1, y0 - 1), (x1, y1), 0, cv2.FILLED)
-    around = field[::2, ::2][outside[::2, ::2] > 0]
-    coarse = field[::4, ::4].reshape(-1, 3)
-    background, uneven = np.percentile(coarse, 90, axis=0), None
-    if len(around) * 4 >= _MIN_OUTSIDE:
-        background = np.median(around, axis=0)
-        spread = float(np.median(np.abs(around[:, 1] - background[1])))
+    coarse = np.ascontiguousarray(field[::4, ::4])
+    around = coarse[outside[::4, ::4] > 0]
+    coarse = coarse.reshape(-1, 3)
+    darkest, background = quantile(coarse, 0.01), quantile(coarse, 0.9)
+    uneven = None
+    if len(around) >= _MIN_OUTSIDE:
+        background = quantile(around, 0.5)
+        spread = float(quantile(np.abs(around[:, 1] - background[1]), 0.5))
         uneven = spread / max(float(background[1]), 1.0)
     most, least = coarse.max(axis=1), coarse.min(axis=1)
     stained = darker = likeness = colours = None
@@ -125,17 +127,26 @@ def measure_field(
         stained = float((density[:, 1] > density[:, 0]).mean())
         darker = float((density[:, 1] > _DARKER).mean())
         likeness = float(np.median(regions.scores))
-        colours = colour_point(background, density, np.percentile(coarse, 1, axis=0))
+        colours = colour_point(background, density, darkest)
     return FieldFigures(
         cells=len(boxes),
         uneven=uneven,
         stained=stained,
         darker=darker,
-        colour=float(np.percentile(most - least, 95)),
+        colour=float(quantile(most - least, 0.95)),
         tint=float((background.max() - background.min()) / max(background.max(), 1.0)),
         likeness=likeness,
         colours=colours,
     )
+
+
+def quantile(values: NDArray[Any], share: float) -> NDArray[np.float64]:
+    """Return the value below which a `share` of each column of (N,) or (N, K) lies.
+
+    It is one of the values. Selecting it is ten times as fast as `np.quantile`.
+    """
+    at = round(share * (len(values) - 1))
+    return np.asarray(np.partition(values, at, axis=0)[at], np.float64)
 
 
 def colour_point(

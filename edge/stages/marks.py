@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.frames import Counts
-from edge.stages.field_check import FieldDoubt
+from edge.stages.field_check import FieldDoubt, quantile
 
 _BLACK = (
     0.12  # of the background's brightest channel; a nucleus lets more light through
@@ -59,14 +59,15 @@ class Marks:
 def find_marks(pixels: Counts) -> Marks | None:
     """Find marks on sensor counts (H, W, 3) uint8 or uint16; None without any."""
     full_scale = np.iinfo(pixels.dtype).max
-    sample = pixels[::8, ::8].reshape(-1, 3)
-    background = np.percentile(sample, 90, axis=0)
-    darkest = float(background.max()) * _BLACK
-    hidden = cv2.inRange(pixels, (0.0, 0.0, 0.0), (darkest, darkest, darkest))
-    if background.min() < _WHITE_BACKGROUND * full_scale:
-        least, most = _WHITE * full_scale, float(full_scale)
-        hidden |= cv2.inRange(pixels, (least, least, least), (most, most, most))
-    _add_frame(hidden, pixels, full_scale)
+    # A look at one pixel of nine tells whether the whole is worth one: a bar or a
+    # letter is three pixels wide or more.
+    size = (-(-pixels.shape[1] // 3), -(-pixels.shape[0] // 3))
+    sample = cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST)
+    background = quantile(sample[::3, ::3].reshape(-1, 3), 0.9)
+    few = _MIN_SHARE * sample[..., 0].size / 2
+    if cv2.countNonZero(_hidden(sample, background, full_scale)) < few:
+        return None
+    hidden = _hidden(pixels, background, full_scale)
     if cv2.countNonZero(hidden) < _MIN_SHARE * hidden.size:
         return None
     reach = 2 * max(1, round(_MARGIN * max(hidden.shape))) + 1
@@ -74,12 +75,25 @@ def find_marks(pixels: Counts) -> Marks | None:
     return Marks(np.asarray(mask, np.uint8), float(mask.mean()), _is_surround(mask))
 
 
+def _hidden(
+    pixels: Counts, background: NDArray[np.float64], full_scale: int
+) -> NDArray[np.uint8]:
+    """Return where (H, W, 3) is black, white or of a drawn frame: 0 elsewhere."""
+    darkest = float(background.max()) * _BLACK
+    hidden = cv2.inRange(pixels, (0.0, 0.0, 0.0), (darkest, darkest, darkest))
+    if background.min() < _WHITE_BACKGROUND * full_scale:
+        least, most = _WHITE * full_scale, float(full_scale)
+        hidden |= cv2.inRange(pixels, (least, least, least), (most, most, most))
+    _add_frame(hidden, pixels, full_scale)
+    return np.asarray(hidden, np.uint8)
+
+
 def without_marks(pixels: Counts, marks: Marks) -> Counts:
     """Return (H, W, 3) with the marked pixels in the colour of the background."""
     visible = pixels[::4, ::4][marks.mask[::4, ::4] == 0]
     if not len(visible):
         return pixels
-    colour = np.percentile(visible, 75, axis=0).astype(pixels.dtype)
+    colour = quantile(visible, 0.75).astype(pixels.dtype)
     return np.where(marks.mask[..., None] > 0, colour, pixels)
 
 
@@ -96,6 +110,8 @@ def _add_frame(hidden: NDArray[np.uint8], pixels: Counts, full_scale: int) -> No
 
 def _is_plain(row: Counts, full_scale: int) -> bool:
     """Whether a row (W, 3) has one colour that is not a saturated background."""
+    if np.ptp(row, axis=0).max() > 8 * _FRAME_DEVIATION * full_scale:
+        return False
     is_white = bool(row.min() >= _WHITE * full_scale)
     return not is_white and float(row.std(axis=0).max()) < _FRAME_DEVIATION * full_scale
 
