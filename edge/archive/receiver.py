@@ -19,6 +19,7 @@ from contextlib import suppress
 from threading import Event
 from typing import Literal
 
+from edge.archive.resume_requests import ResumeRequests
 from edge.archive.store import ArchiveFailed, Chain, Store, StoreOutcome
 from edge.monitoring.systemd import Notifier
 from edge.mqtt import (
@@ -39,7 +40,6 @@ from edge.settings.delivery import BrokerSettings
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_RESUME_PERIOD_S = 1.0
 _CHECK_PERIOD_S = 1.0
 
 
@@ -57,7 +57,7 @@ class Archive:
         self._notifier = notifier or Notifier()
         self._results_received = 0
         self._checked_s = time.monotonic()
-        self._resume_asked_s: dict[Chain, float] = {}
+        self._requests = ResumeRequests()
         self._log_limit = RateLimit(20, 0.2)
 
     def run(self, stop: Event) -> None:
@@ -155,24 +155,12 @@ class Archive:
             self._acknowledge(link, self._store.note_oldest(state), resume=True)
 
     def _respond(self, link: Link, chain: Chain, outcome: StoreOutcome) -> None:
-        """Acknowledge; where rows are missing, ask to resume, once per second."""
-        # A device may have a whole window of rows under way, and each of them lies
-        # ahead. One request is enough; more would make it begin again and again.
+        """Acknowledge; where rows are missing, ask to resume."""
         has_missing = outcome in (StoreOutcome.AHEAD, StoreOutcome.QUARANTINED)
-        now_s = time.monotonic()
-        due = (
-            now_s - self._resume_asked_s.get(chain, -_RESUME_PERIOD_S)
-            >= _RESUME_PERIOD_S
-        )
-        if has_missing and due:
-            self._resume_asked_s = {
-                known: at
-                for known, at in self._resume_asked_s.items()
-                if now_s - at < _RESUME_PERIOD_S
-            }
-            self._resume_asked_s[chain] = now_s
-        if due or not has_missing:
-            self._acknowledge(link, chain, resume=has_missing)
+        if not has_missing:
+            self._acknowledge(link, chain, resume=False)
+        elif self._requests.is_due(chain, self._store.cursor(chain)[0]):
+            self._acknowledge(link, chain, resume=True)
 
     def _acknowledge(self, link: Link, chain: Chain, *, resume: bool) -> None:
         upto, sha256 = self._store.cursor(chain)

@@ -10,8 +10,9 @@ The protocol is go-back-N with cumulative acknowledgements, as data links use it
 - An acknowledgement names a row and its hash. It stands for all rows before it too,
   since the archive takes a row only where it follows from the one before. The cursor
   then moves to this row.
-- Without an acknowledgement for `ack_timeout_s`, or when the archive asks, sending goes
-  back to the cursor. The archive drops what it has already.
+- Without an acknowledgement in time, or when the archive asks, sending goes back to the
+  cursor. The archive drops what it has already. How many rows may be under way, and how
+  long to wait, `SendWindow` finds out; `window` and `ack_timeout_s` are the most.
 
 The invariant: the cursor never passes a row that the archive does not hold. The writer
 deletes rows up to the cursor, so this is what makes that safe.
@@ -37,6 +38,7 @@ from edge import __version__
 from edge.delivery.announcer import Announcer
 from edge.delivery.delivery_monitor import DeliveryMonitor
 from edge.delivery.intact_rows import IntactRows
+from edge.delivery.send_window import SendWindow
 from edge.ledger.cursor import (
     PUBLISHER_LOCK,
     LedgerBusy,
@@ -99,7 +101,7 @@ class Publisher:
         LedgerBusy
             Another process publishes it.
         """
-        self._folder, self._broker, self._settings = folder, broker, settings
+        self._folder, self._broker = folder, broker
         self._notifier = notifier or Notifier()
         self._ledger = LedgerReader(folder)
         self._take_ledger()
@@ -113,12 +115,13 @@ class Publisher:
         )
         self._log_limit = RateLimit(20, 0.2)
         self._published_status: tuple[bool, tuple[ActiveAlarm, ...]] = (False, ())
+        self._window = SendWindow(settings.window, settings.ack_timeout_s)
         self._sent = self._cursor.upto
         self._archive_is_online = False
         self._hole_before: int | None = None  # row that our state names as the oldest
         self._preview_seq = 0
         # Moments on the monotonic clock: what was done last, and when.
-        self._progress_s = self._cursor_stored_s = time.monotonic()
+        self._cursor_stored_s = time.monotonic()
         self._entries_sent_s = self._housekeeping_s = self._preview_sought_s = 0.0
 
     def _take_ledger(self) -> None:
@@ -175,7 +178,7 @@ class Publisher:
         # What was sent on the connection before may be lost: begin at the cursor.
         self._sent = self._cursor.upto
         self._archive_is_online = False
-        self._progress_s = time.monotonic()
+        self._window.restart(self._sent)
         self._announcer.restart()
         self._publish_state(link, "online")
         log.info("device=%s connection=%d up", self.device, self._cursor.connections)
@@ -208,26 +211,23 @@ class Publisher:
 
     def _send_rows(self, link: Link) -> None:
         """Send the rows that follow, as far as the window allows."""
-        acknowledged, now_s = self._cursor.upto, time.monotonic()
-        # Time counts only while rows are under way: without any there is nothing to
-        # acknowledge.
-        if self._sent <= acknowledged:
-            self._progress_s = now_s
-        elif (
-            self._archive_is_online
-            and now_s - self._progress_s > self._settings.ack_timeout_s
+        acknowledged = self._cursor.upto
+        if self._archive_is_online and self._window.is_overdue(
+            self._sent, acknowledged
         ):
-            log.warning("no acknowledgement of row %d, sending again", acknowledged + 1)
-            self._sent, self._progress_s = acknowledged, now_s
+            if self._log_limit.try_acquire():
+                log.warning("row %d is not acknowledged, sent again", acknowledged + 1)
+            self._sent = acknowledged
         for row in self._rows_to_send(link):
             link.publish(topic(self.device, "result"), row.data)
             self._sent = row.seq
+            if self._archive_is_online:
+                self._window.note_sent(row.seq)
 
     def _rows_to_send(self, link: Link) -> list[LedgerRow]:
         """Read the rows that come next; without an archive, the newest only."""
         if self._archive_is_online:
-            room = self._settings.window - (self._sent - self._cursor.upto)
-            room = max(0, min(room, _BURST_ROWS))
+            room = min(_BURST_ROWS, self._window.room(self._sent, self._cursor.upto))
             return self._intact.following(self._sent, room) or self._row_after_hole(
                 link
             )
@@ -284,6 +284,7 @@ class Publisher:
                 state = decode_canonical(event.payload, ArchiveState).state
                 self._archive_is_online = state == "online"
                 self._sent = self._cursor.upto
+                self._window.restart(self._sent)
             # An acknowledgement that was retained may be of any time, and is no answer
             # to what was sent now.
             elif not event.is_retained:
@@ -317,17 +318,20 @@ class Publisher:
                 self._cursor.upto,
                 ack.upto,
             )
+        self._window.note_acknowledged(ack.upto, self._sent, self._cursor.upto)
         if ack.resume or ack.upto > self._cursor.upto:
             self._cursor = msgspec.structs.replace(
                 self._cursor, upto=ack.upto, hash=ack.hash
             )
-            self._progress_s = time.monotonic()
+            self._sent = max(self._sent, ack.upto)
             if self._hole_before is not None:
                 # Taken back as soon as it is passed, or the archive went back: a state
                 # that names too late a row could make it pass over rows that we have.
                 self._publish_state(link, "online")
         if ack.resume:
             self._archive_is_online = True
+            if self._sent > ack.upto:
+                self._window.note_hole()
             self._sent = ack.upto
             oldest, _ = self._ledger.span()
             if ack.upto + 1 < oldest:
