@@ -20,8 +20,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from threading import Event
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -31,7 +29,6 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edge.backoff import Backoff
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.settings.delivery import BrokerSettings
 
@@ -51,12 +48,23 @@ _DISCONNECT_TIMEOUT_S = 2.0
 # Messages sent before the first PUBACK is back. With paho's default of 20 a round trip
 # of 10 ms would limit delivery to 2000 rows per second.
 _MAX_IN_FLIGHT = 200
-# A refusal lasts until a person changes a setting; asking more often helps nobody.
-_REFUSED_PAUSE_S = 60.0
+# MQTT 5, section 3.2.2.2: reasons that pass without anybody's doing.
+_PASSING_REASONS = frozenset(
+    {
+        "Server unavailable",
+        "Server busy",
+        "Quota exceeded",
+        "Connection rate exceeded",
+    }
+)
 
 
 class BrokerUnreachable(HemascopeError):
     """No broker answers, or the connection broke. Trying again may help."""
+
+
+class NameTaken(BrokerUnreachable):
+    """Another program connects with our name, so the broker ends our connection."""
 
 
 class BrokerRefused(HemascopeError):
@@ -158,11 +166,12 @@ class Link:
         if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or not self._is_connected:
             self._is_connected = False
             reason = str(self._disconnect_reason or paho.error_string(code))
+            text = f"broker {self._address}: connection lost ({reason})"
             if reason == "Session taken over":
-                reason += ": another program came with our name; give each its own"
-            raise BrokerUnreachable(
-                f"broker {self._address}: connection lost ({reason})"
-            )
+                raise NameTaken(
+                    f"another program came with our name; give each its own ({text})"
+                )
+            raise BrokerUnreachable(text)
         events = list(self._events)
         self._events.clear()
         return events
@@ -256,6 +265,11 @@ class Link:
                 clean_start=True,
                 properties=limits,
             )
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            # What lies between accepts connections, and the broker behind it is away.
+            raise BrokerUnreachable(
+                f"broker {self._address}: closed the connection ({error})"
+            ) from error
         except ssl.SSLError as error:
             raise BrokerRefused(
                 f"broker {self._address}: TLS failed: {error}"
@@ -281,6 +295,8 @@ class Link:
         """Poll until the broker has answered what was asked last."""
         deadline = time.monotonic() + _CONNECT_TIMEOUT_S
         while not is_done():
+            if self._refusal is not None and str(self._refusal) in _PASSING_REASONS:
+                raise BrokerUnreachable(f"broker {self._address}: {self._refusal}")
             if self._refusal is not None:
                 raise BrokerRefused(
                     f"broker {self._address}: refuses us: {self._refusal}; check user "
@@ -403,42 +419,3 @@ def _password(settings: BrokerSettings) -> str | None:
     if settings.password_file is None:
         return None
     return settings.password_file.read_text(encoding="utf-8").rstrip("\n")
-
-
-def keep_serving(
-    connect: Callable[[], Link],
-    serve: Callable[[Link, Event], None],
-    stop: Event,
-    on_wait: Callable[[str], None] = lambda reason: None,
-) -> None:
-    """Connect and serve until `stop`; connect again whenever the connection breaks.
-
-    `on_wait` is called with the reason, every second before the next try.
-
-    Raises
-    ------
-    ConfigurationInvalid
-        A certificate or password file cannot be read.
-    """
-    backoff = Backoff()
-    while not stop.is_set():
-        try:
-            link = connect()
-            backoff.reset()
-            serve(link, stop)
-        except BrokerUnreachable as error:
-            wait_s = backoff.next_s()
-            log.warning("%s; next try in %.1f s", error, wait_s)
-            _wait(stop, wait_s, partial(on_wait, str(error)))
-        except BrokerRefused as error:
-            log.error("%s; next try in %.0f s", error, _REFUSED_PAUSE_S)
-            _wait(stop, _REFUSED_PAUSE_S, partial(on_wait, str(error)))
-
-
-def _wait(stop: Event, wait_s: float, on_second: Callable[[], None]) -> None:
-    """Wait for `stop`, at most `wait_s`; call `on_second` at once and every second."""
-    deadline_s = time.monotonic() + wait_s
-    while (left_s := deadline_s - time.monotonic()) > 0:
-        on_second()
-        if stop.wait(min(left_s, 1.0)):
-            return

@@ -21,6 +21,7 @@ from typing import Literal
 
 from edge.archive.resume_requests import ResumeRequests
 from edge.archive.store import ArchiveFailed, Chain, Store, StoreOutcome
+from edge.errors import HemascopeError
 from edge.monitoring.systemd import Notifier
 from edge.mqtt import (
     ARCHIVE_STATE,
@@ -28,11 +29,11 @@ from edge.mqtt import (
     Link,
     Message,
     Will,
-    keep_serving,
     split_topic,
     topic,
 )
 from edge.rate_limit import RateLimit
+from edge.reconnection import keep_serving
 from edge.schema.codec import PayloadInvalid, decode, encode
 from edge.schema.messages import Ack, ArchiveState, DeviceState
 from edge.settings.delivery import BrokerSettings
@@ -74,10 +75,10 @@ class Archive:
         keep_serving(self._connect, self._serve, stop, self._wait)
         self._notifier.stopping()
 
-    def _wait(self, reason: str) -> None:
+    def _wait(self, error: HemascopeError) -> None:
         """Do what is due each second while there is no connection."""
         self._store.check_in_place()
-        self._notifier.progress(reason)
+        self._notifier.progress(str(error))
 
     def _connect(self) -> Link:
         self._store.check_in_place()

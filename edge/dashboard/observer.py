@@ -46,8 +46,9 @@ class DeviceView:
     """What its messages say of one device.
 
     `stated_epoch` is the ledger that its state names, `epoch` that of its last row.
-    `missing` are numbers of rows that have not arrived yet. `gaps` counts rows that say
-    that frames are missing, `lost` the frames that the camera could count among them.
+    `missing` are numbers of rows that arrived neither here nor in the archive. `gaps`
+    counts rows that say that frames are missing, `lost` the frames that the camera
+    could count among them.
     `examined` is the last frame that was examined, `drift` the drift that it shows.
     `cells` are summed over all frames, so a cell that stays in view is counted in each;
     `differential` counts it once. `start` names the slide of the `run`. `totals` and
@@ -137,6 +138,7 @@ class Observer:
         self._monotonic = monotonic
         self.devices: dict[str, DeviceView] = {}
         self.archive_state = "unknown"
+        self.trouble, self._is_name_taken = "", False  # of our own connection
         self.ignored = 0
         self._log_limit = RateLimit(20, 0.2, monotonic)
 
@@ -151,6 +153,15 @@ class Observer:
             self.ignored += 1
             if self._log_limit.try_acquire():
                 log.warning("topic=%s ignored: %s", message.topic, error)
+
+    def note_trouble(self, trouble: str, *, is_name_taken: bool) -> None:
+        """Note why there is no connection to the broker."""
+        self.trouble, self._is_name_taken = trouble, is_name_taken
+
+    def note_connected(self, *, is_steady: bool) -> None:
+        """Forget the trouble, that of a shared name only when steadily connected."""
+        if is_steady or not self._is_name_taken:
+            self.trouble, self._is_name_taken = "", False
 
     def mark_unreachable(self) -> None:
         """Forget what was live: the connection to the broker broke. Counts stay."""
@@ -173,6 +184,7 @@ class Observer:
                 view = self._view(device)
                 if ack.epoch == (view.stated_epoch or view.epoch):
                     view.acknowledged = ack.upto
+                    _forget_archived(view)
             case "preview":
                 seq = _preview_row(message)
                 view = self._view(device)
@@ -210,6 +222,7 @@ class Observer:
                 return  # the late will of an earlier ledger
             view.stated_epoch, view.acknowledged = state.epoch, state.acknowledged
             view.newest.clear()
+        _forget_archived(view)
         view.state, view.connection = state.state, state.connection
         view.is_paused = state.is_paused
         view.alarms = {alarm.code: alarm for alarm in state.alarms[:_MAX_ALARMS]}
@@ -223,6 +236,7 @@ class Observer:
             skipped = range(view.seq + 1, row.seq)
             view.missing.update(skipped[max(0, len(skipped) - room) :])
             view.seq = row.seq
+            _forget_archived(view)
         elif row.seq in view.missing:
             view.missing.discard(row.seq)
         else:
@@ -257,6 +271,12 @@ class Observer:
         if result.differential is not None:
             view.differential = result.differential
             view.totals.append((self._monotonic(), result.differential.total))
+
+
+def _forget_archived(view: DeviceView) -> None:
+    """Miss no longer what the archive has: it is not sent again."""
+    if view.missing and view.epoch == (view.stated_epoch or view.epoch):
+        view.missing = {seq for seq in view.missing if seq > view.acknowledged}
 
 
 def _switch_run(view: DeviceView, run: str | None) -> None:

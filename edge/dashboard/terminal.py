@@ -21,7 +21,9 @@ from edge.dashboard.observer import (
     limits_text,
     slide_text,
 )
-from edge.mqtt import BrokerUnreachable, Link, Message, keep_serving
+from edge.errors import HemascopeError
+from edge.mqtt import BrokerUnreachable, Link, Message, NameTaken
+from edge.reconnection import SHORT_S, keep_serving
 from edge.rendering.plain_text import plain
 from edge.schema.messages import ActiveAlarm
 from edge.schema.results import Differential
@@ -55,7 +57,7 @@ def watch(
         return Link(broker, client_id, SUBSCRIPTIONS)
 
     def serve(link: Link, stop: Event) -> None:
-        shown_s = 0.0
+        shown_s, connected_s = 0.0, time.monotonic()
         try:
             while not stop.is_set():
                 for event in link.poll(1 / _REFRESH_HZ):
@@ -63,6 +65,8 @@ def watch(
                         observer.handle(event)
                 if time.monotonic() - shown_s > 1 / _REFRESH_HZ:
                     shown_s = time.monotonic()
+                    is_steady = shown_s - connected_s > SHORT_S
+                    observer.note_connected(is_steady=is_steady)
                     show(observer)
         except BrokerUnreachable:
             observer.mark_unreachable()
@@ -70,7 +74,15 @@ def watch(
             raise
         link.close()
 
-    keep_serving(connect, serve, stop, on_wait=lambda _: show(observer))
+    def wait(error: HemascopeError) -> None:
+        trouble, is_name_taken = str(error), isinstance(error, NameTaken)
+        if is_name_taken:
+            name = broker.username or client_id
+            trouble = f"another screen uses the name {name}: {error}"
+        observer.note_trouble(trouble, is_name_taken=is_name_taken)
+        show(observer)
+
+    keep_serving(connect, serve, stop, on_wait=wait)
 
 
 def table(observer: Observer) -> RenderableType:
@@ -93,6 +105,8 @@ def table(observer: Observer) -> RenderableType:
             note = f"{view.device}: {view.status}: {view.reason}"
             notes.append(plain(note, "yellow"))
         notes += [_alarm_text(view, alarm) for alarm in view.alarms.values()]
+    if observer.trouble:
+        notes.append(plain(observer.trouble, "bold red"))
     if not observer.devices:
         notes.append(Text("no device has sent anything yet", "dim"))
     counted = [

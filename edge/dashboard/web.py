@@ -200,6 +200,7 @@ def page_data(observer: Observer) -> dict[str, Any]:
     now_s = time.monotonic()
     return {
         "archive": observer.archive_state,
+        "trouble": observer.trouble,
         "colours": dict(legend()),
         "devices": [_device_data(view, now_s) for view in observer.devices.values()],
     }

@@ -106,5 +106,6 @@ _EVENT_TEXTS = {
     "archive-went-back": "the archive no longer holds rows that it acknowledged",
     "ledger-gone": "the ledger is no longer in its folder; nothing is delivered",
     "archive-disagrees": "the archive acknowledges a row that the ledger does not hold",
+    "name-taken": "another program connects with the name of this device",
     "broker-refuses": "the broker refuses what this device publishes",
 }

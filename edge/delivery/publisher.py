@@ -17,8 +17,8 @@ The protocol is go-back-N with cumulative acknowledgements, as data links use it
 The invariant: the cursor never passes a row that the archive does not hold. The writer
 deletes rows up to the cursor, so this is what makes that safe.
 
-Why not leave it to the broker's queue (a session that is kept, QoS 1): it has a limit
-beyond which it drops messages silently, and it is lost with the broker's disk.
+Why not leave it to the broker's queue (a session that is kept, QoS 1): beyond a limit
+it drops messages silently, and it is lost with the broker's disk.
 
 While no archive listens, only the newest rows are sent, for those who watch.
 """
@@ -39,6 +39,7 @@ from edge.delivery.announcer import Announcer
 from edge.delivery.delivery_monitor import DeliveryMonitor
 from edge.delivery.intact_rows import IntactRows
 from edge.delivery.send_window import SendWindow
+from edge.errors import HemascopeError
 from edge.ledger.cursor import (
     PUBLISHER_LOCK,
     LedgerBusy,
@@ -56,14 +57,15 @@ from edge.mqtt import (
     REQUESTS,
     Link,
     Message,
+    NameTaken,
     PayloadRefused,
     Published,
     Will,
-    keep_serving,
     split_topic,
     topic,
 )
 from edge.rate_limit import RateLimit
+from edge.reconnection import SHORT_S, keep_serving
 from edge.remote.admission import Admission
 from edge.schema.codec import PayloadInvalid, decode_canonical, encode
 from edge.schema.entries import Alarm
@@ -120,6 +122,7 @@ class Publisher:
         self._archive_is_online = False
         self._hole_before: int | None = None  # row that our state names as the oldest
         self._preview_seq = 0
+        self._trouble, self._trouble_s = "", 0.0  # why there was no connection
         # Moments on the monotonic clock: what was done last, and when.
         self._cursor_stored_s = time.monotonic()
         self._entries_sent_s = self._housekeeping_s = self._preview_sought_s = 0.0
@@ -149,13 +152,21 @@ class Publisher:
         """
         self._notifier.ready()
         try:
-            keep_serving(self._connect, self._serve, stop, self._notifier.progress)
+            keep_serving(self._connect, self._serve, stop, self._wait)
             self._notifier.stopping()
             self._store_cursor()
         finally:
             self._admission.close()
             self._ledger.close()
             self._lock.close()
+
+    def _wait(self, error: HemascopeError) -> None:
+        """Do what is due each second while there is no connection."""
+        if isinstance(error, NameTaken):
+            self._monitor.report("name-taken")
+        self._trouble, self._trouble_s = str(error), time.monotonic()
+        self._store_cursor()
+        self._notifier.progress(str(error))
 
     def _connect(self) -> Link:
         # The number of this connection is on disk before the last will that carries it
@@ -211,13 +222,11 @@ class Publisher:
 
     def _send_rows(self, link: Link) -> None:
         """Send the rows that follow, as far as the window allows."""
-        acknowledged = self._cursor.upto
-        if self._archive_is_online and self._window.is_overdue(
-            self._sent, acknowledged
-        ):
+        upto = self._cursor.upto
+        if self._archive_is_online and self._window.is_overdue(self._sent, upto):
             if self._log_limit.try_acquire():
-                log.warning("row %d is not acknowledged, sent again", acknowledged + 1)
-            self._sent = acknowledged
+                log.warning("row %d is not acknowledged, sent again", upto + 1)
+            self._sent = upto
         for row in self._rows_to_send(link):
             link.publish(topic(self.device, "result"), row.data)
             self._sent = row.seq
@@ -231,8 +240,7 @@ class Publisher:
             return self._intact.following(self._sent, room) or self._row_after_hole(
                 link
             )
-        # These are not waited for: `_sent` runs ahead, and goes back to the cursor when
-        # the archive comes online.
+        # Not waited for: `_sent` goes back to the cursor when the archive comes online.
         _, newest = self._ledger.span()
         after = max(self._sent, newest - _NEWEST_ROWS)
         return self._intact.newest(after, _NEWEST_ROWS)
@@ -360,6 +368,7 @@ class Publisher:
         is_deleted_row = ack.resume and ack.upto < oldest
         if self._ledger.sha256(ack.upto) != ack.hash and not is_deleted_row:
             self._monitor.report("archive-disagrees")
+            self._window.note_dispute()
             log.error(
                 "the archive holds another row %d than this ledger; it will be sent "
                 "again",
@@ -428,9 +437,12 @@ class Publisher:
 
     def _store_cursor(self) -> None:
         """Write the cursor to disk; a full disk is logged, since no row is lost."""
-        self._cursor_stored_s = time.monotonic()
+        now_s = self._cursor_stored_s = time.monotonic()
+        is_steady = now_s - self._trouble_s > 2 * SHORT_S
         self._cursor = msgspec.structs.replace(
-            self._cursor, announced=self._announcer.announced
+            self._cursor,
+            announced=self._announcer.announced,
+            trouble="" if is_steady else self._trouble,
         )
         try:
             write_cursor(self._folder, self._cursor)

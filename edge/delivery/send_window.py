@@ -52,6 +52,7 @@ class SendWindow:
         self._timed: tuple[int, float] | None = None  # a row, and when it was sent
         self._is_resent = False  # since `_timed` was sent
         self._has_answer = False  # on this connection
+        self._is_disputed = False  # the archive acknowledges rows that are not ours
 
     def restart(self, acknowledged: int) -> None:
         """Begin a connection: what was under way is lost, what was learned stays."""
@@ -72,6 +73,8 @@ class SendWindow:
         under way after a time-out. To send it again costs little, so a device among
         many does not wait for long.
         """
+        if self._is_disputed:
+            return self._most_wait_s
         wait_s = _FIRST_WAIT_S
         if self._round_trip_s is not None:
             wait_s = max(_LEAST_WAIT_S, self._round_trip_s + 4 * self._deviation_s)
@@ -95,13 +98,22 @@ class SendWindow:
         if is_used and self._queued_s <= _MOST_QUEUED_S:
             self._grow(rows, now_s)
         self._progress_s, self._has_answer = now_s, True
+        self._is_disputed = False
 
     def note_hole(self) -> None:
-        """The archive misses a row of those under way, and asks for it."""
+        """Send fewer: the archive misses a row of those under way."""
         # The first request on a connection is only how the archive begins.
         if self._has_answer:
             self._shrink(to=self._rows / 2)
         self._timed, self._progress_s = None, self._monotonic()
+
+    def note_dispute(self) -> None:
+        """Send all once, and seldom again: the archive holds other rows than ours.
+
+        It keeps ours aside for a person, so it must get them; none is acknowledged.
+        """
+        self._is_disputed = True
+        self._rows = self._most_rows
 
     def is_overdue(self, sent: int, acknowledged: int) -> bool:
         """Whether to send again from the row after `acknowledged`; asked often.

@@ -27,7 +27,8 @@ class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Rows up to `upto` are acknowledged; `hash` is that of row `upto`. `connections`
     counts the connections to the broker. `announced` is the last entry (alarm, answer
-    to a command) that was also sent on its own topic.
+    to a command) that was also sent on its own topic. `trouble` is why there is no
+    connection, or was none a few seconds ago.
 
     If the file is lost, rows are sent twice and the archive drops the second copy. No
     row is lost by it.
@@ -38,6 +39,7 @@ class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hash: str
     connections: int
     announced: int = 0
+    trouble: str = ""
 
 
 def read_cursor(folder: Path) -> Cursor | None:

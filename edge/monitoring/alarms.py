@@ -80,6 +80,9 @@ ALARM_KINDS: dict[str, AlarmKind] = {
     "ledger-gone": AlarmKind(
         "publish", 0, "put nothing back; deliver the moved ledger from where it is"
     ),
+    "name-taken": AlarmKind(
+        "publish", 0, "find the other program, give each device a name of its own"
+    ),
     "broker-refuses": AlarmKind(
         "publish", 0, "compare the broker's access list with docs/mqtt.md"
     ),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from edge.mqtt import (
     PayloadRefused,
     Published,
     Will,
-    keep_serving,
     split_topic,
     topic,
 )
@@ -148,22 +146,6 @@ def test_a_certificate_that_is_none_is_a_wrong_setting(
 
     with pytest.raises(ConfigurationInvalid, match=r"ca\.pem.*PEM"):
         Link(BrokerSettings(port=address.port, ca=tmp_path / "ca.pem"), "scope-01", [])
-
-
-def test_serving_goes_on_with_a_new_connection_after_a_broken_one() -> None:
-    stop = threading.Event()
-    served: list[int] = []
-
-    def serve(link: Link, stop: threading.Event) -> None:
-        served.append(len(served))
-        if len(served) == 2:
-            stop.set()
-            return
-        raise BrokerUnreachable("gone")
-
-    keep_serving(lambda: None, serve, stop)  # type: ignore[arg-type,return-value]
-
-    assert served == [0, 1]
 
 
 def test_a_message_that_is_kept_says_so_also_when_it_comes_live(

@@ -241,6 +241,30 @@ def test_the_archive_holds_what_the_ledger_holds(
         assert process.poll() is None
 
 
+def test_a_backlog_drains_through_a_broker_whose_queue_is_short(site: Site) -> None:
+    """It drops what is beyond 5 messages, and tells nobody."""
+    site.broker.close()
+    config = site.folder / "short.conf"
+    config.write_text(
+        f"listener {site.port} 127.0.0.1\nallow_anonymous true\n"
+        "max_queued_messages 5\nmax_inflight_messages 3\n"
+    )
+    assert site.program
+    short = subprocess.Popen([site.program, "-c", str(config)])
+    ledger = Ledger(site.folder / "ledger", DEVICE)
+    for _ in range(ROWS):
+        ledger.append(frame_result())
+    ledger.close()
+    site.start("archive")
+    site.start("publish")
+
+    site.await_rows(ROWS, timeout_s=20)
+
+    assert site.archived() == site.written()
+    short.terminate()
+    short.wait()
+
+
 def test_without_ledger_and_acknowledgement_the_same_fault_loses_results(
     site: Site,
 ) -> None:

@@ -111,9 +111,10 @@ function loseLink() {
 const events = new EventSource("events");
 events.onmessage = (event) => {
   lastDataMs = Date.now();
-  link.textContent = "connected";
-  link.className = "good";
-  show(JSON.parse(event.data));
+  const view = JSON.parse(event.data);
+  link.textContent = view.trouble ? "not connected: " + view.trouble : "connected";
+  link.className = view.trouble ? "bad" : "good";
+  show(view);
 };
 events.onerror = loseLink;
 setInterval(() => { if (Date.now() - lastDataMs > maxSilenceMs) loseLink(); }, 1000);

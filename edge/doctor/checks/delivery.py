@@ -237,9 +237,10 @@ def _from_cursor(process: int, folder: Path) -> Iterator[Finding]:
     after = read_cursor(folder)
     who = f"publish (process {process})"
     if not _is_connected(before, after, folder):
+        trouble = "" if after is None else after.trouble
         yield fault(
             "broker",
-            f"{who} is not connected; it keeps trying",
+            f"{who} is not connected; {trouble or 'it keeps trying'}",
             "read the reason in `journalctl -u hemascope-publish`",
         )
         yield _archive_unknown()
@@ -252,6 +253,8 @@ def _from_cursor(process: int, folder: Path) -> Iterator[Finding]:
 def _is_connected(before: Cursor | None, after: Cursor | None, folder: Path) -> bool:
     """Whether the connection is still the same and the cursor was just stored."""
     if before is None or after is None or before.connections != after.connections:
+        return False
+    if after.trouble:
         return False
     age_s = cursor_age_s(folder)
     return age_s is not None and age_s < _WATCH_S

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from edge.dashboard.observer import STALE_S, Observer, drift_text, gaps_text
 from edge.dashboard.terminal import table
+from edge.dashboard.web import page_data
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
 from edge.monitoring.metrics import Metrics
@@ -80,6 +81,32 @@ def test_cells_are_counted_once_however_often_a_row_comes(results: list[bytes]) 
     view = observer.devices[DEVICE]
     assert view.cells == {"RBC": 16}
     assert (view.rows, view.seq) == (8, 8)
+
+
+def test_a_row_that_the_archive_has_is_not_missing(results: list[bytes]) -> None:
+    """It went by while this screen was away, and is never sent again."""
+    observer = Observer()
+    for row in (*results[:2], *results[4:]):
+        deliver(observer, "result", row)
+    view = observer.devices[DEVICE]
+    assert view.missing == {3, 4}
+
+    ack = Ack(epoch=view.epoch, upto=3, hash="f" * 64, resume=False)
+    deliver(observer, "ack", encode(ack))
+
+    assert view.missing == {4}
+
+
+def test_why_there_is_no_connection_is_shown_until_there_is_one() -> None:
+    observer, page = Observer(), Console(file=io.StringIO(), width=80)
+    observer.note_trouble("another screen uses the name wall", is_name_taken=True)
+    observer.note_connected(is_steady=False)  # the other one will be back
+    page.print(table(observer))
+    assert page_data(observer)["trouble"] == "another screen uses the name wall"
+    observer.note_connected(is_steady=True)
+
+    assert "another screen uses the name wall" in page.file.getvalue()  # type: ignore[attr-defined]
+    assert page_data(observer)["trouble"] == ""
 
 
 def test_a_missing_row_shows_until_it_comes(results: list[bytes]) -> None:
