@@ -325,6 +325,17 @@ def test_figures_of_what_is_not_live_are_pale_and_nothing_is_in_view(
         assert float(pale.value_of_css_property("opacity")) < 0.6
 
 
+def test_a_page_that_the_broker_refuses_says_so(
+    observer: Observer, dashboard: Dashboard, browser: WebDriver
+) -> None:
+    observer.note_trouble("broker lab:8883: refuses us", is_name_taken=False)
+    dashboard.show(observer)
+
+    browser.get(dashboard.url)
+
+    await_text(browser, "header", "not connected: broker lab:8883: refuses us")
+
+
 def test_what_is_not_live_is_shown_as_such(
     observer: Observer, dashboard: Dashboard, browser: WebDriver
 ) -> None:

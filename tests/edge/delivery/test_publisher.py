@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge.delivery.publisher import Publisher
+from edge.ledger.cursor import read_cursor
 from edge.ledger.rows import LedgerMoved
 from edge.ledger.writer import Ledger
 from edge.mqtt import Link, Message, topic
@@ -111,3 +112,29 @@ def test_an_archive_that_goes_back_is_an_alarm(
     publishing.join()
 
     assert "archive-went-back" in alarms
+
+
+def test_another_program_of_our_name_is_an_alarm_and_in_the_cursor_for_doctor(
+    tmp_path: Path, address: BrokerSettings
+) -> None:
+    Ledger(tmp_path, DEVICE).close()
+    stop = threading.Event()
+    publishing = threading.Thread(target=_publish, args=(tmp_path, address, stop))
+    alarms: set[str] = set()
+    with closing(Link(address, "screen", [topic(DEVICE, "state")])) as screen:
+        publishing.start()
+        deadline_s = time.monotonic() + 15
+        while "name-taken" not in alarms and time.monotonic() < deadline_s:
+            for event in screen.poll(0.05):
+                if isinstance(event, Message):
+                    state = decode(event.payload, DeviceState)
+                    alarms = {alarm.code for alarm in state.alarms}
+                    if state.state == "online" and not alarms & {"name-taken"}:
+                        Link(address, DEVICE, [])  # the other program
+    cursor = read_cursor(tmp_path)
+    stop.set()
+    publishing.join()
+
+    assert "name-taken" in alarms
+    assert cursor is not None
+    assert "another program came with our name" in cursor.trouble
