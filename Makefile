@@ -56,7 +56,7 @@ $(VENV)/.pycuda: $(VENV)/.ready install-pycuda.sh
 	touch $@
 
 test: $(VENV)/.pycuda
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 	VENV=$(VENV) LOCK=$(DEVICE_LOCK) ./device-test.sh $(DEVICE_PYTHONS)
 
 device-test:

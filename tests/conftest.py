@@ -25,7 +25,13 @@ from edge.settings.delivery import BrokerSettings
 from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope
 
+_LONG = ("tests/training/", "tests/edge/engines/")
 SMALL = SimulatedSettings(width_px=640, height_px=480, rate_hz=0, seed=3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, so that none is left when all others are done."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)

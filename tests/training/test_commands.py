@@ -217,6 +217,7 @@ def test_what_the_ranges_were_measured_on_is_listed(
     )
 
 
+@pytest.mark.timeout(600)
 def test_a_precision_that_says_something_else_is_refused_or_forced(
     manifest: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
