@@ -105,10 +105,14 @@ class Shot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawFrame:
-    """Sensor counts `pixels` (H, W, 3), uint8 or uint16, RGB, as they came."""
+    """Sensor counts `pixels` (H, W, 3), uint8 or uint16, RGB, as they came.
+
+    `notes` say what of the file was not looked at: results of them are degraded.
+    """
 
     shot: Shot
     pixels: Counts
+    notes: tuple[str, ...] = ()
 
     @property
     def size_px(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from edge.pipeline.image_lines import ErrorLine, ImageLine, image_line
 from edge.pipeline.large_image import OnTile, examine_image
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
-from edge.sources.image_files import SUFFIXES, printable, read_image
+from edge.sources.image_files import is_image_name, printable, read_picture
 
 
 class ImagesFailed(HemascopeError):
@@ -54,7 +54,7 @@ def find_images(paths: Iterable[Path], leave_out: Path | None = None) -> list[Pa
             inside = sorted(
                 p
                 for p in path.rglob("*")
-                if p.suffix.lower() in SUFFIXES and not _lies_in(p, leave_out)
+                if is_image_name(p) and not _lies_in(p, leave_out)
             )
             if not inside:
                 raise ConfigurationInvalid(
@@ -99,4 +99,9 @@ def _exposure(path: Path, number: int, pixel_size_um: float | None) -> Exposure:
     now_ns = time.monotonic_ns()
     utc, name = utc_of(now_ns), printable(path)
     shot = Shot(number, now_ns, utc, name, pixel_size_um=pixel_size_um)
-    return Exposure(shot, lambda: RawFrame(shot, read_image(path)))
+    return Exposure(shot, lambda: _develop(path, shot))
+
+
+def _develop(path: Path, shot: Shot) -> RawFrame:
+    picture = read_picture(path)
+    return RawFrame(shot, picture.pixels, picture.notes)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.artifacts.bundle import Bundle
 from edge.artifacts.profile import Profile
 from edge.engines import Engine
-from edge.frames import Counts, Exposure, RawFrame, Shot
+from edge.frames import Counts, Exposure, RawFrame
 from edge.pipeline.classifiers import (
     Classifier,
     classify_cells,
@@ -218,7 +218,7 @@ class Pipeline:
     ) -> FrameResult:
         """Fill the record of the frame, with all that speaks against believing it."""
         made_with = MadeWith(self.classifier, self.locator, self.profile, scale)
-        all_doubts = [*map(FieldDoubt, self._doubts_of(raw.shot)), *doubts]
+        all_doubts = [*map(FieldDoubt, self._doubts_of(raw)), *doubts]
         return fill_record(raw, cells, made_with, measured, all_doubts, stage.spent_ms)
 
     # -- what the steps need -----------------------------------------------------------
@@ -270,9 +270,10 @@ class Pipeline:
         offset = np.array(self.profile.record.matrix)[:, 3]
         return np.asarray(np.clip(255 * 10**-offset, 0, 255), np.uint8)
 
-    def _doubts_of(self, shot: Shot) -> list[str]:
-        """Say what is not as it was at the start, or at calibration."""
-        doubts = [] if shot.doubt is None else [shot.doubt]
+    def _doubts_of(self, raw: RawFrame) -> list[str]:
+        """Say what was not looked at, or is not as at the start or at calibration."""
+        shot = raw.shot
+        doubts = [*raw.notes] if shot.doubt is None else [*raw.notes, shot.doubt]
         calibrated = self.profile.record.controls
         if isinstance(calibrated, Controls) and shot.controls is not None:
             found = differences(calibrated, shot.controls)

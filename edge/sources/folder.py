@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from edge.errors import FrameRejected
 from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.settings.sources import FolderSettings
 from edge.sources.bit_depth import over_16_bits
-from edge.sources.image_files import SUFFIXES, printable, read_image
+from edge.sources.image_files import (
+    SUFFIXES,
+    count_passed_over,
+    is_image_name,
+    printable,
+    read_picture,
+)
+
+_log = logging.getLogger(__name__)
 
 
 class FolderSource:
@@ -21,13 +30,19 @@ class FolderSource:
     def __init__(self, settings: FolderSettings) -> None:
         self._settings = settings
         try:
-            found = sorted(
-                p for p in settings.path.iterdir() if p.suffix.lower() in SUFFIXES
-            )
+            files = sorted(settings.path.iterdir())
         except OSError as error:
             raise SourceLost(
                 f"{settings.path}: {error.strerror}; name a folder"
             ) from error
+        found = [path for path in files if is_image_name(path)]
+        if passed_over := count_passed_over(files):
+            _log.warning(
+                "folder=%s passed_over=%d kinds=%s",
+                printable(settings.path),
+                passed_over.total(),
+                dict(passed_over),
+            )
         if not found:
             raise SourceLost(
                 f"{settings.path}: holds no image; expected files ending in "
@@ -76,11 +91,12 @@ class FolderSource:
 
 def _develop(path: Path, shot: Shot, bits: int) -> RawFrame:
     """Decode an image; counts of `bits` bits are spread over 16."""
-    counts = read_image(path)
+    picture = read_picture(path)
+    counts = picture.pixels
     if counts.dtype != np.uint8 and (largest := int(counts.max())) >= 2**bits:
         raise FrameRejected(
             f"{printable(path)}: holds a count of {largest}, expected at most "
             f"{2**bits - 1} with bits = {bits} of [source]; "
             f"{largest.bit_length()} bits are used here"
         )
-    return RawFrame(shot, over_16_bits(counts, bits))
+    return RawFrame(shot, over_16_bits(counts, bits), picture.notes)

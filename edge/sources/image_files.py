@@ -1,32 +1,54 @@
-"""Read image files, and refuse incomplete ones instead of showing half of them."""
+"""Read image files, and refuse incomplete ones instead of showing half of them.
+
+Each decoder is held to a second one by a table of formats, in the tests.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
-
-import cv2
-import numpy as np
+from typing import BinaryIO
 
 from edge.errors import FrameRejected
 from edge.frames import Counts
+from edge.sources.decoding.decoded_image import (
+    MAX_MEGAPIXELS,
+    DecodedImage,
+    refuse_large,
+    refuse_long,
+    upright,
+)
+from edge.sources.decoding.headers import is_tiff, read_header
+from edge.sources.decoding.jpeg import decode_jpeg
+from edge.sources.decoding.opencv_formats import decode_by_opencv
+from edge.sources.decoding.tiff import decode_tiff
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k"}
+)
+_KINDS = {
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISDIR: "a folder",
+}
 
 
 def read_image(path: Path) -> Counts:
-    """Read one image as (H, W, 3) uint8 or uint16 RGB.
+    """Read one image as (H, W, 3) uint8 or uint16 RGB; see `read_picture`.
 
     Raises
     ------
     FrameRejected
-        The file cannot be read, is no image, or ends too early.
+        The file cannot be read, is no image, or is damaged.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FrameRejected(f"{printable(path)}: {error.strerror}") from error
-    return decode_image(data, printable(path))
+    return read_picture(path).pixels
 
 
 def decode_image(data: bytes, name: str) -> Counts:
@@ -35,42 +57,108 @@ def decode_image(data: bytes, name: str) -> Counts:
     Raises
     ------
     FrameRejected
-        It is no image, ends too early, or holds numbers that are not counts.
+        It is no image, is damaged, or holds numbers that are not counts.
     """
-    if _is_cut_short(data):
-        raise FrameRejected(
-            f"{name}: the image ends after {len(data)} bytes, before its end marker; "
-            "copy it again"
-        )
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+    return decode_picture(data, name).pixels
+
+
+def read_picture(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> DecodedImage:
+    """Read one image with what there is to say of it.
+
+    Of what is no image, or is too large, only the header is read.
+
+    Raises
+    ------
+    FrameRejected
+        The file cannot be read, is no image, is damaged or has more megapixels.
+    """
+    name = printable(path)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error as error:  # such as more pixels than OpenCV reads
-        raise FrameRejected(f"{name}: cannot be decoded: {error.err}") from error
-    if pixels is None:
-        raise FrameRejected(
-            f"{name}: not an image that can be read ({len(data)} bytes); expected one "
-            f"of {sorted(SUFFIXES)}"
-        )
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise FrameRejected(
-            f"{name}: its pixels are {pixels.dtype}, expected 8- or 16-bit counts; "
-            "floating-point images may hold NaN and are refused"
-        )
-    return np.asarray(pixels)
+        # Without O_NONBLOCK a named pipe would be waited for.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise FrameRejected(f"{name}: {error.strerror}") from error
+    try:
+        _refuse_kind(os.fstat(handle).st_mode, name)
+        with os.fdopen(handle, "rb", closefd=False) as stream:
+            return _decode(stream, name, max_megapixels)
+    except OSError as error:
+        raise FrameRejected(f"{name}: {error.strerror}") from error
+    finally:
+        os.close(handle)
 
 
-def _is_cut_short(data: bytes) -> bool:
-    """Whether the end marker is missing: decoders fill the missing part with grey.
+def decode_picture(
+    data: bytes, name: str, max_megapixels: float = MAX_MEGAPIXELS
+) -> DecodedImage:
+    """Decode one encoded image with what there is to say of it; see `read_picture`.
 
-    Cameras pad their buffers with zeros, so what follows the marker may be zeros.
+    Raises
+    ------
+    FrameRejected
+        It is no image, is damaged or has more megapixels.
     """
-    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND")):
-        if data.startswith(start):
-            return end not in data.rstrip(b"\0")[-64:]
-    return False
+    return _decode(BytesIO(data), name, max_megapixels)
+
+
+def count_passed_over(files: Iterable[Path]) -> Counter[str]:
+    """Count the files that are no images to us, by their suffix or what they are."""
+    return Counter(_kind_of(path) for path in files if not is_image_name(path))
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file of a folder is read: by its suffix, and it is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def printable(path: Path) -> str:
     """Return a path as text that can be written as UTF-8, whatever bytes it holds."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _decode(stream: BinaryIO, name: str, max_megapixels: float) -> DecodedImage:
+    """Decode by the format that the first bytes name, whatever the suffix says."""
+    start = stream.read(4)
+    stream.seek(0)
+    if is_tiff(start):
+        return _turned(decode_tiff(stream, name, max_megapixels))
+    header = read_header(stream, name)
+    refuse_large(name, header.width_px, header.height_px, max_megapixels)
+    size_bytes = stream.seek(0, os.SEEK_END)
+    refuse_long(name, size_bytes, header.width_px, header.height_px)
+    stream.seek(0)
+    data = stream.read()
+    if header.format == "JPEG":
+        decoded = decode_jpeg(data, name)
+    else:
+        decoded = DecodedImage(decode_by_opencv(data, header, name))
+    notes = decoded.notes
+    if header.pictures > 1:
+        notes += (
+            f"picture 1 of {header.pictures} was read; save the others as files of "
+            "their own",
+        )
+    return _turned(replace(decoded, notes=notes, orientation=header.orientation))
+
+
+def _turned(decoded: DecodedImage) -> DecodedImage:
+    return replace(decoded, pixels=upright(decoded.pixels, decoded.orientation))
+
+
+def _refuse_kind(mode: int, name: str) -> None:
+    """Refuse what is no regular file: reading it may never end.
+
+    Raises
+    ------
+    FrameRejected
+        Says what it is.
+    """
+    for is_kind, kind in _KINDS.items():
+        if is_kind(mode):
+            raise FrameRejected(f"{name}: is {kind}, expected a file; name an image")
+
+
+def _kind_of(path: Path) -> str:
+    if path.name.startswith("."):
+        return "hidden"
+    return printable(Path(path.suffix.lower())) if path.suffix else "without suffix"

@@ -17,7 +17,7 @@ from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.settings.sources import AS_FOUND, OpenCVSettings
 from edge.sources.camera_controls import ControlRefused
 from edge.sources.frame_numbers import number_by_time
-from edge.sources.image_files import decode_image
+from edge.sources.image_files import decode_picture
 from edge.sources.redaction import without_secrets
 from edge.sources.v4l2 import LockedDevice, identity
 
@@ -167,7 +167,8 @@ class OpenCVSource:
         if data.ndim == 3 and data.shape[2] == 3:
             return RawFrame(shot, cv2.cvtColor(data, cv2.COLOR_BGR2RGB))
         if min(data.shape[:2]) == 1:  # undecoded Motion JPEG, one long row
-            return RawFrame(shot, decode_image(data.tobytes(), shot.source_id))
+            picture = decode_picture(data.tobytes(), shot.source_id)
+            return RawFrame(shot, picture.pixels, picture.notes)
         raise FrameRejected(
             f"{shot.source_id}: frame of shape {data.shape}; expected colour (H, W, 3)"
         )
