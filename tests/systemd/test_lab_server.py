@@ -17,7 +17,8 @@ REFUSED = """
 import importlib, sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("cv2", "onnxruntime", "scipy"):
+        decoders = "PIL", "simplejpeg", "tifffile"
+        if name.partition(".")[0] in ("cv2", "onnxruntime", "scipy", *decoders):
             raise ImportError(name + " is not installed on a lab server")
 sys.meta_path.insert(0, Refuse())
 for name in sys.argv[1].split():

@@ -17,7 +17,8 @@ from edge.import_faults import opencv_builds, opencv_remedy
 
 _NAME, _OPENCV = "versions", "opencv-python"
 # A lab server, which archives, serves and watches, is installed without these.
-ONLY_DEVICES_NEED = ("onnxruntime", _OPENCV, "scipy")
+_DECODERS = ("pillow", "simplejpeg", "tifffile")
+ONLY_DEVICES_NEED = ("onnxruntime", _OPENCV, "scipy", *_DECODERS)
 _GPU_PACKAGES = ("tensorrt", "pycuda")  # listed only where they are installed
 _LISTED = ("numpy", "opencv-python", "onnxruntime", "paho-mqtt", "scipy", "msgspec")
 
@@ -77,7 +78,9 @@ def judge_opencv(builds: Mapping[str, str]) -> Iterator[Finding]:
 
 def _is_lab_server() -> bool:
     """Whether all is missing that only devices need, as a lab server installs it."""
-    return not opencv_builds() and not any(map(_version, ONLY_DEVICES_NEED))
+    # A library such as Pillow may be there for another program.
+    needed = [name for name in ONLY_DEVICES_NEED if name not in _DECODERS]
+    return not opencv_builds() and not any(map(_version, needed))
 
 
 def _extras_of(device: ExaminedDevice) -> Iterator[str]:
