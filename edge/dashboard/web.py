@@ -29,6 +29,7 @@ from edge.dashboard.observer import (
 )
 from edge.errors import ConfigurationInvalid
 from edge.rendering.class_colours import legend
+from edge.schema.results import cells_found
 
 _PERIOD_S = 0.25
 _LOOPBACK = "localhost", "127.0.0.1", "::1"
@@ -234,6 +235,7 @@ def _device_data(view: DeviceView, now_s: float) -> dict[str, Any]:
             "model": "" if last is None else last.model or "",
             "calibration": "none" if last is None else last.calibration_id or "none",
             "pixel size": _pixel_size_text(view),
+            "quality": _quality_text(view),
             "gaps": gaps_text(view),
             "drift": drift_text(view, now_s),
             **_advice_facts(view),
@@ -316,6 +318,15 @@ def _pixel_size_text(view: DeviceView) -> str:
     if last is None or last.pixel_size_um is None:
         return "unknown"
     return f"{last.pixel_size_um:.3f} µm ({last.pixel_size_origin})"
+
+
+def _quality_text(view: DeviceView) -> str:
+    last = view.examined
+    if last is None or last.quality is None:
+        return "unknown"
+    brightness = last.quality.brightness
+    light = "" if brightness is None else f", brightness {brightness:.2f}"
+    return f"focus {last.quality.focus:.2f}{light}, {cells_found(last)} cells found"
 
 
 def _time_per_frame(view: DeviceView) -> str:

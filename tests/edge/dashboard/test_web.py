@@ -315,6 +315,7 @@ def test_figures_of_what_is_not_live_are_pale_and_nothing_is_in_view(
     assert facts.value_of_css_property("opacity") == "1"
     assert "2, 41 frames" in facts.text
     assert "calibrate" in facts.text
+    assert "quality" in facts.text
 
     view.state = "offline"
 
