@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     "from the red cells of the image.",
 )
 @click.option(
+    "--max-megapixels",
+    default=200.0,
+    type=click.FloatRange(0, 10_000, min_open=True),
+    help="Refuse larger images before they take memory; 200 take 0.6 GB decoded.",
+)
+@click.option(
     "--crops", is_flag=True, help="Each image shows one cell; look for no others."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line per image.")
@@ -59,6 +65,7 @@ if TYPE_CHECKING:
 def classify_command(
     paths: tuple[Path, ...],
     pixel_size_um: float | None,
+    max_megapixels: float,
     crops: bool,
     as_json: bool,
     table: Path | None,
@@ -71,12 +78,19 @@ def classify_command(
     is examined in tiles. A `rejected` image has no cells, and a reason.
     """
     from edge.cli.classify_outputs import ImageProgress
-    from edge.pipeline.classify_images import ImagesFailed, classify, find_images
+    from edge.pipeline.classify_images import (
+        ImagesFailed,
+        classify,
+        find_images,
+        passed_over,
+    )
     from edge.pipeline.parts import read_parts
 
     if pictures is None and not as_json:
         pictures = Path("annotated")
     files = find_images(paths, leave_out=pictures)
+    if (others := passed_over(paths, leave_out=pictures)) is not None:
+        click.echo(others, err=True)
     parts = read_parts(
         classifier=models["bundle"],
         locator=models["locator"],
@@ -88,7 +102,9 @@ def classify_command(
     try:  # Ctrl-C, too, ends with what was examined until then
         with ImageProgress(len(files)) as progress:
             pipeline = parts.open_pipeline()
-            for result in classify(files, pipeline, pixel_size_um, progress.show_tile):
+            for result in classify(
+                files, pipeline, pixel_size_um, progress.show_tile, max_megapixels
+            ):
                 progress.show_image(has_failed=result.error is not None)
                 for output in outputs:
                     output.add(result)

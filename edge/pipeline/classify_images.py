@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,13 @@ from edge.pipeline.image_lines import ErrorLine, ImageLine, image_line
 from edge.pipeline.large_image import OnTile, examine_image
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
-from edge.sources.image_files import is_image_name, printable, read_picture
+from edge.sources.decoding.decoded_image import MAX_MEGAPIXELS
+from edge.sources.image_files import (
+    count_passed_over,
+    is_image_name,
+    printable,
+    read_picture,
+)
 
 
 class ImagesFailed(HemascopeError):
@@ -68,6 +75,21 @@ def find_images(paths: Iterable[Path], leave_out: Path | None = None) -> list[Pa
     return found
 
 
+def passed_over(folders: Iterable[Path], leave_out: Path | None = None) -> str | None:
+    """Say how many files of folders are no images to us, by kind; None for none."""
+    kinds = count_passed_over(
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.rglob("*")
+        if path.is_file() and not _lies_in(path, leave_out)
+    )
+    if not kinds:
+        return None
+    listed = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+    return f"{kinds.total()} files are passed over, no images to us: {listed}"
+
+
 def _lies_in(path: Path, folder: Path | None) -> bool:
     return folder is not None and path.resolve().is_relative_to(folder.resolve())
 
@@ -77,31 +99,32 @@ def classify(
     pipeline: Pipeline,
     pixel_size_um: float | None,
     on_tile: OnTile = lambda done, of: None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[Classified]:
     """Examine image files one by one; where no scale is told, each has its own.
 
-    A file that cannot be examined is reported in its place; the others go on. `on_tile`
-    is told how far the work on a large image is.
+    A file that cannot be examined, or has more pixels, is reported in its place; the
+    others go on. `on_tile` is told how far the work on a large image is.
     """
     for number, path in enumerate(paths):
         scale = Scale(pipeline.profile.record.pixel_size_um, agreeing=1)
         own = replace(pipeline, scale=scale)
         try:
-            exposure = _exposure(path, number, pixel_size_um)
-            examined = examine_image(own, exposure, on_tile)
+            shot = _shot(path, number, pixel_size_um)
+            develop = partial(_develop, path, shot, max_megapixels)
+            examined = examine_image(own, Exposure(shot, develop), on_tile)
         except (HemascopeError, cv2.error) as error:
             yield Classified(path, None, error)
         else:
             yield Classified(path, examined, None)
 
 
-def _exposure(path: Path, number: int, pixel_size_um: float | None) -> Exposure:
+def _shot(path: Path, number: int, pixel_size_um: float | None) -> Shot:
     now_ns = time.monotonic_ns()
-    utc, name = utc_of(now_ns), printable(path)
-    shot = Shot(number, now_ns, utc, name, pixel_size_um=pixel_size_um)
-    return Exposure(shot, lambda: _develop(path, shot))
+    name = printable(path)
+    return Shot(number, now_ns, utc_of(now_ns), name, pixel_size_um=pixel_size_um)
 
 
-def _develop(path: Path, shot: Shot) -> RawFrame:
-    picture = read_picture(path)
+def _develop(path: Path, shot: Shot, max_megapixels: float) -> RawFrame:
+    picture = read_picture(path, max_megapixels)
     return RawFrame(shot, picture.pixels, picture.notes)

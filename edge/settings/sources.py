@@ -131,7 +131,8 @@ class FolderSettings(StrictSettings, frozen=True, tag_field="kind", tag="folder"
     """A folder of images, in the order of their names.
 
     `rate_hz`: images per second, 0 without pause; `is_repeated`: begin again after the
-    last image; `bits`: significant bits in images of 16 bits, often 10 or 12.
+    last image; `bits`: significant bits in images of 16 bits, often 10 or 12;
+    `max_megapixels`: larger images are refused before they take memory.
     """
 
     path: Path
@@ -139,6 +140,7 @@ class FolderSettings(StrictSettings, frozen=True, tag_field="kind", tag="folder"
     is_repeated: bool = False
     pixel_size_um: PixelSizeUm | None = None
     bits: Annotated[int, Meta(ge=8, le=16)] = 16
+    max_megapixels: Annotated[float, Meta(gt=0, le=10_000)] = 200.0
 
 
 class MicroManagerSettings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,16 +84,16 @@ class FolderSource:
             self._due_s = (
                 max(self._due_s, time.monotonic() - 1) + 1 / self._settings.rate_hz
             )
-        return Exposure(shot, lambda: _develop(path, shot, self._settings.bits))
+        return Exposure(shot, partial(_develop, path, shot, self._settings))
 
     def close(self) -> None:
         """Nothing to release."""
 
 
-def _develop(path: Path, shot: Shot, bits: int) -> RawFrame:
+def _develop(path: Path, shot: Shot, settings: FolderSettings) -> RawFrame:
     """Decode an image; counts of `bits` bits are spread over 16."""
-    picture = read_picture(path)
-    counts = picture.pixels
+    picture = read_picture(path, settings.max_megapixels)
+    counts, bits = picture.pixels, settings.bits
     if counts.dtype != np.uint8 and (largest := int(counts.max())) >= 2**bits:
         raise FrameRejected(
             f"{printable(path)}: holds a count of {largest}, expected at most "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge.artifacts.profile import IDENTITY_PROFILE, Profile, ProfileMismatch
 from edge.errors import FrameRejected, HemascopeError
 from edge.frames import Counts
-from edge.sources.image_files import read_image
+from edge.sources.image_files import printable, read_picture
 from edge.stages.colour_correction import correct, prepare
 from edge.stages.crops import cut_crops, windows
 from edge.stages.detection import are_whole, widths
@@ -262,9 +262,17 @@ def read_counts(row: Row) -> Counts:
     Raises
     ------
     FrameRejected
-        It is missing or damaged.
+        It is missing or damaged, or EXIF turns it: whether its boxes are those of the
+        turned picture nobody says.
     """
     if row.index is None:
-        return read_image(row.path)
+        picture = read_picture(row.path)
+        if row.box is not None and picture.orientation != 1:
+            raise FrameRejected(
+                f"{printable(row.path)}: EXIF orientation {picture.orientation} turns "
+                "the picture, expected 1 where a row has a box; save it upright, with "
+                "boxes to match"
+            )
+        return picture.pixels
     image: NDArray[np.uint8] = read_stack(row.path, row.split)[row.index]
     return image

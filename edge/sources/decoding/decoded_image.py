@@ -49,7 +49,7 @@ def refuse_large(
         )
     if megapixels > max_megapixels:
         raise FrameRejected(
-            f"{name}: {width_px}x{height_px} px are {megapixels:.0f} megapixels, "
+            f"{name}: {width_px}x{height_px} px are {megapixels:.3g} megapixels, "
             f"expected at most {max_megapixels:g}; decoded it takes at least "
             f"{megapixels * 3 / 1000:.1f} GB of memory: divide the picture, or raise "
             "max_megapixels"

@@ -132,6 +132,17 @@ def test_every_way_out_says_what_speaks_against_a_result(
     assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 
+def test_large_images_and_other_files_are_named(images: Path, tmp_path: Path) -> None:
+    shutil.copy(images / "0.png", tmp_path)
+    (tmp_path / "notes.txt").write_text("no image")
+
+    done = hemascope("classify", tmp_path, "--json", "--max-megapixels", "0.2")
+
+    assert "1 files are passed over, no images to us: 1 .txt" in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert "640x480 px are 0.307 megapixels, expected at most 0.2" in error
+
+
 def test_a_picture_that_cannot_be_written_costs_nothing_else(
     images: Path, tmp_path: Path
 ) -> None:

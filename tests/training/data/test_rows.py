@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from edge.artifacts.profile import IDENTITY, IDENTITY_PROFILE, Profile, ProfileRecord
 from edge.sources.image_files import read_image
@@ -22,6 +23,7 @@ from training.data.rows import (
     digest,
     free_rows,
     join,
+    read_counts,
     read_fields,
     rows_of_task,
 )
@@ -198,7 +200,7 @@ def test_a_damaged_image_is_named_with_its_row(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     row = replace(ROW, path=path, where="m.csv:5")
 
-    with pytest.raises(DataInvalid, match=r"m\.csv:5: .*a\.png: the image ends after"):
+    with pytest.raises(DataInvalid, match=r"m\.csv:5: .*a\.png: .*copy it again"):
         cut_task_crops([(row, 0)], 32, 1.0)
     with pytest.raises(DataInvalid, match=r"m\.csv:6: .*b\.png: No such file"):
         developed(replace(row, path=tmp_path / "b.png", where="m.csv:6"))
@@ -248,3 +250,15 @@ def test_a_box_is_judged_by_its_image(
     problem = box_problem(box, 20, 10)
 
     assert problem is None if says is None else says in str(problem)
+
+
+def test_a_row_whose_picture_exif_turns_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(path, exif=exif)
+    row = replace(ROW, path=path, where="manifest.csv:3")
+
+    with pytest.raises(DataInvalid, match=r"manifest\.csv:3: .*EXIF orientation 6"):
+        developed(row)
+    assert read_counts(replace(row, box=None)).shape == (30, 20, 3)
