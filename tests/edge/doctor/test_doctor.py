@@ -228,13 +228,13 @@ def test_parts_that_a_user_may_not_see_are_unknown_and_not_opened(
 def test_a_check_that_hangs_is_killed(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (device.folder / "bundle").mkdir()
-    os.mkfifo(device.folder / "bundle" / "bundle.json")  # nobody ever writes
-    device.settings["model"] = {"bundle": "bundle"}
-    monkeypatch.setitem(CHECKS, "bundle", Check("bundle", "models", 1.0))
+    cursor = device.folder / "ledger" / "cursor.json"
+    cursor.unlink()
+    os.mkfifo(cursor)  # nobody ever writes
+    monkeypatch.setitem(CHECKS, "ledger", Check("ledger", "ledger", 1.0))
     start_s = time.monotonic()
 
-    report = examine_device(device.config(), ["bundle"])
+    report = examine_device(device.config(), ["ledger"])
 
     assert time.monotonic() - start_s < 4
     assert report.status == "fault"
