@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import HemascopeError
-from edge.pipeline.classify_images import classify
+from edge.pipeline.images.classify_images import classify
 from edge.pipeline.pipeline import Pipeline
 from edge.schema.results import Cell
 

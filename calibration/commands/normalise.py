@@ -13,7 +13,7 @@ from calibration.choices import Method
 from calibration.reference import plasma_colour
 from calibration.stains import StainedPixels, gather, normalise
 from edge.errors import ConfigurationInvalid
-from edge.pipeline.classify_images import find_images
+from edge.pipeline.images.classify_images import find_images
 from edge.sources.image_files import read_image
 
 _MAX_IMAGES = 40  # of a slide, for its statistics; more images change little

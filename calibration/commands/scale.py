@@ -11,7 +11,7 @@ from calibration.pages.scale_page import write_scale_page
 from calibration.scale import measure_cells, measure_rulings
 from calibration.versions import replace_profile
 from edge.artifacts.profile import IDENTITY_PROFILE, load_profile
-from edge.pipeline.classify_images import find_images
+from edge.pipeline.images.classify_images import find_images
 from edge.sources.image_files import read_image
 
 

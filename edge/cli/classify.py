@@ -11,7 +11,7 @@ from edge.cli.groups import Section, in_section
 from edge.cli.options import PIXEL_SIZE_UM
 
 if TYPE_CHECKING:
-    from edge.cli.classify_outputs import Output
+    from edge.pipeline.images.outputs import Output
 
 
 @in_section(Section.LOOK)
@@ -77,13 +77,13 @@ def classify_command(
     PATHS are image files and folders. An image that is larger than a frame of a camera
     is examined in tiles. A `rejected` image has no cells, and a reason.
     """
-    from edge.cli.classify_outputs import ImageProgress
-    from edge.pipeline.classify_images import (
+    from edge.pipeline.images.classify_images import (
         ImagesFailed,
         classify,
         find_images,
         passed_over,
     )
+    from edge.pipeline.images.outputs import ImageProgress
     from edge.pipeline.parts import read_parts
 
     if pictures is None and not as_json:
@@ -121,7 +121,7 @@ def classify_command(
 def _outputs(as_json: bool, table: Path | None, pictures: Path | None) -> list[Output]:
     from rich.console import Console
 
-    from edge.cli.classify_outputs import CsvFile, ImageTable, JsonLines, Pictures
+    from edge.pipeline.images.outputs import CsvFile, ImageTable, JsonLines, Pictures
 
     outputs: list[Output] = [JsonLines() if as_json else ImageTable(Console())]
     outputs += [] if table is None else [CsvFile(table)]

@@ -12,7 +12,7 @@ from edge.contract.asyncapi import asyncapi_text
 from edge.contract.published import with_published_names
 from edge.doctor.findings import Report
 from edge.monitoring.metrics import Metrics
-from edge.pipeline.image_lines import ImageLine
+from edge.pipeline.images.image_lines import ImageLine
 from edge.recording.format import Frame, Head, Line
 from edge.schema.codec import schema_of
 from edge.schema.entries import Entry

@@ -19,7 +19,7 @@ from edge.artifacts.bundle import CLASSIFIER, crop_size, load_bundle
 from edge.clock import utc_now, utc_of
 from edge.errors import ConfigurationInvalid
 from edge.frames import Exposure, RawFrame, Shot
-from edge.pipeline.classify_images import find_images
+from edge.pipeline.images.classify_images import find_images
 from edge.pipeline.parts import Parts, read_parts
 from edge.rendering.annotation import draw, to_jpeg
 from edge.settings.sources import SimulatedSettings

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge.pipeline.classify_images import classify
-from edge.pipeline.image_lines import ImageLine
+from edge.pipeline.images.classify_images import classify
+from edge.pipeline.images.image_lines import ImageLine
 from edge.pipeline.parts import read_parts
 from edge.settings.sources import SimulatedSettings
 from edge.simulation.microscope import SimulatedMicroscope

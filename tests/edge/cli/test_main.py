@@ -16,7 +16,7 @@ import pytest
 
 from edge.ledger.reader import LedgerReader
 from edge.ledger.writer import Ledger
-from edge.pipeline.image_lines import ImageLine
+from edge.pipeline.images.image_lines import ImageLine
 from edge.schema.entries import Entry, RunMark, read_row
 from edge.schema.results import Result
 from edge.simulation.microscope import SimulatedMicroscope

@@ -15,6 +15,14 @@ import msgspec
 import numpy as np
 
 from edge.frames import Exposure, RawFrame
+from edge.pipeline.images.tiles import (
+    OVERLAP_PX,
+    TILE_PX,
+    Tile,
+    merge,
+    profile_of,
+    tiles_of,
+)
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import (
     Estimate,
@@ -25,7 +33,6 @@ from edge.pipeline.pixel_size import (
 )
 from edge.pipeline.quality_gate import QualityGate
 from edge.pipeline.stopwatch import Stopwatch
-from edge.pipeline.tiles import OVERLAP_PX, TILE_PX, Tile, merge, profile_of, tiles_of
 from edge.schema.results import Cell, FrameResult, Quality, cells_found
 from edge.schema.row_limits import MAX_CELLS
 from edge.stages.detection import locator_spec, reduction

@@ -13,8 +13,8 @@ import cv2
 from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Exposure, RawFrame, Shot
-from edge.pipeline.image_lines import ErrorLine, ImageLine, image_line
-from edge.pipeline.large_image import OnTile, examine_image
+from edge.pipeline.images.image_lines import ErrorLine, ImageLine, image_line
+from edge.pipeline.images.large_image import OnTile, examine_image
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
 from edge.sources.decoding.decoded_image import MAX_MEGAPIXELS

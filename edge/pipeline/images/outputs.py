@@ -1,7 +1,7 @@
 """Ways out of `classify`: JSON lines, a table, a CSV file, annotated pictures.
 
-Each takes one result after the other, and says the same of it (`edge.pipeline.
-image_lines`). None of them ends the work on the other images: what could not be written
+Each takes one result after the other, and says the same of it, which `image_lines`
+gives them. None of them ends the work on the other images: what could not be written
 is said in the end.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
-import click
 import msgspec
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -21,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.errors import ConfigurationInvalid
-from edge.pipeline.classify_images import Classified
-from edge.pipeline.image_lines import (
+from edge.pipeline.images.classify_images import Classified
+from edge.pipeline.images.image_lines import (
     CELL_COLUMNS,
     IMAGE_COLUMNS,
     ErrorLine,
@@ -197,7 +196,7 @@ class Pictures:
 
     def end(self) -> Sequence[str]:
         """See `Output.end`."""
-        click.echo(f"annotated pictures: {printable(self._folder)}", err=True)
+        print(f"annotated pictures: {printable(self._folder)}", file=sys.stderr)  # noqa: T201
         if not self._failed:
             return ()
         return (

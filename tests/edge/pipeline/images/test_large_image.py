@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.pipeline import large_image
-from edge.pipeline.large_image import examine_image
+from edge.pipeline.images import large_image
+from edge.pipeline.images.large_image import examine_image
 from edge.pipeline.parts import Parts
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.pixel_size import Scale
@@ -78,7 +78,7 @@ def test_tiles_find_what_is_found_at_once(
 def test_more_cells_than_a_row_holds_are_all_counted(
     pipeline: Pipeline, field: Field, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for home in ("frame_record", "large_image"):
+    for home in ("frame_record", "images.large_image"):
         monkeypatch.setattr(f"edge.pipeline.{home}.MAX_CELLS", 60)
     monkeypatch.setattr(large_image, "TILE_PX", 200)
 

@@ -8,7 +8,7 @@ import pytest
 
 from edge.artifacts.profile import Profile, ProfileRecord
 from edge.frames import Counts
-from edge.pipeline.tiles import Tile, merge, profile_of, tiles_of
+from edge.pipeline.images.tiles import Tile, merge, profile_of, tiles_of
 from edge.schema.results import Cell
 from edge.stages.colour_correction import correct, prepare
 

@@ -1,0 +1,1 @@
+"""Image files by themselves: examine each, scans in tiles, and write what is found."""
