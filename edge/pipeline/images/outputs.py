@@ -100,6 +100,7 @@ class ImageTable:
         self._console = console
         self._table = Table("image", "status", "size", "µm/px", "cells", "ms")
         self._models: set[str] = set()
+        self._doubts: list[Text] = []
 
     def add(self, result: Classified) -> None:
         """See `Output.add`."""
@@ -111,21 +112,22 @@ class ImageTable:
             return
         self._models.add(_made_with(line))
         counts = "  ".join(f"{kind} {n}" for kind, n in line.counts.items())
-        cells = Text(counts or f"{line.cells_found} found")
         if line.reason is not None:
-            cells.append(f"\n{line.reason}", _COLOURS[line.status])
+            self._doubts.append(Text(f"{name}: {line.reason}", _COLOURS[line.status]))
         self._table.add_row(
             name,
             Text(line.status, _COLOURS[line.status]),
             f"{line.width}x{line.height}",
             _scale(line),
-            cells,
+            Text(counts or f"{line.cells_found} found"),
             f"{sum(line.timings_ms.values()):.0f}",
         )
 
     def end(self) -> Sequence[str]:
         """See `Output.end`."""
         self._console.print(self._table)
+        for doubt in self._doubts:
+            self._console.print(doubt)
         for made_with in sorted(self._models):
             self._console.print(made_with, highlight=False)
         return ()
