@@ -17,6 +17,7 @@ from edge.ledger.rows import (
     LedgerDamaged,
     LedgerRow,
     explain_sqlite_error,
+    lenient_text,
 )
 from edge.schema.results import FIRST_PREVIOUS
 
@@ -35,6 +36,7 @@ class LedgerReader:
         # read: hence the file modes in `writer.py`.
         uri = f"{path.resolve().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=10)
+        self._db.text_factory = lenient_text
         self.state = LedgerState(self._db)
         try:
             meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
@@ -66,7 +68,8 @@ class LedgerReader:
         # A list and not a cursor: an open cursor would hold its read transaction, and
         # then SQLite could not copy the log back into the file.
         found = self._db.execute(
-            "SELECT seq, data, sha256 FROM rows WHERE seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, CAST(data AS BLOB), sha256 FROM rows WHERE seq > ? "
+            "ORDER BY seq LIMIT ?",
             (after, limit),
         )
         return [LedgerRow(*row) for row in found.fetchall()]

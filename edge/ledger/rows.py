@@ -58,6 +58,14 @@ class LedgerRow:
         return hashlib.sha256(self.data).hexdigest() == self.sha256
 
 
+def lenient_text(stored: bytes) -> str:
+    """Decode text of a ledger's file, whatever a bad disk has made of it.
+
+    SQLite's own decoder raises on a damaged hash, so one row would stop all reading.
+    """
+    return stored.decode("utf-8", "replace")
+
+
 def first_broken(
     rows: Iterable[LedgerRow], after_holes: Container[int] = ()
 ) -> int | None:

@@ -42,6 +42,7 @@ from edge.ledger.rows import (
     RowRefused,
     explain_sqlite_error,
     first_broken,
+    lenient_text,
 )
 from edge.schema.codec import PayloadInvalid, encode
 from edge.schema.entries import Entry, EntryContent
@@ -311,7 +312,8 @@ class Ledger:
         # Only the last ones: a start must not take longer the more rows there are. What
         # was written before a crash is here; `hemascope backup` checks every row.
         newest = self._db.execute(
-            "SELECT seq, data, sha256 FROM rows ORDER BY seq DESC LIMIT ?",
+            "SELECT seq, CAST(data AS BLOB), sha256 FROM rows ORDER BY seq DESC "
+            "LIMIT ?",
             (_CHECKED_ROWS,),
         ).fetchall()
         stored = [LedgerRow(*row) for row in reversed(newest)]
@@ -383,6 +385,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # that only read must write SQLite's shared index, which takes over this mode.
     path.touch(mode=0o660)
     db = sqlite3.connect(path, timeout=10)
+    db.text_factory = lenient_text
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     # Debian's SQLite overwrites deleted rows with zeros. Then deleting writes as many

@@ -29,7 +29,7 @@ from edge.settings.files import ArchiveFile, ArchiveSettings
 from tests.asking import DEVICE
 from tests.conftest import frame_result
 
-PARTS = ["data", "sha256", "prev"]
+PARTS = ["data", "sha256", "prev", "sha256, no text"]
 
 
 def fill(folder: Path, count: int) -> list[LedgerRow]:
@@ -47,11 +47,12 @@ def flip_a_bit(folder: Path, row: LedgerRow, part: str) -> None:
         "data": row.data.index(b'"counts"') + 2,
         "prev": row.data.index(b'"prev":"') + 20,
         "sha256": len(row.data) + 10,
+        "sha256, no text": len(row.data) + 10,
     }[part]
-    assert part != "sha256" or content[begin + len(row.data) :][:64].decode() == (
+    assert "sha256" not in part or content[begin + len(row.data) :][:64].decode() == (
         row.sha256
     )
-    content[begin + offset] ^= 1
+    content[begin + offset] ^= 128 if "no text" in part else 1
     path.write_bytes(content)
 
 
