@@ -81,9 +81,13 @@ def topic(device: str, name: str) -> str:
 
 
 def split_topic(topic_text: str) -> tuple[str, str]:
-    """Split a topic of ours into device and name: the reverse of `topic`."""
-    _, _, device, name = topic_text.split("/", 3)
-    return device, name
+    """Split a topic of ours into device and name: the reverse of `topic`.
+
+    A topic with too few parts is of no device, and keeps its text as its name: a
+    network that alters bytes must not end a process.
+    """
+    parts = topic_text.split("/", 3)
+    return (parts[2], parts[3]) if len(parts) == 4 else ("", topic_text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,7 @@ class Store:
             hole = (chain.device, chain.epoch, last + 1, head.seq - 1)
             self._db.execute("INSERT INTO holes VALUES (?, ?, ?, ?)", hole)
             log.error("device=%s rows %d to %d are lost", chain.device, *hole[2:])
-        elif head.prev != last_hash:
+        elif head.prev != last_hash and not self._put_back(chain, last, head.prev):
             self._quarantine(
                 chain.device, data, f"row {head.seq} does not follow {last}"
             )
@@ -296,6 +296,26 @@ class Store:
         )
         self._insert(chain, head.seq, data, hashlib.sha256(data).hexdigest())
         return StoreOutcome.STORED
+
+    def _put_back(self, chain: Chain, seq: int, sha256: str) -> bool:
+        """Put the last row back from quarantine if the row after it proves it.
+
+        A false copy may take the place of a row that was acknowledged. The device
+        then never sends it again, and every later row would be refused for ever.
+        """
+        found = self._db.execute(
+            "SELECT data FROM quarantine WHERE device = ? AND sha256 = ?",
+            (chain.device, sha256),
+        ).fetchone()
+        if found is None:
+            return False
+        try:
+            head = decode(bytes(found[0]), ResultHead)
+        except PayloadInvalid:
+            return False
+        if (head.device, head.epoch, head.seq) != (chain.device, chain.epoch, seq):
+            return False
+        return self._replace_last(chain, head, found[0]) is StoreOutcome.STORED
 
     def _row(self, chain: Chain, seq: int) -> LedgerRow | None:
         found = self._db.execute(

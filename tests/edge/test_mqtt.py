@@ -24,6 +24,10 @@ from edge.settings.delivery import BrokerSettings
 from tests.conftest import receive
 
 
+def test_a_topic_that_was_altered_on_the_way_ends_no_process() -> None:
+    assert split_topic("cells/v1/scope-01.ack") == ("", "cells/v1/scope-01.ack")
+
+
 def test_a_message_arrives_as_it_was_sent(address: BrokerSettings) -> None:
     listener = Link(address, "listener", ["cells/v1/+/result"])
     speaker = Link(address, "speaker", [])

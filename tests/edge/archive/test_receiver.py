@@ -160,6 +160,18 @@ def test_an_altered_row_is_found_out_by_the_next_one(
     assert list(store.rows(chain)) == rows
 
 
+def test_a_false_copy_of_an_acknowledged_row_stops_nothing(
+    store: Store, rows: list[LedgerRow], chain: Chain
+) -> None:
+    """The device never sends it again: only the row after it can put it right."""
+    give(store, rows[0].data, rows[1].data)
+    assert give(store, altered(rows[1])) == [StoreOutcome.STORED]
+    assert give(store, rows[2].data, rows[3].data) == [StoreOutcome.STORED] * 2
+
+    assert list(store.rows(chain)) == rows[:4]
+    assert store.verify(chain) is None
+
+
 def test_an_altered_row_after_a_hole_is_replaced_too(
     store: Store, rows: list[LedgerRow], chain: Chain
 ) -> None:
