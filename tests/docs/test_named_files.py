@@ -34,10 +34,16 @@ def test_every_page_that_code_names_exists() -> None:
     assert {(by, page) for by, page in named if not (ROOT / page).exists()} == set()
 
 
+def _module_file(module: str) -> str:
+    """Return what `python -m` runs: a file, or the main file of a package."""
+    is_package = (ROOT / module).is_dir()
+    return f"{module}/__main__.py" if is_package else f"{module}.py"
+
+
 @pytest.mark.parametrize("page", pages(), ids=lambda path: path.name)
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text("utf-8")
     modules = (name.replace(".", "/") for name in MODULE_NAMED.findall(text))
-    named = {*FILE_NAMED.findall(text), *(f"{module}.py" for module in modules)}
+    named = {*FILE_NAMED.findall(text), *map(_module_file, modules)}
 
     assert {name for name in named if not (ROOT / name).exists()} == set()
