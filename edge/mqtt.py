@@ -52,6 +52,7 @@ _MAX_IN_FLIGHT = 200
 _PASSING_REASONS = frozenset(
     {
         "Server unavailable",
+        "Unspecified error",  # no answer to who we are; a byte may be altered
         "Server busy",
         "Quota exceeded",
         "Connection rate exceeded",
