@@ -54,7 +54,7 @@ def test_each_problem_names_file_and_row_and_spares_the_others(tmp_path: Path) -
     for problem, (where, name, says) in zip(
         examined.problems,
         [
-            ("m.csv:3", "torn.png", "ends after"),
+            ("m.csv:3", "torn.png", "damaged or cut short"),
             ("m.csv:4", "gone.png", "No such file"),
             ("m.csv:5", "good.png", "reaches 3 px outside"),
             ("m.csv:7", "good.png", "is empty"),

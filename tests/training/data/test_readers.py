@@ -413,7 +413,7 @@ def test_yolo_images_and_labels_must_belong_together(tmp_path: Path) -> None:
 
     file = write_text(tmp_path / "labels" / "a.txt", "0 .5 .5 .2 .2\n")
     image.write_bytes(image.read_bytes()[:-20])
-    assert f"{file}: its image: {image}: the image ends after" in refusal(tmp_path)
+    assert f"{file}: its image: {image}: the PNG is damaged" in refusal(tmp_path)
 
     image.unlink()
     assert f"{file}: has no image" in refusal(tmp_path)
