@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge.archive.store import Store
 from edge.errors import HemascopeError
-from edge.ledger.rows import LedgerRow, first_broken
+from edge.ledger.rows import LedgerRow, first_broken, lenient_text
 
 _BUSY_S = 30
 
@@ -73,6 +73,7 @@ def _copy(database: Path, draft: Path) -> None:
 def _verify(draft: Path) -> str:
     """Check every row; return a sentence on what the copy holds."""
     with closing(sqlite3.connect(draft)) as db:
+        db.text_factory = lenient_text
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
         if {"rows", "meta"} <= names:
             broken = first_broken(_ledger_rows(db))
@@ -92,7 +93,9 @@ def _verify(draft: Path) -> str:
 
 
 def _ledger_rows(db: sqlite3.Connection) -> Iterator[LedgerRow]:
-    for row in db.execute("SELECT seq, data, sha256 FROM rows ORDER BY seq"):
+    for row in db.execute(
+        "SELECT seq, CAST(data AS BLOB), sha256 FROM rows ORDER BY seq"
+    ):
         yield LedgerRow(*row)
 
 

@@ -106,8 +106,9 @@ def classify_command(
                 files, pipeline, pixel_size_um, progress.show_tile, max_megapixels
             ):
                 progress.show_image(has_failed=result.error is not None)
+                line = result.line()
                 for output in outputs:
-                    output.add(result)
+                    output.add(result, line)
     finally:
         for output in outputs:
             problems += output.end()

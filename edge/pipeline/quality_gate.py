@@ -18,12 +18,11 @@ from msgspec import UNSET
 
 from edge.schema.results import Fault, FrameResult, Quality, cells_found
 from edge.schema.row_limits import MAX_CELLS
+from edge.stages.image_quality import MIN_BRIGHTNESS, MIN_FOCUS
 from edge.taxonomy import NOT_A_CELL
 
 _LEARNS_FROM = 200  # latest good frames
 _MIN_FRAMES = 20  # of them, before a limit is learned
-# The worst sharp field of four laboratories has 0.13; 1.2 µm out of focus gives 0.09.
-_MIN_FOCUS = 0.1
 _PER_MAD = 1.4826  # standard deviation of a normal distribution over its MAD
 
 
@@ -71,11 +70,13 @@ class QualityGate:
     def limits(self) -> dict[str, float]:
         """Return the present limit of each figure: unitless, see `Quality`."""
         return {
-            "brightness": self._limit("brightness", 0.25, _at_least(0.6, 0.25, 0.5)),
+            "brightness": self._limit(
+                "brightness", MIN_BRIGHTNESS, _at_least(0.6, MIN_BRIGHTNESS, 0.5)
+            ),
             "saturated": self._limit("saturated", 0.25, _above(0.15, 0.15, 0.25)),
             "texture": self._limit("texture", 0.006, _at_least(0.15, 0.006, 0.012)),
             "motion": self._limit("motion", 0.42, _deviations_above(8.0, 0.3, 0.42)),
-            "focus": self._limit("focus", _MIN_FOCUS, _below_usual_focus),
+            "focus": self._limit("focus", MIN_FOCUS, _below_usual_focus),
             "covered": 0.93,
         }
 
@@ -186,4 +187,4 @@ def _deviations_above(
 def _below_usual_focus(usual: UsualRange) -> float:
     """Limit of focus: five deviations below the usual, between 0.35 and 0.55 of it."""
     share = 1 - 5 * usual.deviation / max(usual.median, 1e-6)
-    return max(usual.median * min(max(share, 0.35), 0.55), _MIN_FOCUS)
+    return max(usual.median * min(max(share, 0.35), 0.55), MIN_FOCUS)

@@ -1,7 +1,7 @@
 """Check that a picture is a field of a stained smear, before its cells are named.
 
 Each figure has one limit that holds for every laboratory. A picture beyond it is said
-to be no smear, or is believed with a doubt. The limits leave room around what 1,040
+to be no smear, or is believed with a doubt. The limits leave room around what 985
 real fields of seven sources show; `docs/differential.md` has the ranges, and
 `python -m export.benchmark.slide.field_check` measures them again.
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edge.frames import Counts
 from edge.schema.results import Fault, Quality
 from edge.stages.detection import Regions
+from edge.stages.image_quality import MIN_BRIGHTNESS, MIN_FOCUS
 
 # What real fields show, from the lowest to the highest, and the limit.
 _MAX_UNEVEN = 0.15  # 0.004 to 0.11
@@ -32,7 +33,6 @@ _MAX_COLOUR = 160.0
 _MAX_TINT = 0.6  # 0 to 0.34, single crops to 0.51
 _MIN_LIKENESS = 0.48  # 0.515 to 0.89
 _MAX_TEXTURE = 0.02  # with so few cells; 0.013 and more with many
-_DARK, _BLURRED = 0.25, 0.1  # brightness and focus, as in the quality gate
 _MIN_BRIGHTNESS = 0.48  # 0.51 to 0.94
 _MIN_CELLS = 3  # fewer say nothing about all
 _MIN_OUTSIDE = 50  # of one in 16 pixels, outside of cells; fewer are no background
@@ -225,12 +225,12 @@ def judge_field(
 def _refused(figures: FieldFigures, quality: Quality) -> FieldDoubt | None:
     """Return why the cells of a picture must not be named at all."""
     brightness = quality.brightness
-    if brightness is not None and brightness < _DARK:
-        text = f"brightness {brightness:.3f}, expected at least {_DARK}"
+    if brightness is not None and brightness < MIN_BRIGHTNESS:
+        text = f"brightness {brightness:.3f}, expected at least {MIN_BRIGHTNESS}"
         return FieldDoubt(f"dark: {text}; give more light", "dark")
     if _is_empty(figures, quality):
         return None
-    beyond = _no_smear(figures, is_blurred=quality.focus < _BLURRED)
+    beyond = _no_smear(figures, is_blurred=quality.focus < MIN_FOCUS)
     if not beyond:
         return None
     remedy = "show a stained smear; the models know nothing else"
@@ -307,9 +307,11 @@ def _no_smear(figures: FieldFigures, *, is_blurred: bool) -> list[str]:
 
 def _unused_bits(counts: Counts) -> FieldDoubt | None:
     """Return the doubt that counts of fewer bits came in 16-bit numbers."""
+    if counts.dtype != np.uint16:
+        return None
     largest = int(counts.max(initial=0))
     bits = max(largest.bit_length(), 8)
-    if counts.dtype != np.uint16 or bits > 14:
+    if bits > 14:
         return None
     return FieldDoubt(
         f"dark: the largest count is {largest} of 65535, so {16 - bits} of 16 bits are "

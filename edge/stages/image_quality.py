@@ -20,6 +20,10 @@ _SIGMA_SHAPE, _SIGMA_CELL = 2.0, 5.0
 _GRAIN_PASSED = 0.872
 _FINE_PASSED, _SHAPE_PASSED = 0.0350, 0.0121
 _MIN_VARIANCE = 1e-3
+# What no laboratory's fields fall below: the quality gate and the check of the field.
+MIN_BRIGHTNESS = 0.25
+# The worst sharp field of four laboratories has 0.13; 1.2 µm out of focus gives 0.09.
+MIN_FOCUS = 0.1
 
 
 def measure_quality(

@@ -2,7 +2,7 @@
 
 Light that came through a stained smear is never nearly black, never pure white beside a
 darker background, and never the same along the whole edge of a frame. Nothing of the
-kind was seen on 1,040 real fields of seven sources (`docs/differential.md`).
+kind was seen on 375 real fields of seven sources (`docs/differential.md`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from edge.frames import Counts
 from edge.stages.field_check import FieldDoubt, quantile
 
-_BLACK = (
-    0.12  # of the background's brightest channel; a nucleus lets more light through
-)
+_BLACK = 0.12  # of the background's brightest channel; nuclei let more light through
 _WHITE = 250 / 255  # of full scale
 _WHITE_BACKGROUND = 235 / 255  # a brighter background may be white itself
 _MIN_SHARE = 2e-4  # of the frame: fewer pixels are defects of the sensor

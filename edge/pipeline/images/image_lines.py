@@ -30,9 +30,9 @@ class ImageLine(msgspec.Struct, frozen=True, kw_only=True):
 
     `status`, `reason` and `fault` are those of a row of the ledger: a `rejected` image
     has no cells, a `degraded` one has some with a doubt. `cells_found` counts what was
-    found, also on a rejected image. `pixel_size_origin` says who told the size of a
-    pixel; where it was read off the cells, `pixel_size_range_um` are its 95 % limits.
-    `model`, `locator` and `calibration_id` are what it was examined with.
+    found, also where the quality gate rejected it. `pixel_size_origin` says who told
+    the size of a pixel; where it was read off the cells, `pixel_size_range_um` are its
+    95 % limits. `model`, `locator` and `calibration_id` are what it was examined with.
     """
 
     path: str

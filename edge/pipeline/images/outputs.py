@@ -39,8 +39,8 @@ _LEAST_WIDTH_PX, _LONGEST_SIDE_PX = 960, 8000
 class Output(Protocol):
     """A way out of `classify`."""
 
-    def add(self, result: Classified) -> None:
-        """Take the result of the next image."""
+    def add(self, result: Classified, line: ImageLine | ErrorLine) -> None:
+        """Take the result of the next image, and the line that says it."""
 
     def end(self) -> Sequence[str]:
         """Write what is left, also after an interruption; return what went wrong."""
@@ -83,9 +83,9 @@ class ImageProgress:
 class JsonLines:
     """One JSON line per image, as soon as it is examined."""
 
-    def add(self, result: Classified) -> None:
+    def add(self, result: Classified, line: ImageLine | ErrorLine) -> None:
         """See `Output.add`."""
-        sys.stdout.buffer.write(msgspec.json.encode(result.line()) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
         sys.stdout.buffer.flush()
 
     def end(self) -> Sequence[str]:
@@ -102,9 +102,8 @@ class ImageTable:
         self._models: set[str] = set()
         self._doubts: list[Text] = []
 
-    def add(self, result: Classified) -> None:
+    def add(self, result: Classified, line: ImageLine | ErrorLine) -> None:
         """See `Output.add`."""
-        line = result.line()
         name = Text(printable(Path(result.path.name)))
         if isinstance(line, ErrorLine):
             failed = Text("failed", _COLOURS["failed"])
@@ -148,11 +147,11 @@ class CsvFile:
         self._rows = csv.writer(self._file)
         self._rows.writerow((*IMAGE_COLUMNS, *CELL_COLUMNS))
 
-    def add(self, result: Classified) -> None:
+    def add(self, result: Classified, line: ImageLine | ErrorLine) -> None:
         """See `Output.add`."""
         if self._error is None:
             try:
-                self._rows.writerows(csv_rows(result.line()))
+                self._rows.writerows(csv_rows(line))
                 self._file.flush()
             except OSError as error:
                 self._error = error
@@ -181,10 +180,9 @@ class Pictures:
         self._folder, self._number = folder, -1
         self._failed: list[str] = []
 
-    def add(self, result: Classified) -> None:
+    def add(self, result: Classified, line: ImageLine | ErrorLine) -> None:
         """See `Output.add`."""
         self._number += 1
-        line = result.line()
         if result.examined is None or isinstance(line, ErrorLine):
             return
         path = self._folder / f"{self._number:04d}-{result.path.stem}.jpg"

@@ -30,22 +30,32 @@ def test_an_archive_that_holds_rows_we_do_not_is_an_alarm(
         for _ in range(2):
             ledger.append(frame_result())
         ack = Ack(epoch=ledger.epoch, upto=upto, hash="f" * 64, resume=True)
+
+    alarms = _alarms_after(tmp_path, address, [ack], "archive-disagrees")
+
+    assert "archive-disagrees" in alarms
+
+
+def _alarms_after(
+    folder: Path, address: BrokerSettings, acks: list[Ack], awaited: str
+) -> set[str]:
+    """Answer each state of a publisher by `acks`; return its alarms of the last one."""
     stop = threading.Event()
-    publishing = threading.Thread(target=_publish, args=(tmp_path, address, stop))
+    publishing = threading.Thread(target=_publish, args=(folder, address, stop))
     with closing(Link(address, "archive", [topic(DEVICE, "state")])) as archive:
         publishing.start()
         alarms: set[str] = set()
         deadline_s = time.monotonic() + 15
-        while "archive-disagrees" not in alarms and time.monotonic() < deadline_s:
+        while awaited not in alarms and time.monotonic() < deadline_s:
             for event in archive.poll(0.05):
                 if isinstance(event, Message):
-                    result = decode(event.payload, DeviceState)
-                    alarms = {alarm.code for alarm in result.alarms}
-                    archive.publish(topic(DEVICE, "ack"), encode(ack))
+                    state = decode(event.payload, DeviceState)
+                    alarms = {alarm.code for alarm in state.alarms}
+                    for ack in acks:
+                        archive.publish(topic(DEVICE, "ack"), encode(ack))
     stop.set()
     publishing.join()
-
-    assert "archive-disagrees" in alarms
+    return alarms
 
 
 def _publish(folder: Path, address: BrokerSettings, stop: threading.Event) -> None:
@@ -95,21 +105,8 @@ def test_an_archive_that_goes_back_is_an_alarm(
         Ack(epoch=ledger.epoch, upto=row.seq, hash=row.sha256, resume=True)
         for row in (rows[2], rows[0])
     ]
-    stop = threading.Event()
-    publishing = threading.Thread(target=_publish, args=(tmp_path, address, stop))
-    with closing(Link(address, "archive", [topic(DEVICE, "state")])) as archive:
-        publishing.start()
-        alarms: set[str] = set()
-        deadline_s = time.monotonic() + 15
-        while "archive-went-back" not in alarms and time.monotonic() < deadline_s:
-            for event in archive.poll(0.05):
-                if isinstance(event, Message):
-                    state = decode(event.payload, DeviceState)
-                    alarms = {alarm.code for alarm in state.alarms}
-                    for ack in acks:
-                        archive.publish(topic(DEVICE, "ack"), encode(ack))
-    stop.set()
-    publishing.join()
+
+    alarms = _alarms_after(tmp_path, address, acks, "archive-went-back")
 
     assert "archive-went-back" in alarms
 
