@@ -12,7 +12,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Not compiled here: Python compiles what it imports, and most of torch never is.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # The versions that setup and tests take. Users get the ranges of pyproject.toml.
 LOCK ?= requirements.lock
 DEVICE_LOCK ?= $(LOCK)
@@ -31,8 +32,8 @@ APT := python3-venv python3-dev gcc pkg-config mosquitto openssl systemd libgl1 
 	gir1.2-aravis-0.8 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
 
-.PHONY: run setup test test-newest test-oldest lock device-test boot-test check docs bench gpu-check \
-	clean
+.PHONY: run setup test test-setup test-newest test-oldest lock device-test boot-test check docs \
+	bench gpu-check clean
 
 run: setup
 	$(BIN)/hemascope demo
@@ -45,7 +46,7 @@ $(VENV)/.ready: pyproject.toml $(LOCK) setup-system.sh Makefile
 	$(PIP) --constraint $(LOCK) --upgrade pip
 	@echo "setup: installing Python packages into $(VENV), this takes a few minutes"
 	$(PIP_LOCKED) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--editable ".[demo,workstation,bench,dev]"
+		--editable ".[demo,workstation,bench,dev,docs]"
 	$(PIP_LOCKED) --editable ".[gstreamer]" || \
 		echo "setup: PyGObject could not be built; GStreamer sources are left out" >&2
 	touch $@
@@ -56,11 +57,17 @@ $(VENV)/.pycuda: $(VENV)/.ready install-pycuda.sh
 	touch $@
 
 test: $(VENV)/.pycuda
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
-	VENV=$(VENV) LOCK=$(DEVICE_LOCK) ./device-test.sh $(DEVICE_PYTHONS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(DEVICE_TEST) $(DEVICE_PYTHONS)
+
+DEVICE_TEST = VENV=$(VENV) LOCK=$(DEVICE_LOCK) ./device-test.sh
 
 device-test:
-	VENV=$(VENV) LOCK=$(DEVICE_LOCK) ./device-test.sh $(DEVICE_PYTHONS)
+	$(DEVICE_TEST) $(DEVICE_PYTHONS)
+
+# What `make test` installs, for those who have another core idle.
+test-setup: $(VENV)/.pycuda
+	$(DEVICE_TEST) --setup $(DEVICE_PYTHONS)
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -68,12 +75,8 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-$(VENV)/.docs: $(VENV)/.ready
-	$(PIP_LOCKED) --editable ".[docs]"
-	touch $@
-
 # Every warning is an error, such as a link that leads nowhere; with --quiet none would be.
-docs: $(VENV)/.docs
+docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # uv has a folder of its own, so that a broken lock can be mended. It is not told of

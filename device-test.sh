@@ -1,10 +1,17 @@
 #!/bin/sh
 # Prove the device part alone, without torch, on the Pythons of JetPack 6 and 7.
-# usage: device-test.sh PYTHON…   those that are not installed are left out, loudly
+# usage: device-test.sh [--setup] PYTHON…   those that are not installed are left out, loudly
+#
+# With --setup, install what the tests need and run none.
 #
 # The versions are those of requirements.lock, or of the file that LOCK names.
 set -eu
 lock=${LOCK:-requirements.lock}
+only_setup=
+if [ "$1" = --setup ]; then
+    only_setup=yes
+    shift
+fi
 
 # Print a working interpreter of that name: from the PATH, or one that pyenv keeps.
 find_python() {
@@ -24,16 +31,21 @@ for name in "$@"; do
         continue
     fi
     venv="${VENV:-.venv}-device-$name"
-    [ -x "$venv/bin/pytest" ] || "$python" -m venv "$venv"
-    pip="$venv/bin/pip install --quiet --disable-pip-version-check --constraint $lock"
-    $pip --upgrade pip
-    $pip --build-constraint "$lock" --editable ".[demo,device-test]"
+    if ! [ "$venv/.ready" -nt pyproject.toml ] || ! [ "$venv/.ready" -nt "$lock" ]; then
+        "$python" -m venv "$venv"
+        pip="$venv/bin/pip install --quiet --disable-pip-version-check --no-compile --constraint $lock"
+        $pip --upgrade pip
+        $pip --build-constraint "$lock" --editable ".[demo,device-test]"
+        touch "$venv/.ready"
+    fi
+    tested=$((tested + 1))
+    [ -z "$only_setup" ] || continue
     if "$venv/bin/python" -c 'import torch' 2>/dev/null; then
         echo "device-test: torch is installed in $venv, it should not be" >&2
         exit 1
     fi
     echo "device-test: $("$venv/bin/python" --version)"
-    "$venv/bin/pytest" -q -n 3 --dist loadfile tests/edge tests/flow/test_demo.py
-    tested=$((tested + 1))
+    OMP_NUM_THREADS=1 "$venv/bin/pytest" -q -n 4 --dist loadfile --no-loadscope-reorder \
+        tests/edge tests/flow/test_demo.py
 done
 [ "$tested" -gt 0 ] || echo "device-test: none of $* is installed, nothing proved" >&2

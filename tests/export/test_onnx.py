@@ -18,8 +18,8 @@ from training.fitting.model_graphs import (
     Standardise,
     TorchEngine,
 )
-from training.models.inception import Inception
 from training.models.locator import Locator
+from training.models.vgg16 import VGG16
 
 PLAIN = Standardise((0.7, 0.6, 0.6), (0.2, 0.2, 0.2))
 
@@ -31,9 +31,9 @@ def image(*shape: int) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def classifier() -> tuple[ClassifierGraph, bytes]:
     torch.manual_seed(0)
-    graph = ClassifierGraph(PLAIN, Inception(4, width=0.1)).eval()
+    graph = ClassifierGraph(PLAIN, VGG16(4, width=0.1)).eval()
     graph.temperature.fill_(1.7)
-    return graph, to_onnx(graph, (torch.from_numpy(image(2, 80, 80)),), ("batch",))
+    return graph, to_onnx(graph, (torch.from_numpy(image(2, 64, 64)),), ("batch",))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_file_computes_what_the_graph_computes(
     classifier: tuple[ClassifierGraph, bytes], cells: int
 ) -> None:
     graph, model = classifier
-    batch = image(cells, 80, 80)
+    batch = image(cells, 64, 64)
 
     torch_says = TorchEngine(graph).infer(batch).tensors
     onnx_says = OnnxRuntimeEngine(model).infer(batch).tensors
