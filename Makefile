@@ -12,8 +12,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Not compiled here: Python compiles what it imports, and most of torch never is.
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Keep what Python compiles, whatever the shell says: tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE =
 # The versions that setup and tests take. Users get the ranges of pyproject.toml.
 LOCK ?= requirements.lock
 DEVICE_LOCK ?= $(LOCK)

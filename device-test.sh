@@ -33,7 +33,9 @@ for name in "$@"; do
     venv="${VENV:-.venv}-device-$name"
     if ! [ "$venv/.ready" -nt pyproject.toml ] || ! [ "$venv/.ready" -nt "$lock" ]; then
         "$python" -m venv "$venv"
-        pip="$venv/bin/pip install --quiet --disable-pip-version-check --no-compile --constraint $lock"
+        # Python compiles what it imports; most of this it never does.
+        pip="$venv/bin/pip install --quiet --disable-pip-version-check --no-compile"
+        pip="$pip --constraint $lock"
         $pip --upgrade pip
         $pip --build-constraint "$lock" --editable ".[demo,device-test]"
         touch "$venv/.ready"
