@@ -277,6 +277,7 @@ def test_one_bundle_is_judged_in_whole_fields(
     shown = invoke("evaluate", "--data", manifest, "--bundle", bundle, *asked)
 
     assert "whole fields" in shown
+    assert "false boxes included" in shown
     assert "crops of labelled boxes" in shown
     confusion = read_confusion(folder / f"{family}.json")
     assert confusion.classes == load_bundle(bundle).labels

@@ -59,10 +59,11 @@ def _evaluate_one(
     rows, pipeline = gathered.parts[split], parts.open_pipeline()
     if task == "cells4":
         fields = read_fields([r for r, _ in rows if r.task == task], CLASSES)
-        table = examine_fields(
+        tables = examine_fields(
             fields, pipeline, options["true_scale"], options["pictures"]
         )
-        show(console, table)
+        for table in tables:
+            show(console, table)
     table, confusion = examine_crops(rows, pipeline)
     show(console, table)
     if options["confusion"] is not None:

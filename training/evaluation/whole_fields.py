@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from calibration.confidence import calibration_error
 from edge.artifacts.bundle import crop_size
 from edge.clock import utc_of
 from edge.frames import Exposure, RawFrame, Shot
@@ -23,12 +22,24 @@ from edge.schema.results import FrameResult
 from edge.slide.confusion_correction import ConfusionFile
 from edge.stages.decision import Decisions, decide
 from edge.stages.detection import RED_CELL_UM
-from edge.taxonomy import NOT_A_CELL
+from edge.taxonomy import NOT_A_CELL, UNIDENTIFIED
 from training.data.rows import Crops, DataInvalid, Field, Row, cut_task_crops
 from training.fitting.classifier import predict
 from training.fitting.locator import CLASSES
 from training.metrics.box_matching import Tally, match
 from training.metrics.confusion import count_confusion
+from training.metrics.detection_confidence import NamedBoxes, confidence_quality
+
+
+@dataclass(frozen=True, slots=True)
+class _NamedBox:
+    """A box that was given a name; `is_right` if a cell of that name is there."""
+
+    domain: str
+    label: str
+    confidence: float
+    is_right: bool
+    field: int
 
 
 @dataclass(slots=True)
@@ -37,14 +48,15 @@ class _FieldResults:
 
     `located` counts found boxes whatever their name, `named` those with the right name.
     `scale_errors` holds, by domain, the measured over the true size of a pixel.
-    `confidences` holds, for each cell that is there, the confidence of its name and
-    whether the name is right.
+    `boxes` holds each box that was given a name, but for red cells without a label in
+    fields that are not completely labelled: nobody knows whether those are right.
     """
 
     located: dict[tuple[str, str], Tally] = field(default_factory=dict)
     named: dict[tuple[str, str], Tally] = field(default_factory=dict)
     scale_errors: dict[str, list[float]] = field(default_factory=dict)
-    confidences: list[tuple[float, bool]] = field(default_factory=list)
+    boxes: list[_NamedBox] = field(default_factory=list)
+    fields: int = 0
 
     def add(self, truth: Field, result: FrameResult) -> None:
         """Count what was found in one field."""
@@ -52,10 +64,18 @@ class _FieldResults:
         cells.sort(key=lambda c: -c.confidence)
         boxes = np.array([c.box for c in cells], np.float32).reshape(-1, 4)
         matched, _ = match(boxes, truth.boxes)
-        self.confidences += [
-            (cell.confidence, cell.label == CLASSES[truth.classes[true]])
+        self.fields += 1
+        self.boxes += [
+            _NamedBox(
+                truth.domain,
+                cell.label,
+                cell.confidence,
+                true >= 0 and cell.label == CLASSES[truth.classes[true]],
+                self.fields,
+            )
             for cell, true in zip(cells, matched, strict=True)
-            if true >= 0
+            if cell.label != UNIDENTIFIED
+            and (true >= 0 or cell.label != "RBC" or truth.is_complete)
         ]
         found = set(matched.tolist())
         for index, name in enumerate(CLASSES):
@@ -76,7 +96,7 @@ class _FieldResults:
 
 def examine_fields(
     fields: Sequence[Field], pipeline: Pipeline, true_scale: bool, pictures: Path | None
-) -> Table:
+) -> tuple[Table, Table]:
     """Run whole fields through the pipeline and compare with the labels.
 
     Every found box counts as located, whatever its name, unless it was named plasma:
@@ -96,8 +116,9 @@ def examine_fields(
 
     Returns
     -------
-    Table
-        Location and names, per domain and class.
+    tuple
+        Location and names, per domain and class; and what the confidence of every box
+        that was given a name is worth, false boxes included.
     """
     results = _FieldResults()
     for one in track(fields, "fields"):
@@ -108,13 +129,7 @@ def examine_fields(
             path = pictures / f"{one.domain}-{one.path.stem}.jpg"
             path.write_bytes(to_jpeg(draw(one.pixels, result, 960)))
     grid = _fields_table(results.located, results.named, results.scale_errors)
-    confidences = results.confidences
-    confidence, right = np.array(confidences, float).reshape(-1, 2).T
-    gap = calibration_error(confidence, right > 0) if confidences else float("nan")
-    grid.caption = (
-        f"calibration error of {len(confidences)} cells that are there: {gap:.4f}"
-    )
-    return grid
+    return grid, _confidence_table(results.boxes)
 
 
 def examine_crops(
@@ -224,6 +239,45 @@ def _fields_table(
             *_figures(tally),
             scale,
         )
+    return grid
+
+
+def _confidence_table(found: Sequence[_NamedBox]) -> Table:
+    """Compare confidence with truth, per domain and class that was said."""
+    grid = Table(
+        "domain",
+        "class",
+        "boxes",
+        "confidence",
+        "right",
+        "calibration error",
+        "Brier",
+        "log loss",
+        title="confidence of every box with a name, false boxes included",
+    )
+    boxes = NamedBoxes(
+        np.array([box.confidence for box in found], np.float64),
+        np.array([box.is_right for box in found], bool),
+        np.array([box.field for box in found], np.int64),
+    )
+    domains = np.array([box.domain for box in found], str)
+    labels = np.array([box.label for box in found], str)
+    for domain in sorted(set(domains)):
+        here = domains == domain
+        for label in ("all", *sorted(set(labels[here]))):
+            chosen = here if label == "all" else here & (labels == label)
+            quality = confidence_quality(boxes.where(chosen))
+            error = quality.calibration_error
+            grid.add_row(
+                domain,
+                label,
+                str(quality.boxes),
+                f"{quality.confidence:.3f}",
+                f"{quality.right:.3f}",
+                f"{error.value:.3f} ({error.low:.3f} to {error.high:.3f})",
+                f"{quality.brier:.3f}",
+                f"{quality.log_loss:.3f}",
+            )
     return grid
 
 
