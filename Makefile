@@ -33,8 +33,8 @@ APT := python3-venv python3-dev gcc pkg-config mosquitto openssl systemd libgl1 
 	gir1.2-aravis-0.8 gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good chromium chromium-driver
 
-.PHONY: run setup test test-setup test-newest test-oldest lock device-test boot-test check docs \
-	bench gpu-check clean
+.PHONY: run setup test test-setup test-newest test-oldest lock device-setup device-test boot-test \
+	check docs bench gpu-check clean
 
 run: setup
 	$(BIN)/hemascope demo
@@ -66,8 +66,10 @@ DEVICE_TEST = VENV=$(VENV) LOCK=$(DEVICE_LOCK) ./device-test.sh
 device-test:
 	$(DEVICE_TEST) $(DEVICE_PYTHONS)
 
-# What `make test` installs, for those who have another core idle.
-test-setup: $(VENV)/.pycuda
+# What `make test` installs, in two parts that can go on side by side.
+test-setup: $(VENV)/.pycuda device-setup
+
+device-setup:
 	$(DEVICE_TEST) --setup $(DEVICE_PYTHONS)
 
 check: setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,10 +59,18 @@ class Engine:
         return "; ".join(reasons)
 
 
+@pytest.fixture(scope="module")
+def built(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an engine that no test may change."""
+    folder = tmp_path_factory.mktemp("built")
+    build(bundle, on_gpu(folder))
+    return folder
+
+
 @pytest.fixture
-def engine(bundle: Bundle, tmp_path: Path) -> Engine:
+def engine(bundle: Bundle, built: Path, tmp_path: Path) -> Engine:
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     settings = on_gpu(tmp_path)
-    build(bundle, settings)
     path, reasons = stale_engine(bundle, settings)
     assert reasons == []
     return Engine(bundle, settings, path)
