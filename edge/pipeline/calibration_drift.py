@@ -34,7 +34,7 @@ AMBER, RED = 2.0, 4.0  # ΔE (CIE76) of plasma
 _SLACK = 0.75  # of a limit: smaller differences add nothing to the sum
 _ENOUGH = 5.0  # limits times seconds: double the limit alarms after 4 s
 _SMOOTH_S = 5.0  # time constant of the average that a row holds
-_CLEARED = 0.7  # of a limit: below it an alarm ends
+_CLEARED = 0.6  # of a limit: below it an alarm's end is summed up
 _LEARNT = 20  # looks of a run that stand in for the calibration,
 _LOOKS_EVERY_S = 3.0  # so far apart that most show other cells
 _LOOKS = {"nuclei": 100}  # that are pooled at least: five minutes of different cells,
@@ -54,6 +54,7 @@ _TIMES = {
     "nuclei": 5.0,
 }  # of the limits: stain varies by itself
 _FOCUS = 0.5, 0.3  # of the run's own: amber, red
+_SHARP_AGAIN = 1.2  # times such a limit: above it the alarm ends
 
 ADVICE = {  # where the figure is beside the calibration
     "background": "let the lamp warm up, see that its voltage, the condenser and the "
@@ -73,8 +74,29 @@ _Colour = NDArray[np.float64]
 
 
 @dataclass(slots=True)
+class _Limit:
+    """A limit in ΔE, and the cumulative sum that begins its alarm, or ends it.
+
+    One sum at a time, each from zero: what was summed up until the alarm says nothing
+    of what comes after it. A sum that is kept begins an alarm anew as soon as it ends.
+    """
+
+    value: float
+    is_exceeded: bool = False
+    summed: float = 0.0
+
+    def follow(self, off: float, step_s: float) -> None:
+        """Take the distance of a figure, seen `step_s` after the last."""
+        share = off / self.value
+        towards = _CLEARED - share if self.is_exceeded else share - _SLACK
+        self.summed = max(0.0, self.summed + step_s * towards)
+        if self.summed >= _ENOUGH:
+            self.is_exceeded, self.summed = not self.is_exceeded, 0.0
+
+
+@dataclass(slots=True)
 class _Chart:
-    """One watched figure: its average and its cumulative sums against two limits.
+    """One watched figure: its average and its two limits.
 
     `amber` is the lower limit. A look is a frame that comes `_LOOKS_EVERY_S` after the
     last; `per_field` of them may show the same cells. `looks` is how many are pooled,
@@ -92,8 +114,10 @@ class _Chart:
     is_learnt: bool = False
     rests_s: float = 0.0
     average: _Colour | None = None
-    sums: tuple[float, float] = (0.0, 0.0)
-    level: int = 0
+    limits: tuple[_Limit, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.limits = _Limit(self.amber), _Limit(self.amber * RED / AMBER)
 
     def follow(
         self, lab: _Colour, step_s: float, shows_new: Callable[[], bool]
@@ -114,7 +138,9 @@ class _Chart:
         if self.average is None:
             self.average = figure
         self.average = self.average + share * (figure - self.average)
-        self._sum_up(delta_e(figure, self.expected), step_s)
+        off = delta_e(figure, self.expected)
+        for limit in self.limits:
+            limit.follow(off, step_s)
 
     def _look(self, lab: _Colour) -> None:
         """Take a look into the pool."""
@@ -136,20 +162,10 @@ class _Chart:
         if self.is_learnt and len(looks) <= most and self.level == 0:
             self.expected = np.median(looks, axis=0)
 
-    def _sum_up(self, off: float, step_s: float) -> None:
-        """Follow the cumulative sums of a distance beside both limits."""
-        mean = self.delta_e or 0.0
-        levels = [self.amber, self.amber * RED / AMBER]
-        sums = [
-            max(0.0, s + step_s * (off / limit - _SLACK))
-            for s, limit in zip(self.sums, levels, strict=True)
-        ]
-        self.sums = (min(sums[0], 2 * _ENOUGH), min(sums[1], 2 * _ENOUGH))
-        for level, limit in enumerate(levels, 1):
-            if self.sums[level - 1] >= _ENOUGH and self.level < level:
-                self.level = level
-            elif self.level == level and mean < _CLEARED * limit:
-                self.level = level - 1
+    @property
+    def level(self) -> int:
+        """How many limits are exceeded: 1 is amber, 2 red."""
+        return sum(limit.is_exceeded for limit in self.limits)
 
     @property
     def delta_e(self) -> float | None:
@@ -196,6 +212,7 @@ class DriftWatch:
         self._places = _Places()
         self._focus: list[float] = []
         self._sharp: float | None = None
+        self._focus_level = 0
         self._last_ns: int | None = None
         self._seen_ns: int | None = None
         self._status: DriftStatus | None = None
@@ -252,7 +269,8 @@ class DriftWatch:
     def _drift(self, sharpness: float | None, blind_s: float) -> Drift:
         levels = {name: chart.level for name, chart in self._charts.items()}
         if sharpness is not None:
-            levels["focus"] = sum(sharpness < limit for limit in _FOCUS)
+            self._focus_level = _focus_level(sharpness, self._focus_level)
+        levels["focus"] = self._focus_level
         worst = max(levels, key=lambda name: levels[name])
         status = _STATUS[levels[worst]]
         if self._profile.calibration_id is None and worst == "background":
@@ -278,6 +296,14 @@ class DriftWatch:
             nuclei=_rounded(self._charts["nuclei"].delta_e),
             sharpness=_rounded(sharpness),
         )
+
+
+def _focus_level(sharpness: float, before: int) -> int:
+    """Return how many limits the sharpness is below; to end one it must rise more."""
+    return sum(
+        sharpness < limit * (_SHARP_AGAIN if before >= level else 1)
+        for level, limit in enumerate(_FOCUS, 1)
+    )
 
 
 def _always() -> bool:

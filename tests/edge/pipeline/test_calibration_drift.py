@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import cv2
 import msgspec
@@ -107,6 +108,51 @@ def test_an_alarm_ends_when_the_cause_does_and_not_before() -> None:
     assert still[-1].status == "red"
     assert gone[-1].status == "good"
     assert gone[-1].advice is None
+
+
+@pytest.mark.parametrize(
+    ("delta_e", "changes"),
+    [(2.4, ["amber", "good"]), (5.0, ["amber", "red", "amber", "good"])],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_fault_is_told_once_as_it_begins_and_once_as_it_ends(
+    delta_e: float, changes: list[str], noise: float
+) -> None:
+    """Five minutes of it, and five minutes after."""
+    result = follow(
+        DriftWatch(CALIBRATED),
+        900,
+        lambda s: shifted(delta_e if 300 <= s < 600 else 0.0),
+        noise=noise,
+    )
+
+    levels = [drift.status for drift in result]
+    told = [new for old, new in pairwise(levels) if new != old]
+    # Without noise the average of red and amber is below their limits at once.
+    assert told == changes or told == [*changes[:2], "good"]
+    assert {"good"} == {*levels[:300]} == {*levels[630:]}
+
+
+def test_a_fault_that_stays_at_its_limit_is_one_fault() -> None:
+    result = follow(
+        DriftWatch(CALIBRATED), 600, lambda s: shifted(2.0 + np.sin(s / 5)), noise=0.5
+    )
+
+    levels = [drift.status for drift in result]
+    assert [new for old, new in pairwise(levels) if new != old] == ["amber"]
+
+
+def test_a_focus_at_its_limit_is_told_once() -> None:
+    watch, random = DriftWatch(CALIBRATED), np.random.default_rng(1)
+    follow(watch, 40, lambda _: WHITE, focus=0.02)
+
+    result = [
+        follow(watch, 1, lambda _: WHITE, start=s, focus=random.normal(0.01, 0.001))[0]
+        for s in range(40, 640)
+    ]
+
+    levels = [drift.status for drift in result]
+    assert [new for old, new in pairwise(levels) if new != old] == ["amber"]
 
 
 def test_nothing_is_guessed_while_no_background_is_visible() -> None:
