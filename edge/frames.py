@@ -108,11 +108,13 @@ class RawFrame:
     """Sensor counts `pixels` (H, W, 3), uint8 or uint16, RGB, as they came.
 
     `notes` say what of the file was not looked at: results of them are degraded.
+    `filler_bytes` lay between the last pixel of a JPEG and its end marker.
     """
 
     shot: Shot
     pixels: Counts
     notes: tuple[str, ...] = ()
+    filler_bytes: int = 0
 
     @property
     def size_px(self) -> tuple[int, int]:

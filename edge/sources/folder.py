@@ -100,4 +100,5 @@ def _develop(path: Path, shot: Shot, settings: FolderSettings) -> RawFrame:
             f"{2**bits - 1} with bits = {bits} of [source]; "
             f"{largest.bit_length()} bits are used here"
         )
-    return RawFrame(shot, over_16_bits(counts, bits), picture.notes)
+    pixels = over_16_bits(counts, bits)
+    return RawFrame(shot, pixels, picture.notes, filler_bytes=picture.filler_bytes)

@@ -102,7 +102,7 @@ def _simulated(settings: SimulatedSettings) -> Connect:
 
 
 def _opencv(settings: OpenCVSettings) -> Connect:
-    from edge.sources.opencv import OpenCVSource
+    from edge.sources.opencv.source import OpenCVSource
 
     return partial(OpenCVSource, settings)
 
@@ -114,7 +114,7 @@ def _v4l2_cameras() -> Cameras:
 
 
 def _gstreamer(settings: GStreamerSettings) -> Connect:
-    from edge.sources.gstreamer import GStreamerSource
+    from edge.sources.gstreamer.source import GStreamerSource
 
     return partial(GStreamerSource, settings)
 
@@ -144,7 +144,7 @@ def _micromanager_cameras(settings: MicroManagerSettings) -> Cameras:
 
 
 def _video(settings: VideoSettings) -> Connect:
-    from edge.sources.opencv import OpenCVSource
+    from edge.sources.opencv.source import OpenCVSource
 
     file = OpenCVSettings(
         device=str(settings.path), pixel_size_um=settings.pixel_size_um

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from edge.backoff import Backoff
 from edge.clock import utc_of
-from edge.frames import Exposure, Gap, RawFrame, Shot, Source, SourceLost
+from edge.frames import Exposure, Gap, Shot, Source, SourceLost
 from edge.schema.results import ControlName, Controls
 from edge.sources.control_values import differences
 
@@ -128,7 +128,7 @@ class ReconnectingSource:
             return exposure
         shot = replace(exposure.shot, sequence=number, doubt=doubt)
         # A frame is not decoded here: only one that somebody looks at pays for it.
-        return Exposure(shot, lambda: RawFrame(shot, exposure.develop().pixels))
+        return Exposure(shot, lambda: replace(exposure.develop(), shot=shot))
 
     def _lose(self, error: SourceLost) -> Gap:
         """Release the device, and plan when to open it again."""

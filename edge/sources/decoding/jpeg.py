@@ -37,21 +37,47 @@ def decode_jpeg(data: bytes, name: str) -> DecodedImage:
     FrameRejected
         It is damaged.
     """
+    return _decode(data, name)
+
+
+def check_jpeg(data: bytes, name: str) -> DecodedImage:
+    """Look for damage in a JPEG by decoding every eighth of its pixels.
+
+    All its bytes are read, as `decode_jpeg` reads them, in a third of the time.
+
+    Raises
+    ------
+    FrameRejected
+        It is damaged.
+    """
+    return _decode(data, name, min_width=1, min_height=1)
+
+
+def _decode(data: bytes, name: str, **least: int) -> DecodedImage:
+    """Decode a JPEG; `least` are the width and height (px) that it may shrink to.
+
+    Raises
+    ------
+    FrameRejected
+        It is damaged.
+    """
     if simplejpeg is None:
         return _decode_unchecked(data, name, _NOT_INSTALLED)
     try:
-        return DecodedImage(simplejpeg.decode_jpeg(data, "RGB"))
+        return DecodedImage(simplejpeg.decode_jpeg(data, "RGB", **least))
     except ValueError as error:
         warning = str(error)
     filled = _EXTRANEOUS.search(warning)
     if filled is not None:
-        return _decode_filled(data, int(filled[1]), name)
+        return _decode_filled(data, int(filled[1]), name, **least)
     if _UNKNOWN_SUBSAMPLING in warning:
         return _decode_unchecked(data, name, _UNUSUAL)
     raise _damaged(name, warning)
 
 
-def _decode_filled(data: bytes, extraneous: int, name: str) -> DecodedImage:
+def _decode_filled(
+    data: bytes, extraneous: int, name: str, **least: int
+) -> DecodedImage:
     """Decode a JPEG without the bytes between its last pixel and its end marker.
 
     libjpeg names its last warning only. Without those bytes it must have none.
@@ -66,7 +92,8 @@ def _decode_filled(data: bytes, extraneous: int, name: str) -> DecodedImage:
     if extraneous > _MOST_FILLER_BYTES and any(filler):
         raise _damaged(name, f"{extraneous} bytes are left over after the last pixel")
     try:
-        pixels = simplejpeg.decode_jpeg(data[: end - extraneous] + _END, "RGB")
+        whole = data[: end - extraneous] + _END
+        pixels = simplejpeg.decode_jpeg(whole, "RGB", **least)
     except ValueError as error:
         raise _damaged(name, str(error)) from error
     return DecodedImage(pixels, filler_bytes=extraneous)

@@ -30,10 +30,10 @@ from edge.sources.camera_controls import (
     read,
 )
 from edge.sources.control_values import differences
-from edge.sources.gstreamer import GStreamerSource
-from edge.sources.opencv import OpenCVSource
+from edge.sources.gstreamer.source import GStreamerSource
+from edge.sources.opencv.source import OpenCVSource
 from tests.edge.sources.kernel import Control, Kernel
-from tests.edge.sources.test_opencv import PIXELS, Camera
+from tests.edge.sources.opencv.test_source import PIXELS, Camera
 
 NODE = "/dev/null"  # a real character device, so that it can be opened
 

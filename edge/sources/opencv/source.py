@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from math import ceil
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 
 from edge.clock import utc_of
 from edge.errors import FrameRejected
-from edge.frames import Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
+from edge.frames import Counts, Exposure, Gap, RawFrame, Shot, SourceEnded, SourceLost
 from edge.settings.sources import AS_FOUND, OpenCVSettings
 from edge.sources.camera_controls import ControlRefused
 from edge.sources.frame_numbers import number_by_time
 from edge.sources.image_files import decode_picture
+from edge.sources.opencv.jpegs import coding_of, take_undecoded
+from edge.sources.opencv.video_length import announced_frames
 from edge.sources.redaction import without_secrets
 from edge.sources.v4l2 import LockedDevice, identity
+
+log = logging.getLogger(__name__)
 
 _ADDRESS = "://"
 
@@ -29,8 +34,10 @@ class OpenCVSource:
 
     OpenCV does not pass on the driver's frame numbers, so frames of a camera or stream
     are numbered by their timestamps: a pause of n periods is a jump of n. Motion JPEG
-    of a V4L2 camera is decoded only for frames that somebody looks at. Its controls are
-    locked and read back through the kernel, see `edge.sources.v4l2`.
+    is decoded only for frames that somebody looks at, and refused where it is damaged.
+    The controls of a V4L2 camera are locked and read back through the kernel, see
+    `edge.sources.v4l2`. Where a video file holds fewer frames than its header
+    announces, a gap at its end says so.
     """
 
     def __init__(self, settings: OpenCVSettings) -> None:
@@ -54,8 +61,17 @@ class OpenCVSource:
             except SourceLost:
                 self.close()
                 raise
+        self._notes = take_undecoded(
+            self._capture, self._name, is_camera=self._is_camera
+        )
+        self._height_px = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self._period_s = self._period()
         self._last: tuple[int, float] | None = None
+        self._announced = (
+            None
+            if self.is_live
+            else announced_frames(Path(settings.device), self._capture)
+        )
 
     @property
     def is_live(self) -> bool:
@@ -67,7 +83,7 @@ class OpenCVSource:
         arrived, data = self._capture.read()
         if not arrived:
             if not self.is_live:
-                raise SourceEnded(f"{self._name}: the video is over")
+                return self._end()
             raise SourceLost(
                 f"{self._name}: no frame for {self._settings.stall_s} s; "
                 "check cable, power and whether another program uses the camera"
@@ -91,6 +107,25 @@ class OpenCVSource:
         self._capture.release()
         if self._locked is not None:
             self._locked.close()
+
+    def _end(self) -> Gap:
+        """Say once how many frames of a file are missing, and then that it is over.
+
+        Raises
+        ------
+        SourceEnded
+            No frame is missing, or it was said.
+        """
+        given = 0 if self._last is None else self._last[0] + 1  # and gaps in between
+        announced, self._announced = self._announced, None
+        if announced is None or announced <= given:
+            raise SourceEnded(f"{self._name}: the video is over")
+        now_ns = time.monotonic_ns()
+        reason = (
+            f"{self._name}: its header announces {announced} frames, {given} could be "
+            "read: it is cut short or damaged; copy it again"
+        )
+        return Gap(given, announced - given, reason, now_ns, utc_of(now_ns))
 
     def _open(self) -> cv2.VideoCapture:
         settings = self._settings
@@ -142,8 +177,11 @@ class OpenCVSource:
                 f"{wanted[0]}x{wanted[1]}; choose a size that `v4l2-ctl "
                 "--list-formats-ext` lists"
             )
-        if settings.fourcc == "MJPG":
-            capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        coding = coding_of(capture)
+        if settings.fourcc is not None and coding != settings.fourcc.strip():
+            log.warning(
+                "camera=%s coding=%r, asked for %r", self._name, coding, settings.fourcc
+            )
 
     def _period(self) -> float | None:
         rate = self._settings.rate_hz or self._capture.get(cv2.CAP_PROP_FPS)
@@ -163,15 +201,32 @@ class OpenCVSource:
         return sequence
 
     def _develop(self, data: NDArray[np.uint8], shot: Shot) -> RawFrame:
-        """Decode (H, W, 3) uint8 BGR, or the bytes (1, N) uint8 of a JPEG."""
+        """Decode (H, W, 3) uint8 BGR, or the bytes (1, N) or (N, 1) uint8 of a JPEG."""
         if data.ndim == 3 and data.shape[2] == 3:
-            return RawFrame(shot, cv2.cvtColor(data, cv2.COLOR_BGR2RGB))
+            return RawFrame(shot, cv2.cvtColor(data, cv2.COLOR_BGR2RGB), self._notes)
         if min(data.shape[:2]) == 1:  # undecoded Motion JPEG, one long row
             picture = decode_picture(data.tobytes(), shot.source_id)
-            return RawFrame(shot, picture.pixels, picture.notes)
+            self._refuse_half(picture.pixels, shot.source_id)
+            return RawFrame(
+                shot, picture.pixels, picture.notes, filler_bytes=picture.filler_bytes
+            )
         raise FrameRejected(
             f"{shot.source_id}: frame of shape {data.shape}; expected colour (H, W, 3)"
         )
+
+    def _refuse_half(self, pixels: Counts, name: str) -> None:
+        """Refuse a JPEG that holds every second row of a frame of a file or stream.
+
+        Raises
+        ------
+        FrameRejected
+            The video is interlaced: the other rows are in a JPEG behind this one.
+        """
+        if not self._is_camera and 2 * pixels.shape[0] == self._height_px:
+            raise FrameRejected(
+                f"{name}: the video is interlaced, half of {self._height_px} rows are "
+                "in a JPEG; convert it to progressive video"
+            )
 
 
 def _is_device(device: str) -> bool:

@@ -15,6 +15,7 @@ from edge.import_faults import library_fault
 from edge.settings.sources import AS_FOUND, GStreamerSettings
 from edge.sources.camera_controls import ControlRefused
 from edge.sources.frame_numbers import number_by_time
+from edge.sources.gstreamer.jpeg_check import DamagedJpeg, JpegCheck
 from edge.sources.redaction import without_secrets
 from edge.sources.v4l2 import LockedDevice, identity
 
@@ -44,6 +45,7 @@ class GStreamerSource:
 
     The sink holds two frames and drops the older when live. Numbers are the driver's
     where the source sets the buffer offset (v4l2src does), else counted by timestamp.
+    A JPEG that is damaged does not reach the pipeline's decoder: see `JpegCheck`.
     """
 
     def __init__(self, settings: GStreamerSettings) -> None:
@@ -64,6 +66,8 @@ class GStreamerSource:
             ) from error
         self._sink = self._pipeline.get_by_name("hemascope")
         self._locked = self._lock()
+        self._jpegs = JpegCheck(self._gst, self._pipeline, self._camera)
+        self._waiting: Any = None  # a sample that a damaged frame comes before
         self._last: tuple[int, float] | None = None
         self._last_frame_s = time.monotonic() + _OPEN_S
         self._pipeline.set_state(self._gst.State.PLAYING)
@@ -76,26 +80,49 @@ class GStreamerSource:
 
     def read(self, timeout_s: float) -> Exposure | Gap | None:
         """Return the next frame; see `Source.read`."""
-        sample = self._sink.emit("try-pull-sample", int(timeout_s * self._gst.SECOND))
+        wait_s = self._jpegs.longest_wait_s(timeout_s)
+        sample, self._waiting = self._waiting or self._pull(wait_s), None
+        damaged = self._jpegs.take_damaged(
+            None if sample is None else sample.get_buffer().pts
+        )
+        if damaged is not None:
+            self._waiting = sample
+            return self._refused(damaged)
         if sample is None:
-            self._raise_if_broken()
-            if self._sink.get_property("eos"):
-                if self.is_live:
-                    raise SourceLost(
-                        f"pipeline {self._name!r}: the camera ended the stream; check "
-                        "the camera"
-                    )
-                raise SourceEnded(f"pipeline {self._name!r} is over")
-            if time.monotonic() - self._last_frame_s > self._settings.stall_s:
-                raise SourceLost(
-                    f"pipeline {self._name!r}: no frame for "
-                    f"{self._settings.stall_s} s; check the camera"
-                )
+            self._raise_if_over()
             return None
         self._last_frame_s = time.monotonic()
-        taken_ns = self._taken_ns(sample.get_buffer())
-        shot = Shot(
-            sequence=self._number(sample, taken_ns),
+        taken_ns = self._taken_ns(sample.get_buffer().pts)
+        shot = self._shot(self._number(sample, taken_ns), taken_ns)
+        notes = self._jpegs.notes
+        filler = self._jpegs.take_filler_bytes(sample.get_buffer().pts)
+        return Exposure(
+            shot, lambda: RawFrame(shot, self._pixels(sample), notes, filler)
+        )
+
+    def close(self) -> None:
+        """Stop the pipeline."""
+        self._pipeline.set_state(self._gst.State.NULL)
+        if self._locked is not None:
+            self._locked.close()
+
+    def _pull(self, timeout_s: float) -> Any:
+        return self._sink.emit("try-pull-sample", int(timeout_s * self._gst.SECOND))
+
+    def _refused(self, damaged: DamagedJpeg) -> Exposure:
+        """Return the exposure of a JPEG that was taken out of the pipeline."""
+        self._last_frame_s = time.monotonic()
+        taken_ns = self._taken_ns(damaged.place.pts)
+
+        def refuse() -> RawFrame:
+            raise FrameRejected(damaged.reason)
+
+        number = self._number_by_rate(damaged.rate, taken_ns)
+        return Exposure(self._shot(number, taken_ns), refuse)
+
+    def _shot(self, number: int, taken_ns: int) -> Shot:
+        return Shot(
+            sequence=number,
             monotonic_ns=taken_ns,
             utc=utc_of(taken_ns),
             source_id=f"gstreamer:{self._camera}",
@@ -103,13 +130,22 @@ class GStreamerSource:
             controls=None if self._locked is None else self._locked.now(),
             pixel_size_um=self._settings.pixel_size_um,
         )
-        return Exposure(shot, lambda: RawFrame(shot, self._pixels(sample)))
 
-    def close(self) -> None:
-        """Stop the pipeline."""
-        self._pipeline.set_state(self._gst.State.NULL)
-        if self._locked is not None:
-            self._locked.close()
+    def _raise_if_over(self) -> None:
+        """Say why no frame comes, where it is known that none will."""
+        self._raise_if_broken()
+        if self._sink.get_property("eos"):
+            if self.is_live:
+                raise SourceLost(
+                    f"pipeline {self._name!r}: the camera ended the stream; check "
+                    "the camera"
+                )
+            raise SourceEnded(f"pipeline {self._name!r} is over")
+        if time.monotonic() - self._last_frame_s > self._settings.stall_s:
+            raise SourceLost(
+                f"pipeline {self._name!r}: no frame for "
+                f"{self._settings.stall_s} s; check the camera"
+            )
 
     def _lock(self) -> LockedDevice | None:
         """Lock the V4L2 camera of the pipeline; None if it has none."""
@@ -125,12 +161,12 @@ class GStreamerSource:
             )
         return None
 
-    def _taken_ns(self, buffer: Any) -> int:
+    def _taken_ns(self, pts: int) -> int:
         """Start of exposure on the monotonic clock, which is the pipeline's own."""
         now_ns = time.monotonic_ns()
-        if not self.is_live or buffer.pts == self._gst.CLOCK_TIME_NONE:
+        if not self.is_live or pts == self._gst.CLOCK_TIME_NONE:
             return now_ns
-        taken_ns: int = self._pipeline.get_base_time() + buffer.pts
+        taken_ns: int = self._pipeline.get_base_time() + pts
         return min(taken_ns, now_ns)
 
     def _number(self, sample: Any, taken_ns: int) -> int:
@@ -138,12 +174,15 @@ class GStreamerSource:
         fresh = buffer.offset != self._gst.BUFFER_OFFSET_NONE
         if fresh and (self._last is None or buffer.offset > self._last[0]):
             number = int(buffer.offset)
-        else:
-            known, rate, over = (
-                sample.get_caps().get_structure(0).get_fraction("framerate")
-            )
-            period_s = over / rate if known and rate else None
-            number = number_by_time(self._last, taken_ns * 1e-9, period_s)
+            self._last = (number, taken_ns * 1e-9)
+            return number
+        known, *rate = sample.get_caps().get_structure(0).get_fraction("framerate")
+        return self._number_by_rate((rate[0], rate[1]) if known else (0, 1), taken_ns)
+
+    def _number_by_rate(self, rate: tuple[int, int], taken_ns: int) -> int:
+        """Return the number of a frame by its time, at frames per seconds `rate`."""
+        period_s = rate[1] / rate[0] if rate[0] else None
+        number = number_by_time(self._last, taken_ns * 1e-9, period_s)
         self._last = (number, taken_ns * 1e-9)
         return number
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge.errors import FrameRejected
 from edge.frames import Exposure, SourceLost
 from edge.settings.sources import OpenCVSettings
-from edge.sources.opencv import OpenCVSource
+from edge.sources.opencv.source import OpenCVSource
 
 PIXELS = np.zeros((48, 64, 3), np.uint8)
 PIXELS[..., 2] = 250  # red, in OpenCV's order
@@ -50,7 +50,7 @@ class Camera:
 def open_with(
     camera: Camera, monkeypatch: pytest.MonkeyPatch, **settings: object
 ) -> OpenCVSource:
-    monkeypatch.setattr("edge.sources.opencv._is_device", lambda device: True)
+    monkeypatch.setattr("edge.sources.opencv.source._is_device", lambda device: True)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *arguments: camera)
     return OpenCVSource(OpenCVSettings("/dev/video0", **settings))  # type: ignore[arg-type]
 
@@ -77,16 +77,51 @@ def test_motion_jpeg_is_decoded_only_when_somebody_looks(
         assert pixels[..., 2].max() < 60
 
 
+@pytest.mark.parametrize("fourcc", ["MJPG", None])
 def test_motion_jpeg_that_is_cut_short_is_rejected(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, fourcc: str | None
 ) -> None:
-    source = open_with(Camera(jpeg()[:, :-80]), monkeypatch, fourcc="MJPG")
+    """Also where OpenCV agreed on Motion JPEG by itself."""
+    camera = Camera(jpeg()[:, :-80])
+    camera.settings[cv2.CAP_PROP_FOURCC] = cv2.VideoWriter.fourcc(*"MJPG")
+    source = open_with(camera, monkeypatch, fourcc=fourcc)
+    assert camera.settings[cv2.CAP_PROP_CONVERT_RGB] == 0
 
     exposure = source.read(1)
 
     assert isinstance(exposure, Exposure)
     with pytest.raises(FrameRejected, match="copy it again"):
         exposure.develop()
+
+
+def test_jpegs_that_opencv_insists_to_decode_are_doubted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    camera = Camera(PIXELS)
+    camera.settings[cv2.CAP_PROP_CONVERT_RGB] = 1
+    monkeypatch.setattr(
+        camera,
+        "set",
+        lambda key, value: (
+            key == cv2.CAP_PROP_FOURCC and Camera.set(camera, key, value)
+        ),
+    )
+    exposure = open_with(camera, monkeypatch, fourcc="MJPG").read(1)
+
+    assert isinstance(exposure, Exposure)
+    assert "could not be looked for" in exposure.develop().notes[0]
+
+
+def test_a_camera_that_refuses_motion_jpeg_is_read_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera = Camera(PIXELS)
+    monkeypatch.setattr(camera, "set", lambda key, value: False)
+    exposure = open_with(camera, monkeypatch, fourcc="MJPG").read(1)
+
+    assert isinstance(exposure, Exposure)
+    assert exposure.develop().pixels[..., 0].min() == 250
+    assert "asked for 'MJPG'" in caplog.text
 
 
 def test_another_size_than_the_one_asked_for_is_refused(
