@@ -305,6 +305,10 @@ def _metrics_facts(view: DeviceView) -> dict[str, str]:
         f"{run.queue} in work, {run.passed_over:,} passed over, {run.rejected:,} "
         "rejected"
     )
+    for camera, filled in run.filled.items():
+        facts[f"filler bytes of {camera}"] = (
+            f"{filled.bytes:,} in {filled.frames:,} frames"
+        )
     facts["disk"] = (
         f"{100 * run.disk_used:.0f} % used, {run.disk_free_bytes / 2**30:.1f} GiB free"
     )

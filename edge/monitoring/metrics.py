@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, UnsetType
 
 from edge import clock
 from edge.schema.codec import PayloadInvalid, decode, encode
@@ -36,13 +36,24 @@ class Latency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     p99: NotNegative
 
 
+class FilledFrames(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """JPEGs of a camera that had bytes between the last pixel and the end marker.
+
+    Some cameras fill up each frame. Where only some frames have them, see to the cable.
+    """
+
+    frames: Count
+    bytes: Count
+
+
 class RunMetrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Metrics of the run process.
 
     `rate_hz` and `latency_ms` are over the last ten seconds. `queue` is the number of
     frames in work now. `rows`, `rejected` and `passed_over` count since the process
-    started. The disk is that of the ledger. The temperature is that of the hottest
-    part, null where the machine measures none.
+    started, and so does `filled` of each camera, which for a recording is its kind of
+    source. The disk is that of the ledger. The temperature is that of the hottest part,
+    null where the machine measures none.
     """
 
     utc: Utc
@@ -58,6 +69,7 @@ class RunMetrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     disk_free_bytes: Count
     disk_used: Share
     temperature_c: float | None
+    filled: dict[str, FilledFrames] = {}
 
 
 class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +96,7 @@ class Meter:
         self._rows: deque[tuple[int, float]] = deque(maxlen=_MAX_FRAMES)
         self.rows = self.rejected = self.passed_over = 0
         self.rejected_in_a_row = 0
+        self._filled: dict[str, FilledFrames] = {}
 
     def count(self, result: FrameResult) -> None:
         """Count one row that was just written."""
@@ -91,6 +104,7 @@ class Meter:
         self.passed_over += result.frame.passed_over
         if result.status == "gap":
             return
+        self._count_filler(result)
         is_rejected = result.status == "rejected"
         self.rejected += is_rejected
         is_fault = (
@@ -99,6 +113,16 @@ class Meter:
         self.rejected_in_a_row = self.rejected_in_a_row + 1 if is_fault else 0
         now_ns = self._monotonic_ns()
         self._rows.append((now_ns, max(0.0, (now_ns - result.monotonic_ns) * 1e-6)))
+
+    def _count_filler(self, result: FrameResult) -> None:
+        """Count the filler bytes of a row by the camera that sent them."""
+        if isinstance(result.filler_bytes, UnsetType):
+            return
+        camera = result.camera or result.source.partition(":")[0]
+        before = self._filled.get(camera, FilledFrames(frames=0, bytes=0))
+        self._filled[camera] = FilledFrames(
+            frames=before.frames + 1, bytes=before.bytes + result.filler_bytes
+        )
 
     def read(
         self, folder: Path, *, queue: int, is_paused: bool, spare_bytes: int = 0
@@ -121,6 +145,7 @@ class Meter:
             disk_free_bytes=free,
             disk_used=used,
             temperature_c=temperature_c(),
+            filled=dict(self._filled),
         )
 
 

@@ -83,6 +83,7 @@ def fill_record(
         frame=FrameRange(first=shot.sequence, last=shot.sequence),
         width_px=width_px,
         height_px=height_px,
+        filler_bytes=raw.filler_bytes or UNSET,
         pixel_size_um=made_with.scale.um,
         pixel_size_origin=made_with.scale.origin,
         pixel_size_range_um=_known(made_with.scale.range_um),

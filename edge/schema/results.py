@@ -326,8 +326,9 @@ class FrameResult(StrictRecord, frozen=True, kw_only=True):
     for a row, or the frame was rejected. Where the pixel size was read off the cells,
     `pixel_size_range_um` are its limits (95 %), for red cells of 7.5 µm that differ by
     6 % from person to person, and `pixel_size_cells` says how many cells there were.
-    With a schedule, `point` says which planned frame this is, and `missed_points` of a
-    gap says which ones were missed.
+    `filler_bytes`, where there were any, lay between the last pixel of a JPEG and its
+    end marker. With a schedule, `point` says which planned frame this is, and
+    `missed_points` of a gap says which ones were missed.
     """
 
     status: Status
@@ -346,6 +347,7 @@ class FrameResult(StrictRecord, frozen=True, kw_only=True):
     missed_points: MissedPoints | None = None
     width_px: Count = 0
     height_px: Count = 0
+    filler_bytes: Number | UnsetType = UNSET
     pixel_size_um: Annotated[float, Meta(gt=0)] | None = None
     pixel_size_origin: Literal["profile", "source", "estimated"] | None = None
     pixel_size_range_um: tuple[float, float] | UnsetType = UNSET

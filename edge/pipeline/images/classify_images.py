@@ -127,4 +127,6 @@ def _shot(path: Path, number: int, pixel_size_um: float | None) -> Shot:
 
 def _develop(path: Path, shot: Shot, max_megapixels: float) -> RawFrame:
     picture = read_picture(path, max_megapixels)
-    return RawFrame(shot, picture.pixels, picture.notes)
+    return RawFrame(
+        shot, picture.pixels, picture.notes, filler_bytes=picture.filler_bytes
+    )
