@@ -98,3 +98,13 @@ def test_what_was_not_looked_at_goes_with_the_frame(tmp_path: Path) -> None:
 
     assert isinstance(exposure, Exposure)
     assert exposure.develop().notes[0].startswith("page 1 of 2 was read")
+
+
+def test_filler_bytes_go_with_the_frame(tmp_path: Path, jpeg: bytes) -> None:
+    pytest.importorskip("simplejpeg", reason="simplejpeg sees them")
+    (tmp_path / "a.jpg").write_bytes(jpeg[:-2] + b"\x55" * 16 + jpeg[-2:])
+
+    exposure = FolderSource(FolderSettings(tmp_path)).read(1)
+
+    assert isinstance(exposure, Exposure)
+    assert exposure.develop().filler_bytes > 0

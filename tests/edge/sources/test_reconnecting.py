@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -226,3 +227,26 @@ def test_a_camera_that_was_exchanged_for_another_is_said() -> None:
     assert seen[-4] == "another camera: B, it was A; calibrate it"
     assert [s.sequence for s in seen if isinstance(s, Shot)] == [0, 1, 3]
     assert seen[-2] == "1 frames skipped by the camera"
+
+
+def test_what_is_noted_of_a_frame_goes_with_its_new_number() -> None:
+    class Noted(Scripted):
+        def read(self, timeout_s: float) -> Exposure | Gap | None:
+            item = super().read(timeout_s)
+            if not isinstance(item, Exposure):
+                return item
+            noted = replace(item.develop(), notes=("page 1 of 2",), filler_bytes=3)
+            return Exposure(item.shot, lambda: noted)
+
+    connections = iter([Noted([0, 1, LOST]), Noted([0])])
+    source = ReconnectingSource(
+        lambda: next(connections), backoff=Backoff(0.1, 1.0), sleep=lambda _: None
+    )
+    raws = []
+    while len(raws) < 3:
+        item = source.read(0.5)
+        if isinstance(item, Exposure):
+            raws.append(item.develop())
+
+    assert [raw.shot.sequence for raw in raws] == [0, 1, 2]
+    assert {(raw.notes, raw.filler_bytes) for raw in raws} == {(("page 1 of 2",), 3)}
