@@ -97,6 +97,7 @@ def trained(family: str, manifest: Path, folder: Path, *more: object) -> Path:
     return out
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("family", [*CLASSIFIERS, "locator"])
 def test_from_manifest_to_bundle(family: str, manifest: Path, folder: Path) -> None:
     out = trained(family, manifest, folder)

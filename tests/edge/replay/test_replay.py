@@ -141,9 +141,11 @@ def test_a_replay_is_the_same_to_the_last_bit(lived: Lived, tmp_path: Path) -> N
     )
 
     now, was = rows(out), rows(lived.ledger)
-    assert result.exit_code == 0, result.output
+    # The kill may come between a row and its frame.
+    is_short = "the recording ends before" in result.output
+    assert result.exit_code == int(is_short), result.output
     assert f"{len(now)} rows are the same, 0 are the same but for" in result.output
-    assert len(now) == len(was) or "the recording ends before" in result.output
+    assert len(now) == len(was) or is_short
     assert sum(row.status != "gap" for row in now) >= FRAMES
     assert any(row.status == "gap" for row in now)
     assert any(cell.track_id and cell.course for row in now for cell in row.cells)
