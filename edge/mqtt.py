@@ -45,6 +45,7 @@ REASON_FAILURE = 0x80
 _MAX_PACKET_BYTES = 300_000
 _CONNECT_TIMEOUT_S = 5.0
 _DISCONNECT_TIMEOUT_S = 2.0
+_RENEW_PERIOD_S = 20.0
 # Messages sent before the first PUBACK is back. With paho's default of 20 a round trip
 # of 10 ms would limit delivery to 2000 rows per second.
 _MAX_IN_FLIGHT = 200
@@ -150,11 +151,12 @@ class Link:
         self._unconfirmed: set[int] = set()  # ids of messages without a PUBACK
         self._is_connected = False
         self._is_subscribed = False
+        self._subscriptions, self._subscribed_s = subscriptions, time.monotonic()
         self._client = self._create_client(settings, client_id, will)
         self._connect(settings)
         self._wait_until(lambda: self._is_connected)
         if subscriptions:
-            self._subscribe(subscriptions)
+            self._subscribe(SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
             self._wait_until(lambda: self._is_subscribed)
 
     def poll(self, timeout_s: float) -> list[Message | Published]:
@@ -177,6 +179,8 @@ class Link:
                     f"another program came with our name; give each its own ({text})"
                 )
             raise BrokerUnreachable(text)
+        if time.monotonic() - self._subscribed_s > _RENEW_PERIOD_S:
+            self._renew()
         events = list(self._events)
         self._events.clear()
         return events
@@ -289,12 +293,24 @@ class Link:
                 "block the port?"
             ) from error
 
-    def _subscribe(self, topics: list[str]) -> None:
+    def _renew(self) -> None:
+        """Subscribe again to the same: a byte of the topics may have been altered.
+
+        The broker then confirms what nobody asked for, and we would wait for messages
+        on a sound connection for ever. Nothing changes where it understood us.
+        """
+        self._subscribed_s = time.monotonic()
+        if self._subscriptions:
+            self._subscribe(SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+
+    def _subscribe(self, retain_handling: int) -> None:
         # Without `retainAsPublished` the broker clears the retain flag of messages that
         # arrive later. A request or an acknowledgement that somebody retained would
         # then look like a new one.
-        options = SubscribeOptions(qos=1, retainAsPublished=True)
-        self._client.subscribe([(name, options) for name in topics])
+        options = SubscribeOptions(
+            qos=1, retainAsPublished=True, retainHandling=retain_handling
+        )
+        self._client.subscribe([(name, options) for name in self._subscriptions])
 
     def _wait_until(self, is_done: Callable[[], bool]) -> None:
         """Poll until the broker has answered what was asked last."""
@@ -349,6 +365,8 @@ class Link:
         failed = [reason for reason in reasons if reason.is_failure]
         self._is_subscribed = not failed
         self._refusal = failed[0] if failed else None
+        if failed:
+            log.warning("broker=%s subscription refused: %s", self._address, failed[0])
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         pairs = getattr(message.properties, "UserProperty", [])

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.demo.broker import Mosquitto, free_port
@@ -21,6 +23,7 @@ from edge.mqtt import (
     topic,
 )
 from edge.settings.delivery import BrokerSettings
+from tests.chaos.proxy import Proxy
 from tests.conftest import receive
 
 
@@ -41,6 +44,42 @@ def test_a_message_arrives_as_it_was_sent(address: BrokerSettings) -> None:
     assert split_topic(message.topic) == ("scope-01", "result")
     assert message.properties == (("seq", "7"),)
     assert not message.is_retained
+
+
+class AlteringOnce(Proxy):
+    """Alters one byte of the topics that are subscribed to, the first time."""
+
+    is_done = False
+
+    def _tamper(self, data: bytes) -> bytes:
+        if self.is_done or b"+/result" not in data:
+            return data
+        self.is_done = True
+        return data.replace(b"+/result", b"+/sesult")
+
+
+def test_topics_that_were_altered_as_we_subscribed_are_heard_a_little_later(
+    address: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.mqtt._RENEW_PERIOD_S", 0.3)
+    speaker = Link(address, "speaker", [])
+    speaker.publish(topic("a", "state"), b"kept", is_retained=True)
+    speaker.publish(topic("b", "result"), b"kept", is_retained=True)
+    speaker.poll(0.1)
+    with closing(AlteringOnce(address.port, seed=0)) as way:
+        listener = Link(
+            msgspec.structs.replace(address, port=way.port),
+            "listener",
+            ["cells/v1/+/result", "cells/v1/+/state"],
+        )
+        assert [m.topic for m in receive(listener, 9, within_s=0.2)] == [
+            topic("a", "state")
+        ]
+
+        late = receive(listener, 9, within_s=1.0)  # and three times renewed
+
+        assert [m.topic for m in late] == [topic("b", "result")]
+        listener.close()
 
 
 def test_the_broker_says_when_nobody_listens(address: BrokerSettings) -> None:
