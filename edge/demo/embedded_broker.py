@@ -146,12 +146,20 @@ class EmbeddedBroker:
             session.send(mqtt5.PingRespPacket())
 
     def _subscribe(self, session: _Session, packet: mqtt5.SubscribePacket) -> None:
-        wanted = [f.pattern for f in packet.topic_filters]
-        session.filters += wanted
-        granted = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE] * len(wanted)
+        asked = packet.topic_filters
+        # Our clients subscribe again and again, and want retained messages once.
+        with_retained = [
+            f.pattern
+            for f in asked
+            if f.retain_handling == mqtt5.RetainHandling.SEND_ALWAYS
+            or f.pattern not in session.filters
+        ]
+        known = session.filters
+        session.filters += [f.pattern for f in asked if f.pattern not in known]
+        granted = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE] * len(asked)
         session.send(mqtt5.SubAckPacket(packet.packet_id, granted))
         for topic, retained in self._retained.items():
-            if any(topic_matches_sub(pattern, topic) for pattern in wanted):
+            if any(topic_matches_sub(pattern, topic) for pattern in with_retained):
                 self._deliver(session, retained, is_retained=True)
 
     def _distribute(self, packet: mqtt5.PublishPacket) -> bool:

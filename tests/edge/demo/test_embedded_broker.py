@@ -51,6 +51,20 @@ def test_messages_reach_those_who_want_them_in_order(address: BrokerSettings) ->
     assert [m.payload for m in others] == [str(n).encode() for n in range(150)]
 
 
+def test_who_subscribes_again_gets_retained_messages_once(
+    address: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.mqtt._RENEW_PERIOD_S", 0.1)
+    speaker = Link(address, "speaker", [])
+    speaker.publish("a/state", b"kept", is_retained=True)
+    speaker.poll(0.1)
+    listener = Link(address, "listener", ["a/state"])
+
+    found = receive(listener, 9, within_s=0.6)
+
+    assert [m.payload for m in found] == [b"kept"]
+
+
 def test_retained_messages_reach_those_who_come_later(address: BrokerSettings) -> None:
     speaker = Link(address, "speaker", [])
     speaker.publish("a/state", b"old", is_retained=True)
