@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from edge.demo.broker import free_port
-from edge.errors import HemascopeError
+from edge.errors import FrameRejected, HemascopeError
 from edge.frames import Counts, Exposure, Gap, Source, SourceEnded
 from edge.settings.sources import (
     ControlSettings,
@@ -69,6 +70,7 @@ class NetworkCamera(http.server.ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _MotionJpeg)
         self.is_on = True
+        self.cuts_frames = False
         self.port = self.server_address[1]
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -88,10 +90,12 @@ class _MotionJpeg(http.server.BaseHTTPRequestHandler):
         number = 0
         while self.server.is_on:
             bgr = cv2.cvtColor(moving_pattern(number % FRAMES), cv2.COLOR_RGB2BGR)
-            _, data = cv2.imencode(".jpg", bgr)
+            data = cv2.imencode(".jpg", bgr)[1].tobytes()
+            if self.server.cuts_frames and number % 3 == 2:
+                data = data[: len(data) // 2]
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}"
             try:
-                self.wfile.write(head.encode() + b"\r\n\r\n" + data.tobytes() + b"\r\n")
+                self.wfile.write(head.encode() + b"\r\n\r\n" + data + b"\r\n")
             except OSError:
                 return
             number += 1
@@ -335,6 +339,23 @@ def test_a_recording_ends_and_says_so(tmp_path: Path) -> None:
             assert len(next_exposures(source, FRAMES)) == FRAMES
             with pytest.raises(SourceEnded):
                 source.read(0.5)
+
+
+def test_frames_that_a_network_camera_cuts_are_refused() -> None:
+    pytest.importorskip("simplejpeg", reason="simplejpeg sees the damage")
+    camera = NetworkCamera()
+    camera.cuts_frames = True
+    address = f"http://127.0.0.1:{camera.port}/stream.mjpg"
+    found = Counter[str]()
+    with closing(open_source(OpenCVSettings(address))) as source:
+        for exposure in next_exposures(source, 9):
+            try:
+                found["read"] += exposure.develop().pixels.shape == (240, 320, 3)
+            except FrameRejected as error:
+                found["refused"] += "damaged" in str(error)
+    camera.switch_off()
+
+    assert found == {"read": 6, "refused": 3}
 
 
 @pytest.mark.parametrize("kind", ["folder", "video", "http"])
