@@ -93,7 +93,7 @@ class GStreamerSource:
             return None
         self._last_frame_s = time.monotonic()
         taken_ns = self._taken_ns(sample.get_buffer().pts)
-        shot = self._shot(self._number(sample, taken_ns), taken_ns)
+        shot = self._shot(self._number(sample), taken_ns)
         notes = self._jpegs.notes
         filler = self._jpegs.take_filler_bytes(sample.get_buffer().pts)
         return Exposure(
@@ -117,7 +117,7 @@ class GStreamerSource:
         def refuse() -> RawFrame:
             raise FrameRejected(damaged.reason)
 
-        number = self._number_by_rate(damaged.rate, taken_ns)
+        number = self._number_by_rate(damaged.rate, damaged.place.pts)
         return Exposure(self._shot(number, taken_ns), refuse)
 
     def _shot(self, number: int, taken_ns: int) -> Shot:
@@ -169,22 +169,34 @@ class GStreamerSource:
         taken_ns: int = self._pipeline.get_base_time() + pts
         return min(taken_ns, now_ns)
 
-    def _number(self, sample: Any, taken_ns: int) -> int:
+    def _number(self, sample: Any) -> int:
         buffer = sample.get_buffer()
         fresh = buffer.offset != self._gst.BUFFER_OFFSET_NONE
         if fresh and (self._last is None or buffer.offset > self._last[0]):
-            number = int(buffer.offset)
-            self._last = (number, taken_ns * 1e-9)
-            return number
+            self._last = (int(buffer.offset), self._stamp_s(buffer.pts))
+            return self._last[0]
         known, *rate = sample.get_caps().get_structure(0).get_fraction("framerate")
-        return self._number_by_rate((rate[0], rate[1]) if known else (0, 1), taken_ns)
+        return self._number_by_rate((rate[0], rate[1]) if known else (0, 1), buffer.pts)
 
-    def _number_by_rate(self, rate: tuple[int, int], taken_ns: int) -> int:
+    def _number_by_rate(self, rate: tuple[int, int], pts: int) -> int:
         """Return the number of a frame by its time, at frames per seconds `rate`."""
         period_s = rate[1] / rate[0] if rate[0] else None
-        number = number_by_time(self._last, taken_ns * 1e-9, period_s)
-        self._last = (number, taken_ns * 1e-9)
+        stamp_s = self._stamp_s(pts)
+        number = number_by_time(self._last, stamp_s, period_s)
+        self._last = (number, stamp_s)
         return number
+
+    def _stamp_s(self, pts: int) -> float:
+        """Return the time that tells which frames are missing before this one.
+
+        That is the pipeline's: a recording waits, so that our own clock says nothing.
+        Where a recording has none, no time has passed, and the frame is the next one.
+        """
+        if pts != self._gst.CLOCK_TIME_NONE:
+            return pts * 1e-9
+        if self.is_live:
+            return time.monotonic()
+        return 0.0 if self._last is None else self._last[1]
 
     def _pixels(self, sample: Any) -> NDArray[np.uint8]:
         """Return a copy (H, W, 3) uint8 RGB, without the bytes that fill rows up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -117,3 +118,21 @@ def test_a_damaged_frame_of_a_video_keeps_its_place(tmp_path: Path) -> None:
 
     assert [n for n, why in found.items() if why] == [2]
     assert list(found) == [0, 1, 2, 3, 4]
+
+
+def test_a_recording_that_is_read_slowly_has_no_gaps(tmp_path: Path) -> None:
+    path = tmp_path / "x.avi"
+    writer = cv2.VideoWriter(
+        str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 50, (160, 120)
+    )
+    for _ in range(4):
+        writer.write(SOFT)
+    writer.release()
+    pipeline = f"filesrc location={path} ! avidemux ! jpegdec"
+    with closing(open_source(GStreamerSettings(pipeline, is_live=False))) as source:
+        items = []
+        for _ in range(4):
+            items.append(source.read(2.0))
+            time.sleep(0.1)  # five frames' time
+
+    assert [i.shot.sequence for i in items if isinstance(i, Exposure)] == [0, 1, 2, 3]
