@@ -38,6 +38,7 @@ from edge import __version__
 from edge.delivery.announcer import Announcer
 from edge.delivery.delivery_monitor import DeliveryMonitor
 from edge.delivery.intact_rows import IntactRows
+from edge.delivery.preview_sender import PreviewSender
 from edge.delivery.send_window import SendWindow
 from edge.errors import HemascopeError
 from edge.ledger.cursor import (
@@ -47,7 +48,6 @@ from edge.ledger.cursor import (
     cursor_of,
     write_cursor,
 )
-from edge.ledger.preview_file import newest_preview
 from edge.ledger.reader import LedgerReader
 from edge.ledger.rows import LEDGER_FILE, LedgerDamaged, LedgerMoved, LedgerRow
 from edge.monitoring.systemd import Notifier
@@ -58,7 +58,6 @@ from edge.mqtt import (
     Link,
     Message,
     NameTaken,
-    PayloadRefused,
     Published,
     Will,
     split_topic,
@@ -78,7 +77,6 @@ _BURST_ROWS = 50  # at most, before the network is polled again
 _NEWEST_ROWS = 5  # sent although no archive listens
 _POLL_S = 0.005
 _CURSOR_PERIOD_S = 1.0
-_PREVIEW_PERIOD_S = 1 / 30
 _ENTRIES_PERIOD_S = 0.05
 _HOUSEKEEPING_PERIOD_S = 1.0
 
@@ -121,11 +119,11 @@ class Publisher:
         self._sent = self._cursor.upto
         self._archive_is_online = False
         self._hole_before: int | None = None  # row that our state names as the oldest
-        self._preview_seq = 0
+        self._previews = PreviewSender(self.device, self._folder)
         self._trouble, self._trouble_s = "", 0.0  # why there was no connection
         # Moments on the monotonic clock: what was done last, and when.
         self._cursor_stored_s = time.monotonic()
-        self._entries_sent_s = self._housekeeping_s = self._preview_sought_s = 0.0
+        self._entries_sent_s = self._housekeeping_s = 0.0
 
     def _take_ledger(self) -> None:
         """Check that this ledger can be published, and that nobody else does."""
@@ -202,7 +200,7 @@ class Publisher:
             for event in link.poll(_POLL_S):
                 self._handle_event(link, event)
             self._send_rows(link)
-            self._send_preview(link)
+            self._previews.send(link)
             now_s = time.monotonic()
             if now_s - self._entries_sent_s > _ENTRIES_PERIOD_S:
                 self._entries_sent_s = now_s
@@ -260,24 +258,6 @@ class Publisher:
         if row.seq > self._sent + 1 and self._hole_before != row.seq:
             self._publish_state(link, "online")
         return [row]
-
-    def _send_preview(self, link: Link) -> None:
-        """Send the newest preview once, if there is one."""
-        now_s = time.monotonic()
-        if now_s - self._preview_sought_s < _PREVIEW_PERIOD_S:
-            return
-        self._preview_sought_s = now_s
-        preview = newest_preview(self._folder, after=self._preview_seq)
-        if preview is None:
-            return
-        self._preview_seq = preview.seq
-        seq = ("seq", str(preview.seq))
-        try:
-            link.publish(
-                topic(self.device, "preview"), preview.jpeg, qos=0, properties=(seq,)
-            )
-        except PayloadRefused as error:
-            log.warning("preview of row %d not sent: %s", preview.seq, error)
 
     def _handle_event(self, link: Link, event: Message | Published) -> None:
         """Handle what arrived; a message that is not exactly as ours is ignored."""
@@ -369,6 +349,10 @@ class Publisher:
         if self._ledger.sha256(ack.upto) != ack.hash and not is_deleted_row:
             self._monitor.report("archive-disagrees")
             self._window.note_dispute()
+            if not self._archive_is_online:
+                # It listens, though its state did not arrive as it was sent. Without
+                # the rows from the cursor on, it could never put the row right.
+                self._archive_is_online, self._sent = True, self._cursor.upto
             log.error(
                 "the archive holds another row %d than this ledger; it will be sent "
                 "again",

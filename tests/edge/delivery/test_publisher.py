@@ -16,6 +16,7 @@ from edge.ledger.writer import Ledger
 from edge.mqtt import Link, Message, topic
 from edge.schema.codec import decode, encode
 from edge.schema.messages import Ack, DeviceState
+from edge.schema.results import ResultHead
 from edge.settings.delivery import BrokerSettings, PublishSettings
 from tests.asking import DEVICE
 from tests.conftest import frame_result
@@ -34,6 +35,29 @@ def test_an_archive_that_holds_rows_we_do_not_is_an_alarm(
     alarms = _alarms_after(tmp_path, address, [ack], "archive-disagrees")
 
     assert "archive-disagrees" in alarms
+
+
+def test_an_archive_with_an_altered_row_gets_the_true_one_though_its_state_is_lost(
+    tmp_path: Path, address: BrokerSettings
+) -> None:
+    """Both may happen at once where a network alters bytes."""
+    with closing(Ledger(tmp_path, DEVICE)) as ledger:
+        rows = [ledger.append(frame_result()) for _ in range(300)]
+        ack = Ack(epoch=ledger.epoch, upto=2, hash="f" * 64, resume=True)
+    stop, found = threading.Event(), set[int]()
+    publishing = threading.Thread(target=_publish, args=(tmp_path, address, stop))
+    with closing(Link(address, "archive", [topic(DEVICE, "result")])) as archive:
+        publishing.start()
+        deadline_s = time.monotonic() + 5
+        while 2 not in found and time.monotonic() < deadline_s:
+            for event in archive.poll(0.05):
+                if isinstance(event, Message):
+                    found.add(decode(event.payload, ResultHead).seq)
+                    archive.publish(topic(DEVICE, "ack"), encode(ack))
+    stop.set()
+    publishing.join()
+
+    assert {1, 2, rows[-1].seq} <= found
 
 
 def _alarms_after(
