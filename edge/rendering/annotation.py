@@ -24,7 +24,8 @@ def draw(
     Parameters
     ----------
     pixels
-        (H, W, 3) uint8 or uint16 RGB counts, as the camera gave them.
+        (H, W, 3) uint8 or uint16 RGB counts, as the camera gave them, or a smaller
+        copy of a frame that is too large to be shown.
     result
         What was found in this frame.
     width_px
@@ -45,6 +46,8 @@ def draw(
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     picture = np.array(pixels, np.uint8)
     line = max(1, round(picture.shape[1] / 800))
+    if result.width_px:
+        scale = picture.shape[1] / result.width_px
     for cell in result.cells:
         _draw_cell(picture, cell, scale, line)
     return picture

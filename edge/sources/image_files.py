@@ -6,7 +6,6 @@ Each decoder is held to a second one by a table of formats, in the tests.
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from edge.bounded_files import open_regular
 from edge.errors import FrameRejected
 from edge.frames import Counts
 from edge.sources.decoding.decoded_image import (
@@ -29,15 +29,8 @@ from edge.sources.decoding.opencv_formats import decode_by_opencv
 from edge.sources.decoding.tiff import decode_tiff
 
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k"}
+    [".jpg", ".jpeg", ".png", ".tif", ".tiff", ".svs", ".bmp", ".webp", ".jp2", ".j2k"]
 )
-_KINDS = {
-    stat.S_ISFIFO: "a named pipe",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISDIR: "a folder",
-}
 
 
 def read_image(path: Path) -> Counts:
@@ -74,18 +67,10 @@ def read_picture(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> DecodedI
     """
     name = printable(path)
     try:
-        # Without O_NONBLOCK a named pipe would be waited for.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise FrameRejected(f"{name}: {error.strerror}") from error
-    try:
-        _refuse_kind(os.fstat(handle).st_mode, name)
-        with os.fdopen(handle, "rb", closefd=False) as stream:
+        with open_regular(path) as stream:
             return _decode(stream, name, max_megapixels)
     except OSError as error:
         raise FrameRejected(f"{name}: {error.strerror}") from error
-    finally:
-        os.close(handle)
 
 
 def decode_picture(
@@ -143,19 +128,6 @@ def _decode(stream: BinaryIO, name: str, max_megapixels: float) -> DecodedImage:
 
 def _turned(decoded: DecodedImage) -> DecodedImage:
     return replace(decoded, pixels=upright(decoded.pixels, decoded.orientation))
-
-
-def _refuse_kind(mode: int, name: str) -> None:
-    """Refuse what is no regular file: reading it may never end.
-
-    Raises
-    ------
-    FrameRejected
-        Says what it is.
-    """
-    for is_kind, kind in _KINDS.items():
-        if is_kind(mode):
-            raise FrameRejected(f"{name}: is {kind}, expected a file; name an image")
 
 
 def _kind_of(path: Path) -> str:

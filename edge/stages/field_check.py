@@ -34,6 +34,8 @@ _MAX_TINT = 0.6  # 0 to 0.34, single crops to 0.51
 _MIN_LIKENESS = 0.48  # 0.515 to 0.89
 _MAX_TEXTURE = 0.02  # with so few cells; 0.013 and more with many
 _MIN_BRIGHTNESS = 0.48  # 0.51 to 0.94
+_MIN_SHARP = 0.13  # 0.133 to 1.15; 0.5 µm out of focus in 0.06 to 0.14
+_FEW_CELLS = 8  # 12 and more where they hide the background
 _MIN_CELLS = 3  # fewer say nothing about all
 _MIN_OUTSIDE = 50  # of one in 16 pixels, outside of cells; fewer are no background
 _DARKER = 0.03  # optical density of a cell above the background
@@ -216,6 +218,8 @@ def judge_field(
         return [refused]
     found = [
         _dim(quality),
+        _soft(quality),
+        _without_background(figures),
         _hardly_a_cell(figures, quality),
         None if known is None else _exchanged(figures, known),
     ]
@@ -251,6 +255,27 @@ def _dim(quality: Quality) -> FieldDoubt | None:
     return FieldDoubt(
         f"dim: brightness {brightness:.2f}, fields of known laboratories have at least "
         f"{_MIN_BRIGHTNESS}; give more light"
+    )
+
+
+def _soft(quality: Quality) -> FieldDoubt | None:
+    """Doubt a picture that is less sharp than any of a known laboratory."""
+    if not MIN_FOCUS <= quality.focus < _MIN_SHARP:
+        return None
+    return FieldDoubt(
+        f"soft: focus {quality.focus:.3f}, fields of known laboratories have at least "
+        f"{_MIN_SHARP}; turn the fine focus"
+    )
+
+
+def _without_background(figures: FieldFigures) -> FieldDoubt | None:
+    """Doubt a few cells that cover the whole picture: negatives look so."""
+    if figures.uneven is not None or not _MIN_CELLS <= figures.cells <= _FEW_CELLS:
+        return None
+    return FieldDoubt(
+        f"no background: {figures.cells} cells cover the picture, expected more than "
+        f"{_FEW_CELLS} where none of it is seen; look whether this is a stained smear, "
+        "not a negative, at the right pixel size"
     )
 
 

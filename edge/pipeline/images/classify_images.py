@@ -14,7 +14,7 @@ from edge.clock import utc_of
 from edge.errors import ConfigurationInvalid, HemascopeError
 from edge.frames import Exposure, RawFrame, Shot
 from edge.pipeline.images.image_lines import ErrorLine, ImageLine, image_line
-from edge.pipeline.images.large_image import OnTile, examine_image
+from edge.pipeline.images.large_image import OnTile, examine_image, examine_scan
 from edge.pipeline.pipeline import ExaminedFrame, Pipeline
 from edge.pipeline.pixel_size import Scale
 from edge.sources.decoding.decoded_image import MAX_MEGAPIXELS
@@ -24,6 +24,7 @@ from edge.sources.image_files import (
     printable,
     read_picture,
 )
+from edge.sources.whole_slide import open_whole_slide
 
 
 class ImagesFailed(HemascopeError):
@@ -111,12 +112,24 @@ def classify(
         own = replace(pipeline, scale=scale)
         try:
             shot = _shot(path, number, pixel_size_um)
-            develop = partial(_develop, path, shot, max_megapixels)
-            examined = examine_image(own, Exposure(shot, develop), on_tile)
+            examined = _examine(own, path, shot, on_tile, max_megapixels)
         except (HemascopeError, cv2.error) as error:
             yield Classified(path, None, error)
         else:
             yield Classified(path, examined, None)
+
+
+def _examine(
+    pipeline: Pipeline, path: Path, shot: Shot, on_tile: OnTile, max_megapixels: float
+) -> ExaminedFrame:
+    """Examine a file; a whole slide window by window, whatever its size."""
+    with open_whole_slide(path) as slide:
+        if slide is not None and pipeline.locator is not None:
+            um = shot.pixel_size_um or slide.pixel_size_um
+            overview = RawFrame(replace(shot, pixel_size_um=um), slide.overview)
+            return examine_scan(pipeline, overview, slide, on_tile)
+    develop = partial(_develop, path, shot, max_megapixels)
+    return examine_image(pipeline, Exposure(shot, develop), on_tile)
 
 
 def _shot(path: Path, number: int, pixel_size_um: float | None) -> Shot:

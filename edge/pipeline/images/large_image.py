@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from edge.frames import Exposure, RawFrame
+from edge.frames import Counts, Exposure, RawFrame
 from edge.pipeline.images.tiles import (
     OVERLAP_PX,
     TILE_PX,
@@ -48,6 +49,40 @@ _SAMPLED_AT = [  # shares of the way across and down; the middle first
 _AGREEING = 3  # of these windows, one after the other
 
 OnTile = Callable[[int, int], None]  # tiles done, tiles in all
+
+
+class Scan(Protocol):
+    """An image of any size, of which windows can be read; (width, height) in pixels."""
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height."""
+
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Counts:
+        """Return a window (y1 - y0, x1 - x0, 3) RGB; x1 and y1 are exclusive."""
+
+    def is_blank(self, x0: int, y0: int, x1: int, y1: int) -> bool:
+        """Whether nothing lies in a window, so that it need not be examined."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decoded:
+    """An image in memory; a `Scan`."""
+
+    pixels: Counts
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """See `Scan.size_px`."""
+        return int(self.pixels.shape[1]), int(self.pixels.shape[0])
+
+    def window(self, x0: int, y0: int, x1: int, y1: int) -> Counts:
+        """See `Scan.window`; nothing is copied."""
+        return self.pixels[y0:y1, x0:x1]
+
+    def is_blank(self, x0: int, y0: int, x1: int, y1: int) -> bool:
+        """See `Scan.is_blank`; a frame is small enough to look everywhere."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +150,35 @@ def examine_image(
             judged = QualityGate().judge(examined.result)
             examined = replace(examined, result=judged)
     if examined is None or cells_found(examined.result) > MAX_CELLS:
-        examined = _examine_tiles(pipeline, raw, on_tile)
+        examined = _examine_tiles(pipeline, raw, _Decoded(raw.pixels), on_tile)
     spent_ms = {**examined.result.timings_ms, **stage.spent_ms}
     result = msgspec.structs.replace(examined.result, timings_ms=spent_ms)
     return replace(examined, result=result)
+
+
+def examine_scan(
+    pipeline: Pipeline, overview: RawFrame, scan: Scan, on_tile: OnTile
+) -> ExaminedFrame:
+    """Examine an image that is never decoded at once, and let the gate judge its tiles.
+
+    Parameters
+    ----------
+    pipeline
+        What examines it; with a locator.
+    overview
+        A small copy for people to look at, and what is known of the image.
+    scan
+        The image.
+    on_tile
+        Told how many tiles are done.
+
+    Raises
+    ------
+    FrameRejected, ProfileMismatch, EngineFailed
+        As `Pipeline.examine` does.
+    """
+    pipeline.profile.check(*scan.size_px, overview.shot.camera)
+    return _examine_tiles(pipeline, overview, scan, on_tile)
 
 
 def _decoded(raw: RawFrame) -> Exposure:
@@ -141,41 +201,47 @@ def _factor(pipeline: Pipeline, scale: PixelSize) -> float:
     return reduction(scale.um, locator_spec(pipeline.locator))
 
 
-def _examine_tiles(pipeline: Pipeline, raw: RawFrame, on_tile: OnTile) -> ExaminedFrame:
-    scale = _scale_of(pipeline, raw)
+def _examine_tiles(
+    pipeline: Pipeline, raw: RawFrame, scan: Scan, on_tile: OnTile
+) -> ExaminedFrame:
+    """Examine the tiles of `scan`; `raw` stands for it in the result."""
+    scale = _scale_of(pipeline, raw, scan)
     factor = _factor(pipeline, scale)
-    tiles = tiles_of(raw.size_px, round(TILE_PX / factor), round(OVERLAP_PX / factor))
+    every = tiles_of(scan.size_px, round(TILE_PX / factor), round(OVERLAP_PX / factor))
+    tiles = [tile for tile in every if not scan.is_blank(*tile.corners)] or every[:1]
     examined = []
     for number, tile in enumerate(tiles):
         on_tile(number, len(tiles))
-        examined.append(_examine_tile(pipeline, raw, tile, scale))
+        examined.append(_examine_tile(pipeline, raw, scan, tile, scale))
     on_tile(len(tiles), len(tiles))
-    cells = merge([(e.tile, e.judged.cells) for e in examined], raw.size_px, factor)
-    return ExaminedFrame(raw, _joined(examined, cells, raw), None, scale)
+    cells = merge([(e.tile, e.judged.cells) for e in examined], scan.size_px, factor)
+    return ExaminedFrame(raw, _joined(examined, cells, scan.size_px), None, scale)
 
 
 def _examine_tile(
-    pipeline: Pipeline, raw: RawFrame, tile: Tile, scale: PixelSize
+    pipeline: Pipeline, raw: RawFrame, scan: Scan, tile: Tile, scale: PixelSize
 ) -> _ExaminedTile:
     own = replace(
         pipeline,
-        profile=profile_of(tile, pipeline.profile, raw.size_px),
+        profile=profile_of(tile, pipeline.profile, scan.size_px),
         scale=_TileScale(scale, pipeline.scale),
     )
-    part = replace(raw, pixels=tile.cut(raw.pixels))
+    part = replace(raw, pixels=scan.window(*tile.corners))
     found = own.examine(_decoded(part)).result
     return _ExaminedTile(tile, found, QualityGate().judge(found))
 
 
-def _scale_of(pipeline: Pipeline, raw: RawFrame) -> PixelSize:
+def _scale_of(pipeline: Pipeline, raw: RawFrame, scan: Scan) -> PixelSize:
     """Return the scale of an image: told, or read off the cells of some windows."""
     told = pipeline.scale.of(raw.shot.pixel_size_um, lambda: None)
     if told.um is not None:
         return told
     settling = Scale(None, agreeing=_AGREEING)
     found = told
-    for window in _sample_windows(raw.size_px):
-        part = replace(raw, pixels=window.cut(raw.pixels))
+    for window in _sample_windows(scan.size_px):
+        if scan.is_blank(*window.corners):
+            continue
+        part = replace(raw, pixels=scan.window(*window.corners))
         found = settling.of(None, partial(pipeline.estimate_scale, part))
         if found.um is not None and found.doubt is None:
             break
@@ -192,7 +258,7 @@ def _sample_windows(frame_px: tuple[int, int]) -> Iterator[Tile]:
 
 
 def _joined(
-    examined: Sequence[_ExaminedTile], cells: tuple[Cell, ...], raw: RawFrame
+    examined: Sequence[_ExaminedTile], cells: tuple[Cell, ...], size_px: tuple[int, int]
 ) -> FrameResult:
     """Return one result for all tiles; it is rejected only where all tiles are."""
     judged = [one.judged for one in examined]
@@ -209,8 +275,8 @@ def _joined(
         status=status,
         reason=reason,
         fault=judged[0].fault if status == "rejected" else None,
-        width_px=raw.size_px[0],
-        height_px=raw.size_px[1],
+        width_px=size_px[0],
+        height_px=size_px[1],
         quality=_typical([one.found for one in examined if one.found.quality]),
         colours=None,
         cells=cells,

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifacts.profile import Profile
-from edge.frames import Counts
 from edge.schema.results import Cell
 from edge.stages.detection import suppress_overlaps
 
@@ -38,9 +37,10 @@ class Tile:
     x1: int
     y1: int
 
-    def cut(self, pixels: Counts) -> Counts:
-        """Return this part of `pixels` (H, W, 3), without copying it."""
-        return pixels[self.y0 : self.y1, self.x0 : self.x1]
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """The window as it is asked for: x0, y0, x1, y1."""
+        return self.x0, self.y0, self.x1, self.y1
 
     def box(self, cell: Cell) -> tuple[int, int, int, int]:
         """Return the box of a cell of this tile in pixels of the image."""

@@ -33,9 +33,10 @@ _SAMPLES = {
     _PALETTE: (1,),
 }
 _UNSIGNED, _FLOAT = 1, 3
+_UM_PER_OME_UNIT = {"µm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _MOST_PAGES = 10_000  # a chain of pages that is longer is not followed
 _CHANNELS = {"red": 0, "r": 0, "green": 1, "g": 1, "blue": 2, "b": 2}
-_BROKEN = (
+BROKEN = (  # what tifffile raises on a damaged file
     tifffile.TiffFileError, ValueError, OSError, KeyError, IndexError, TypeError,
     AttributeError, RuntimeError, struct.error, zlib.error, ET.ParseError, MemoryError,
 )  # fmt: skip
@@ -53,7 +54,7 @@ def decode_tiff(stream: BinaryIO, name: str, max_megapixels: float) -> DecodedIm
         # Named, as a file that was opened by its handle has a number for a name.
         with tifffile.TiffFile(stream, name=name) as file:
             return _first_picture(file, stream, name, max_megapixels)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise FrameRejected(
             f"{name}: the TIFF is damaged or cut short ({error}); copy it again"
         ) from error
@@ -262,6 +263,22 @@ def _channel_names(file: tifffile.TiffFile) -> list[str]:
         ]
     tables = (file.imagej_metadata or {}).get("LUTs")
     return [] if tables is None else [_colour_name(table) for table in tables]
+
+
+def ome_pixel_size_um(metadata: str) -> float | None:
+    """Return the width of a pixel that OME-XML tells, in µm; None without one.
+
+    Raises
+    ------
+    ElementTree.ParseError, ValueError
+        The XML is damaged, or the width is no number.
+    """
+    for node in ET.fromstring(metadata).iter():  # noqa: S314
+        width = node.get("PhysicalSizeX")
+        if node.tag.endswith("}Pixels") and width is not None:
+            per_unit = _UM_PER_OME_UNIT.get(node.get("PhysicalSizeXUnit", "µm"))
+            return None if per_unit is None else float(width) * per_unit
+    return None
 
 
 def _ome_name(channel: ET.Element) -> str:
