@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -169,7 +170,7 @@ class Link:
         """
         # Both are needed: the code shows a broken socket, the flag a DISCONNECT by the
         # broker, after which `loop` may still report success.
-        code = self._client.loop(timeout_s)
+        code = self._loop(timeout_s)
         if code is not MQTTErrorCode.MQTT_ERR_SUCCESS or not self._is_connected:
             self._is_connected = False
             reason = str(self._disconnect_reason or paho.error_string(code))
@@ -223,20 +224,25 @@ class Link:
             raise BrokerUnreachable(
                 f"broker {self._address}: {paho.error_string(sent.rc)}"
             )
-        # A full queue is no error: paho keeps the message and sends it once earlier
-        # ones are confirmed.
+        # A full queue is no error: paho sends it once earlier ones are confirmed.
         if qos > 0:
             self._unconfirmed.add(sent.mid)
         return sent.mid
 
+    def _loop(self, timeout_s: float) -> MQTTErrorCode:
+        """Send and receive once; paho itself breaks on some bytes that are no MQTT."""
+        try:
+            return self._client.loop(timeout_s)
+        except (struct.error, IndexError, ValueError):
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
     def close(self) -> None:
         """Disconnect, so that the will is not published. Safe to call twice."""
-        # The outstanding PUBACKs are read first. To close a socket that has unread data
-        # resets the connection (RFC 2525, 2.17). The DISCONNECT could be lost with it,
-        # and the broker would publish the will although we ended in order.
+        # PUBACKs are read first: to close a socket with unread data resets it (RFC
+        # 2525, 2.17), which can lose the DISCONNECT; then the will would be published.
         deadline = time.monotonic() + _DISCONNECT_TIMEOUT_S
         while self._is_connected and self._unconfirmed and time.monotonic() < deadline:
-            if self._client.loop(0.05) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+            if self._loop(0.05) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._is_connected = False
         if self._is_connected:
             self._client.disconnect()
@@ -328,7 +334,7 @@ class Link:
                     f"broker {self._address}: no answer within "
                     f"{_CONNECT_TIMEOUT_S:.0f} s; is it an MQTT 5 broker?"
                 )
-            code = self._client.loop(0.05)
+            code = self._loop(0.05)
             if code is not MQTTErrorCode.MQTT_ERR_SUCCESS and self._refusal is None:
                 raise BrokerUnreachable(
                     f"broker {self._address}: closed the connection "

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import socket
 import subprocess
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -135,12 +137,28 @@ def test_a_broker_that_is_not_there_is_said() -> None:
 
 
 def test_a_server_that_speaks_no_mqtt_is_said() -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(BrokerUnreachable, match="MQTT 5"):
             Link(BrokerSettings(port=port), "scope-01", [])
+
+
+def test_bytes_on_which_the_mqtt_library_breaks_are_a_lost_connection() -> None:
+    """A PUBLISH whose topic is longer than the packet."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"\x30\x01\x00")
+                connection.recv(1024)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(BrokerUnreachable, match="closed the connection"):
+            Link(BrokerSettings(port=server.getsockname()[1]), "us", [])
+        thread.join(5)
 
 
 def test_a_wrong_password_is_told_from_a_broker_that_is_away(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_more_pixels_than_the_limit_are_refused_by_the_header() -> None:
 def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
 
-    with pytest.raises(FrameRejected, match="is a named pipe, expected a file"):
+    with pytest.raises(FrameRejected, match="is a named pipe, expected a regular file"):
         read_picture(tmp_path / "a.png")
 
 
