@@ -21,7 +21,7 @@ from edge.errors import FrameRejected
 from edge.frames import Counts
 from edge.sources.decoding.headers import is_tiff
 from edge.sources.decoding.tiff import BROKEN, ome_pixel_size_um
-from edge.sources.decoding.tiff_tiles import TiledPage
+from edge.sources.decoding.tiff_tiles import TiledPage, is_tiled_rgb
 
 _SUFFIXES = frozenset({".svs", ".tif", ".tiff"})
 _OVERVIEW_PX = 8192  # a smaller copy with a longer side is no overview
@@ -98,8 +98,8 @@ def open_whole_slide(path: Path) -> Iterator[WholeSlide | None]:
 def _levels(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """Return the page of the scan and those of its smaller copies, largest first."""
     first = file.pages.get(0, aspage=True)
-    if not isinstance(first, tifffile.TiffPage) or not first.is_tiled:
-        return []
+    if not isinstance(first, tifffile.TiffPage) or not is_tiled_rgb(first):
+        return []  # read at once, like any image
     levels = [level.keyframe for level in file.series[0].levels]
     if len(levels) == 1 and not file.is_ome:
         aspect = first.imagewidth / first.imagelength

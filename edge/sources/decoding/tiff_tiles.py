@@ -23,6 +23,12 @@ _IS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 _BLANK = 255  # scanners leave tiles out where there is only glass
 
 
+def is_tiled_rgb(page: tifffile.TiffPage) -> bool:
+    """Whether a page is stored in tiles of three channels of 8 bits, pixel by pixel."""
+    kind = page.bitspersample, page.samplesperpixel, page.planarconfig
+    return page.is_tiled and kind == (8, 3, 1)
+
+
 class TiledPage:
     """A page of 8-bit RGB tiles.
 
@@ -44,8 +50,7 @@ class TiledPage:
         self.size_px = page.imagewidth, page.imagelength
         self._tile_px = page.tilewidth, page.tilelength
         self._across = math.ceil(page.imagewidth / max(page.tilewidth, 1))
-        kind = page.bitspersample, page.samplesperpixel, page.planarconfig
-        if kind != (8, 3, 1) or not 16 <= max(self._tile_px) <= _MAX_TILE_PX:
+        if not is_tiled_rgb(page) or not 16 <= max(self._tile_px) <= _MAX_TILE_PX:
             raise FrameRejected(
                 f"{name}: its tiles are {page.tilewidth}x{page.tilelength} px of "
                 f"{page.samplesperpixel} channels of {page.bitspersample} bits, "

@@ -12,6 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from edge.errors import FrameRejected
+from edge.frames import Counts
 from edge.sources.image_files import read_image
 from edge.sources.whole_slide import open_whole_slide
 
@@ -29,7 +30,7 @@ def scan() -> Pixels:
     return pixels
 
 
-def write_ome(path: Path, scan: Pixels, **options: object) -> None:
+def write_ome(path: Path, scan: Counts, **options: object) -> None:
     layout = {"tile": (TILE, TILE), "photometric": "rgb", **options}
     with tifffile.TiffWriter(path, ome=True) as file:
         told = {"axes": "YXS", "PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm"}
@@ -116,6 +117,15 @@ def test_a_tiff_without_smaller_copies_is_an_image(
 
     with open_whole_slide(path) as slide:
         assert slide is None
+
+
+def test_a_pyramid_of_16_bits_is_read_at_once(scan: Pixels, tmp_path: Path) -> None:
+    path = tmp_path / "slide.ome.tif"
+    write_ome(path, scan.astype(np.uint16) * 257)
+
+    with open_whole_slide(path) as slide:
+        assert slide is None
+    np.testing.assert_array_equal(read_image(path), scan.astype(np.uint16) * 257)
 
 
 def test_a_damaged_tile_is_refused(scan: Pixels, tmp_path: Path) -> None:
